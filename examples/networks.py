@@ -1,0 +1,61 @@
+"""The networks of the examples: ordinary PyTorch, nothing of fxsnn in them.
+
+Both are legal on Hardware v1.0: `DigitNet` at 1 to 4 bits, `ColourNet` at 1 and 2 bits.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
+    """A 3x3 convolution that keeps the size of its map, with batch norm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class DigitNet(nn.Module):
+    """Grey images [N, 1, 28, 28] to ten logits; four convolutions and one hidden fully connected layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = conv_block(1, 16)
+        self.conv2 = conv_block(16, 28)
+        self.conv3 = conv_block(28, 28)
+        self.conv4 = conv_block(28, 28)
+        self.hidden = nn.Linear(28 * 7 * 7, 64)
+        self.classifier = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, 10]."""
+        x = F.avg_pool2d(self.conv2(self.conv1(images)), 2)
+        x = F.avg_pool2d(self.conv3(x), 2)
+        x = F.relu(self.hidden(self.conv4(x).flatten(1)))
+        x = F.dropout(x, 0.3, self.training)
+        return self.classifier(x)
+
+
+class ColourNet(nn.Module):
+    """Colour images [N, 3, 32, 32] to ten logits; six convolutions, at most 56 channels into each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            conv_block(3, 56), conv_block(56, 56), nn.AvgPool2d(2),
+            conv_block(56, 56), conv_block(56, 56), nn.AvgPool2d(2),
+            conv_block(56, 56), conv_block(56, 112), nn.AvgPool2d(2),
+        )  # fmt: skip
+        self.classifier = nn.Linear(112 * 4 * 4, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, 10]."""
+        return self.classifier(self.features(images).flatten(1))
+
+
+def network_for(dataset: str) -> nn.Module:
+    """An untrained network for one of the data sets of `fxsnn.datasets`."""
+    return ColourNet() if dataset == "CIFAR10" else DigitNet()

@@ -1,0 +1,77 @@
+"""fxsnn: an ordinary trained PyTorch CNN in, a low-bit spiking network for a chip out.
+
+    import fxsnn
+
+    report = fxsnn.check(model, target="hw_v1.0", bits=2)
+    snn = fxsnn.convert(model, target="hw_v1.0", bits=2, calibration_data=loader)
+    logits = snn(images)
+"""
+
+from fxsnn import datasets
+from fxsnn.compiler import check, convert, pipeline
+from fxsnn.errors import (
+    AccuracyWarning,
+    CalibrationWarning,
+    DataError,
+    FileError,
+    Finding,
+    FxsnnError,
+    FxsnnWarning,
+    GraphError,
+    ModelError,
+    OptionError,
+    PipelineError,
+    PluginError,
+    TargetError,
+    TrainingError,
+    UnknownName,
+)
+from fxsnn.graph import Graph, capture
+from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SpikeReLU, spike_avg_pooling
+from fxsnn.network import Run, SpikingNetwork
+from fxsnn.passes import Finetune
+from fxsnn.plugins import get_target
+from fxsnn.stages import Pass, Pipeline, Step
+from fxsnn.target import FitReport, HardwareTarget, Registers, Violation
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AccuracyWarning",
+    "CalibrationWarning",
+    "DataError",
+    "FileError",
+    "Finding",
+    "Finetune",
+    "FitReport",
+    "FxsnnError",
+    "FxsnnWarning",
+    "Graph",
+    "GraphError",
+    "HardwareTarget",
+    "ModelError",
+    "OptionError",
+    "Pass",
+    "Pipeline",
+    "PipelineError",
+    "PluginError",
+    "Registers",
+    "Run",
+    "SpikeAvgPool2d",
+    "SpikeConv2d",
+    "SpikeLinear",
+    "SpikeReLU",
+    "SpikingNetwork",
+    "Step",
+    "TargetError",
+    "TrainingError",
+    "UnknownName",
+    "Violation",
+    "capture",
+    "check",
+    "convert",
+    "datasets",
+    "get_target",
+    "pipeline",
+    "spike_avg_pooling",
+]

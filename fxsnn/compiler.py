@@ -1,0 +1,171 @@
+"""The compiler: the usual passes in their order, `convert` and `check`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+import warnings
+
+from torch import Tensor, nn
+
+from fxsnn.errors import AccuracyWarning, ModelError, TargetError
+from fxsnn.graph import capture
+from fxsnn.network import SpikingNetwork, name_clashes
+from fxsnn.neuron import Dynamics
+from fxsnn.passes import (
+    CalibrateThresholds,
+    Canonicalize,
+    CheckConvRelu,
+    CheckLimits,
+    Finetune,
+    FoldBatchNorm,
+    QuantizeWeights,
+    SubstituteSpikes,
+)
+from fxsnn.plugins import get_target
+from fxsnn.stages import Pass, Pipeline
+from fxsnn.target import FitReport, HardwareTarget
+
+
+def pipeline(
+    *,
+    target: str | HardwareTarget,
+    bits: int,
+    timesteps: int = 16,
+    reset: str = "subtraction",
+    initial_membrane: float = 0.5,
+    calibration_data: Any = None,
+    calibration: str = "percentile",
+    percentile: float = 99.9,
+    input_bits: int | None = 8,
+    per_channel: bool = True,
+    finetune: Finetune | None = None,
+    example: Tensor | None = None,
+    progress: bool = False,
+) -> Pipeline:
+    """The passes that `convert` runs, with the same options.
+
+    >>> print(pipeline(target="hw_v1.0", bits=2).until("fold-batch-norm"))
+    Canonicalize()
+    CheckConvRelu()
+    CheckLimits(bits=2)
+    FoldBatchNorm()
+
+    Raises:
+        OptionError: an option has a value that is not allowed.
+    """
+    chip = get_target(target)
+    chip.require_bits(bits)
+    dynamics = Dynamics(timesteps, reset, initial_membrane)
+    passes: list[Pass] = [
+        Canonicalize(),
+        CheckConvRelu(),
+        CheckLimits(chip, bits),
+        FoldBatchNorm(),
+        CalibrateThresholds(
+            calibration_data, calibration, percentile, dynamics.timesteps, input_bits, progress
+        ),
+        QuantizeWeights(bits, per_channel),
+    ]
+    if finetune is not None:
+        passes.append(finetune if finetune.timesteps is not None else replace(finetune, timesteps=dynamics.timesteps))
+    passes.append(SubstituteSpikes(chip, dynamics.timesteps, reset, initial_membrane))
+    return Pipeline(tuple(passes), example)
+
+
+def check(model: nn.Module, *, target: str | HardwareTarget, bits: int) -> FitReport:
+    """Whether a network, trained or not, can be converted for a chip; the model is not run and not changed.
+
+    Args:
+        model: an ordinary network.
+        target: name of a target, or a `HardwareTarget`.
+        bits: weight bits, 1 to 4.
+
+    Returns:
+        A report with `.ok`, `.layers`, `.violations` (limits of the chip) and `.findings` (all else), everything at
+        once. Print it.
+
+    Raises:
+        OptionError: unknown target, or bits that it does not know.
+    """
+    chip = get_target(target)
+    chip.require_bits(bits)
+    try:
+        graph = Canonicalize()(capture(model)).after
+    except ModelError as error:
+        return FitReport(chip.name, bits, (), (), error.findings)
+    report = CheckLimits(chip, bits).report(graph)
+    clashes = name_clashes([name for name, _ in graph.module.named_children()])
+    return replace(report, findings=(*CheckConvRelu().findings(graph), *clashes))
+
+
+def convert(
+    model: nn.Module,
+    *,
+    target: str | HardwareTarget,
+    bits: int,
+    timesteps: int = 16,
+    reset: str = "subtraction",
+    initial_membrane: float = 0.5,
+    calibration_data: Any = None,
+    calibration: str = "percentile",
+    percentile: float = 99.9,
+    input_bits: int | None = 8,
+    per_channel: bool = True,
+    finetune: Finetune | None = None,
+    example: Tensor | None = None,
+    progress: bool = False,
+) -> SpikingNetwork:
+    """A trained network as a spiking network for a chip; the model is not changed.
+
+    Args:
+        model: an ordinary network of convolutions, batch norms, ReLUs, average pooling and fully connected layers.
+        target: name of a target, or a `HardwareTarget`.
+        bits: weight bits, 1 to 4. 1 and 2 bits need `finetune` to be accurate.
+        timesteps: T; it can be changed afterwards.
+        reset: "subtraction" or "zero".
+        initial_membrane: where membranes start, as a share of the threshold: 0.5 or 0.
+        calibration_data: images [N, C, H, W], an iterable of batches, or a `DataLoader` of (images, labels). `None`:
+            thresholds are derived without data, with a warning.
+        calibration: "percentile", "max" or "mse".
+        percentile: for the method of that name.
+        input_bits: width of the signed integer input, or `None` for an analog input.
+        per_channel: one weight step per output channel, or one per layer.
+        finetune: train the n-bit weights, see `fxsnn.Finetune`.
+        example: images on which rewrites are verified; `None`: random images of a size that the network accepts.
+        progress: show progress bars.
+
+    Raises:
+        ModelError: the network cannot be converted; all reasons at once.
+        TargetError: it does not fit the chip; carries the report of `check`.
+        OptionError: an option has a value that is not allowed.
+        DataError: the data are empty or do not fit the network.
+    """
+    chip = get_target(target)
+    passes = pipeline(
+        target=chip,
+        bits=bits,
+        timesteps=timesteps,
+        reset=reset,
+        initial_membrane=initial_membrane,
+        calibration_data=calibration_data,
+        calibration=calibration,
+        percentile=percentile,
+        input_bits=input_bits,
+        per_channel=per_channel,
+        finetune=finetune,
+        example=example,
+        progress=progress,
+    )
+    report = check(model, target=chip, bits=bits)
+    if report.violations:
+        raise TargetError(report.problems, report)
+    if report.findings:
+        raise ModelError(report.findings)
+    if bits <= 2 and finetune is None:
+        warnings.warn(
+            f"{bits}-bit weights without fine-tuning lose much of the accuracy; pass finetune=fxsnn.Finetune(data)",
+            AccuracyWarning,
+            stacklevel=2,
+        )
+    return SpikingNetwork(passes.run(model), chip)

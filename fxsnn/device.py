@@ -1,0 +1,54 @@
+"""Choosing where to run: the least-loaded GPU, or the CPU. Nothing here fails because a GPU is missing."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from fxsnn.errors import OptionError
+
+_log = logging.getLogger(__name__)
+
+
+def choose_device(wanted: str | None = None) -> torch.device:
+    """The device to run on.
+
+    Args:
+        wanted: a PyTorch device such as "cpu" or "cuda:1", taken as it is; `None` lets GPUtil pick the least-loaded
+            GPU, and means CPU where there is none.
+
+    Raises:
+        OptionError: `wanted` is no device, or one that this machine does not have.
+    """
+    if wanted is not None:
+        return _existing(wanted)
+    if not torch.cuda.is_available():
+        _log.info("no GPU is available to PyTorch: running on the CPU")
+        return torch.device("cpu")
+    index = _least_loaded()
+    return torch.device("cpu") if index is None else torch.device("cuda", index)
+
+
+def _existing(wanted: str) -> torch.device:
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch asserts that it was built with CUDA
+        raise OptionError(f"device {wanted!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _least_loaded() -> int | None:
+    # GPUtil 1.4 imports distutils, which Python 3.12 no longer has, and runs nvidia-smi, which may be missing or broken.
+    try:
+        import GPUtil
+
+        free = GPUtil.getAvailable(order="memory", limit=1, maxLoad=1.0, maxMemory=1.0)
+    except Exception as error:
+        _log.warning("GPUtil cannot say which GPU is free (%r): running on the CPU; --device overrides", error)
+        return None
+    if not free:
+        _log.warning("GPUtil found no free GPU: running on the CPU; --device overrides")
+        return None
+    return int(free[0])

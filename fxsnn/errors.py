@@ -1,0 +1,128 @@
+"""Every error and warning of fxsnn, one family.
+
+    FxsnnError
+    ├── OptionError      an option has a value that is not allowed (also a ValueError)
+    ├── UnknownName      a target, data set or pass is not known by that name (also an OptionError)
+    ├── DataError        images, labels or calibration data do not fit
+    ├── FileError        a file is missing, damaged or does not match
+    ├── PluginError      a third party's target is broken, or two have one name
+    ├── TrainingError    fine-tuning cannot go on
+    ├── ModelError       the user's network cannot be converted; carries every finding
+    │   └── TargetError  the network does not fit the chip; carries the report of `fxsnn.check`
+    ├── PipelineError    passes are put together in an order that cannot work
+    └── GraphError       a pass has a bug: it broke the graph or a promise of its own
+
+    FxsnnWarning
+    ├── CalibrationWarning  thresholds that deserve a second look
+    └── AccuracyWarning     a choice of options that is known to cost accuracy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fxsnn.target import FitReport
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about the user's network that stands in the way of its conversion.
+
+    Attributes:
+        layer: the name of the layer in the user's network, or of the operation where it is no module.
+        problem: what was found and, where there is a bound, what is allowed.
+        remedy: what the user can do about it.
+        source: `file:line` of the call in the user's code, or "" where it is not known.
+    """
+
+    layer: str
+    problem: str
+    remedy: str
+    source: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.layer} ({self.source})" if self.source else self.layer
+        return f"{place}: {self.problem}. {self.remedy}."
+
+
+class FxsnnError(Exception):
+    """The root of all errors that fxsnn raises."""
+
+
+class OptionError(FxsnnError, ValueError):
+    """An option has a value that is not allowed; the message names both."""
+
+
+class UnknownName(OptionError):  # noqa: N818 - reads as a sentence where it is raised
+    """A target, data set or pass is not known by that name; the message lists those that exist."""
+
+
+class DataError(FxsnnError, ValueError):
+    """Images, labels or calibration data do not fit the network."""
+
+
+class FileError(FxsnnError):
+    """A file is missing, damaged, or does not match what it is loaded into."""
+
+
+class PluginError(FxsnnError):
+    """A third party's plug-in is broken, or two sources give one name."""
+
+
+class TrainingError(FxsnnError):
+    """Fine-tuning cannot go on, for instance because the loss is not finite."""
+
+
+class PipelineError(FxsnnError):
+    """Passes are put together in an order that cannot work."""
+
+
+class GraphError(FxsnnError):
+    """A pass has a bug: it left a broken graph, wrote into a tensor, or did not keep the function it promised to keep."""
+
+
+class ModelError(FxsnnError):
+    """The user's network cannot be converted.
+
+    Attributes:
+        findings: every problem that was found, not only the first.
+    """
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        super().__init__(listing(self.findings))
+
+
+class TargetError(ModelError):
+    """The network does not fit the chip.
+
+    Attributes:
+        findings: every problem that was found.
+        report: the report that `fxsnn.check` gives for this network, or `None` where the problem shows only in the
+            numbers of a converted layer (a threshold that does not fit its register, for instance).
+    """
+
+    def __init__(self, findings: Sequence[Finding], report: FitReport | None = None) -> None:
+        super().__init__(findings)
+        self.report = report
+
+
+class FxsnnWarning(UserWarning):
+    """The root of all warnings that fxsnn gives."""
+
+
+class CalibrationWarning(FxsnnWarning):
+    """Thresholds were found, but deserve a second look."""
+
+
+class AccuracyWarning(FxsnnWarning):
+    """A choice of options that is known to cost accuracy."""
+
+
+def listing(findings: Sequence[Finding]) -> str:
+    """All findings as one text, a line each, under a line that counts them."""
+    count = "1 problem" if len(findings) == 1 else f"{len(findings)} problems"
+    return "\n".join([f"{count}:", *(f"  {finding}" for finding in findings)])

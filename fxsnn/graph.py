@@ -1,0 +1,498 @@
+"""The program: a network as a graph that can be read, edited, checked, printed and run.
+
+    graph = fxsnn.capture(model)
+    print(graph)
+    graph["conv1"]                  # the module of that name
+    logits = graph(images)
+
+A graph owns its tensors: capturing copies them, so nothing that happens to a graph reaches the user's model.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import Argument, Node
+
+from fxsnn.errors import DataError, Finding, GraphError, ModelError
+from fxsnn.layers import LEAVES, ClippedReLU, Spiking
+from fxsnn.target import aligned
+
+Activation = (nn.ReLU, ClippedReLU)
+Norm = (nn.BatchNorm1d, nn.BatchNorm2d)
+Weighted = (nn.Conv2d, nn.Linear)
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_LIBRARY_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parent)
+_COMMON_SIZES = (32, 28, 64, 224, 96, 128, 48, 16, 256, 8)
+
+
+class _Tracer(fx.Tracer):
+    """Looks into everything but PyTorch's layers and ours; remembers where in the user's code each call stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.record_stack_traces = True
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+
+class Graph:
+    """A network as a graph of calls; see `capture`.
+
+    Attributes:
+        module: the `torch.fx.GraphModule` that runs.
+        input_channels: channels of the images that the first convolution reads, `None` where they are not known.
+    """
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    def nodes(self, *kinds: type[nn.Module]) -> list[Node]:
+        """All nodes in order of execution; with `kinds`, those that call a module of one of these classes."""
+        return [node for node in self.module.graph.nodes if not kinds or self.is_a(node, *kinds)]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes())
+
+    def __len__(self) -> int:
+        return len(self.nodes())
+
+    def __contains__(self, name: object) -> bool:
+        return any(node.op == "call_module" and node.target == name for node in self)
+
+    def __getitem__(self, key: Node | str) -> nn.Module:
+        """The module that a node calls, or the module of that name in the user's network.
+
+        Raises:
+            KeyError: no call of such a module.
+        """
+        target = key if isinstance(key, str) else str(key.target)
+        if isinstance(key, Node) and key.op != "call_module":
+            raise KeyError(f"{key.name} calls no module")
+        try:
+            return self.module.get_submodule(target)
+        except AttributeError:
+            names = ", ".join(str(node.target) for node in self if node.op == "call_module")
+            raise KeyError(f"no module {target!r} in this graph; there are: {names}") from None
+
+    def is_a(self, node: Argument, *kinds: type[nn.Module]) -> bool:
+        """Whether `node` is a call of a module of one of these classes."""
+        return isinstance(node, Node) and node.op == "call_module" and isinstance(self[node], kinds)
+
+    def name(self, node: Node) -> str:
+        """The name users know: that of the module, or of the function or method with its node's name."""
+        if node.op == "call_module":
+            return str(node.target)
+        if node.op in ("call_function", "call_method"):
+            function = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
+            return node.name if str(function) == node.name else f"{node.name} ({function})"
+        return node.name
+
+    def source(self, node: Node) -> str:
+        """`file:line` of the call in the user's code, or "" where it is not known."""
+        frames = _FRAME.findall(node.stack_trace or "")
+        return next((place for place in (_user_place(*frame) for frame in reversed(frames)) if place), "")
+
+    def finding(self, node: Node, problem: str, remedy: str) -> Finding:
+        """A finding about the layer that `node` calls."""
+        return Finding(self.name(node), problem, remedy, self.source(node))
+
+    def input(self) -> Node:
+        """The node of the images.
+
+        Raises:
+            GraphError: there is not exactly one.
+        """
+        placeholders = [node for node in self if node.op == "placeholder"]
+        if len(placeholders) != 1:
+            raise GraphError(f"the graph has {len(placeholders)} inputs; one is needed")
+        return placeholders[0]
+
+    def output(self) -> Node:
+        """The node that returns."""
+        return next(node for node in self if node.op == "output")
+
+    def calls(self, target: str) -> list[Node]:
+        """All nodes that call the module of that name."""
+        return [node for node in self if node.op == "call_module" and node.target == target]
+
+    def sole_user(self, node: Node) -> Node | None:
+        """The node that alone reads `node`, or `None` if there are none or several."""
+        return next(iter(node.users)) if len(node.users) == 1 else None
+
+    def classifier(self) -> Node | None:
+        """The final fully connected layer: the last one, if nothing convolves after it."""
+        last = next((node for node in reversed(self.nodes()) if self.is_a(node, *Weighted)), None)
+        return last if self.is_a(last, nn.Linear) and not self.spikes(last) else None
+
+    def spikes(self, node: Argument) -> bool:
+        """Whether `node` calls a layer that has been converted."""
+        return self.is_a(node, Spiking) and isinstance(node, Node) and self[node].dynamics is not None
+
+    def body(self, *kinds: type[nn.Module]) -> list[Node]:
+        """The nodes that are to spike, up to the last activation or pooling before the final fully connected layer.
+
+        With `kinds`, those of them that call a module of one of these classes.
+        """
+        nodes = self.nodes()
+        classifier = self.classifier()
+        if classifier is not None:
+            nodes = nodes[: nodes.index(classifier)]
+        ends = [i for i, node in enumerate(nodes) if self.is_a(node, *Activation, *Weighted, Spiking, nn.AvgPool2d)]
+        body = nodes[: ends[-1] + 1] if ends else []
+        return [node for node in body if not kinds or self.is_a(node, *kinds)]
+
+    def tail(self) -> list[Node]:
+        """The nodes behind the body that call or compute something: they are left untouched."""
+        body = set(self.body())
+        return [node for node in self if node not in body and node.op not in ("placeholder", "output")]
+
+    @property
+    def input_channels(self) -> int | None:
+        """Channels that the first convolution reads, if a convolution is the first layer with weights."""
+        first = next((self[node] for node in self.nodes(*Weighted)), None)
+        return first.in_channels if isinstance(first, nn.Conv2d) else None
+
+    # Running ---------------------------------------------------------------------------------------------------------
+
+    def __call__(self, images: Tensor) -> Any:
+        """Run the network; images and output as in the user's model."""
+        return self.module(images)
+
+    def example_input(self, batch: int = 2, seed: int = 0) -> Tensor | None:
+        """Random images that the network accepts, or `None` if no square size up to 256 works.
+
+        The size is found on PyTorch's meta device, without computing anything.
+        """
+        first = next((self[node] for node in self.nodes(*Weighted)), None)
+        if first is None:
+            return None
+        dense = isinstance(first, nn.Linear)
+        channels = 1 if dense else int(first.in_channels)  # type: ignore[arg-type]
+        sizes = [(1, int(first.in_features))] if dense else []  # type: ignore[arg-type]
+        sizes += [(size, size) for size in dict.fromkeys([*_COMMON_SIZES, *range(1, 257)])]
+        meta = _copied(self.module, lambda tensor: tensor.to("meta"))
+        weight = next(iter(self.module.parameters()))
+        for height, width in sizes:
+            try:
+                with torch.no_grad():
+                    meta(torch.empty(batch, channels, height, width, device="meta", dtype=weight.dtype))
+            except Exception:  # noqa: S112, PERF203 - whatever the user's network raises at a size that is not its own
+                continue
+            generator = torch.Generator().manual_seed(seed)
+            images = torch.randn(batch, channels, height, width, generator=generator)
+            return images.to(weight.device, weight.dtype)
+        return None
+
+    # Editing ---------------------------------------------------------------------------------------------------------
+
+    def replace(self, node: Node, module: nn.Module) -> None:
+        """Let a node call `module` instead; the name stays, unless another node calls the old module too."""
+        if node.op != "call_module":
+            node.target = self._unused_name(node.name)
+            node.op = "call_module"
+        elif len(self.calls(str(node.target))) > 1:
+            node.target = self._unused_name(f"{node.target}_{node.name}".replace(".", "_"))
+        node.args, node.kwargs = self._data_inputs(node), {}
+        self.module.add_submodule(str(node.target), module)
+
+    def bypass(self, node: Node) -> None:
+        """Take a node out; its users read its first input instead."""
+        source = node.all_input_nodes[0]
+        node.replace_all_uses_with(source)
+        self.module.graph.erase_node(node)
+
+    def insert_after(self, node: Node, name: str, module: nn.Module) -> Node:
+        """A new call of `module` behind `node`; all users of `node` read the new one."""
+        target = self._unused_name(name)
+        self.module.add_submodule(target, module)
+        with self.module.graph.inserting_after(node):
+            new = self.module.graph.call_module(target, (node,))
+        if node.stack_trace:
+            new.meta["stack_trace"] = node.stack_trace
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+        return new
+
+    def _data_inputs(self, node: Node) -> tuple[Argument, ...]:
+        return (node.all_input_nodes[0],)
+
+    def _unused_name(self, name: str) -> str:
+        taken = {str(node.target) for node in self} | {child for child, _ in self.module.named_modules()}
+        candidate, count = name, 0
+        while candidate in taken or hasattr(self.module, candidate):
+            count += 1
+            candidate = f"{name}_{count}"
+        return candidate
+
+    def tidy(self) -> None:
+        """Drop what nothing reads, and recompile."""
+        self.module.graph.eliminate_dead_code()
+        self.module.delete_all_unused_submodules()
+        self.module.recompile()
+
+    def copy(self) -> Graph:
+        """Another graph with other modules but the same tensors; passes replace modules, never write into tensors."""
+        return Graph(_copied(self.module, lambda tensor: tensor))
+
+    def detached(self, dtype: torch.dtype | None = None) -> Graph:
+        """Another graph with tensors of its own, those of a floating type cast to `dtype`."""
+        other = Graph(_copied(self.module, lambda tensor: tensor.detach().clone()))
+        if dtype is not None:
+            other.module.to(dtype)
+        return other
+
+    # Checking --------------------------------------------------------------------------------------------------------
+
+    def check(self, before: Graph | None = None) -> None:
+        """Verify the invariants of a graph.
+
+        Args:
+            before: the graph that a pass was given; modules it already shared may stay shared.
+
+        Raises:
+            GraphError: what is broken.
+        """
+        try:
+            self.module.graph.lint()
+        except RuntimeError as error:
+            raise GraphError(f"the graph is not well-formed: {error}") from error
+        for node in self.nodes():
+            if node.op == "call_module" and not _has_submodule(self.module, str(node.target)):
+                raise GraphError(f"{node.name} calls {node.target!r}, which does not exist")
+        allowed = before.shared() if before is not None else self.shared()
+        if new := self.shared() - allowed:
+            raise GraphError(f"modules are called by several nodes: {', '.join(sorted(new))}; one node, one module")
+        self._check_floors()
+
+    def shared(self) -> set[str]:
+        """Names of the modules that several nodes call."""
+        seen: dict[int, list[str]] = {}
+        for node in self:
+            if node.op == "call_module":
+                seen.setdefault(id(self[node]), []).append(str(node.target))
+        return {name for names in seen.values() if len(names) > 1 for name in names}
+
+    def _check_floors(self) -> None:
+        """Once one layer spikes, everything in the body does."""
+        body = self.body()
+        if not any(self.spikes(node) for node in body):
+            return
+        analog = [
+            self.name(node)
+            for node in body
+            if self.is_a(node, *Weighted, *Activation, *Norm, nn.AvgPool2d) and not self.spikes(node)
+        ]
+        if analog:
+            raise GraphError(f"analog layers are left beside spiking ones: {', '.join(analog)}")
+
+    # Printing --------------------------------------------------------------------------------------------------------
+
+    def text(self, *, hashes: bool = True) -> str:
+        """A line a call: name, module and its options, what it reads, and a hash of its tensors.
+
+        Two graphs with the same text compute the same function; the text is meant for eyes, diffs and tests alike.
+        """
+        rows = [("name", "calls", "reads", "tensors")]
+        for node in self:
+            if node.op == "output":
+                continue
+            reads = ", ".join(self.name(source) for source in node.all_input_nodes)
+            calls, digest = node.op, ""
+            if node.op == "call_module":
+                calls = _described(self[node])
+                digest = f"#{_digest(self[node])}" if hashes and any(True for _ in _tensors(self[node])) else ""
+            elif node.op in ("call_function", "call_method"):
+                rest = [repr(value) for value in (*node.args, *node.kwargs.values()) if not isinstance(value, Node)]
+                calls = f"({', '.join(rest)})"
+            rows.append((self.name(node), calls, reads, digest))
+        return aligned(rows)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        return f"Graph of {len(self)} nodes\n{self.text()}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.text())}</pre>"
+
+
+def capture(model: nn.Module) -> Graph:
+    """The graph of a trained network, as it computes in evaluation mode.
+
+    The model is not changed: the graph holds copies of its weights, without its hooks.
+
+    Args:
+        model: any `nn.Module` that `torch.fx` can trace, with one input. A wrapper for data parallelism or
+            `torch.compile` around it is taken off.
+
+    Raises:
+        ModelError: the model cannot be traced; the finding says where and what to do.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            [Finding("model", f"it is a {type(model).__name__}, no torch.nn.Module", "Pass the network itself")]
+        )
+    model = _unwrapped(model)
+    own = _own_copy(model)
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(own, concrete_args=_defaults(own))
+    except Exception as error:
+        raise ModelError([_untraceable(model, error)]) from error
+    module = fx.GraphModule(own, graph, type(model).__name__)
+    _drop_unused_inputs(module)
+    return Graph(module)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := model._modules.get("_orig_mod"), nn.Module):  # torch.compile's wrapper
+            model = inner
+        else:
+            return model
+
+
+def _own_copy(model: nn.Module) -> nn.Module:
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        # Hooks are the user's business; a copy of them must not fire while we run the network.
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+            memo[id(hooks)] = OrderedDict()
+    findings = _derived_weights(model)
+    if findings:
+        raise ModelError(findings)
+    try:
+        return copy.deepcopy(model, memo).eval()
+    except Exception as error:
+        raise ModelError(
+            [Finding(type(model).__name__, f"it cannot be copied ({error})", "Remove what copy.deepcopy refuses")]
+        ) from error
+
+
+def _derived_weights(model: nn.Module) -> list[Finding]:
+    """Layers whose weight is computed anew at every call: the copy would hold a stale one, or none."""
+    findings = []
+    for name, module in model.named_modules():
+        if nn.utils.parametrize.is_parametrized(module):
+            findings.append(
+                Finding(name, "its weight is parametrized", "Call torch.nn.utils.parametrize.remove_parametrizations")
+            )
+        elif any(type(hook).__module__.startswith("torch.nn.utils") for hook in module._forward_pre_hooks.values()):
+            findings.append(
+                Finding(
+                    name,
+                    "its weight is computed by a hook of torch.nn.utils (pruning, weight or spectral norm)",
+                    "Make it permanent first, for instance with torch.nn.utils.prune.remove or remove_weight_norm",
+                )
+            )
+        elif any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in module.parameters(False)):
+            findings.append(Finding(name, "it is lazy and has no weights yet", "Run the model once on a batch"))
+    return findings
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    """Values for all inputs but the first that have a default, so that `forward(x, mask=None)` can be traced."""
+    parameters = list(inspect.signature(model.forward).parameters.values())[1:]
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def _drop_unused_inputs(module: fx.GraphModule) -> None:
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op == "call_function" and getattr(node.target, "__name__", "").startswith("_assert"):
+            graph.erase_node(node)
+    for node in [n for n in graph.nodes if n.op == "placeholder"][1:]:
+        if not node.users:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    graph.set_codegen(fx.graph.CodeGen())
+    module.recompile()
+
+
+def _untraceable(model: nn.Module, error: Exception) -> Finding:
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        place = _user_place(code.co_filename, str(trace.tb_lineno)) or place
+        trace = trace.tb_next
+    return Finding(
+        type(model).__name__,
+        f"torch.fx cannot trace its forward ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
+        "Write forward without branches, loops or conversions that depend on tensor values or shapes, and with one "
+        "image input",
+        place,
+    )
+
+
+def _user_place(file: str, line: str) -> str:
+    path = Path(file)
+    library = any(folder in path.parents for folder in _LIBRARY_FOLDERS)
+    return "" if library or file.startswith("<") else f"{path.name}:{line}"
+
+
+def _copied(module: fx.GraphModule, tensor_copy: Any) -> fx.GraphModule:
+    """A deep copy in which every tensor is `tensor_copy(tensor)`; parameters stay parameters."""
+    memo: dict[int, Any] = {}
+    for tensor in [*module.parameters(), *module.buffers()]:
+        new = tensor_copy(tensor)
+        if isinstance(tensor, nn.Parameter) and not isinstance(new, nn.Parameter):
+            new = nn.Parameter(new, tensor.requires_grad)
+        memo[id(tensor)] = new
+    return copy.deepcopy(module, memo)
+
+
+def _has_submodule(module: nn.Module, target: str) -> bool:
+    try:
+        module.get_submodule(target)
+    except AttributeError:
+        return False
+    return True
+
+
+def _described(module: nn.Module) -> str:
+    return f"{type(module).__name__}({module.extra_repr()})"
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
+        digest.update(name.encode())
+        digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
+def largest_difference(left: Graph, right: Graph, images: Tensor) -> float:
+    """The largest absolute difference of the outputs of two graphs on the same images.
+
+    Raises:
+        DataError: the outputs differ in shape.
+    """
+    with torch.no_grad():
+        a, b = left(images), right(images)
+    if a.shape != b.shape:
+        raise DataError(f"the outputs have shapes {list(a.shape)} and {list(b.shape)}")
+    return float((a.double() - b.double()).abs().max()) if a.numel() else 0.0

@@ -1,0 +1,114 @@
+"""n-bit weight grids: codes, steps of least squared error, and the straight-through form for training.
+
+A weight `W` becomes `step * code` with `code = clip(round(W / step), -Q, Q)`, `Q = 2**(bits - 1) - 1` for 2 to 4 bits;
+at 1 bit `code = sign(W)` with `sign(0) = +1`. A step belongs to an output channel (shape [C]) or to a layer (shape [1]).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+STEP_FLOOR = 1 / 256
+"""Smallest step of a channel, as a share of the layer's largest step.
+
+A channel whose weights have died (as weight decay behind a batch norm brings about) would otherwise get a step near
+zero, a threshold beyond every register, and cost the whole layer its codebook gain.
+"""
+
+_CANDIDATES = 64
+_REFINEMENTS = 8
+
+
+def largest_code(bits: int) -> int:
+    """The largest weight code `Q` of a bit width.
+
+    >>> [largest_code(bits) for bits in (1, 2, 3, 4)]
+    [1, 1, 3, 7]
+    """
+    return 1 if bits == 1 else 2 ** (bits - 1) - 1
+
+
+def spread(step: Tensor, weight: Tensor) -> Tensor:
+    """`step` [C] or [1] shaped so that it broadcasts over `weight` [C, ...]."""
+    return step.view(-1, *[1] * (weight.dim() - 1))
+
+
+def weight_codes(weight: Tensor, step: Tensor, bits: int) -> Tensor:
+    """Integer codes of a weight, in the weight's own floating type.
+
+    Args:
+        weight: [C, ...], one row an output channel.
+        step: [C] or [1], positive.
+        bits: 1 to 4.
+    """
+    if bits == 1:
+        return torch.where(weight >= 0, 1.0, -1.0).to(weight.dtype)
+    limit = largest_code(bits)
+    return (weight / spread(step, weight)).round().clamp(-limit, limit)
+
+
+def quantize_weight(weight: Tensor, step: Tensor, bits: int) -> Tensor:
+    """`step * code`, with a gradient that passes straight through to `weight`.
+
+    The gradient is stopped where the code is clipped (2 to 4 bits), or where `|W| > 3 step` at 1 bit, so that weights do
+    not drift off beyond the grid (straight-through estimator: Bengio et al. 2013; clipped: Hubara et al. 2016, eq. 4).
+    """
+    scale = spread(step, weight)
+    values = weight_codes(weight.detach(), step, bits) * scale
+    # Half a step beyond the last code still rounds to it without clipping. At 1 bit the step is the mean of |W|: three
+    # of them leave out the outermost 2 % of a normal distribution.
+    reach = scale * (3.0 if bits == 1 else largest_code(bits) + 0.5)
+    passing = weight.clamp(-reach, reach)
+    return passing + (values - passing).detach()
+
+
+def fit_step(weight: Tensor, bits: int, *, per_channel: bool = True) -> Tensor:
+    """The step of least squared error, `argmin_step ||W - step * code(W, step)||^2`.
+
+    At 1 bit the answer is closed, the mean of `|W|` (Rastegari et al. 2016, eq. 6). Otherwise a grid of candidates below
+    `max|W| / Q` is searched and the best one refined by alternating codes and `step = <W, code> / <code, code>`, which
+    never raises the error (Lloyd 1982).
+
+    Args:
+        weight: [C, ...].
+        bits: 1 to 4.
+        per_channel: one step per output channel, or one for the layer.
+
+    Returns:
+        Positive steps, [C] or [1], in the weight's type; no step lies below `STEP_FLOOR` of the largest.
+    """
+    rows = weight.detach().double().flatten(1) if per_channel else weight.detach().double().reshape(1, -1)
+    step = rows.abs().mean(1) if bits == 1 else _search(rows, bits)
+    largest = step.max()
+    if largest == 0:
+        return torch.ones_like(step, dtype=weight.dtype)
+    return step.clamp_min(float(largest) * STEP_FLOOR).to(weight.dtype)
+
+
+def _search(rows: Tensor, bits: int) -> Tensor:
+    widest = (rows.abs().amax(1) / largest_code(bits)).clamp_min(torch.finfo(rows.dtype).tiny)
+    best, least = widest, torch.full_like(widest, torch.inf)
+    shares = torch.logspace(-1.5, 0, _CANDIDATES, dtype=rows.dtype, device=rows.device)
+    for share in shares:
+        best, least = _better(rows, bits, widest * share, best, least)
+    for _ in range(_REFINEMENTS):
+        best, least = _better(rows, bits, refit_step(rows, best, bits), best, least)
+    return torch.where(rows.abs().amax(1) > 0, best, 0.0)
+
+
+def _better(rows: Tensor, bits: int, step: Tensor, best: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    error = (rows - weight_codes(rows, step, bits) * spread(step, rows)).square().sum(1)
+    return torch.where(error < least, step, best), torch.minimum(error, least)
+
+
+def refit_step(weight: Tensor, step: Tensor, bits: int) -> Tensor:
+    """One refinement: the step of least squared error for the codes that `step` gives.
+
+    A row whose codes are all zero keeps its step. Same shapes and type as `step`.
+    """
+    rows = weight.detach().flatten(1) if len(step) > 1 or len(weight) == 1 else weight.detach().reshape(1, -1)
+    codes = weight_codes(rows, step, bits)
+    energy = codes.square().sum(1)
+    fitted = (rows * codes).sum(1) / energy.clamp_min(1)
+    return torch.where((energy > 0) & (fitted > 0), fitted, step)

@@ -1,0 +1,254 @@
+"""The spiking network that users get: images in, logits out, nothing kept between calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import Node
+
+from fxsnn.errors import Finding, ModelError
+from fxsnn.graph import Graph
+from fxsnn.layers import Decode, Encode, Spiking
+from fxsnn.neuron import Dynamics
+from fxsnn.report import Report, report_of
+from fxsnn.storage import save_arrays
+from fxsnn.target import HardwareTarget
+
+
+_FRAMES_AT_ONCE = 256
+"""Images times steps that are run together: a few, whose spikes stay in the cache, are faster than a whole batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What one simulation showed. Layers go by their names in the user's network.
+
+    Attributes:
+        logits: [T, N, classes]; row t is what a run of t + 1 steps gives.
+        spikes: per layer, 0 and 1, [T, N, C, ...].
+        membrane_range: per layer, the smallest and the largest value any membrane had before a reset.
+        membranes: per layer, membranes before the reset, [T, N, C, ...]; empty unless they were asked for.
+    """
+
+    logits: Tensor
+    spikes: dict[str, Tensor]
+    membrane_range: dict[str, tuple[float, float]]
+    membranes: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def spike_counts(self) -> dict[str, Tensor]:
+        """Per layer, how often each neuron spiked, [N, C, ...]."""
+        return {name: spikes.sum(0) for name, spikes in self.spikes.items()}
+
+    @property
+    def firing_rates(self) -> dict[str, float]:
+        """Per layer, spikes per neuron and step, averaged over all neurons and images."""
+        return {name: float(spikes.mean()) for name, spikes in self.spikes.items()}
+
+
+class SpikingNetwork(nn.Module):
+    """A converted network.
+
+    It has no state between calls: membranes live inside one forward pass. Any evaluation loop takes it as it is, and
+    the layers of the tail are found under the names they have in the user's network.
+
+    Args:
+        graph: the last graph of a pipeline; its tensors are copied.
+        target: the chip it was compiled for.
+
+    Raises:
+        ModelError: a layer of the user's network has the name of an attribute of this class.
+    """
+
+    def __init__(self, graph: Graph, target: HardwareTarget) -> None:
+        super().__init__()
+        own = graph.detached()
+        names = [name for name, _ in own.module.named_children()]
+        if clashes := name_clashes(names):
+            raise ModelError(clashes)
+        # The modules stand under their own names; the program that calls them is no module of this one.
+        object.__setattr__(self, "_graph", own)
+        for name, child in own.module.named_children():
+            self.add_module(name, child)
+        for name, buffer in own.module.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+        for name, parameter in own.module.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        self._target = target
+        self._dynamics = self._spiking_layers()[0][1].dynamics or Dynamics()
+        self.eval()
+
+    def forward(self, images: Tensor) -> Any:
+        """Logits, as the user's network gives them.
+
+        Args:
+            images: [N, C, H, W] of a floating type, prepared as for the user's network. What lies outside the signed
+                range of the integer input is clipped to it.
+
+        Raises:
+            DataError: these cannot be images for the network.
+        """
+        chunk = max(1, _FRAMES_AT_ONCE // self.timesteps)
+        if torch.compiler.is_compiling() or not isinstance(images, Tensor) or len(images) <= chunk:
+            return self.graph.module(images)
+        return torch.cat([self.graph.module(part) for part in images.split(chunk)])
+
+    def simulate(self, images: Tensor, *, membranes: bool = False) -> Run:
+        """Run and look inside.
+
+        Args:
+            images: as for a call.
+            membranes: keep every membrane at every step (much memory).
+
+        Returns:
+            Logits after each step, spikes and membrane ranges of every layer.
+        """
+        watch = _Watch(self.graph, keep_membranes=membranes)
+        with torch.no_grad():
+            logits = watch.run(images)
+        return Run(logits.unflatten(0, (self.timesteps, -1)), watch.spikes, watch.ranges, watch.membranes())
+
+    @property
+    def graph(self) -> Graph:
+        """The program."""
+        graph: Graph = self.__dict__["_graph"]
+        return graph
+
+    @property
+    def target(self) -> HardwareTarget:
+        """The chip the network was compiled for."""
+        return self._target
+
+    @property
+    def timesteps(self) -> int:
+        """T, the number of steps of a run; it can be set at any time."""
+        return self._dynamics.timesteps
+
+    @timesteps.setter
+    def timesteps(self, timesteps: int) -> None:
+        self._run_with(replace(self._dynamics, timesteps=timesteps))
+
+    @property
+    def reset(self) -> str:
+        """What a spike does to its membrane: "subtraction" of the threshold, or "zero"."""
+        return self._dynamics.reset
+
+    @reset.setter
+    def reset(self, reset: str) -> None:
+        self._run_with(replace(self._dynamics, reset=reset))
+
+    @property
+    def initial_membrane(self) -> float:
+        """Where membranes start, as a share of the threshold."""
+        return self._dynamics.initial_membrane
+
+    @initial_membrane.setter
+    def initial_membrane(self, share: float) -> None:
+        self._run_with(replace(self._dynamics, initial_membrane=share))
+
+    @property
+    def report(self) -> Report:
+        """The layer table."""
+        return report_of(self.graph, self._target, self._dynamics)
+
+    def save(self, path: str | Path) -> Path:
+        """Write all arrays and the description of the network to one safetensors file, atomically and without pickle.
+
+        Tensors are named `layer.codes`, `layer.threshold`, `layer.leak` and so on, the tail's as in its state dict; the
+        header's metadata holds the report as JSON under "fxsnn".
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        structure = [
+            {"name": self.graph.name(node), "op": node.op, "reads": [self.graph.name(n) for n in node.all_input_nodes]}
+            for node in self.graph
+        ]
+        document = {"report": self.report.to_dict(), "initial_membrane": self.initial_membrane, "graph": structure}
+        return save_arrays(path, dict(self.state_dict()), document)
+
+    def _run_with(self, dynamics: Dynamics) -> None:
+        for _, layer in self._spiking_layers():
+            layer.run_with(dynamics)
+        for module in self.modules():
+            if isinstance(module, Decode):
+                module.run_with(dynamics)
+        self._dynamics = dynamics
+
+    def _spiking_layers(self) -> list[tuple[str, Spiking]]:
+        return [(name, module) for name, module in self.named_modules() if isinstance(module, Spiking)]
+
+    def extra_repr(self) -> str:
+        """Shown by `print`."""
+        return f"target={self._target.name}, timesteps={self.timesteps}, reset={self.reset!r}"
+
+
+def name_clashes(names: list[str]) -> list[Finding]:
+    """Findings for layers whose names are attributes of `SpikingNetwork`."""
+    return [
+        Finding(
+            name,
+            f"a layer cannot be named {name!r}: SpikingNetwork has an attribute of that name",
+            "Rename the layer",
+        )
+        for name in names
+        if hasattr(SpikingNetwork, name)
+    ]
+
+
+class _Watch(fx.Interpreter):
+    """Runs a spiking graph and keeps what its layers do; the tail runs on the counts after every step."""
+
+    def __init__(self, graph: Graph, *, keep_membranes: bool) -> None:
+        super().__init__(graph.module)
+        self._named = {node: graph.name(node) for node in graph}
+        self._keep = keep_membranes
+        self.spikes: dict[str, Tensor] = {}
+        self.ranges: dict[str, tuple[float, float]] = {}
+        self._steps: dict[str, list[Tensor]] = {}
+
+    def run_node(self, n: Node) -> Any:
+        module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
+        if not isinstance(module, Spiking | Decode):
+            return super().run_node(n)
+        (given,) = self.fetch_args_kwargs_from_env(n)[0]
+        if isinstance(module, Decode):
+            return module.after_each_step(given)
+        name = self._named[n]
+        lows, highs, steps = [], [], self._steps.setdefault(name, [])
+
+        def record(membrane: Tensor) -> None:
+            lows.append(membrane.amin())
+            highs.append(membrane.amax())
+            if self._keep:
+                steps.append(membrane.clone())
+
+        spikes = module.fire(given, record)
+        self.ranges[name] = (torch.stack(lows).min().item(), torch.stack(highs).max().item())
+        assert module.dynamics is not None
+        self.spikes[name] = spikes.unflatten(0, (module.dynamics.timesteps, -1))
+        return spikes
+
+    def membranes(self) -> dict[str, Tensor]:
+        """Membranes per layer, [T, N, C, ...]."""
+        return {name: torch.stack(steps) for name, steps in self._steps.items() if steps}
+
+
+def spiking_layers(network: SpikingNetwork) -> Iterator[tuple[str, Spiking]]:
+    """Names and layers of a network, in order of execution."""
+    for node in network.graph.nodes(Spiking):
+        layer = network.graph[node]
+        assert isinstance(layer, Spiking)
+        yield network.graph.name(node), layer
+
+
+def encoder(network: SpikingNetwork) -> Encode:
+    """The layer that turns images into integers."""
+    module = network.graph[network.graph.nodes(Encode)[0]]
+    assert isinstance(module, Encode)
+    return module

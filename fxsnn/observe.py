@@ -1,0 +1,182 @@
+"""Statistics of activations over any number of batches, in bounded memory and whatever the order of the batches.
+
+Activations are counted in bins of equal relative width, so that no range has to be known beforehand and a count is a
+count: adding up integers gives the same result in every order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import Node
+from tqdm import tqdm
+
+from fxsnn.errors import DataError
+from fxsnn.graph import Graph
+from fxsnn.layers import check_images
+
+_MANTISSA_BITS = 10  # a bin is 2^-10, about 0.1 %, wide
+_LEAST_EXPONENT, _EXPONENTS = -32, 64
+_BINS = _EXPONENTS << _MANTISSA_BITS
+_FIRST = (127 + _LEAST_EXPONENT) << _MANTISSA_BITS
+_CHUNK = 256
+_MSE_CANDIDATES = 200
+
+
+class Histogram:
+    """Counts of non-negative values, as a ReLU gives them.
+
+    Attributes:
+        largest: the largest value so far.
+        zeros: how many values were zero.
+        counts: int64 [bins], how many positive values fell into each bin.
+    """
+
+    def __init__(self) -> None:
+        self.largest = 0.0
+        self.zeros = 0
+        self.counts = torch.zeros(_BINS, dtype=torch.int64)
+
+    def add(self, values: Tensor) -> None:
+        """Count values of any shape; negative ones count as zero.
+
+        Raises:
+            DataError: a value is NaN or infinite.
+        """
+        flat = values.detach().float().reshape(-1)
+        if not bool(torch.isfinite(flat).all()):
+            raise DataError("the network's activations on these images are not finite")
+        positive = flat[flat > 0]
+        self.zeros += flat.numel() - positive.numel()
+        if positive.numel():
+            self.largest = max(self.largest, float(positive.max()))
+            # A float32 is sign, exponent, mantissa: its leading bits are the number of a logarithmic bin.
+            bins = (positive.view(torch.int32) >> (23 - _MANTISSA_BITS)) - _FIRST
+            self.counts += torch.bincount(bins.clamp(0, _BINS - 1), minlength=_BINS).cpu()
+
+    @property
+    def total(self) -> int:
+        """How many values were counted."""
+        return self.zeros + int(self.counts.sum())
+
+    @staticmethod
+    def edges() -> Tensor:
+        """Lower edges of the bins and the upper edge of the last, float64 [bins + 1]."""
+        bits = (torch.arange(_BINS + 1, dtype=torch.int64) + _FIRST) << (23 - _MANTISSA_BITS)
+        return bits.to(torch.int32).view(torch.float32).double()
+
+    def quantile(self, share: float) -> float:
+        """The value below which `share` of all values lie, interpolated within its bin; at most `largest`."""
+        rank = share * self.total
+        if rank <= self.zeros:
+            return 0.0
+        below = torch.cumsum(self.counts, 0)
+        place = int(torch.searchsorted(below.double(), rank - self.zeros))
+        place = min(place, _BINS - 1)
+        inside = (rank - self.zeros - float(below[place] - self.counts[place])) / max(1.0, float(self.counts[place]))
+        low, high = self.edges()[place : place + 2].tolist()
+        return min(low + inside * (high - low), self.largest)
+
+    def share_from(self, value: float) -> float:
+        """The share of all values at or above `value`, to the width of a bin."""
+        edges = self.edges()[:-1]
+        return float(self.counts[edges >= value * (1 - 2.0**-_MANTISSA_BITS)].sum()) / max(1, self.total)
+
+    def least_error_threshold(self, levels: int) -> float:
+        """The threshold at which clipping and rounding to `levels` levels cost the least squared error."""
+        used = self.counts.nonzero().squeeze(1)
+        edges = self.edges()
+        values, weights = (edges[used] + edges[used + 1]) / 2, self.counts[used].double()
+        best, least = self.largest, float("inf")
+        for share in torch.logspace(-2, 0, _MSE_CANDIDATES).tolist():
+            threshold = self.largest * share
+            step = threshold / levels
+            rounded = (values.clamp(max=threshold) / step + 0.5).floor() * step
+            error = float(((values - rounded).square() * weights).sum())
+            if error < least:
+                best, least = threshold, error
+        return best
+
+
+def image_batches(data: Any, channels: int | None) -> Iterator[Tensor]:
+    """Batches of images from what users have: a tensor, or an iterable of batches or of (images, labels, ...).
+
+    Args:
+        data: images [N, C, H, W], a pair of images and labels, or an iterable such as a `DataLoader`.
+        channels: what the network reads.
+
+    Raises:
+        DataError: there is no batch, or a batch holds no images for the network.
+    """
+    if isinstance(data, tuple) and data and isinstance(data[0], Tensor) and data[0].dim() == 4:
+        data = data[0]
+    batches: Iterable[Any]
+    if isinstance(data, Tensor):
+        check_images(data, channels)
+        batches = data.split(_CHUNK) if len(data) else ()
+    elif isinstance(data, Iterable):
+        batches = data
+    else:
+        raise DataError(
+            f"calibration data is a {type(data).__name__}; expected images [N, C, H, W], or an iterable of batches such "
+            "as a DataLoader"
+        )
+    empty = True
+    for batch in batches:
+        images = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        check_images(images, channels)
+        if len(images):
+            empty = False
+            yield images
+    if empty:
+        raise DataError("calibration data is empty; give at least one batch of images, or None to do without data")
+
+
+class _Observer(fx.Interpreter):
+    """Runs a graph and counts what chosen nodes give."""
+
+    def __init__(self, graph: Graph, histograms: dict[Node, Histogram]) -> None:
+        super().__init__(graph.module)
+        self.histograms = histograms
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n in self.histograms:
+            self.histograms[n].add(value)
+        return value
+
+
+def observe(
+    graph: Graph, nodes: Iterable[Node], data: Any, *, progress: bool = False
+) -> tuple[dict[Node, Histogram], float]:
+    """Statistics of the outputs of `nodes`, and the largest magnitude of the images.
+
+    Args:
+        graph: the network.
+        nodes: nodes of it with non-negative outputs.
+        data: see `image_batches`.
+        progress: show a progress bar.
+
+    Raises:
+        DataError: the data are empty, do not fit the network, or lead to values that are not finite.
+    """
+    histograms = {node: Histogram() for node in nodes}
+    observer = _Observer(graph, histograms)
+    weight = next(graph.module.parameters())
+    largest = 0.0
+    batches = image_batches(data, graph.input_channels)
+    with torch.no_grad():
+        for images in tqdm(batches, desc="calibrating", disable=None if progress else True):
+            if not bool(torch.isfinite(images).all()):
+                raise DataError("calibration images contain infinite values")
+            largest = max(largest, float(images.abs().max()))
+            try:
+                observer.run(images.to(weight.device, weight.dtype))
+            except RuntimeError as error:
+                raise DataError(
+                    f"the network does not accept calibration images of shape {list(images.shape)}: {error}"
+                ) from error
+    return histograms, largest

@@ -1,0 +1,280 @@
+"""The machine: passes, the steps they make, and pipelines of them.
+
+A pass is a value whose fields are its options and whose one method edits a graph:
+
+    class ScaleBias(Pass):
+        factor: float = 1.0
+
+        def rewrite(self, graph):
+            ...
+
+    step = ScaleBias(factor=0.5)(graph)      # `graph` is untouched
+    print(step.diff())
+
+The machine copies the graph, lets the pass edit the copy, checks it and records both. No decorator is needed: every
+subclass of `Pass` becomes a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from html import escape
+from typing import ClassVar, dataclass_transform
+
+import torch
+from torch import Tensor, nn
+
+from fxsnn.errors import GraphError, PipelineError, UnknownName
+from fxsnn.graph import Graph, capture, largest_difference
+
+TOLERANCE = 1e-9
+"""Largest difference, relative to the largest output, at which a pass counts as keeping the function.
+
+It is measured in double precision, where folding a batch norm moves outputs by about 1e-14.
+"""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass_transform(frozen_default=True)
+class Pass:
+    """One rewrite of a graph.
+
+    Class attributes:
+        needs: facts about the graph that an earlier pass of a pipeline must have given.
+        gives: facts that hold afterwards.
+        preserves: the pass promises to keep the function that the graph computes.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    gives: ClassVar[frozenset[str]] = frozenset()
+    preserves: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # A data loader or a tensor in a field has no useful equality; passes are compared by identity.
+        dataclass(frozen=True, eq=False)(cls)
+
+    @property
+    def name(self) -> str:
+        """The name in pipelines: `FoldBatchNorm` is "fold-batch-norm"."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+
+    def rewrite(self, graph: Graph) -> None:
+        """Edit `graph` in place. It is a copy, but shares its tensors: replace modules, never write into a tensor."""
+        raise NotImplementedError(f"{type(self).__name__} defines no rewrite(graph)")
+
+    def __call__(self, graph: Graph, example: Tensor | None = None) -> Step:
+        """Run the pass on a copy of `graph`.
+
+        Args:
+            graph: left as it is.
+            example: images on which a promise to keep the function is verified; without them it is not.
+
+        Raises:
+            GraphError: the pass left a broken graph, wrote into a tensor, or did not keep the function.
+            ModelError: a check found something; it carries all findings.
+        """
+        start = time.perf_counter()
+        tensors = [*graph.module.parameters(), *graph.module.buffers()]
+        versions = [tensor._version for tensor in tensors]
+        after = graph.copy()
+        self.rewrite(after)
+        after.tidy()
+        after.check(before=graph)
+        if versions != [tensor._version for tensor in tensors]:
+            raise GraphError(f"pass {self.name} wrote into a tensor of the graph; replace the module instead")
+        moved = self._verify(graph, example) if self.preserves and example is not None else None
+        return Step(graph, after, self, time.perf_counter() - start, moved)
+
+    def _verify(self, graph: Graph, example: Tensor) -> float:
+        """Run the pass in double precision and compare; the largest difference relative to the largest output."""
+        before = graph.detached(torch.float64)
+        after = before.copy()
+        self.rewrite(after)
+        after.tidy()
+        images = example.double()
+        with torch.no_grad():
+            scale = max(1.0, float(before(images).abs().max()))
+        moved = largest_difference(before, after, images) / scale
+        if not moved <= TOLERANCE:
+            raise GraphError(
+                f"pass {self.name} promises to keep the function, but its outputs moved by {moved:.3g} "
+                f"(relative, in double precision; allowed is {TOLERANCE:g})"
+            )
+        return moved
+
+    def describe(self) -> str:
+        """The pass as it would be written, options with short values only."""
+        options = ((field.name, repr(getattr(self, field.name))) for field in fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in options if len(value) < 40)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What one pass did: the graph before and the graph after. Keeping `before` is the undo.
+
+    Attributes:
+        before: the graph that the pass was given.
+        after: the graph that it made.
+        rewrite: the pass.
+        seconds: how long it took, checks included.
+        moved: by how much a pass that promises to keep the function moved the outputs (relative, in double precision);
+            `None` where that was not measured.
+    """
+
+    before: Graph
+    after: Graph
+    rewrite: Pass
+    seconds: float
+    moved: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the pass."""
+        return self.rewrite.name
+
+    def diff(self) -> Diff:
+        """What changed, as text; a notebook shows it in colours."""
+        return Diff(self.before.text(), self.after.text(), self.name)
+
+    def drift(self, images: Tensor) -> float:
+        """The largest absolute difference between the outputs of the two graphs."""
+        return largest_difference(self.before, self.after, images)
+
+    def __str__(self) -> str:
+        kept = "" if self.moved is None else f", outputs moved by {self.moved:.1e}"
+        return f"{self.rewrite.describe()}: {self.diff().summary()} in {self.seconds:.2f} s{kept}"
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>{escape(str(self))}</b></p>{self.diff()._repr_html_()}"
+
+
+@dataclass(frozen=True)
+class Diff:
+    """The difference of two graph texts."""
+
+    before: str
+    after: str
+    title: str
+
+    def lines(self) -> list[str]:
+        """Changed lines, each behind `-` or `+`; the unchanged ones are left out."""
+        # Column widths change with the contents: compare the cells, not the padding.
+        old, new = (["  ".join(line.split()) for line in text.splitlines()[2:]] for text in (self.before, self.after))
+        changes = list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:]
+        return [line for line in changes if not line.startswith("@@")]
+
+    def summary(self) -> str:
+        """One line with counts."""
+        lines = self.lines()
+        added = sum(line.startswith("+") for line in lines)
+        return f"{len(lines) - added} lines out, {added} in" if lines else "nothing changed"
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.title}: {self.summary()}", *self.lines()])
+
+    def _repr_html_(self) -> str:
+        colours = {"-": "#b35900", "+": "#00629b"}
+        rows = (f'<span style="color:{colours[line[0]]}">{escape(line)}</span>' for line in self.lines())
+        return "<pre>" + "\n".join(rows) + "</pre>"
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """Passes in order.
+
+    Attributes:
+        passes: the passes, first to last.
+        example: images for the verification of passes that promise to keep the function. `None`: random images of a
+            size that the network accepts.
+
+    Raises:
+        PipelineError: a pass needs a fact that no earlier one gives, or two passes have one name.
+    """
+
+    passes: tuple[Pass, ...]
+    example: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        known: set[str] = set()
+        seen: set[str] = set()
+        for one in self.passes:
+            if missing := one.needs - known:
+                raise PipelineError(
+                    f"{one.name} needs {', '.join(sorted(missing))}; no earlier pass of this pipeline gives it. "
+                    f"The order is: {', '.join(p.name for p in self.passes)}"
+                )
+            if one.name in seen:
+                raise PipelineError(f"two passes are named {one.name}; give one of the classes another name")
+            seen.add(one.name)
+            known |= one.gives
+
+    def steps(self, model: nn.Module | Graph) -> Iterator[Step]:
+        """Run pass by pass; stop where you like.
+
+        Args:
+            model: a network, or a graph to go on from.
+        """
+        graph = capture(model) if isinstance(model, nn.Module) else model
+        example = self.example if self.example is not None else graph.example_input()
+        if example is None:
+            _log.warning("no image size was found that the network accepts: rewrites are not verified; pass example=")
+        for one in self.passes:
+            step = one(graph, example)
+            _log.info("%s", step)
+            yield step
+            graph = step.after
+
+    def run(self, model: nn.Module | Graph) -> Graph:
+        """The graph after the last pass."""
+        graph = capture(model) if isinstance(model, nn.Module) else model
+        for step in self.steps(graph):
+            graph = step.after
+        return graph
+
+    def before(self, name: str, *new: Pass) -> Pipeline:
+        """The same with passes put in front of the one named `name`."""
+        place = self._place(name)
+        return self._with([*self.passes[:place], *new, *self.passes[place:]])
+
+    def after(self, name: str, *new: Pass) -> Pipeline:
+        """The same with passes put behind the one named `name`."""
+        place = self._place(name) + 1
+        return self._with([*self.passes[:place], *new, *self.passes[place:]])
+
+    def without(self, name: str) -> Pipeline:
+        """The same without the pass named `name`."""
+        place = self._place(name)
+        return self._with([*self.passes[:place], *self.passes[place + 1 :]])
+
+    def until(self, name: str) -> Pipeline:
+        """The passes up to and with the one named `name`."""
+        return self._with(self.passes[: self._place(name) + 1])
+
+    def _place(self, name: str) -> int:
+        names = [one.name for one in self.passes]
+        if name not in names:
+            raise UnknownName(f"no pass named {name!r}; this pipeline has {', '.join(names)}")
+        return names.index(name)
+
+    def _with(self, passes: Iterable[Pass]) -> Pipeline:
+        return Pipeline(tuple(passes), self.example)
+
+    def __str__(self) -> str:
+        return "\n".join(one.describe() for one in self.passes)
+
+    def __repr__(self) -> str:
+        return f"Pipeline of {len(self.passes)} passes\n{self}"
+
+
+def facts(*names: str) -> frozenset[str]:
+    """Facts for `needs` and `gives`."""
+    return frozenset(names)
+
+

@@ -1,0 +1,20 @@
+"""Hardware v1.0.
+
+The channel table is the documented rule. Each entry equals floor(1024 / (height * width * bits)): the fan-in of one
+neuron on a core of 1,024 input rows. Other kernel sizes have no entry and are not supported.
+"""
+
+from fxsnn.target import HardwareTarget, Registers
+
+TARGET = HardwareTarget(
+    name="hw_v1.0",
+    description="Hardware v1.0: 3x3 and 5x5 kernels, 1 to 4 bit weights through an 11-bit codebook",
+    weight_bits=(1, 2, 3, 4),
+    input_channels={
+        (3, 3): {1: 113, 2: 56, 3: 37, 4: 28},
+        (5, 5): {1: 40, 2: 20, 3: 13, 4: 10},
+    },
+    registers=Registers(codebook=11, threshold=18, leak=19),
+    relu_behind_convolution=True,
+    binary_traffic=True,
+)

@@ -1,0 +1,24 @@
+"""The rewrites, one file a pass, in the order in which they usually run."""
+
+if __name__ != "fxsnn.passes":
+    raise ImportError("this is the package fxsnn.passes: import it by that name")
+
+from fxsnn.passes.canonicalize import Canonicalize
+from fxsnn.passes.check_conv_relu import CheckConvRelu
+from fxsnn.passes.check_limits import CheckLimits
+from fxsnn.passes.fold_batch_norm import FoldBatchNorm
+from fxsnn.passes.calibrate_thresholds import CalibrateThresholds
+from fxsnn.passes.quantize_weights import QuantizeWeights
+from fxsnn.passes.finetune import Finetune
+from fxsnn.passes.substitute_spikes import SubstituteSpikes
+
+__all__ = [
+    "CalibrateThresholds",
+    "Canonicalize",
+    "CheckConvRelu",
+    "CheckLimits",
+    "Finetune",
+    "FoldBatchNorm",
+    "QuantizeWeights",
+    "SubstituteSpikes",
+]

@@ -1,0 +1,124 @@
+"""CalibrateThresholds: ReLU → ClippedReLU, with the upper end at which a neuron will fire at every step."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import nn
+from torch.fx.node import Node
+
+from fxsnn.errors import CalibrationWarning, OptionError
+from fxsnn.graph import Graph
+from fxsnn.layers import ActivationSummary, ClippedReLU, QuantizedInput
+from fxsnn.moments import INPUT_DEVIATIONS, gaussian_moments, gaussian_samples
+from fxsnn.observe import Histogram, observe
+from fxsnn.stages import Pass, facts
+
+METHODS = ("max", "percentile", "mse")
+SATURATED_SHARE = 0.05
+"""A layer counts as saturated when more than this share of its activations reach the threshold."""
+
+
+class CalibrateThresholds(Pass):
+    """Find each ReLU's threshold, and the step of the input.
+
+    Args:
+        data: images, an iterable of batches, or a `DataLoader` of (images, labels). `None`: ranges are derived from
+            batch norm statistics and Gaussian moments, with a warning.
+        method: "max" takes the largest activation, "percentile" that percentile of all activations (zeros included),
+            "mse" the threshold at which clipping and rounding to `levels` levels cost the least squared error.
+        percentile: for that method; above 0, at most 100.
+        levels: for "mse": the timesteps that the network will run.
+        input_bits: width of the signed integer input, 2 to 16, or `None` for an analog input.
+        progress: show a progress bar.
+
+    A layer that is silent or saturated on the data is named in a `CalibrationWarning`.
+    """
+
+    data: Any = None
+    method: str = "percentile"
+    percentile: float = 99.9
+    levels: int = 16
+    input_bits: int | None = 8
+    progress: bool = False
+
+    needs = facts("canonical")
+    gives = facts("thresholds")
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise OptionError(f"calibration method is {self.method!r}; allowed are {', '.join(METHODS)}")
+        if not 0 < self.percentile <= 100:
+            raise OptionError(f"percentile is {self.percentile!r}; allowed are numbers above 0 and up to 100")
+        if self.input_bits is not None and (isinstance(self.input_bits, bool) or self.input_bits not in range(2, 17)):
+            raise OptionError(f"input_bits is {self.input_bits!r}; allowed are 2 to 16, or None for an analog input")
+
+    def rewrite(self, graph: Graph) -> None:
+        """Edit `graph` in place."""
+        activations = graph.body(nn.ReLU)
+        if self.data is None:
+            histograms, input_range = _without_data(graph, activations), INPUT_DEVIATIONS
+        else:
+            histograms, input_range = observe(graph, activations, self.data, progress=self.progress)
+        troubles = []
+        for node, histogram in histograms.items():
+            clipped = self._clipped(histogram)
+            if self.data is not None and clipped.summary is not None:
+                troubles.extend(_troubles(_layer_name(graph, node), clipped.summary))
+            graph.replace(node, clipped)
+        if self.input_bits is not None:
+            unit = input_range / ((1 << (self.input_bits - 1)) - 1) or 1.0
+            graph.insert_after(graph.input(), "quantized_input", QuantizedInput(unit, self.input_bits))
+        if self.data is None:
+            warnings.warn(
+                "thresholds were derived without data, from batch norm statistics and Gaussian moments, for images of "
+                "mean 0 and deviation 1; calibration_data= gives better ones",
+                CalibrationWarning,
+                stacklevel=2,
+            )
+        if troubles:
+            warnings.warn("\n".join(["calibration found:", *troubles]), CalibrationWarning, stacklevel=2)
+
+    def _clipped(self, histogram: Histogram) -> ClippedReLU:
+        if histogram.largest == 0:  # silent: any threshold will do, nothing ever reaches it
+            return ClippedReLU(1.0, summary=ActivationSummary(0.0, 0.0, 0.0))
+        if self.method == "max":
+            threshold = histogram.largest
+        elif self.method == "percentile":
+            # A very sparse layer can have its percentile at zero; then its rare activations are all that counts.
+            threshold = histogram.quantile(self.percentile / 100) or histogram.largest
+        else:
+            threshold = histogram.least_error_threshold(self.levels)
+        summary = ActivationSummary(
+            histogram.largest, 1 - histogram.zeros / histogram.total, histogram.share_from(threshold)
+        )
+        return ClippedReLU(threshold, summary=summary)
+
+
+def _without_data(graph: Graph, activations: list[Node]) -> dict[Node, Histogram]:
+    moments = gaussian_moments(graph)
+    histograms = {}
+    for node in activations:
+        histograms[node] = Histogram()
+        histograms[node].add(gaussian_samples(moments[node.all_input_nodes[0]]))
+    return histograms
+
+
+def _layer_name(graph: Graph, node: Node) -> str:
+    """The layer whose activations these are: the convolution or fully connected layer in front of the ReLU."""
+    source = node.all_input_nodes[0]
+    while source.op == "call_module" and not graph.is_a(source, nn.Conv2d, nn.Linear):
+        source = source.all_input_nodes[0]
+    return graph.name(source)
+
+
+def _troubles(layer: str, summary: ActivationSummary) -> list[str]:
+    if summary.largest == 0:
+        return [f"  {layer} is silent: no activation above zero; it will never spike"]
+    if summary.saturated_share > SATURATED_SHARE:
+        return [
+            f"  {layer} is saturated: {summary.saturated_share:.0%} of its activations reach the threshold; "
+            "use a higher percentile or method 'max'"
+        ]
+    return []

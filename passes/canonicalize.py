@@ -1,0 +1,181 @@
+"""Canonicalize: one way to say each thing, so that the later passes know only that one."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.fx.node import Argument, Node
+
+from fxsnn.graph import Graph
+from fxsnn.layers import HAND_WRITTEN, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SpikeReLU, conv_like, linear_like
+from fxsnn.stages import Pass, facts
+
+_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+_DROPPED = (
+    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
+)  # fmt: skip
+
+
+class Canonicalize(Pass):
+    """Functional forms become modules, one module per call site; dropout and identity disappear.
+
+    ReLU, average pooling (adaptive too), flatten / view / reshape, softmax and log-softmax are rewritten whether called
+    as a function, as a tensor's method or as a module; layers written by hand as `SpikeConv2d` and the like become
+    their PyTorch namesakes. What the pass does not know it leaves alone; `CheckConvRelu` speaks about that.
+
+    >>> import torch, fxsnn
+    >>> from torch import nn
+    >>> graph = fxsnn.capture(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout(), nn.ReLU(inplace=True)))
+    >>> print(Canonicalize()(graph).after.text(hashes=False))
+    name   calls                                        reads   tensors
+    -----  -------------------------------------------  ------  -------
+    input  placeholder
+    0      Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))  input
+    2      ReLU()                                       0
+    """
+
+    gives = facts("canonical")
+    preserves = True
+
+    def rewrite(self, graph: Graph) -> None:
+        """Edit `graph` in place."""
+        for node in graph.nodes():
+            if node.op in ("call_function", "call_method"):
+                if _is_inactive_dropout(node):
+                    graph.bypass(node)
+                elif (module := _module_for(node)) is not None:
+                    graph.replace(node, module)
+            elif graph.is_a(node, *_DROPPED):
+                graph.bypass(node)
+            elif graph.is_a(node, *HAND_WRITTEN):
+                graph.replace(node, _plain(graph[node]))
+            elif graph.is_a(node, nn.ReLU) and graph[node].inplace:
+                graph.replace(node, nn.ReLU())
+        for node in graph.nodes(nn.ReLU, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Softmax, nn.LogSoftmax):
+            if len(graph.calls(str(node.target))) > 1:
+                graph.replace(node, copy.copy(graph[node]))
+
+
+def _plain(layer: nn.Module) -> nn.Module:
+    """The PyTorch layer that a layer written by hand stands for."""
+    if isinstance(layer, SpikeConv2d):
+        return conv_like(nn.Conv2d, layer)
+    if isinstance(layer, SpikeLinear):
+        return linear_like(nn.Linear, layer)
+    if isinstance(layer, SpikeAvgPool2d):
+        return nn.AvgPool2d(
+            layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode, layer.count_include_pad,
+            layer.divisor_override,
+        ).eval()  # fmt: skip
+    assert isinstance(layer, SpikeReLU)
+    return nn.ReLU().eval()
+
+
+def _bound(node: Node, *names: str, **defaults: Any) -> dict[str, Any]:
+    """Arguments of a call by name, without the first, which is the tensor."""
+    given = dict(zip(names, node.args[1:], strict=False))
+    return {**defaults, **given, **{name: value for name, value in node.kwargs.items() if name in names}}
+
+
+def _relu(node: Node) -> nn.Module:
+    return nn.ReLU()
+
+
+def _avg_pool(node: Node) -> nn.Module | None:
+    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    options = _bound(node, *names)
+    return None if _has_node(options) else nn.AvgPool2d(**options)
+
+
+def _adaptive_avg_pool(node: Node) -> nn.Module | None:
+    options = _bound(node, "output_size")
+    return None if _has_node(options) else nn.AdaptiveAvgPool2d(**options)
+
+
+def _softmax(kind: type[nn.Softmax] | type[nn.LogSoftmax]) -> Callable[[Node], nn.Module | None]:
+    def build(node: Node) -> nn.Module | None:
+        options = _bound(node, "dim")
+        return None if node.kwargs.get("dtype") is not None or _has_node(options) else kind(**options)
+
+    return build
+
+
+def _flatten(node: Node) -> nn.Module | None:
+    options = _bound(node, "start_dim", "end_dim", start_dim=0, end_dim=-1)
+    return nn.Flatten() if (options["start_dim"], options["end_dim"]) == (1, -1) else None
+
+
+def _view(node: Node) -> nn.Module | None:
+    """A view that keeps the batch and joins all else: any view to two dimensions whose first is the batch size."""
+    sizes: tuple[Argument, ...] = node.args[1:] or (node.kwargs.get("shape"),)
+    if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
+        sizes = tuple(sizes[0])
+    if len(sizes) != 2:
+        return None
+    batch, rest = sizes
+    keeps_batch = _is_batch_size(batch) or (batch == -1 and isinstance(rest, int) and rest > 0)
+    return nn.Flatten() if keeps_batch else None
+
+
+def _is_batch_size(value: Argument) -> bool:
+    """Whether `value` is `x.size(0)`, `x.shape[0]`, `x.size()[0]` or `len(x)` of some tensor."""
+    if not isinstance(value, Node):
+        return False
+    if value.op == "call_method" and value.target == "size":
+        return value.args[1:] == (0,) or value.kwargs.get("dim") == 0
+    if value.op == "call_function" and value.target is operator.getitem and value.args[1] == 0:
+        shape = value.args[0]
+        return isinstance(shape, Node) and (
+            (shape.op == "call_method" and shape.target == "size" and len(shape.args) == 1)
+            or (shape.op == "call_function" and shape.target is getattr and shape.args[1] == "shape")
+        )
+    return False
+
+
+def _has_node(options: dict[str, Any]) -> bool:
+    return any(isinstance(value, Node) for value in options.values())
+
+
+def _is_inactive_dropout(node: Node) -> bool:
+    """A functional dropout that does nothing in evaluation mode; `F.dropout(x)` without `training=` always acts."""
+    if node.target not in _DROPOUTS:
+        return False
+    return _bound(node, "p", "training", "inplace", training=True)["training"] is False
+
+
+_FUNCTIONS: dict[Any, Callable[[Node], nn.Module | None]] = {
+    F.relu: _relu,
+    F.relu_: _relu,
+    torch.relu: _relu,
+    torch.relu_: _relu,
+    F.avg_pool2d: _avg_pool,
+    F.adaptive_avg_pool2d: _adaptive_avg_pool,
+    torch.flatten: _flatten,
+    torch.reshape: _view,
+    F.softmax: _softmax(nn.Softmax),
+    torch.softmax: _softmax(nn.Softmax),
+    F.log_softmax: _softmax(nn.LogSoftmax),
+    torch.log_softmax: _softmax(nn.LogSoftmax),
+}
+_METHODS: dict[Any, Callable[[Node], nn.Module | None]] = {
+    "relu": _relu,
+    "relu_": _relu,
+    "flatten": _flatten,
+    "view": _view,
+    "reshape": _view,
+    "softmax": _softmax(nn.Softmax),
+    "log_softmax": _softmax(nn.LogSoftmax),
+}
+
+
+def _module_for(node: Node) -> nn.Module | None:
+    table = _FUNCTIONS if node.op == "call_function" else _METHODS
+    build = table.get(node.target)
+    module = build(node) if build is not None else None
+    return module.eval() if module is not None else None

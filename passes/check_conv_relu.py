@@ -1,0 +1,240 @@
+"""CheckConvRelu: every layer in front of the tail is one that can spike, or an error names every offender."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx.node import Node
+
+from fxsnn.errors import Finding, ModelError
+from fxsnn.graph import Activation, Graph, Norm, Weighted
+from fxsnn.layers import QuantizedInput
+from fxsnn.stages import Pass, facts
+
+_GLUE = (nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d, *Norm)
+_GLUE_CALLS = ("mean", "flatten", "view", "reshape", "squeeze", "size", "getitem", "getattr", "shape")
+_POOLING = "Use average pooling (nn.AvgPool2d): it commutes with adding up spikes, a maximum does not"
+_ACTIVATION = "Use nn.ReLU: only its output can be a firing rate"
+
+
+class CheckConvRelu(Pass):
+    """conv → [batch norm] → ReLU, and hidden fully connected → [batch norm] → ReLU, with average pooling between.
+
+    The pass reads a canonical graph and changes nothing. What lies behind the body (flatten, global pooling, the final
+    fully connected layer, softmax) is the tail and stays analog.
+    """
+
+    needs = facts("canonical")
+    gives = facts("convertible")
+    preserves = True
+
+    def rewrite(self, graph: Graph) -> None:
+        """Raise a ModelError with all findings, or leave `graph` as it is."""
+        findings = self.findings(graph)
+        if findings:
+            raise ModelError(findings)
+
+    def findings(self, graph: Graph) -> list[Finding]:
+        """Everything about the network that stands in the way of its conversion, chip limits aside."""
+        found = list(_about_weights(graph))
+        placeholders = [node for node in graph if node.op == "placeholder"]
+        for extra in placeholders[1:]:
+            found.append(graph.finding(extra, "it is a second input", "Give the network one input, the images"))
+        body = graph.body()
+        classifier = graph.classifier()
+        for node in graph:
+            if node in body:
+                found.extend(_about_body(graph, node))
+            elif node.op == "output":
+                found.extend(_about_output(graph, node))
+            elif node.op != "placeholder" and (classifier is None or node < classifier):
+                found.extend(_about_glue(graph, node))
+        if not graph.body(*Weighted) and not found:
+            found.append(
+                Finding(
+                    "network",
+                    "no convolution or hidden fully connected layer with a ReLU was found",
+                    "There is nothing to convert: the final fully connected layer is never transformed",
+                )
+            )
+        return found
+
+
+def _about_weights(graph: Graph) -> Iterator[Finding]:
+    for name, tensor in [*graph.module.named_parameters(), *graph.module.named_buffers()]:
+        if not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            layer, _, attribute = name.rpartition(".")
+            node = next(iter(graph.calls(layer)), None)
+            yield Finding(
+                layer or name,
+                f"its {attribute} has {count} values that are NaN or infinite",
+                "Load weights from a training that did not diverge",
+                graph.source(node) if node is not None else "",
+            )
+    for name in sorted(graph.shared()):
+        calls = graph.calls(name)
+        if any(True for _ in graph[name].parameters()):
+            places = ", ".join(filter(None, (graph.source(node) for node in calls)))
+            yield Finding(
+                name,
+                f"its weights are used {len(calls)} times in one forward",
+                "Use one layer per call: on the chip each has its own cores and its own threshold",
+                places,
+            )
+
+
+def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
+    if graph.spikes(node) or node.op == "placeholder":
+        return
+    if graph.is_a(node, *Weighted):
+        yield from _about_layer(graph, node)
+    elif graph.is_a(node, *Norm):
+        yield from _about_norm(graph, node)
+    elif graph.is_a(node, *Activation):
+        yield from _about_relu(graph, node)
+    elif graph.is_a(node, nn.AvgPool2d):
+        yield from _about_pool(graph, node)
+    elif not graph.is_a(node, nn.Flatten, QuantizedInput) and not _is_size(node):
+        yield _unsupported(graph, node)
+
+
+def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
+    layer: Any = graph[node]
+    kind = "convolution" if isinstance(layer, nn.Conv2d) else "hidden fully connected layer"
+    if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+        yield graph.finding(
+            node, f"its padding_mode is {layer.padding_mode!r}; allowed is 'zeros'", "Pad with zeros"
+        )
+    behind = graph.sole_user(node)
+    if graph.is_a(behind, *Norm) and behind is not None:
+        behind = graph.sole_user(behind)
+    if not graph.is_a(behind, *Activation):
+        readers = ", ".join(graph.name(user) for user in node.users) or "nothing"
+        yield graph.finding(
+            node,
+            f"this {kind} has no ReLU of its own behind it; it is read by {readers}",
+            "Put nn.ReLU directly behind it (a batch norm may stand between), and read only the ReLU",
+        )
+
+
+def _about_norm(graph: Graph, node: Node) -> Iterator[Finding]:
+    norm: Any = graph[node]
+    source = node.all_input_nodes[0]
+    if not graph.is_a(source, *Weighted) or graph.sole_user(source) is not node:
+        yield graph.finding(
+            node,
+            "this batch norm does not alone follow a convolution or fully connected layer",
+            "Put it directly behind the layer it normalises, so that it can be folded in",
+        )
+    if norm.running_mean is None:
+        yield graph.finding(
+            node,
+            "this batch norm has no running statistics (track_running_stats=False)",
+            "Train with track_running_stats=True",
+        )
+
+
+def _about_relu(graph: Graph, node: Node) -> Iterator[Finding]:
+    source: Any = node.all_input_nodes[0]
+    if graph.is_a(source, *Norm):
+        source = source.all_input_nodes[0]
+    if not graph.is_a(source, *Weighted) and not graph.is_a(source, nn.AvgPool2d):
+        yield graph.finding(
+            node,
+            "this ReLU does not follow a convolution or fully connected layer",
+            "Remove it, or put it directly behind the layer",
+        )
+    elif graph.is_a(source, nn.AvgPool2d) and not _levels_only(graph, node):
+        yield graph.finding(
+            node, "this ReLU follows a pooling layer", "Put it between the convolution and the pooling"
+        )
+
+
+def _levels_only(graph: Graph, node: Node) -> bool:
+    """A ClippedReLU that rounds a pooled activation to levels, as fine-tuning inserts it."""
+    return getattr(graph[node], "levels", None) is not None
+
+
+def _about_pool(graph: Graph, node: Node) -> Iterator[Finding]:
+    pool: Any = graph[node]
+    if pool.ceil_mode:
+        yield graph.finding(node, "its ceil_mode is True", "Use ceil_mode=False: every window must have the same size")
+    if pool.divisor_override is not None:
+        yield graph.finding(node, f"its divisor_override is {pool.divisor_override}", "Leave divisor_override out")
+    padded = pool.padding if isinstance(pool.padding, int) else max(pool.padding)
+    if padded and not pool.count_include_pad:
+        yield graph.finding(
+            node,
+            "its padding is not counted (count_include_pad=False), so its windows differ in size",
+            "Use count_include_pad=True or no padding",
+        )
+    if not any(graph.is_a(before, *Weighted) for before in _ancestors(node)):
+        yield graph.finding(
+            node,
+            "it pools the images themselves, which are no spikes",
+            "Pool while the images are prepared, or after the first convolution",
+        )
+
+
+def _ancestors(node: Node) -> set[Node]:
+    found: set[Node] = set()
+    waiting = list(node.all_input_nodes)
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            waiting.extend(one.all_input_nodes)
+    return found
+
+
+def _is_size(node: Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op in ("call_function", "call_method") and name in ("size", "getitem", "getattr")
+
+
+def _about_glue(graph: Graph, node: Node) -> Iterator[Finding]:
+    """What lies between the body and the final fully connected layer must not be a layer left unconverted."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    softmax = graph.is_a(node, nn.Softmax, nn.LogSoftmax) and graph.classifier() is None
+    called = node.op in ("call_function", "call_method") and name in _GLUE_CALLS
+    if not called and not softmax and not graph.is_a(node, *_GLUE) and node.op != "get_attr":
+        yield _unsupported(graph, node)
+
+
+def _about_output(graph: Graph, node: Node) -> Iterator[Finding]:
+    if not isinstance(node.args[0], Node):
+        yield Finding(
+            "output",
+            f"forward returns a {type(node.args[0]).__name__}",
+            "Return one tensor, the logits",
+            graph.source(node),
+        )
+
+
+def _unsupported(graph: Graph, node: Node) -> Finding:
+    what = type(graph[node]).__name__ if node.op == "call_module" else graph.name(node)
+    lowered = what.lower()
+    if "maxpool" in lowered or "max_pool" in lowered:
+        remedy = _POOLING
+    elif "avgpool" in lowered or "avg_pool" in lowered:
+        remedy = "Use nn.AvgPool2d with a fixed window, or move it behind the last ReLU"
+    elif "dropout" in lowered:
+        remedy = "Pass training=self.training, so that it rests in evaluation mode"
+    elif node.op == "get_attr":
+        remedy = "Use a layer of torch.nn instead of a parameter or constant of your own"
+    elif "add" in lowered or "cat" in lowered:
+        remedy = "Joining two branches is not supported yet: make the network one chain of layers"
+    elif _looks_like_activation(lowered):
+        remedy = _ACTIVATION
+    else:
+        remedy = "Supported are Conv2d, BatchNorm2d, ReLU, AvgPool2d, Linear, BatchNorm1d and flatten"
+    return graph.finding(node, f"{what} is not supported in front of the final fully connected layer", remedy)
+
+
+def _looks_like_activation(name: str) -> bool:
+    activations = ("elu", "sigmoid", "tanh", "swish", "mish", "hard", "softplus", "softsign", "threshold", "shrink")
+    return any(part in name for part in (*activations, "relu", "gelu", "silu", "clamp", "softmax"))
