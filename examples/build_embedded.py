@@ -1,6 +1,6 @@
 """Make the digits that ship inside the package: a random subset of MNIST, the same at every run.
 
-    python examples/build_embedded.py --data_dir data
+python examples/build_embedded.py --data_dir data
 """
 
 from __future__ import annotations

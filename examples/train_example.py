@@ -101,7 +101,7 @@ def main() -> None:
 
     torch.manual_seed(options.seed)
     splits = datasets.load(options.dataset, options.data_dir)
-    network = network_for(options.dataset).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network_for(options.dataset).to(memory_format=torch.channels_last)
     train(network, *as_tensors(splits.train), options)
     test_accuracy = accuracy(network, *as_tensors(splits.test))
     torch.save({name: value.contiguous() for name, value in network.state_dict().items()}, options.save_file)

@@ -1,10 +1,10 @@
 """fxsnn: an ordinary trained PyTorch CNN in, a low-bit spiking network for a chip out.
 
-    import fxsnn
+import fxsnn
 
-    report = fxsnn.check(model, target="hw_v1.0", bits=2)
-    snn = fxsnn.convert(model, target="hw_v1.0", bits=2, calibration_data=loader)
-    logits = snn(images)
+report = fxsnn.check(model, target="hw_v1.0", bits=2)
+snn = fxsnn.convert(model, target="hw_v1.0", bits=2, calibration_data=loader)
+logits = snn(images)
 """
 
 from fxsnn import datasets

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
-import warnings
 
 from torch import Tensor, nn
 
@@ -62,9 +62,7 @@ def pipeline(
         CheckConvRelu(),
         CheckLimits(chip, bits),
         FoldBatchNorm(),
-        CalibrateThresholds(
-            calibration_data, calibration, percentile, dynamics.timesteps, input_bits, progress
-        ),
+        CalibrateThresholds(calibration_data, calibration, percentile, dynamics.timesteps, input_bits, progress),
         QuantizeWeights(bits, per_channel),
     ]
     if finetune is not None:

@@ -107,9 +107,7 @@ def _normalised(images: np.ndarray, labels: np.ndarray) -> TensorDataset:
     return TensorDataset((pixels - MNIST_MEAN[0]) / MNIST_STD[0], torch.from_numpy(labels).long())
 
 
-def _from_torchvision(
-    class_name: str, mean: tuple[float, ...], std: tuple[float, ...]
-) -> DatasetFunction:
+def _from_torchvision(class_name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> DatasetFunction:
     def read(data_dir: Path) -> Splits:
         from torchvision import datasets, transforms
 

@@ -40,7 +40,7 @@ def _existing(wanted: str) -> torch.device:
 
 
 def _least_loaded() -> int | None:
-    # GPUtil 1.4 imports distutils, which Python 3.12 no longer has, and runs nvidia-smi, which may be missing or broken.
+    # GPUtil 1.4 imports distutils, gone since Python 3.12, and runs nvidia-smi, which may be missing or broken.
     try:
         import GPUtil
 

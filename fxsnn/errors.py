@@ -1,20 +1,20 @@
 """Every error and warning of fxsnn, one family.
 
-    FxsnnError
-    ├── OptionError      an option has a value that is not allowed (also a ValueError)
-    ├── UnknownName      a target, data set or pass is not known by that name (also an OptionError)
-    ├── DataError        images, labels or calibration data do not fit
-    ├── FileError        a file is missing, damaged or does not match
-    ├── PluginError      a third party's target is broken, or two have one name
-    ├── TrainingError    fine-tuning cannot go on
-    ├── ModelError       the user's network cannot be converted; carries every finding
-    │   └── TargetError  the network does not fit the chip; carries the report of `fxsnn.check`
-    ├── PipelineError    passes are put together in an order that cannot work
-    └── GraphError       a pass has a bug: it broke the graph or a promise of its own
+FxsnnError
+├── OptionError      an option has a value that is not allowed (also a ValueError)
+├── UnknownName      a target, data set or pass is not known by that name (also an OptionError)
+├── DataError        images, labels or calibration data do not fit
+├── FileError        a file is missing, damaged or does not match
+├── PluginError      a third party's target is broken, or two have one name
+├── TrainingError    fine-tuning cannot go on
+├── ModelError       the user's network cannot be converted; carries every finding
+│   └── TargetError  the network does not fit the chip; carries the report of `fxsnn.check`
+├── PipelineError    passes are put together in an order that cannot work
+└── GraphError       a pass has a bug: it broke the graph or a promise of its own
 
-    FxsnnWarning
-    ├── CalibrationWarning  thresholds that deserve a second look
-    └── AccuracyWarning     a choice of options that is known to cost accuracy
+FxsnnWarning
+├── CalibrationWarning  thresholds that deserve a second look
+└── AccuracyWarning     a choice of options that is known to cost accuracy
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class PipelineError(FxsnnError):
 
 
 class GraphError(FxsnnError):
-    """A pass has a bug: it left a broken graph, wrote into a tensor, or did not keep the function it promised to keep."""
+    """A pass has a bug: it left a broken graph, wrote into a tensor, or did not keep the function as it promised."""
 
 
 class ModelError(FxsnnError):

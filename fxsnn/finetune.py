@@ -45,7 +45,9 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
-            raise OptionError(f"epochs is {self.epochs!r}; allowed are whole numbers from 1 (leave fine-tuning out for 0)")
+            raise OptionError(
+                f"epochs is {self.epochs!r}; allowed are whole numbers from 1 (leave fine-tuning out for 0)"
+            )
         if not self.lr > 0:
             raise OptionError(f"lr is {self.lr!r}; allowed are positive numbers")
         if not 0 <= self.momentum < 1:
@@ -101,9 +103,7 @@ def train(graph: Graph, batches: Iterable[Any], options: TrainingOptions) -> lis
         parameter.requires_grad_(False)
     for parameter in parameters:
         parameter.requires_grad_(True)
-    optimiser = torch.optim.SGD(
-        parameters, options.lr, momentum=options.momentum, weight_decay=options.weight_decay
-    )
+    optimiser = torch.optim.SGD(parameters, options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
     loss_of = _loss(graph)
     weight = parameters[0]
     losses = []
@@ -139,7 +139,7 @@ def train(graph: Graph, batches: Iterable[Any], options: TrainingOptions) -> lis
                 bar.set_postfix(loss=f"{total / count:.4f}", lr=f"{optimiser.param_groups[0]['lr']:.2g}")
             if count == 0:
                 raise DataError(
-                    f"epoch {epoch + 1} of fine-tuning had no batches; give data that can be gone through once per epoch, "
+                    f"epoch {epoch + 1} of fine-tuning had no batches; give data that can be gone through every epoch, "
                     "such as a DataLoader"
                 )
             losses.append(total / count)

@@ -191,7 +191,7 @@ class Graph:
             try:
                 with torch.no_grad():
                     meta(torch.empty(batch, channels, height, width, device="meta", dtype=weight.dtype))
-            except Exception:  # noqa: S112, PERF203 - whatever the user's network raises at a size that is not its own
+            except Exception:
                 continue
             generator = torch.Generator().manual_seed(seed)
             images = torch.randn(batch, channels, height, width, generator=generator)
@@ -433,9 +433,10 @@ def _untraceable(model: nn.Module, error: Exception) -> Finding:
         code = trace.tb_frame.f_code
         place = _user_place(code.co_filename, str(trace.tb_lineno)) or place
         trace = trace.tb_next
+    reason = next(iter(str(error).splitlines()), "")
     return Finding(
         type(model).__name__,
-        f"torch.fx cannot trace its forward ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
+        f"torch.fx cannot trace its forward ({type(error).__name__}: {reason})",
         "Write forward without branches, loops or conversions that depend on tensor values or shapes, and with one "
         "image input",
         place,

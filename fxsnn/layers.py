@@ -110,9 +110,7 @@ class ClippedReLU(nn.Module):
         summary: what calibration saw, `None` without data.
     """
 
-    def __init__(
-        self, threshold: float, levels: int | None = None, summary: ActivationSummary | None = None
-    ) -> None:
+    def __init__(self, threshold: float, levels: int | None = None, summary: ActivationSummary | None = None) -> None:
         super().__init__()
         if not threshold > 0:
             raise OptionError(f"threshold is {threshold!r}; allowed are positive numbers")
@@ -294,7 +292,7 @@ class Spiking(nn.Module):
         """Move to a device as any module does, but keep the types: a cast must not change a spike."""
         types = {name: buffer.dtype for name, buffer in self._buffers.items() if buffer is not None}
         originals = dict(self._buffers)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
         if self.dynamics is not None:
             for name, dtype in types.items():
                 moved, original = self._buffers[name], originals[name]
@@ -432,7 +430,7 @@ class SpikeReLU(nn.ReLU):
 def spike_avg_pooling(
     x: Tensor, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] | None = None, padding: int = 0
 ) -> Tensor:
-    """The functional form of `SpikeAvgPool2d`, for networks written by hand: an average pooling until it is converted."""
+    """The functional form of `SpikeAvgPool2d`, for networks written by hand: average pooling until it is converted."""
     return F.avg_pool2d(x, kernel_size, stride, padding)
 
 

@@ -1,7 +1,7 @@
 """n-bit weight grids: codes, steps of least squared error, and the straight-through form for training.
 
-A weight `W` becomes `step * code` with `code = clip(round(W / step), -Q, Q)`, `Q = 2**(bits - 1) - 1` for 2 to 4 bits;
-at 1 bit `code = sign(W)` with `sign(0) = +1`. A step belongs to an output channel (shape [C]) or to a layer (shape [1]).
+A weight `W` becomes `step * code`. For 2 to 4 bits `code = clip(round(W / step), -Q, Q)`, `Q = 2**(bits - 1) - 1`; at
+1 bit `code = sign(W)` with `sign(0) = +1`. A step belongs to an output channel (shape [C]) or to a layer (shape [1]).
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ def weight_codes(weight: Tensor, step: Tensor, bits: int) -> Tensor:
 def quantize_weight(weight: Tensor, step: Tensor, bits: int) -> Tensor:
     """`step * code`, with a gradient that passes straight through to `weight`.
 
-    The gradient is stopped where the code is clipped (2 to 4 bits), or where `|W| > 3 step` at 1 bit, so that weights do
-    not drift off beyond the grid (straight-through estimator: Bengio et al. 2013; clipped: Hubara et al. 2016, eq. 4).
+    The gradient is stopped where the code is clipped (2 to 4 bits), or where `|W| > 3 step` at 1 bit, so that weights
+    do not drift off beyond the grid (straight-through estimator: Bengio et al. 2013; clipped: Hubara et al. 2016,
+    eq. 4).
     """
     scale = spread(step, weight)
     values = weight_codes(weight.detach(), step, bits) * scale
@@ -66,9 +67,9 @@ def quantize_weight(weight: Tensor, step: Tensor, bits: int) -> Tensor:
 def fit_step(weight: Tensor, bits: int, *, per_channel: bool = True) -> Tensor:
     """The step of least squared error, `argmin_step ||W - step * code(W, step)||^2`.
 
-    At 1 bit the answer is closed, the mean of `|W|` (Rastegari et al. 2016, eq. 6). Otherwise a grid of candidates below
-    `max|W| / Q` is searched and the best one refined by alternating codes and `step = <W, code> / <code, code>`, which
-    never raises the error (Lloyd 1982).
+    At 1 bit the answer is closed, the mean of `|W|` (Rastegari et al. 2016, eq. 6). Otherwise a grid of candidates
+    below `max|W| / Q` is searched and the best one refined by alternating codes and `step = <W, code> / <code, code>`,
+    which never raises the error (Lloyd 1982).
 
     Args:
         weight: [C, ...].

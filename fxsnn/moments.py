@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
-from fxsnn.errors import Finding, ModelError
+from fxsnn.errors import ModelError
 from fxsnn.graph import Activation, Graph, Norm
 from fxsnn.layers import FoldedConv2d, FoldedLinear
 

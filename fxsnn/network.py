@@ -19,7 +19,6 @@ from fxsnn.report import Report, report_of
 from fxsnn.storage import save_arrays
 from fxsnn.target import HardwareTarget
 
-
 _FRAMES_AT_ONCE = 256
 """Images times steps that are run together: a few, whose spikes stay in the cache, are faster than a whole batch."""
 

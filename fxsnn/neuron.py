@@ -49,7 +49,9 @@ class Dynamics:
         except TypeError:
             timesteps = 0
         if isinstance(self.timesteps, bool) or not 1 <= timesteps <= LARGEST_TIMESTEPS:
-            raise OptionError(f"timesteps is {self.timesteps!r}; allowed is a whole number from 1 to {LARGEST_TIMESTEPS}")
+            raise OptionError(
+                f"timesteps is {self.timesteps!r}; allowed is a whole number from 1 to {LARGEST_TIMESTEPS}"
+            )
         object.__setattr__(self, "timesteps", timesteps)
         if self.reset not in RESETS:
             raise OptionError(f"reset is {self.reset!r}; allowed are {' and '.join(map(repr, RESETS))}")
@@ -112,8 +114,8 @@ def integer_neuron(
 ) -> IntegerNeuron:
     """Round a layer's threshold and bias to integers, with the largest codebook gain at which all registers fit.
 
-    With `m` the gain: threshold `round(threshold * m / (step * unit))`, at least 1; leak `round(bias * m / (step * unit))`;
-    codebook entries `code * m`.
+    With `m` the gain: threshold `round(threshold * m / (step * unit))`, at least 1; leak
+    `round(bias * m / (step * unit))`; codebook entries `code * m`.
 
     Args:
         step: weight step of each output channel, [C].
@@ -144,9 +146,7 @@ def integer_neuron(
     if not fits(1):
         theta, beta = rounded(1)
         if bool((theta > threshold_top).any()):
-            raise RegisterError(
-                f"its threshold is {int(theta.max())}; the register holds 1 to {threshold_top}"
-            )
+            raise RegisterError(f"its threshold is {int(theta.max())}; the register holds 1 to {threshold_top}")
         worst = int(beta[beta.abs().argmax()])
         raise RegisterError(f"its leak (bias) is {worst}; the register holds {leak_bottom} to {leak_top}")
 

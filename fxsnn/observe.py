@@ -121,8 +121,8 @@ def image_batches(data: Any, channels: int | None) -> Iterator[Tensor]:
         batches = data
     else:
         raise DataError(
-            f"calibration data is a {type(data).__name__}; expected images [N, C, H, W], or an iterable of batches such "
-            "as a DataLoader"
+            f"calibration data is a {type(data).__name__}; expected images [N, C, H, W], or an iterable of batches "
+            "such as a DataLoader"
         )
     empty = True
     for batch in batches:

@@ -80,13 +80,26 @@ class Report:
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table as cells, header first."""
-        header = ("layer", "kind", "kernel", "in/group", "limit", "out", "bits", "gain", "threshold", "leak", "spike value")
+        header = (
+            "layer",
+            "kind",
+            "kernel",
+            "in/group",
+            "limit",
+            "out",
+            "bits",
+            "gain",
+            "threshold",
+            "leak",
+            "spike value",
+        )
         return [header, *(_cells(row) for row in self.layers)]
 
     def heading(self) -> str:
         """One line about the whole network."""
         given = "analog" if self.input_bits is None else f"{self.input_bits} bits, step {self.input_unit:.4g}"
-        return f"{self.target}, T={self.timesteps}, reset by {self.reset}; input {given}; untouched: {', '.join(self.tail)}"
+        run = f"{self.target}, T={self.timesteps}, reset by {self.reset}"
+        return f"{run}; input {given}; untouched: {', '.join(self.tail)}"
 
     def __str__(self) -> str:
         return "\n".join([self.heading(), aligned(self.rows()), *(f"note: {note}" for note in self.notes)])

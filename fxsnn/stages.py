@@ -276,5 +276,3 @@ class Pipeline:
 def facts(*names: str) -> frozenset[str]:
     """Facts for `needs` and `gives`."""
     return frozenset(names)
-
-

@@ -7,7 +7,7 @@ A target is one file with one `HardwareTarget` in it:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -72,7 +72,9 @@ class HardwareTarget:
         if not self.name:
             raise OptionError("a target needs a name")
         if not self.weight_bits or not set(self.weight_bits) <= set(ALL_BITS):
-            raise OptionError(f"target {self.name!r}: weight_bits is {self.weight_bits}; allowed are values of {ALL_BITS}")
+            raise OptionError(
+                f"target {self.name!r}: weight_bits is {self.weight_bits}; allowed are values of {ALL_BITS}"
+            )
         if self.input_channels is not None:
             table = {kernel: MappingProxyType(dict(row)) for kernel, row in self.input_channels.items()}
             for kernel, row in table.items():
@@ -217,13 +219,16 @@ class FitReport:
             for fit in self.layers
         ]
         verdict = "fits" if self.ok else "does not fit"
-        lines = [f"The network {verdict} {self.target} at {self.bits} bit{'s' if self.bits > 1 else ''}.", aligned(rows)]
+        lines = [
+            f"The network {verdict} {self.target} at {self.bits} bit{'s' if self.bits > 1 else ''}.",
+            aligned(rows),
+        ]
         if self.problems:
             lines.append(listing(self.problems))
         return "\n".join(lines)
 
 
-def aligned(rows: list[tuple[str, ...]]) -> str:
+def aligned(rows: Sequence[tuple[str, ...]]) -> str:
     """Rows of cells as text with aligned columns; the first row is the header.
 
     >>> print(aligned([("a", "b"), ("long", "c")]))

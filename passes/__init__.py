@@ -3,13 +3,13 @@
 if __name__ != "fxsnn.passes":
     raise ImportError("this is the package fxsnn.passes: import it by that name")
 
+from fxsnn.passes.calibrate_thresholds import CalibrateThresholds
 from fxsnn.passes.canonicalize import Canonicalize
 from fxsnn.passes.check_conv_relu import CheckConvRelu
 from fxsnn.passes.check_limits import CheckLimits
-from fxsnn.passes.fold_batch_norm import FoldBatchNorm
-from fxsnn.passes.calibrate_thresholds import CalibrateThresholds
-from fxsnn.passes.quantize_weights import QuantizeWeights
 from fxsnn.passes.finetune import Finetune
+from fxsnn.passes.fold_batch_norm import FoldBatchNorm
+from fxsnn.passes.quantize_weights import QuantizeWeights
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
 
 __all__ = [

@@ -128,13 +128,14 @@ def _is_batch_size(value: Argument) -> bool:
     if not isinstance(value, Node):
         return False
     if value.op == "call_method" and value.target == "size":
-        return value.args[1:] == (0,) or value.kwargs.get("dim") == 0
+        return bool(value.args[1:] == (0,) or value.kwargs.get("dim") == 0)
     if value.op == "call_function" and value.target is operator.getitem and value.args[1] == 0:
         shape = value.args[0]
-        return isinstance(shape, Node) and (
-            (shape.op == "call_method" and shape.target == "size" and len(shape.args) == 1)
-            or (shape.op == "call_function" and shape.target is getattr and shape.args[1] == "shape")
-        )
+        if not isinstance(shape, Node):
+            return False
+        if shape.op == "call_method":
+            return shape.target == "size" and len(shape.args) == 1
+        return shape.target is getattr and str(shape.args[1]) == "shape"
     return False
 
 

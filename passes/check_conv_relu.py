@@ -41,8 +41,10 @@ class CheckConvRelu(Pass):
         """Everything about the network that stands in the way of its conversion, chip limits aside."""
         found = list(_about_weights(graph))
         placeholders = [node for node in graph if node.op == "placeholder"]
-        for extra in placeholders[1:]:
-            found.append(graph.finding(extra, "it is a second input", "Give the network one input, the images"))
+        found += [
+            graph.finding(extra, "it is a second input", "Give the network one input, the images")
+            for extra in placeholders[1:]
+        ]
         body = graph.body()
         classifier = graph.classifier()
         for node in graph:
@@ -106,9 +108,7 @@ def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
     layer: Any = graph[node]
     kind = "convolution" if isinstance(layer, nn.Conv2d) else "hidden fully connected layer"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
-        yield graph.finding(
-            node, f"its padding_mode is {layer.padding_mode!r}; allowed is 'zeros'", "Pad with zeros"
-        )
+        yield graph.finding(node, f"its padding_mode is {layer.padding_mode!r}; allowed is 'zeros'", "Pad with zeros")
     behind = graph.sole_user(node)
     if graph.is_a(behind, *Norm) and behind is not None:
         behind = graph.sole_user(behind)
@@ -149,9 +149,7 @@ def _about_relu(graph: Graph, node: Node) -> Iterator[Finding]:
             "Remove it, or put it directly behind the layer",
         )
     elif graph.is_a(source, nn.AvgPool2d) and not _levels_only(graph, node):
-        yield graph.finding(
-            node, "this ReLU follows a pooling layer", "Put it between the convolution and the pooling"
-        )
+        yield graph.finding(node, "this ReLU follows a pooling layer", "Put it between the convolution and the pooling")
 
 
 def _levels_only(graph: Graph, node: Node) -> bool:

@@ -37,8 +37,6 @@ class QuantizeWeights(Pass):
         for node in graph.body(*Weighted):
             layer: Any = graph[node]
             low: LowBitConv2d | LowBitLinear
-            low = (
-                conv_like(LowBitConv2d, layer) if isinstance(layer, nn.Conv2d) else linear_like(LowBitLinear, layer)
-            )
+            low = conv_like(LowBitConv2d, layer) if isinstance(layer, nn.Conv2d) else linear_like(LowBitLinear, layer)
             low.quantize(operator.index(self.bits), per_channel=self.per_channel)
             graph.replace(node, low)

@@ -86,7 +86,7 @@ class SubstituteSpikes(Pass):
         _require_calibrated(graph)
         tail = graph.tail()
         encoded = self._encode(graph)
-        signals = {node: encoded for node in (graph.input(), *graph.nodes(Encode))}
+        signals = dict.fromkeys((graph.input(), *graph.nodes(Encode)), encoded)
         findings: list[Finding] = []
         last = None
         for node in graph.body():

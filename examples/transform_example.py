@@ -1,0 +1,199 @@
+"""Turn a trained network into a spiking one, measure it, save it.
+
+    python examples/transform_example.py                                        # the embedded digits, 4 bits
+    python examples/transform_example.py --weight_bitwidth 4 2 --finetune_epochs 3
+    python examples/transform_example.py --dataset CIFAR10 --data_dir data --load_file colour_net.pt --weight_bitwidth 2
+
+To transform a network of your own, put it into `networks.py`; for data of your own, write a function under
+`@fxsnn.datasets.register("name")` and import it here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable
+from importlib import resources
+from pathlib import Path
+
+import torch
+from networks import network_for
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+import fxsnn
+from fxsnn import datasets, plots
+from fxsnn.device import choose_device
+from fxsnn.storage import load_weights
+
+CALIBRATION_IMAGES = 2000
+SIMULATED_AT_ONCE = 16
+LONGEST_PLOTTED = 32
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Transform a trained ANN into a spiking network.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--load_file", type=Path, help="trained weights; none: those of the embedded digit network")
+    parser.add_argument("--dataset", default=datasets.EMBEDDED, help=f"one of {', '.join(datasets.names())}")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the data set lies")
+    parser.add_argument("--save_file", type=Path, default=Path("out/snn.safetensors"), help="where the result goes")
+    parser.add_argument("--batch_size", type=int, default=128, help="for calibration and fine-tuning")
+    parser.add_argument("--test_batch_size", type=int, default=128)
+    parser.add_argument("--timesteps", type=int, default=16)
+    parser.add_argument("--reset_mode", choices=("zero", "subtraction"), default="subtraction")
+    parser.add_argument("--weight_bitwidth", type=int, nargs="+", default=[4], help="1 to 4; several are compared")
+    parser.add_argument("--finetune_lr", type=float, default=0.005, help="fine-tuning learning rate")
+    parser.add_argument("--finetune_epochs", type=int, default=5, help="fine-tuning epochs; 0 leaves it out")
+    parser.add_argument("--finetune_wd", type=float, default=5e-4, help="fine-tuning weight decay")
+    parser.add_argument("--finetune_momentum", type=float, default=0.9, help="fine-tuning momentum")
+    parser.add_argument("--target", default="hw_v1.0", help="the chip")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; none: the least-loaded GPU, or the CPU")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; the exit status is 0, or 2 with one message for a user's mistake."""
+    options = parse(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("fxsnn.device").setLevel(logging.INFO)
+    try:
+        transform(options)
+    except fxsnn.FxsnnError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def transform(options: argparse.Namespace) -> None:
+    """Convert at every bit width asked for, and compare."""
+    start = time.perf_counter()
+    torch.manual_seed(options.seed)
+    device = choose_device(options.device)
+    network = trained_network(options).to(device)
+    splits = datasets.load(options.dataset, options.data_dir)
+    test: Batches = DataLoader(splits.test, options.test_batch_size)
+    options.save_file.parent.mkdir(parents=True, exist_ok=True)
+
+    float_accuracy = accuracy(network, test, "ANN")
+    print(f"ANN on {options.dataset}: {float_accuracy:.2f} %")
+    curves, written = {}, []
+    for bits in options.weight_bitwidth:
+        print(f"\n{bits} bits\n{fxsnn.check(network, target=options.target, bits=bits)}")
+        quantised, snn = converted(network, bits, splits.train, options)
+        print(snn.report)
+        quantised_accuracy = accuracy(quantised, test, f"{bits} bits, quantised")
+        spiking = accuracy_over_time(snn, test, max(options.timesteps, LONGEST_PLOTTED), f"{bits} bits, spiking")
+        curves[f"{bits} bits"] = spiking
+        print(
+            f"{bits} bits: ANN {float_accuracy:.2f} %, quantised {quantised_accuracy:.2f} %, "
+            f"spiking {spiking[options.timesteps - 1]:.2f} % at T={options.timesteps}"
+        )
+        written.append(snn.save(save_file(options, bits)))
+    written.append(draw(curves, float_accuracy, options.save_file.with_name("accuracy_against_timesteps.png")))
+    print(f"\nwritten in {time.perf_counter() - start:.0f} s:", *written, sep="\n  ")
+
+
+def trained_network(options: argparse.Namespace) -> nn.Module:
+    """The network for the data set, with its weights."""
+    network = network_for(options.dataset)
+    if options.load_file is not None:
+        load_weights(network, options.load_file)
+    elif options.dataset in (datasets.EMBEDDED, "MNIST"):
+        with resources.as_file(resources.files("fxsnn") / "embedded" / "digit_net.pt") as path:
+            load_weights(network, path)
+    else:
+        raise fxsnn.FileError(
+            f"--load_file is missing: there are no embedded weights for {options.dataset}. "
+            "Train some with examples/train_example.py"
+        )
+    return network.eval()
+
+
+def converted(
+    network: nn.Module, bits: int, train: Dataset[tuple[Tensor, int]], options: argparse.Namespace
+) -> tuple[Callable[[Tensor], Tensor], fxsnn.SpikingNetwork]:
+    """The network with n-bit weights, and its spiking form."""
+    generator = torch.Generator().manual_seed(options.seed)
+    size = len(train)  # type: ignore[arg-type]  # every data set of the registry is map-style
+    chosen = torch.randperm(size, generator=generator)[:CALIBRATION_IMAGES].tolist()
+    finetune = fxsnn.Finetune(
+        DataLoader(train, options.batch_size, shuffle=True),
+        epochs=options.finetune_epochs,
+        lr=options.finetune_lr,
+        momentum=options.finetune_momentum,
+        weight_decay=options.finetune_wd,
+        seed=options.seed,
+        progress=True,
+    ) if options.finetune_epochs else None  # fmt: skip
+    passes = fxsnn.pipeline(
+        target=options.target,
+        bits=bits,
+        timesteps=options.timesteps,
+        reset=options.reset_mode,
+        calibration_data=DataLoader(Subset(train, chosen), options.batch_size),
+        finetune=finetune,
+        progress=True,
+    )
+    for step in passes.steps(network):
+        print(f"  {step}")
+    return step.before, fxsnn.SpikingNetwork(step.after, fxsnn.get_target(options.target))
+
+
+def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str) -> float:
+    """Share of the images that are classified correctly, in percent."""
+    hits = count = 0
+    with torch.no_grad():
+        for images, labels in tqdm(batches, desc=title, disable=None, leave=False):
+            hits += int((network(images.to(device_of(network))).argmax(1).cpu() == labels).sum())
+            count += len(labels)
+    return 100 * hits / count
+
+
+def accuracy_over_time(snn: fxsnn.SpikingNetwork, batches: Batches, timesteps: int, title: str) -> list[float]:
+    """Accuracy in percent after 1, 2, ... `timesteps` steps, from one run."""
+    own, snn.timesteps = snn.timesteps, timesteps
+    hits, count = torch.zeros(timesteps), 0
+    for images, labels in tqdm(batches, desc=title, disable=None, leave=False):
+        for few, right in zip(images.split(SIMULATED_AT_ONCE), labels.split(SIMULATED_AT_ONCE), strict=True):
+            logits = snn.simulate(few.to(device_of(snn))).logits
+            hits += (logits.argmax(2).cpu() == right).sum(1)
+        count += len(labels)
+    snn.timesteps = own
+    return (100 * hits / count).tolist()
+
+
+def device_of(network: object) -> torch.device:
+    """Where a network's tensors are."""
+    module = network.module if isinstance(network, fxsnn.Graph) else network
+    assert isinstance(module, nn.Module)
+    return next(module.parameters()).device
+
+
+def save_file(options: argparse.Namespace, bits: int) -> Path:
+    """The output file; with several bit widths, each has its own."""
+    path: Path = options.save_file
+    return path if len(options.weight_bitwidth) == 1 else path.with_name(f"{path.stem}_{bits}bit{path.suffix}")
+
+
+def draw(curves: dict[str, list[float]], float_accuracy: float, path: Path) -> Path:
+    """Accuracy against timesteps as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    plots.accuracy_against_timesteps(figure.subplots(), curves, float_accuracy)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
