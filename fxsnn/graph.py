@@ -239,8 +239,15 @@ class Graph:
         return candidate
 
     def tidy(self) -> None:
-        """Drop what nothing reads, and recompile."""
-        self.module.graph.eliminate_dead_code()
+        """Drop what nothing reads, and recompile.
+
+        Raises:
+            GraphError: the graph is not well-formed.
+        """
+        try:
+            self.module.graph.eliminate_dead_code()
+        except RuntimeError as error:
+            raise GraphError(f"the graph is not well-formed: {error}") from error
         self.module.delete_all_unused_submodules()
         self.module.recompile()
 

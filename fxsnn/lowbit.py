@@ -6,6 +6,8 @@ A weight `W` becomes `step * code`. For 2 to 4 bits `code = clip(round(W / step)
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ A channel whose weights have died (as weight decay behind a batch norm brings ab
 zero, a threshold beyond every register, and cost the whole layer its codebook gain.
 """
 
-_CANDIDATES = 64
+_CANDIDATES = 256
 _REFINEMENTS = 8
 
 
@@ -68,8 +70,8 @@ def fit_step(weight: Tensor, bits: int, *, per_channel: bool = True) -> Tensor:
     """The step of least squared error, `argmin_step ||W - step * code(W, step)||^2`.
 
     At 1 bit the answer is closed, the mean of `|W|` (Rastegari et al. 2016, eq. 6). Otherwise a grid of candidates
-    below `max|W| / Q` is searched and the best one refined by alternating codes and `step = <W, code> / <code, code>`,
-    which never raises the error (Lloyd 1982).
+    up to `1.2 max|W| / Q` is searched and the best one refined by alternating codes and
+    `step = <W, code> / <code, code>`, which never raises the error (Lloyd 1982).
 
     Args:
         weight: [C, ...].
@@ -89,8 +91,9 @@ def fit_step(weight: Tensor, bits: int, *, per_channel: bool = True) -> Tensor:
 
 def _search(rows: Tensor, bits: int) -> Tensor:
     widest = (rows.abs().amax(1) / largest_code(bits)).clamp_min(torch.finfo(rows.dtype).tiny)
-    best, least = widest, torch.full_like(widest, torch.inf)
-    shares = torch.logspace(-1.5, 0, _CANDIDATES, dtype=rows.dtype, device=rows.device)
+    best, least = _better(rows, bits, widest, widest, torch.full_like(widest, torch.inf))
+    # Up to max|W| / (Q - 1/2): beyond it the largest weight would no longer reach the largest code.
+    shares = torch.logspace(-1.5, math.log10(1.2), _CANDIDATES, dtype=rows.dtype, device=rows.device)
     for share in shares:
         best, least = _better(rows, bits, widest * share, best, least)
     for _ in range(_REFINEMENTS):

@@ -29,7 +29,7 @@ class TargetSource:
         name: what users write as `target=`.
         origin: the module or the distribution that gives it.
         entry_point: set for third parties' targets; they are imported only when they are asked for.
-        module: set for ours.
+        target: set for ours.
     """
 
     name: str
@@ -105,7 +105,7 @@ def get_target(target: str | HardwareTarget) -> HardwareTarget:
     if isinstance(target, HardwareTarget):
         return target
     sources = target_sources()
-    if target not in sources:
+    if not isinstance(target, str) or target not in sources:
         known = ", ".join(sorted(sources))
         raise UnknownName(f"unknown target {target!r}; known: {known}. A HardwareTarget object is accepted too")
     return sources[target].load()

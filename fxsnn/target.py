@@ -219,10 +219,9 @@ class FitReport:
             for fit in self.layers
         ]
         verdict = "fits" if self.ok else "does not fit"
-        lines = [
-            f"The network {verdict} {self.target} at {self.bits} bit{'s' if self.bits > 1 else ''}.",
-            aligned(rows),
-        ]
+        lines = [f"The network {verdict} {self.target} at {self.bits} bit{'s' if self.bits > 1 else ''}."]
+        if self.layers:
+            lines.append(aligned(rows))
         if self.problems:
             lines.append(listing(self.problems))
         return "\n".join(lines)

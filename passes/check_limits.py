@@ -37,7 +37,8 @@ class CheckLimits(Pass):
         """Every layer with its limit."""
         bits = self.target.require_bits(self.bits)
         layers, violations = [], []
-        for node in graph.body(*Weighted):
+        # A layer that is called twice is one row here; CheckConvRelu speaks about the sharing.
+        for node in {node.target: node for node in reversed(graph.body(*Weighted))}.values():
             layer: Any = graph[node]
             convolution = isinstance(layer, nn.Conv2d)
             fit, violation = fit_layer(
@@ -54,4 +55,4 @@ class CheckLimits(Pass):
             layers.append(fit)
             if violation is not None:
                 violations.append(violation)
-        return FitReport(self.target.name, bits, tuple(layers), tuple(violations))
+        return FitReport(self.target.name, bits, tuple(layers[::-1]), tuple(violations[::-1]))

@@ -1,0 +1,30 @@
+"""What all tests share: conversion without the warnings that a test does not speak about."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from torch import nn
+
+import fxsnn
+
+
+# The same examples at every run; no deadline, since the machine may be busy.
+settings.register_profile("fxsnn", deadline=None, derandomize=True)
+settings.load_profile("fxsnn")
+
+
+@pytest.fixture
+def convert() -> Callable[..., fxsnn.SpikingNetwork]:
+    """`fxsnn.convert` for hw_v1.0 at 2 bits unless a test says otherwise, its warnings silenced."""
+
+    def quietly(model: nn.Module, **options: Any) -> fxsnn.SpikingNetwork:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
+            return fxsnn.convert(model, **{"target": "hw_v1.0", "bits": 2, **options})
+
+    return quietly

@@ -1,0 +1,157 @@
+"""The integrate-and-fire neuron by hand, and integers that fit their registers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fxsnn.errors import OptionError
+from fxsnn.lowbit import largest_code
+from fxsnn.neuron import Dynamics, RegisterError, integer_neuron, integrate_and_fire
+from fxsnn.target import Registers
+
+REGISTERS = Registers(codebook=11, threshold=18, leak=19)
+
+
+def spikes(drive: list[int], threshold: int, **options: object) -> list[int]:
+    """Spikes of one neuron under a drive."""
+    dynamics = Dynamics(timesteps=len(drive), **options)  # type: ignore[arg-type]
+    given_drive = torch.tensor(drive, dtype=torch.int32).view(-1, 1, 1)
+    fired = integrate_and_fire(given_drive, torch.tensor([threshold], dtype=torch.int32), dynamics)
+    return [int(value) for value in fired.flatten()]
+
+
+def test_subtraction_keeps_what_lies_above_the_threshold() -> None:
+    # V: 5 -> 12 fire 2 -> 9 -> 16 fire 6 -> 13 fire 3
+    assert spikes([7, 7, 7, 7], 10) == [1, 0, 1, 1]
+
+
+def test_zero_throws_it_away() -> None:
+    # V: 5 -> 12 fire 0 -> 7 -> 14 fire 0 -> 7
+    assert spikes([7, 7, 7, 7], 10, reset="zero") == [1, 0, 1, 0]
+
+
+def test_membranes_can_start_at_zero() -> None:
+    assert spikes([7, 7, 7, 7], 10, initial_membrane=0) == [0, 1, 1, 0]
+
+
+def test_half_an_odd_threshold_is_rounded_down() -> None:
+    assert spikes([1], 3) == [0]  # 1 + 1 < 3
+    assert spikes([2], 3) == [1]
+
+
+def test_reaching_the_threshold_is_enough() -> None:
+    assert spikes([5], 10) == [1]
+
+
+def test_there_is_at_most_one_spike_a_step() -> None:
+    assert spikes([100, 0, 0], 10) == [1, 1, 1]
+
+
+def test_the_membrane_has_no_lower_bound() -> None:
+    assert spikes([-1000, 500, 500, 10], 10) == [0, 0, 0, 1]
+
+
+@given(drive=st.integers(-50, 50), threshold=st.integers(1, 40), steps=st.integers(1, 64))
+def test_under_a_steady_drive_counts_are_the_rounded_clipped_quotient(drive: int, threshold: int, steps: int) -> None:
+    count = sum(spikes([drive] * steps, threshold))
+    expected = (steps * drive + threshold // 2) // threshold
+    assert count == min(max(expected, 0), steps)
+
+
+def test_a_drive_without_time_acts_at_every_step() -> None:
+    drive = torch.full((1, 2, 1, 3), 4, dtype=torch.int32)
+    dynamics = Dynamics(5)
+    threshold = torch.tensor([9], dtype=torch.int32)
+    steady = integrate_and_fire(drive, threshold, dynamics)
+    repeated = integrate_and_fire(drive.expand(5, -1, -1, -1), threshold, dynamics)
+    assert steady.shape == (5, 2, 1, 3)
+    assert torch.equal(steady, repeated)
+
+
+def test_the_recorder_sees_membranes_before_the_reset() -> None:
+    seen: list[int] = []
+
+    def record(membrane: Tensor) -> None:
+        seen.append(int(membrane))
+
+    drive = torch.full((1, 1, 1), 7, dtype=torch.int32)
+    integrate_and_fire(drive, torch.tensor([10], dtype=torch.int32), Dynamics(3), record)
+    assert seen == [12, 9, 16]
+
+
+@pytest.mark.parametrize("timesteps", [0, -1, 2.5, "8", None, True, 1 << 20])
+def test_timesteps_must_be_a_whole_positive_number(timesteps: object) -> None:
+    with pytest.raises(OptionError, match="timesteps is .*; allowed is a whole number from 1"):
+        Dynamics(timesteps)  # type: ignore[arg-type]
+
+
+def test_resets_and_starts_are_named() -> None:
+    with pytest.raises(OptionError, match="reset is 'soft'; allowed are 'subtraction' and 'zero'"):
+        Dynamics(4, reset="soft")
+    with pytest.raises(OptionError, match="initial_membrane is 0.3; allowed are 0 and 0.5"):
+        Dynamics(4, initial_membrane=0.3)
+
+
+POSITIVE = st.floats(1e-3, 1e2)
+
+
+@given(
+    step=st.lists(POSITIVE, min_size=1, max_size=4),
+    threshold=POSITIVE,
+    unit=POSITIVE,
+    bias=st.floats(-1e2, 1e2),
+    bits=st.sampled_from((1, 2, 3, 4)),
+)
+def test_the_gain_is_the_largest_at_which_all_registers_fit(
+    step: list[float], threshold: float, unit: float, bias: float, bits: int
+) -> None:
+    steps = torch.tensor(step, dtype=torch.float64)
+
+    def fits(gain: int) -> bool:
+        theta = (threshold * gain / (steps * unit)).round().clamp_min(1)
+        leak = (bias * gain / (steps * unit)).round()
+        codes = largest_code(bits) * gain <= 1023
+        return codes and bool((theta <= 131071).all() and (leak >= -262144).all() and (leak <= 262143).all())
+
+    arguments = {"step": steps, "bias": torch.full_like(steps, bias), "threshold": threshold, "unit": unit}
+    if not fits(1):
+        with pytest.raises(RegisterError):
+            integer_neuron(**arguments, bits=bits, registers=REGISTERS)  # type: ignore[arg-type]
+        return
+    neuron = integer_neuron(**arguments, bits=bits, registers=REGISTERS)  # type: ignore[arg-type]
+    assert neuron.gain >= 1
+    assert fits(neuron.gain)
+    assert not fits(neuron.gain + 1)
+    assert torch.equal(neuron.threshold.double(), (threshold * neuron.gain / (steps * unit)).round().clamp_min(1))
+    assert torch.equal(neuron.leak.double(), (bias * neuron.gain / (steps * unit)).round())
+    torch.testing.assert_close(neuron.spike_value, neuron.threshold * steps * unit / neuron.gain)
+
+
+def one(step: float = 1.0, threshold: float = 1.0, bias: float = 0.0) -> None:
+    integer_neuron(
+        step=torch.tensor([step], dtype=torch.float64),
+        bias=torch.tensor([bias], dtype=torch.float64),
+        threshold=threshold,
+        unit=1.0,
+        bits=2,
+        registers=REGISTERS,
+    )
+
+
+def test_a_threshold_beyond_its_register_is_an_error_with_value_and_range() -> None:
+    with pytest.raises(RegisterError, match="its threshold is 200000; the register holds 1 to 131071"):
+        one(threshold=200_000.0)
+
+
+def test_a_leak_beyond_its_register_is_an_error_with_value_and_range() -> None:
+    with pytest.raises(RegisterError, match=r"its leak \(bias\) is -300000; the register holds -262144 to 262143"):
+        one(bias=-300_000.0)
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(RegisterError, match="not finite"):
+        one(bias=float("nan"))

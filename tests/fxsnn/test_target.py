@@ -1,0 +1,73 @@
+"""Targets are plain data that contradict themselves never and say clearly what fits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from fxsnn.errors import OptionError
+from fxsnn.target import HardwareTarget, Registers, fit_layer
+
+CHIP = HardwareTarget("chip", weight_bits=(1, 2), input_channels={(3, 3): {1: 8, 2: 4}})
+
+
+def test_a_signed_register_holds_its_range() -> None:
+    assert Registers.range_of(18) == (-131072, 131071)
+
+
+def test_a_limit_is_looked_up_by_kernel_and_bits() -> None:
+    assert CHIP.input_channel_limit((3, 3), 2) == 4
+
+
+def test_a_kernel_without_an_entry_holds_nothing() -> None:
+    assert CHIP.input_channel_limit((1, 1), 2) == 0
+    assert CHIP.largest_bits((1, 1), 1) is None
+
+
+def test_no_table_means_no_limit() -> None:
+    free = HardwareTarget("free")
+    assert free.input_channel_limit((7, 7), 4) is None
+    assert free.largest_bits((7, 7), 10_000) == 4
+
+
+@pytest.mark.parametrize(("channels", "bits"), [(4, 2), (5, 1), (8, 1), (9, None)])
+def test_the_largest_bit_width_that_fits(channels: int, bits: int | None) -> None:
+    assert CHIP.largest_bits((3, 3), channels) == bits
+
+
+@pytest.mark.parametrize("bits", [0, 3, 5, -1, "two", 2.0, True, None])
+def test_bits_that_the_chip_does_not_know_are_refused(bits: object) -> None:
+    with pytest.raises(OptionError, match=r"bits is .*; target 'chip' allows 1, 2"):
+        CHIP.require_bits(bits)
+
+
+def test_a_target_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CHIP.name = "other"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        CHIP.input_channels[(3, 3)][1] = 99  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": ""},
+        {"name": "x", "weight_bits": ()},
+        {"name": "x", "weight_bits": (5,)},
+        {"name": "x", "weight_bits": (1,), "input_channels": {(3, 3): {2: 4}}},
+        {"name": "x", "input_channels": {(3, 3): {2: 0}}},
+    ],
+)
+def test_data_that_contradict_themselves_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(OptionError):
+        HardwareTarget(**options)  # type: ignore[arg-type]
+
+
+def test_with_groups_the_limit_binds_the_channels_of_one_group() -> None:
+    layer = {"layer": "c", "kind": "Conv2d", "kernel_size": (3, 3), "out_channels": 8}
+    assert fit_layer(CHIP, 2, in_channels=8, groups=2, **layer)[1] is None  # type: ignore[arg-type]
+    violation = fit_layer(CHIP, 2, in_channels=10, groups=2, **layer)[1]  # type: ignore[arg-type]
+    assert violation is not None
+    assert violation.in_channels == 5
+    assert "per group" in violation.message
