@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -125,9 +126,10 @@ def train(graph: Graph, batches: Iterable[Any], options: TrainingOptions) -> lis
                 for group in optimiser.param_groups:
                     group["lr"] = options.lr * (0.01 if done >= 0.75 else 0.1 if done >= 0.5 else 1.0)
                 loss = loss_of(graph(images.to(weight.device, weight.dtype)), labels.to(weight.device))
-                if not bool(torch.isfinite(loss)):
+                value = float(loss.detach())
+                if not math.isfinite(value):
                     raise TrainingError(
-                        f"the loss is {float(loss)} in epoch {epoch + 1}, batch {iteration + 1}; use a smaller lr "
+                        f"the loss is {value} in epoch {epoch + 1}, batch {iteration + 1}; use a smaller lr "
                         f"(it is {options.lr}) or check the labels"
                     )
                 optimiser.zero_grad()
@@ -135,7 +137,7 @@ def train(graph: Graph, batches: Iterable[Any], options: TrainingOptions) -> lis
                 optimiser.step()
                 for layer in layers:
                     layer.refit()
-                total, count = total + float(loss) * len(images), count + len(images)
+                total, count = total + value * len(images), count + len(images)
                 bar.set_postfix(loss=f"{total / count:.4f}", lr=f"{optimiser.param_groups[0]['lr']:.2g}")
             if count == 0:
                 raise DataError(

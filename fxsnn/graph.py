@@ -218,7 +218,7 @@ class Graph:
 
     def insert_after(self, node: Node, name: str, module: nn.Module) -> Node:
         """A new call of `module` behind `node`; all users of `node` read the new one."""
-        target = self._unused_name(name)
+        target = self._unused_name(name.replace(".", "_"))
         self.module.add_submodule(target, module)
         with self.module.graph.inserting_after(node):
             new = self.module.graph.call_module(target, (node,))
@@ -231,9 +231,8 @@ class Graph:
         return (node.all_input_nodes[0],)
 
     def _unused_name(self, name: str) -> str:
-        taken = {str(node.target) for node in self} | {child for child, _ in self.module.named_modules()}
         candidate, count = name, 0
-        while candidate in taken or hasattr(self.module, candidate):
+        while hasattr(self.module, candidate):
             count += 1
             candidate = f"{name}_{count}"
         return candidate

@@ -45,7 +45,7 @@ class Canonicalize(Pass):
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
-        for node in graph.nodes():
+        for node in reversed(graph.nodes()):  # of several calls of one module, the first keeps its name
             if node.op in ("call_function", "call_method"):
                 if _is_inactive_dropout(node):
                     graph.bypass(node)
@@ -57,7 +57,8 @@ class Canonicalize(Pass):
                 graph.replace(node, _plain(graph[node]))
             elif graph.is_a(node, nn.ReLU) and graph[node].inplace:
                 graph.replace(node, nn.ReLU())
-        for node in graph.nodes(nn.ReLU, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Softmax, nn.LogSoftmax):
+        kinds = (nn.ReLU, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Softmax, nn.LogSoftmax)
+        for node in reversed(graph.nodes(*kinds)):
             if len(graph.calls(str(node.target))) > 1:
                 graph.replace(node, copy.copy(graph[node]))
 

@@ -113,7 +113,7 @@ def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
     if graph.is_a(behind, *Norm) and behind is not None:
         behind = graph.sole_user(behind)
     if not graph.is_a(behind, *Activation):
-        readers = ", ".join(graph.name(user) for user in node.users) or "nothing"
+        readers = ", ".join(graph.name(user) for user in sorted(node.users)) or "nothing"
         yield graph.finding(
             node,
             f"this {kind} has no ReLU of its own behind it; it is read by {readers}",
@@ -207,7 +207,7 @@ def _about_output(graph: Graph, node: Node) -> Iterator[Finding]:
     if not isinstance(node.args[0], Node):
         yield Finding(
             "output",
-            f"forward returns a {type(node.args[0]).__name__}",
+            f"forward returns a {type(node.args[0]).__name__.removeprefix('immutable_')}",
             "Return one tensor, the logits",
             graph.source(node),
         )

@@ -1,0 +1,196 @@
+"""Thresholds from data by three methods, independent of the batches' order, and without data from statistics."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import fxsnn
+from fxsnn.errors import CalibrationWarning, DataError, OptionError
+from fxsnn.graph import Graph
+from fxsnn.layers import ClippedReLU, QuantizedInput
+from fxsnn.passes import CalibrateThresholds, Canonicalize, FoldBatchNorm
+from tests.nets import CONVERTIBLE, Small, images, seeded
+
+
+def prepared(model: nn.Module) -> Graph:
+    return FoldBatchNorm()(Canonicalize()(fxsnn.capture(model)).after).after
+
+
+def thresholds(graph: Graph) -> dict[str, float]:
+    return {graph.name(node): graph[node].threshold for node in graph.nodes(ClippedReLU)}  # type: ignore[misc]
+
+
+def calibrated(data: Any, model: nn.Module | None = None, **options: Any) -> Graph:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CalibrationWarning)
+        return CalibrateThresholds(data, **options)(prepared(model or seeded(Small))).after
+
+
+def activations(model: nn.Module, name: str, data: Tensor) -> Tensor:
+    kept: list[Tensor] = []
+    handle = model.get_submodule(name).register_forward_hook(lambda _m, _i, output: kept.append(output.detach()))
+    model(data)
+    handle.remove()
+    return kept[0]
+
+
+DATA = images(64)
+
+
+@pytest.mark.parametrize("layer", ["relu1", "relu2", "relu3"])
+def test_max_is_the_largest_activation(layer: str) -> None:
+    expected = float(activations(seeded(Small), layer, DATA).max())
+    assert thresholds(calibrated(DATA, method="max"))[layer] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("percentile", [50.0, 90.0, 99.0, 99.9, 100.0])
+def test_percentile_is_that_of_all_activations(percentile: float) -> None:
+    values = activations(seeded(Small), "relu1", DATA).numpy()
+    expected = np.percentile(values, percentile)
+    found = thresholds(calibrated(DATA, percentile=percentile))["relu1"]
+    if expected > 0:
+        assert found == pytest.approx(expected, rel=5e-3)
+
+
+def test_mse_costs_no_more_than_any_percentile() -> None:
+    values = activations(seeded(Small), "relu2", DATA).double()
+
+    def cost(threshold: float) -> float:
+        step = threshold / 8
+        return float((values - (values.clamp(max=threshold) / step + 0.5).floor() * step).square().sum())
+
+    found = thresholds(calibrated(DATA, method="mse", levels=8))["relu2"]
+    others = [thresholds(calibrated(DATA, percentile=p))["relu2"] for p in (90.0, 99.0, 99.9, 100.0)]
+    assert cost(found) <= min(map(cost, others)) * 1.01
+
+
+@pytest.mark.parametrize("method", ["max", "percentile", "mse"])
+def test_the_order_of_the_batches_does_not_matter(method: str) -> None:
+    batches = list(DATA.split(8))
+    forward = thresholds(calibrated(batches, method=method))
+    assert forward == thresholds(calibrated(batches[::-1], method=method))
+    assert forward == thresholds(calibrated(iter(batches[3:] + batches[:3]), method=method))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DATA,
+        (DATA, torch.zeros(64)),
+        [DATA],
+        DataLoader(TensorDataset(DATA, torch.zeros(64)), batch_size=64),
+        ((part, 0) for part in [DATA]),
+    ],
+    ids=["tensor", "pair", "list", "loader", "generator"],
+)
+def test_data_come_in_any_of_the_usual_forms(data: Any) -> None:
+    assert thresholds(calibrated(data))["relu1"] == pytest.approx(thresholds(calibrated(DATA))["relu1"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "calibration data is empty"),
+        (DataLoader(TensorDataset(DATA[:0])), "calibration data is empty"),
+        (DATA[:0], "calibration data is empty"),
+        (3, "calibration data is a int"),
+        (DATA[0], r"images have shape \[3, 12, 12\]; expected \[N, 3, H, W\]"),
+        ([DATA[:, :1]], r"that is 1 channels; expected \[N, 3, H, W\]"),
+        ([DATA.int()], "images are torch.int32"),
+        (["a.png"], "images are a str"),
+        ([DATA * float("nan")], "images contain NaN"),
+        ([DATA * float("inf")], "images contain|infinite"),
+        ([images(size=5)], "does not accept calibration images of shape"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(data: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        calibrated(data)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "median"}, "calibration method is 'median'; allowed are max, percentile, mse"),
+        ({"percentile": 0.0}, "percentile is 0.0"),
+        ({"percentile": 101.0}, "percentile is 101.0"),
+        ({"input_bits": 1}, "input_bits is 1; allowed are 2 to 16"),
+        ({"input_bits": True}, "input_bits is True"),
+    ],
+)
+def test_options_that_are_not_allowed_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        CalibrateThresholds(**options)
+
+
+class TestTheInput:
+    def test_its_step_lets_the_largest_pixel_have_the_largest_code(self) -> None:
+        graph = calibrated(DATA)
+        (node,) = graph.nodes(QuantizedInput)
+        assert graph[node].unit == pytest.approx(float(DATA.abs().max()) / 127)  # type: ignore[union-attr]
+
+    def test_it_can_stay_analog(self) -> None:
+        assert not calibrated(DATA, input_bits=None).nodes(QuantizedInput)
+
+
+class TestReports:
+    def test_a_silent_layer_is_named(self) -> None:
+        model = seeded(Small)
+        with torch.no_grad():
+            model.hidden.weight.zero_()
+            model.hidden.bias.fill_(-1)
+        with pytest.warns(CalibrationWarning, match="hidden is silent"):
+            CalibrateThresholds(DATA)(prepared(model))
+
+    def test_a_saturated_layer_is_named(self) -> None:
+        model = seeded(Small)
+        with torch.no_grad():
+            model.hidden.weight.zero_()
+            model.hidden.bias.fill_(3)
+        with pytest.warns(CalibrationWarning, match=r"hidden is saturated: 100% of its activations"):
+            CalibrateThresholds(DATA)(prepared(model))
+
+    def test_a_healthy_network_is_not_spoken_about(self) -> None:
+        CalibrateThresholds(DATA)(prepared(seeded(Small)))  # any warning is an error here
+
+
+class TestWithoutData:
+    @pytest.mark.parametrize("name", CONVERTIBLE)
+    def test_every_network_gets_thresholds_and_a_warning(self, name: str) -> None:
+        with pytest.warns(CalibrationWarning, match="derived without data"):
+            graph = CalibrateThresholds()(prepared(seeded(CONVERTIBLE[name]))).after
+        assert all(value > 0 for value in thresholds(graph).values())
+
+    def test_behind_a_batch_norm_they_are_those_of_its_normal_distribution(self) -> None:
+        model = seeded(Small)
+        with torch.no_grad():
+            model.norm1.weight.fill_(2)
+            model.norm1.bias.fill_(1)
+        found = thresholds(calibrated(None, model))["relu1"]
+        assert found == pytest.approx(1 + 2 * 3.0902, rel=1e-2)  # the 99.9th percentile of N(1, 2^2)
+
+    @pytest.mark.parametrize("norm", [True, False])
+    def test_they_come_near_those_from_data(self, norm: bool) -> None:
+        torch.manual_seed(0)
+        model = Small(norm=norm, bias=not norm)
+        if norm:  # give the statistics something to know
+            model.train()
+            for _ in range(50):
+                model(torch.randn(64, 3, 12, 12))
+        without, with_data = thresholds(calibrated(None, model.eval())), thresholds(calibrated(images(256), model))
+        for layer, value in with_data.items():
+            assert 0.5 < without[layer] / value < 3
+
+
+def test_the_graph_before_stays() -> None:
+    graph = prepared(seeded(Small))
+    text = graph.text()
+    CalibrateThresholds(DATA)(graph)
+    assert graph.text() == text

@@ -1,0 +1,140 @@
+"""Functions and methods become modules, one per call site, and the function stays the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxsnn
+from fxsnn.graph import Graph
+from fxsnn.passes import Canonicalize
+from tests.nets import CONVERTIBLE, HandWritten, OneRelu, images, seeded
+
+
+class Around(nn.Module):
+    """conv, then `function`, then nothing."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self.conv(x))
+
+
+def canonical(function: Callable[[Tensor], Any]) -> Graph:
+    return Canonicalize()(fxsnn.capture(seeded(lambda: Around(function))), images()).after
+
+
+@pytest.mark.parametrize("name", CONVERTIBLE)
+def test_the_function_is_kept_in_double_precision(name: str) -> None:
+    step = Canonicalize()(fxsnn.capture(seeded(CONVERTIBLE[name])), images())
+    assert step.moved is not None
+    assert step.moved < 1e-14
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (F.relu, "ReLU()"),
+        (torch.relu, "ReLU()"),
+        (lambda x: F.relu(x, inplace=True), "ReLU()"),
+        (lambda x: x.relu(), "ReLU()"),
+        (lambda x: x.relu_(), "ReLU()"),
+        (lambda x: F.relu_(x), "ReLU()"),
+        (lambda x: F.relu(input=x), "ReLU()"),
+        (lambda x: F.avg_pool2d(x, 2), "AvgPool2d(kernel_size=2, stride=2, padding=0)"),
+        (lambda x: F.avg_pool2d(x, kernel_size=3, stride=1, padding=1), "AvgPool2d(kernel_size=3, stride=1, padding=1)"),
+        (lambda x: fxsnn.spike_avg_pooling(x, 2, 1), "AvgPool2d(kernel_size=2, stride=1, padding=0)"),
+        (lambda x: F.adaptive_avg_pool2d(x, 1), "AdaptiveAvgPool2d(output_size=1)"),
+        (lambda x: torch.flatten(x, 1), "Flatten(start_dim=1, end_dim=-1)"),
+        (lambda x: x.flatten(1), "Flatten(start_dim=1, end_dim=-1)"),
+        (lambda x: x.flatten(start_dim=1), "Flatten(start_dim=1, end_dim=-1)"),
+        (lambda x: x.view(x.size(0), -1), "Flatten(start_dim=1, end_dim=-1)"),
+        (lambda x: x.view(x.shape[0], -1), "Flatten(start_dim=1, end_dim=-1)"),
+        (lambda x: x.view(x.size()[0], -1), "Flatten(start_dim=1, end_dim=-1)"),
+        (lambda x: x.view((x.size(0), x.size(1) * x.size(2) * x.size(3))), "Flatten(start_dim=1, end_dim=-1)"),
+        (lambda x: x.reshape(-1, 400), "Flatten(start_dim=1, end_dim=-1)"),
+        (lambda x: torch.reshape(x, (x.size(0), -1)), "Flatten(start_dim=1, end_dim=-1)"),
+        (lambda x: F.softmax(x, dim=1), "Softmax(dim=1)"),
+        (lambda x: torch.softmax(x, 1), "Softmax(dim=1)"),
+        (lambda x: x.softmax(1), "Softmax(dim=1)"),
+        (lambda x: F.log_softmax(x, dim=1), "LogSoftmax(dim=1)"),
+        (lambda x: x.log_softmax(dim=1), "LogSoftmax(dim=1)"),
+    ],
+)
+def test_functional_forms_become_modules(function: Callable[[Tensor], Tensor], expected: str) -> None:
+    graph = canonical(function)
+    last = graph.output().all_input_nodes[0]
+    module = graph[last]
+    assert f"{type(module).__name__}({module.extra_repr()})" == expected
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.dropout(x, 0.5, False),
+        lambda x: F.dropout2d(x, training=False),
+        nn.Dropout(0.5),
+        nn.Dropout2d(),
+        nn.Identity(),
+    ],
+)
+def test_dropout_and_identity_disappear(function: Callable[[Tensor], Tensor]) -> None:
+    assert [node.op for node in canonical(function)] == ["placeholder", "call_module", "output"]
+
+
+def test_dropout_that_acts_in_evaluation_too_is_left_for_the_check() -> None:
+    graph = Canonicalize()(fxsnn.capture(seeded(lambda: Around(F.dropout)))).after
+    assert any(node.target is F.dropout for node in graph)
+
+
+@pytest.mark.parametrize("function", [lambda x: x.view(2, 2, -1), lambda x: torch.flatten(x), lambda x: x.view(-1)])
+def test_a_view_that_is_no_flatten_is_left_alone(function: Callable[[Tensor], Tensor]) -> None:
+    assert not canonical(function).nodes(nn.Flatten)
+
+
+def test_one_relu_used_twice_becomes_two() -> None:
+    graph = Canonicalize()(fxsnn.capture(seeded(OneRelu))).after
+    first, second = graph.nodes(nn.ReLU)
+    assert graph[first] is not graph[second]
+    assert graph.name(first) == "relu"
+    assert not graph.shared()
+
+
+def test_layers_written_by_hand_become_their_namesakes() -> None:
+    graph = Canonicalize()(fxsnn.capture(seeded(HandWritten)), images()).after
+    kinds = [type(graph[node]) for node in graph if node.op == "call_module"]
+    assert kinds == [
+        nn.Conv2d, nn.ReLU, nn.AvgPool2d, nn.Conv2d, nn.ReLU, nn.AvgPool2d, nn.Flatten, nn.Linear, nn.ReLU, nn.Linear
+    ]  # fmt: skip
+
+
+GOLDEN = """\
+name          calls                                                                   reads
+------------  ----------------------------------------------------------------------  ------------
+x             placeholder
+conv1         Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))         x
+relu          ReLU()                                                                  conv1
+avg_pool2d    AvgPool2d(kernel_size=2, stride=2, padding=0)                           relu
+conv2         Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1))                         avg_pool2d
+relu_         ReLU()                                                                  conv2
+view          Flatten(start_dim=1, end_dim=-1)                                        relu_
+hidden        Linear(in_features=128, out_features=16, bias=True)                     view
+relu_1        ReLU()                                                                  hidden
+fc            Linear(in_features=16, out_features=5, bias=True)                       relu_1
+log_softmax   LogSoftmax(dim=1)                                                       fc"""
+
+
+def test_the_text_of_a_canonical_graph() -> None:
+    graph = Canonicalize()(fxsnn.capture(seeded(CONVERTIBLE["functional"]))).after
+    cells = [line.split() for line in graph.text(hashes=False).splitlines()]
+    assert [row[:-1] if row[-1] == "tensors" else row for row in cells][2:] == [
+        line.split() for line in GOLDEN.splitlines()
+    ][2:]

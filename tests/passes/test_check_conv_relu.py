@@ -1,0 +1,139 @@
+"""Every layer that cannot spike is named, with its place and the remedy, all in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxsnn
+from fxsnn.errors import Finding, ModelError
+from fxsnn.passes import Canonicalize, CheckConvRelu
+from tests.nets import CONVERTIBLE, Small, seeded
+
+
+def findings(model: nn.Module) -> dict[str, Finding]:
+    graph = Canonicalize()(fxsnn.capture(model)).after
+    return {finding.layer: finding for finding in CheckConvRelu().findings(graph)}
+
+
+def chain(*layers: nn.Module) -> nn.Sequential:
+    """conv1 with ReLU, then `layers`, then flatten and the final layer."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *layers, nn.Flatten(), nn.Linear(4, 2))
+
+
+class Forward(nn.Module):
+    """Layers a, b and fc called as `function(self, x)` says."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 2)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+@pytest.mark.parametrize("name", CONVERTIBLE)
+def test_networks_that_can_be_converted_pass(name: str) -> None:
+    assert findings(seeded(CONVERTIBLE[name])) == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "words"),
+    [
+        (chain(nn.MaxPool2d(2)), "2", ["MaxPool2d is not supported", "Use average pooling"]),
+        (chain(nn.Sigmoid()), "2", ["Sigmoid is not supported", "nn.ReLU"]),
+        (chain(nn.Conv2d(4, 4, 3), nn.GELU()), "2", ["no ReLU of its own", "read by 3"]),
+        (chain(nn.Conv2d(4, 4, 3), nn.ReLU6(), nn.Conv2d(4, 4, 3), nn.ReLU()), "3", ["ReLU6 is not supported"]),
+        (chain(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3), nn.ReLU()), "2", ["this convolution has no ReLU"]),
+        (chain(nn.Conv2d(4, 4, 3)), "2", ["this convolution has no ReLU"]),
+        (chain(nn.AvgPool2d(2), nn.ReLU()), "3", ["this ReLU follows a pooling layer"]),
+        (chain(nn.AvgPool2d(2, ceil_mode=True)), "2", ["ceil_mode"]),
+        (chain(nn.AvgPool2d(2, divisor_override=3)), "2", ["divisor_override"]),
+        (chain(nn.AvgPool2d(2, padding=1, count_include_pad=False)), "2", ["count_include_pad=True"]),
+        (nn.Sequential(nn.AvgPool2d(2), *chain()), "0", ["pools the images themselves"]),
+        (chain(nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), nn.ReLU()), "2", ["padding_mode is 'circular'"]),
+        (chain(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.ReLU()), "2", ["does not alone follow"]),
+        (
+            chain(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()),
+            "3",
+            ["no running statistics"],
+        ),
+        (chain(nn.ConvTranspose2d(4, 4, 3), nn.ReLU()), "2", ["ConvTranspose2d is not supported"]),
+        (nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.Linear(4, 2)), "1", ["hidden fully connected layer has no ReLU"]),
+        (nn.Sequential(nn.Flatten(), nn.Linear(9, 4)), "network", ["There is nothing to convert"]),
+    ],
+)
+def test_a_layer_that_cannot_spike_is_named_with_the_remedy(model: nn.Module, layer: str, words: list[str]) -> None:
+    found = findings(model)
+    assert layer in found
+    for word in words:
+        assert word in str(found[layer])
+
+
+@pytest.mark.parametrize(
+    ("function", "layer", "words"),
+    [
+        (lambda m, x: m.fc(F.relu(m.b(F.relu(m.a(x)))).amax((2, 3))), "amax", ["amax is not supported"]),
+        (lambda m, x: m.fc(F.max_pool2d(F.relu(m.a(x)), 2).flatten(1)), "max_pool2d", ["Use average pooling"]),
+        (lambda m, x: m.fc(F.gelu(m.a(x)).flatten(1)), "a", ["no ReLU of its own", "gelu"]),
+        (lambda m, x: m.fc((lambda y: F.relu(m.b(y)) + y)(F.relu(m.a(x))).mean((2, 3))), "add", ["one chain of layers"]),
+        (lambda m, x: m.fc((lambda y: F.relu(y) * y)(m.a(x)).mean((2, 3))), "a", ["read by relu, mul", "read only"]),
+        (lambda m, x: m.fc(F.relu(m.b(F.relu(m.b(F.relu(m.a(x)))))).mean((2, 3))), "b", ["used 2 times", "one layer per"]),
+        (lambda m, x: m.fc(F.dropout(F.relu(m.a(x))).mean((2, 3))), "dropout", ["training=self.training"]),
+        (lambda m, x: m.fc(F.relu(F.conv2d(x, m.a.weight)).mean((2, 3))), "conv2d", ["conv2d is not supported"]),
+        (lambda m, x: [m.fc(F.relu(m.a(x)).mean((2, 3)))], "output", ["forward returns a list"]),
+        (lambda m, x: (m.fc(F.relu(m.a(x)).mean((2, 3))), x), "output", ["forward returns a tuple"]),
+    ],
+)
+def test_an_operation_that_cannot_spike_is_named_with_its_line(
+    function: Callable[[Any, Tensor], Any], layer: str, words: list[str]
+) -> None:
+    found = findings(Forward(function))
+    assert layer in found
+    for word in words:
+        assert word in str(found[layer])
+    if layer != "output":
+        assert found[layer].source.startswith("test_check_conv_relu.py:")
+
+
+def test_two_inputs_are_refused() -> None:
+    class TwoInputs(Small):
+        def forward(self, x: Tensor, y: Tensor) -> Any:  # type: ignore[override]
+            return super().forward(x + y)
+
+    assert "second input" in findings(TwoInputs())["y"].problem
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(value: float) -> None:
+    model = seeded(Small)
+    with torch.no_grad():
+        model.conv1.weight[0, 0, 0, 0] = value
+        model.fc.bias[1] = value
+    found = findings(model)
+    assert set(found) == {"conv1", "fc"}
+    assert "its weight has 1 values that are NaN or infinite" in found["conv1"].problem
+
+
+def test_all_offenders_come_in_one_error() -> None:
+    model = chain(nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 3))
+    graph = Canonicalize()(fxsnn.capture(model)).after
+    with pytest.raises(ModelError) as caught:
+        CheckConvRelu()(graph)
+    assert [finding.layer for finding in caught.value.findings] == ["2", "3", "4", "5"]
+    assert str(caught.value).startswith("4 problems:\n  2: MaxPool2d")
+
+
+def test_what_lies_behind_the_final_layer_is_the_users_business() -> None:
+    assert findings(nn.Sequential(*chain(), nn.Sigmoid(), nn.Softmax(1))) == {}
+
+
+def test_a_network_without_a_final_layer_ends_in_global_pooling() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(1))
+    assert findings(model) == {}
