@@ -250,7 +250,7 @@ class Spiking(nn.Module):
         self.register_buffer("threshold", neuron.threshold)
         self.register_buffer("leak", neuron.leak)
         self.register_buffer("step", step.double().expand(len(neuron.threshold)).clone())
-        self.register_buffer("spike_value", neuron.spike_value)
+        self.register_buffer("spike_value", neuron.spike_value.clone())
         self.dynamics = dynamics
 
     def weighted_sum(self, x: Tensor) -> Tensor:

@@ -72,8 +72,9 @@ class SpikingNetwork(nn.Module):
             raise ModelError(clashes)
         # The modules stand under their own names; the program that calls them is no module of this one.
         object.__setattr__(self, "_graph", own)
-        for name, child in own.module.named_children():
-            self.add_module(name, child)
+        called = [str(node.target).partition(".")[0] for node in own if node.op == "call_module"]
+        for name in dict.fromkeys(called):
+            self.add_module(name, own.module.get_submodule(name))
         for name, buffer in own.module.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
         for name, parameter in own.module.named_parameters(recurse=False):

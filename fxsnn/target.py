@@ -7,9 +7,10 @@ A target is one file with one `HardwareTarget` in it:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
+from typing import Any
 
 from fxsnn.errors import Finding, OptionError, listing
 
@@ -85,6 +86,13 @@ class HardwareTarget:
                     )
             object.__setattr__(self, "input_channels", MappingProxyType(table))
 
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], HardwareTarget], tuple[dict[str, Any]]]:
+        # The read-only table cannot be pickled or deep-copied as it stands, but spiking networks carry their target.
+        state = {one.name: getattr(self, one.name) for one in fields(self)}
+        if self.input_channels is not None:
+            state["input_channels"] = {kernel: dict(row) for kernel, row in self.input_channels.items()}
+        return _rebuilt, (state,)
+
     def require_bits(self, bits: object) -> int:
         """`bits` as an integer that the target knows.
 
@@ -114,6 +122,10 @@ class HardwareTarget:
     def kernel_sizes(self) -> tuple[KernelSize, ...]:
         """The kernel sizes that have an entry; empty where there is no limit."""
         return tuple(self.input_channels or ())
+
+
+def _rebuilt(state: dict[str, Any]) -> HardwareTarget:
+    return HardwareTarget(**state)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 from torch import nn
 
@@ -16,6 +17,9 @@ import fxsnn
 # The same examples at every run; no deadline, since the machine may be busy.
 settings.register_profile("fxsnn", deadline=None, derandomize=True)
 settings.load_profile("fxsnn")
+
+
+torch.set_num_threads(1)  # the networks of the tests are too small for more to pay
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 
 import pytest
 
@@ -47,6 +49,10 @@ def test_a_target_cannot_be_changed() -> None:
         CHIP.name = "other"  # type: ignore[misc]
     with pytest.raises(TypeError):
         CHIP.input_channels[(3, 3)][1] = 99  # type: ignore[index]
+
+
+def test_a_target_can_be_copied_and_pickled() -> None:
+    assert copy.deepcopy(CHIP) == pickle.loads(pickle.dumps(CHIP)) == CHIP
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,190 @@
+"""`convert` and `check`: everything up front, all at once, and the user's model untouched."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fxsnn
+from fxsnn.errors import AccuracyWarning, CalibrationWarning, DataError, ModelError, OptionError, TargetError, UnknownName
+from fxsnn.layers import Spiking
+from tests.nets import CONVERTIBLE, Small, images, seeded
+
+Convert = Callable[..., fxsnn.SpikingNetwork]
+
+
+class TestConvert:
+    @pytest.mark.parametrize("name", CONVERTIBLE)
+    @pytest.mark.parametrize("bits", [1, 2, 3, 4])
+    def test_it_works_with_nothing_else(self, convert: Convert, name: str, bits: int) -> None:
+        model = seeded(CONVERTIBLE[name])
+        snn = convert(model, bits=bits)
+        with torch.no_grad():
+            assert snn(images()).shape == model(images()).shape
+        assert sum(isinstance(module, Spiking) for module in snn.modules()) >= 2
+
+    @pytest.mark.parametrize("norm", [True, False])
+    def test_thresholds_without_data_serve_at_four_bits_and_many_steps(self, convert: Convert, norm: bool) -> None:
+        torch.manual_seed(0)
+        model = Small(norm=norm, bias=True)
+        for _ in range(50):
+            model(torch.randn(64, 3, 12, 12))
+        model.eval()
+        snn = convert(model, bits=4, timesteps=256)
+        with torch.no_grad():
+            expected, found = model(images(64)), snn(images(64))
+        correlation = torch.corrcoef(torch.stack([expected.flatten(), found.flatten()]))[0, 1]
+        assert correlation > 0.95
+
+    def test_it_warns_that_data_would_do_better(self) -> None:
+        with pytest.warns(CalibrationWarning, match="calibration_data= gives better ones"):
+            fxsnn.convert(seeded(Small), target="hw_v1.0", bits=4)
+
+    @pytest.mark.parametrize("bits", [1, 2])
+    def test_it_warns_that_few_bits_need_fine_tuning(self, bits: int) -> None:
+        with pytest.warns(AccuracyWarning, match=f"{bits}-bit weights without fine-tuning"):
+            fxsnn.convert(seeded(Small), target="hw_v1.0", bits=bits, calibration_data=images(64))
+
+    def test_the_model_is_not_changed(self, convert: Convert) -> None:
+        model = seeded(Small).train()
+        fired: list[int] = []
+        handle = model.conv1.register_forward_hook(lambda *_: fired.append(1))
+        state, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+        snn = convert(model, calibration_data=images(32))
+        snn.double()
+        assert model.training
+        assert fired == []
+        assert handle.id in model.conv1._forward_hooks
+        assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+        assert torch.equal(torch.get_rng_state(), random_state)
+        assert model.fc.weight.dtype == torch.float32
+
+    def test_the_final_layer_keeps_its_name_and_every_bit(self, convert: Convert) -> None:
+        model = seeded(Small)
+        layer = convert(model).get_submodule("fc")
+        assert type(layer) is nn.Linear
+        assert torch.equal(layer.weight, model.fc.weight)
+        assert torch.equal(layer.bias, model.fc.bias)
+        assert layer.weight.data_ptr() != model.fc.weight.data_ptr()
+
+    def test_two_conversions_give_one_network(self, convert: Convert) -> None:
+        first, second = (convert(seeded(Small), calibration_data=images(32)) for _ in range(2))
+        assert first.graph.text() == second.graph.text()
+
+    def test_the_calibration_method_matters(self, convert: Convert) -> None:
+        def spike_value(**options: Any) -> float:
+            return convert(seeded(Small), calibration_data=images(32), **options).report.layers[0].spike_value
+
+        assert spike_value(calibration="max") > spike_value(percentile=90.0)
+
+    def test_a_name_that_the_spiking_network_needs_is_refused_before_any_work(self) -> None:
+        model = seeded(Small)
+        model.add_module("report", nn.ReLU())
+        wrapped = nn.Sequential(model.conv1, model.relu1)
+        wrapped.add_module("timesteps", nn.Flatten())
+        wrapped.add_module("fc", nn.Linear(8 * 144, 2))
+        with pytest.raises(ModelError, match="a layer cannot be named 'timesteps'"):
+            fxsnn.convert(wrapped, target="hw_v1.0", bits=2)
+
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"bits": 0}, OptionError, "bits is 0; target 'hw_v1.0' allows 1, 2, 3, 4"),
+            ({"bits": 5}, OptionError, "bits is 5"),
+            ({"bits": "two"}, OptionError, "bits is 'two'"),
+            ({"timesteps": 0}, OptionError, "timesteps is 0"),
+            ({"timesteps": -1}, OptionError, "timesteps is -1"),
+            ({"timesteps": 2.5}, OptionError, "timesteps is 2.5"),
+            ({"reset": "soft"}, OptionError, "reset is 'soft'"),
+            ({"target": "hw_v9"}, UnknownName, "unknown target 'hw_v9'; known: generic, hw_v1.0"),
+            ({"calibration": "median"}, OptionError, "calibration method is 'median'"),
+            ({"calibration_data": []}, DataError, "calibration data is empty"),
+            ({"input_bits": 40}, OptionError, "input_bits is 40"),
+        ],
+    )
+    def test_a_wrong_option_gets_a_clear_error(
+        self, convert: Convert, options: dict[str, Any], error: type[Exception], message: str
+    ) -> None:
+        with pytest.raises(error, match=message):
+            convert(seeded(Small), **options)
+
+
+BOTH = nn.Sequential(
+    nn.Conv2d(3, 60, 3), nn.ReLU(), nn.Conv2d(60, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3),
+    nn.Flatten(), nn.Linear(8, 4)
+)  # fmt: skip
+
+
+class TestCheck:
+    def test_an_untrained_network_that_fits(self) -> None:
+        report = fxsnn.check(Small(), target="hw_v1.0", bits=4)
+        assert report.ok
+        assert [layer.layer for layer in report.layers] == ["conv1", "conv2", "hidden"]
+
+    def test_limits_and_structure_come_in_one_report(self) -> None:
+        report = fxsnn.check(BOTH, target="hw_v1.0", bits=2)
+        assert not report.ok
+        assert [violation.layer for violation in report.violations] == ["2"]
+        assert [finding.layer for finding in report.findings] == ["4", "5"]
+        assert "3 problems:" in str(report)
+
+    def test_conversion_raises_that_very_report(self, convert: Convert) -> None:
+        with pytest.raises(TargetError) as caught:
+            convert(BOTH)
+        assert caught.value.report == fxsnn.check(BOTH, target="hw_v1.0", bits=2)
+        assert len(caught.value.findings) == 3
+
+    def test_conversion_stops_at_once_when_only_the_structure_is_wrong(self, convert: Convert) -> None:
+        calibration = iter(lambda: pytest.fail("the data were touched"), None)
+        with pytest.raises(ModelError) as caught:
+            convert(nn.Sequential(*list(BOTH)[4:6], *list(BOTH)[6:]), calibration_data=calibration)
+        assert not isinstance(caught.value, TargetError)
+
+    def test_a_network_that_cannot_be_traced_has_a_report_too(self) -> None:
+        class Branching(Small):
+            def forward(self, x: torch.Tensor) -> Any:
+                return super().forward(x) if x.mean() > 0 else x
+
+        report = fxsnn.check(Branching(), target="hw_v1.0", bits=2)
+        assert not report.ok
+        assert "cannot trace" in str(report)
+
+    def test_the_generic_target_takes_any_kernel(self) -> None:
+        model = nn.Sequential(nn.Conv2d(3, 999, 1), nn.ReLU(), nn.Conv2d(999, 4, 7), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
+        assert fxsnn.check(model, target="generic", bits=4).ok
+        assert not fxsnn.check(model, target="hw_v1.0", bits=4).ok
+
+
+class TestPipeline:
+    def test_it_has_the_designs_order(self) -> None:
+        passes = fxsnn.pipeline(target="hw_v1.0", bits=2, finetune=fxsnn.Finetune([1])).passes
+        assert [one.name for one in passes] == [
+            "canonicalize", "check-conv-relu", "check-limits", "fold-batch-norm", "calibrate-thresholds",
+            "quantize-weights", "finetune", "substitute-spikes",
+        ]  # fmt: skip
+
+    def test_every_stage_runs_on_images(self) -> None:
+        passes = fxsnn.pipeline(target="hw_v1.0", bits=4, calibration_data=images(64), timesteps=128)
+        model = seeded(Small)
+        with torch.no_grad():
+            expected = model(images())
+            for step in passes.steps(model):
+                found = step.after(images())
+                assert found.shape == expected.shape
+                assert torch.corrcoef(torch.stack([expected.flatten(), found.flatten()]))[0, 1] > 0.9
+
+    def test_each_pass_runs_alone_on_the_graph_of_the_one_before(self) -> None:
+        passes = fxsnn.pipeline(target="hw_v1.0", bits=4, calibration_data=images(64))
+        graph = fxsnn.capture(seeded(Small))
+        for one in passes.passes:
+            graph = one(graph).after
+        assert graph.text() == passes.run(seeded(Small)).text()
+
+    def test_it_gives_the_graph_that_convert_uses(self, convert: Convert) -> None:
+        options: dict[str, Any] = {"target": "hw_v1.0", "bits": 3, "calibration_data": images(32), "timesteps": 4}
+        assert convert(seeded(Small), **options).graph.text() == fxsnn.pipeline(**options).run(seeded(Small)).text()

@@ -1,0 +1,212 @@
+"""The spiking network: stateless, one call, T and reset at will, its inside on request."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+import fxsnn
+from fxsnn.errors import DataError, FileError, OptionError
+from fxsnn.layers import Spiking
+from tests.nets import HandWritten, OneRelu, Small, images, seeded
+
+
+def converted(model: nn.Module | None = None, **options: Any) -> fxsnn.SpikingNetwork:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
+        return fxsnn.convert(
+            model or seeded(Small), **{"target": "hw_v1.0", "bits": 3, "calibration_data": images(32), **options}
+        )
+
+
+SNN = converted()
+
+
+class TestACall:
+    def test_keeps_nothing_for_the_next_one(self) -> None:
+        first = SNN(images())
+        SNN(images(seed=9))
+        assert torch.equal(SNN(images()), first)
+
+    def test_gives_each_image_the_same_logits_in_any_batch(self) -> None:
+        many = images(40)
+        together = SNN(many)
+        alone = torch.cat([SNN(one[None]) for one in many])
+        torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
+
+    def test_gives_the_same_from_many_threads_at_once(self) -> None:
+        expected = SNN(images())
+        with ThreadPoolExecutor(4) as pool:
+            assert all(torch.equal(result, expected) for result in pool.map(SNN, [images()] * 12))
+
+    def test_takes_no_images_at_all(self) -> None:
+        assert SNN(images(4)[:0]).shape == (0, 5)
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            (images()[0], r"images have shape \[3, 12, 12\]; expected \[N, 3, H, W\]"),
+            (images(channels=1), "that is 1 channels"),
+            ((images() * 50).to(torch.uint8), "images are torch.uint8; .*normalised"),
+            (images().numpy(), "images are a ndarray"),
+            (images() * float("nan"), "images contain NaN"),
+        ],
+    )
+    def test_refuses_what_cannot_be_images_for_it(self, given: Any, message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            SNN(given)
+
+    def test_clips_pixels_beyond_the_range_of_the_input(self) -> None:
+        huge = images().sign() * 1e4
+        assert torch.equal(SNN(huge), SNN(huge * 2))
+
+    def test_softmax_of_the_tail_is_applied(self) -> None:
+        with torch.no_grad():
+            probabilities = converted(seeded(OneRelu))(images())
+        torch.testing.assert_close(probabilities.sum(1), torch.ones(4))
+
+
+class TestTimesteps:
+    def test_can_be_set_after_conversion(self) -> None:
+        snn, direct = converted(timesteps=4), converted(timesteps=32)
+        snn.timesteps = 32
+        assert torch.equal(snn(images()), direct(images()))
+        assert snn.report.timesteps == 32
+
+    @pytest.mark.parametrize("value", [0, -1, 2.5, "8"])
+    def test_must_be_whole_and_positive_and_stay_when_they_are_not(self, value: Any) -> None:
+        snn = converted(timesteps=4)
+        with pytest.raises(OptionError, match="timesteps is"):
+            snn.timesteps = value
+        assert snn.timesteps == 4
+        assert snn(images()).shape == (4, 5)
+
+
+def test_the_reset_is_not_ignored() -> None:
+    snn = converted(timesteps=16)
+    subtraction = snn.simulate(images()).spikes["conv1"]
+    snn.reset = "zero"
+    zero = snn.simulate(images()).spikes["conv1"]
+    assert zero.sum() < subtraction.sum()
+    assert "throws away" in str(snn.report)
+    assert torch.equal(converted(timesteps=16, reset="zero").simulate(images()).spikes["conv1"], zero)
+
+
+def test_the_start_of_the_membranes_is_not_ignored() -> None:
+    snn = converted()
+    half = snn.simulate(images()).spikes["conv1"]
+    snn.initial_membrane = 0
+    assert snn.simulate(images()).spikes["conv1"].sum() < half.sum()
+
+
+class TestSimulate:
+    def test_logits_after_each_step_are_those_of_a_run_of_that_length(self) -> None:
+        snn = converted(timesteps=12)
+        over_time = snn.simulate(images()).logits
+        for timesteps in (1, 5, 12):
+            snn.timesteps = timesteps
+            torch.testing.assert_close(over_time[timesteps - 1], snn(images()), rtol=1e-6, atol=1e-6)
+
+    def test_shows_spikes_counts_and_rates_of_every_layer(self) -> None:
+        run = SNN.simulate(images())
+        assert list(run.spikes) == ["conv1", "pool", "conv2", "hidden"]
+        assert run.spikes["conv1"].shape == (16, 4, 8, 12, 12)
+        assert set(run.spikes["conv1"].unique().tolist()) <= {0.0, 1.0}
+        assert torch.equal(run.spike_counts["hidden"], run.spikes["hidden"].sum(0))
+        assert run.firing_rates["conv2"] == pytest.approx(float(run.spike_counts["conv2"].mean()) / 16)
+        assert run.membranes == {}
+
+    def test_shows_membranes_on_request_and_their_range_always(self) -> None:
+        run = SNN.simulate(images(), membranes=True)
+        assert run.membranes["hidden"].shape == (16, 4, 16)
+        low, high = run.membrane_range["hidden"]
+        assert (low, high) == (float(run.membranes["hidden"].min()), float(run.membranes["hidden"].max()))
+
+    def test_decoding_the_counts_gives_the_logits(self) -> None:
+        run = SNN.simulate(images())
+        hidden: Any = SNN.get_submodule("hidden")
+        activations = run.spike_counts["hidden"].double() / 16 * hidden.spike_value
+        fc = seeded(Small).fc
+        torch.testing.assert_close(fc(activations.float()), SNN(images()), rtol=1e-5, atol=1e-5)
+
+
+class TestAsAModule:
+    def test_casting_it_changes_no_spike(self) -> None:
+        snn = converted()
+        before = snn.simulate(images()).spikes
+        snn.half()
+        after = snn.simulate(images()).spikes
+        assert snn(images()).dtype == torch.float16
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_copies_are_independent(self) -> None:
+        other = copy.deepcopy(SNN)
+        other.timesteps = 3
+        assert SNN.timesteps == 16
+        assert other.simulate(images()).logits.shape[0] == 3
+
+    def test_it_is_in_evaluation_mode_and_says_what_it_is(self) -> None:
+        assert not SNN.training
+        assert "target=hw_v1.0, timesteps=16, reset='subtraction'" in repr(SNN)
+
+    def test_layers_are_those_of_the_public_names(self) -> None:
+        snn = converted(seeded(HandWritten))
+        kinds = [type(module).__name__ for module in snn.modules() if isinstance(module, Spiking)]
+        assert kinds == ["SpikeConv2d", "SpikeAvgPool2d", "SpikeConv2d", "SpikeAvgPool2d", "SpikeLinear"]
+
+
+class TestReport:
+    def test_has_a_row_for_every_spiking_layer_and_names_the_tail(self) -> None:
+        report = SNN.report
+        assert [(row.layer, row.kind) for row in report.layers] == [
+            ("conv1", "SpikeConv2d"),
+            ("pool", "SpikeAvgPool2d"),
+            ("conv2", "SpikeConv2d"),
+            ("hidden", "SpikeLinear"),
+        ]
+        assert report.tail == ("fc",)
+        conv = report.layers[2]
+        assert (conv.kernel_size, conv.in_channels, conv.limit, conv.bits) == ((3, 3), 8, 37, 3)
+
+    def test_is_text_html_and_plain_data(self) -> None:
+        assert "conv2" in str(SNN.report)
+        assert "<td>conv2</td>" in SNN.report._repr_html_()
+        assert json.loads(json.dumps(SNN.report.to_dict()))["layers"][0]["layer"] == "conv1"
+
+
+class TestSaving:
+    def test_all_arrays_and_the_report_can_be_read_without_fxsnn(self, tmp_path: Path) -> None:
+        path = SNN.save(tmp_path / "net.safetensors")
+        with safe_open(path, framework="np") as file:
+            document = json.loads(file.metadata()["fxsnn"])
+            codes, weight = file.get_tensor("conv1.codes"), file.get_tensor("fc.weight")
+        assert document["report"]["timesteps"] == 16
+        assert [node["name"] for node in document["graph"]][:3] == ["x", "encode", "conv1"]
+        assert (codes == SNN.get_submodule("conv1").codes.numpy()).all()  # type: ignore[union-attr, operator]
+        assert (weight == seeded(Small).fc.weight.detach().numpy()).all()
+
+    def test_a_failure_leaves_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = SNN.save(tmp_path / "net.safetensors")
+        old = path.read_bytes()
+
+        def fail(*_: Any) -> None:
+            raise OSError("disk full")
+
+        monkeypatch.setattr("os.replace", fail)
+        with pytest.raises(FileError, match="cannot be written: disk full"):
+            converted(bits=4).save(path)
+        assert path.read_bytes() == old
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_folder_that_does_not_exist_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(FileError, match="nowhere"):
+            SNN.save(tmp_path / "nowhere" / "net.safetensors")
