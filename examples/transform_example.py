@@ -79,8 +79,8 @@ def transform(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     torch.manual_seed(options.seed)
     device = choose_device(options.device)
-    network = trained_network(options).to(device)
     splits = datasets.load(options.dataset, options.data_dir)
+    network = trained_network(options).to(device)
     test: Batches = DataLoader(splits.test, options.test_batch_size)
     options.save_file.parent.mkdir(parents=True, exist_ok=True)
 

@@ -95,7 +95,7 @@ class Graph:
 
     def name(self, node: Node) -> str:
         """The name users know: that of the module, or of the function or method with its node's name."""
-        if node.op == "call_module":
+        if node.op in ("call_module", "placeholder"):
             return str(node.target)
         if node.op in ("call_function", "call_method"):
             function = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)

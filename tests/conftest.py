@@ -13,7 +13,6 @@ from torch import nn
 
 import fxsnn
 
-
 # The same examples at every run; no deadline, since the machine may be busy.
 settings.register_profile("fxsnn", deadline=None, derandomize=True)
 settings.load_profile("fxsnn")

@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 import fxsnn
-from fxsnn.errors import AccuracyWarning, CalibrationWarning, DataError, ModelError, OptionError, TargetError, UnknownName
+from fxsnn.errors import (
+    AccuracyWarning,
+    CalibrationWarning,
+    DataError,
+    ModelError,
+    OptionError,
+    TargetError,
+    UnknownName,
+)
 from fxsnn.layers import Spiking
 from tests.nets import CONVERTIBLE, Small, images, seeded
 
@@ -140,7 +148,7 @@ class TestCheck:
         assert len(caught.value.findings) == 3
 
     def test_conversion_stops_at_once_when_only_the_structure_is_wrong(self, convert: Convert) -> None:
-        calibration = iter(lambda: pytest.fail("the data were touched"), None)
+        calibration: Any = iter(lambda: pytest.fail("the data were touched"), None)
         with pytest.raises(ModelError) as caught:
             convert(nn.Sequential(*list(BOTH)[4:6], *list(BOTH)[6:]), calibration_data=calibration)
         assert not isinstance(caught.value, TargetError)
@@ -155,7 +163,9 @@ class TestCheck:
         assert "cannot trace" in str(report)
 
     def test_the_generic_target_takes_any_kernel(self) -> None:
-        model = nn.Sequential(nn.Conv2d(3, 999, 1), nn.ReLU(), nn.Conv2d(999, 4, 7), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
+        model = nn.Sequential(
+            nn.Conv2d(3, 999, 1), nn.ReLU(), nn.Conv2d(999, 4, 7), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2)
+        )
         assert fxsnn.check(model, target="generic", bits=4).ok
         assert not fxsnn.check(model, target="hw_v1.0", bits=4).ok
 

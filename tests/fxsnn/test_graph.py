@@ -82,7 +82,7 @@ class TestWhatCannotBeCaptured:
 
         model = Small()
         parametrize.register_parametrization(model.conv1, "weight", Half())
-        prune.l1_unstructured(model.conv2, "weight", 0.5)  # type: ignore[no-untyped-call]
+        prune.l1_unstructured(model.conv2, "weight", 0.5)
         with pytest.raises(ModelError) as caught:
             fxsnn.capture(model)
         assert [finding.layer for finding in caught.value.findings] == ["conv1", "conv2"]
@@ -167,7 +167,10 @@ class TestInvariants:
 def test_the_text_shows_a_changed_weight_and_nothing_else() -> None:
     first, second = fxsnn.capture(seeded(Small)), fxsnn.capture(seeded(Small))
     assert first.text() == second.text()
+    conv: Any = second["conv2"]
     with torch.no_grad():
-        second["conv2"].weight[0, 0, 0, 0] += 1e-6
-    changed = [a.split()[0] for a, b in zip(first.text().splitlines(), second.text().splitlines(), strict=True) if a != b]
+        conv.weight[0, 0, 0, 0] += 1e-6
+    changed = [
+        a.split()[0] for a, b in zip(first.text().splitlines(), second.text().splitlines(), strict=True) if a != b
+    ]
     assert changed == ["conv2"]

@@ -60,7 +60,9 @@ def test_no_step_of_a_dense_grid_has_a_noticeably_smaller_error(seed: int, bits:
 def test_the_step_beats_the_one_taken_from_the_maximum(seed: int, bits: int) -> None:
     weight = weights(seed)
     widest = weight.abs().amax(1) / lowbit.largest_code(bits)
-    assert bool((squared_error(weight, lowbit.fit_step(weight, bits), bits) <= squared_error(weight, widest, bits)).all())
+    assert bool(
+        (squared_error(weight, lowbit.fit_step(weight, bits), bits) <= squared_error(weight, widest, bits)).all()
+    )
 
 
 def test_at_one_bit_the_step_is_the_mean_magnitude() -> None:

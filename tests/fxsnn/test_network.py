@@ -191,7 +191,8 @@ class TestSaving:
             codes, weight = file.get_tensor("conv1.codes"), file.get_tensor("fc.weight")
         assert document["report"]["timesteps"] == 16
         assert [node["name"] for node in document["graph"]][:3] == ["x", "encode", "conv1"]
-        assert (codes == SNN.get_submodule("conv1").codes.numpy()).all()  # type: ignore[union-attr, operator]
+        conv: Any = SNN.get_submodule("conv1")
+        assert (codes == conv.codes.numpy()).all()
         assert (weight == seeded(Small).fc.weight.detach().numpy()).all()
 
     def test_a_failure_leaves_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

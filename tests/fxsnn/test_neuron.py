@@ -85,14 +85,14 @@ def test_the_recorder_sees_membranes_before_the_reset() -> None:
 
 @pytest.mark.parametrize("timesteps", [0, -1, 2.5, "8", None, True, 1 << 20])
 def test_timesteps_must_be_a_whole_positive_number(timesteps: object) -> None:
-    with pytest.raises(OptionError, match="timesteps is .*; allowed is a whole number from 1"):
+    with pytest.raises(OptionError, match=r"timesteps is .*; allowed is a whole number from 1"):
         Dynamics(timesteps)  # type: ignore[arg-type]
 
 
 def test_resets_and_starts_are_named() -> None:
     with pytest.raises(OptionError, match="reset is 'soft'; allowed are 'subtraction' and 'zero'"):
         Dynamics(4, reset="soft")
-    with pytest.raises(OptionError, match="initial_membrane is 0.3; allowed are 0 and 0.5"):
+    with pytest.raises(OptionError, match=r"initial_membrane is 0\.3; allowed are 0 and 0.5"):
         Dynamics(4, initial_membrane=0.3)
 
 

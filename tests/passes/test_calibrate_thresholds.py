@@ -134,7 +134,7 @@ class TestTheInput:
     def test_its_step_lets_the_largest_pixel_have_the_largest_code(self) -> None:
         graph = calibrated(DATA)
         (node,) = graph.nodes(QuantizedInput)
-        assert graph[node].unit == pytest.approx(float(DATA.abs().max()) / 127)  # type: ignore[union-attr]
+        assert graph[node].unit == pytest.approx(float(DATA.abs().max()) / 127)
 
     def test_it_can_stay_analog(self) -> None:
         assert not calibrated(DATA, input_bits=None).nodes(QuantizedInput)

@@ -50,7 +50,10 @@ def test_the_function_is_kept_in_double_precision(name: str) -> None:
         (lambda x: F.relu_(x), "ReLU()"),
         (lambda x: F.relu(input=x), "ReLU()"),
         (lambda x: F.avg_pool2d(x, 2), "AvgPool2d(kernel_size=2, stride=2, padding=0)"),
-        (lambda x: F.avg_pool2d(x, kernel_size=3, stride=1, padding=1), "AvgPool2d(kernel_size=3, stride=1, padding=1)"),
+        (
+            lambda x: F.avg_pool2d(x, kernel_size=3, stride=1, padding=1),
+            "AvgPool2d(kernel_size=3, stride=1, padding=1)",
+        ),
         (lambda x: fxsnn.spike_avg_pooling(x, 2, 1), "AvgPool2d(kernel_size=2, stride=1, padding=0)"),
         (lambda x: F.adaptive_avg_pool2d(x, 1), "AdaptiveAvgPool2d(output_size=1)"),
         (lambda x: torch.flatten(x, 1), "Flatten(start_dim=1, end_dim=-1)"),

@@ -65,7 +65,11 @@ def test_networks_that_can_be_converted_pass(name: str) -> None:
             ["no running statistics"],
         ),
         (chain(nn.ConvTranspose2d(4, 4, 3), nn.ReLU()), "2", ["ConvTranspose2d is not supported"]),
-        (nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.Linear(4, 2)), "1", ["hidden fully connected layer has no ReLU"]),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.Linear(4, 2)),
+            "1",
+            ["hidden fully connected layer has no ReLU"],
+        ),
         (nn.Sequential(nn.Flatten(), nn.Linear(9, 4)), "network", ["There is nothing to convert"]),
     ],
 )
@@ -82,9 +86,17 @@ def test_a_layer_that_cannot_spike_is_named_with_the_remedy(model: nn.Module, la
         (lambda m, x: m.fc(F.relu(m.b(F.relu(m.a(x)))).amax((2, 3))), "amax", ["amax is not supported"]),
         (lambda m, x: m.fc(F.max_pool2d(F.relu(m.a(x)), 2).flatten(1)), "max_pool2d", ["Use average pooling"]),
         (lambda m, x: m.fc(F.gelu(m.a(x)).flatten(1)), "a", ["no ReLU of its own", "gelu"]),
-        (lambda m, x: m.fc((lambda y: F.relu(m.b(y)) + y)(F.relu(m.a(x))).mean((2, 3))), "add", ["one chain of layers"]),
+        (
+            lambda m, x: m.fc((lambda y: F.relu(m.b(y)) + y)(F.relu(m.a(x))).mean((2, 3))),
+            "add",
+            ["one chain of layers"],
+        ),
         (lambda m, x: m.fc((lambda y: F.relu(y) * y)(m.a(x)).mean((2, 3))), "a", ["read by relu, mul", "read only"]),
-        (lambda m, x: m.fc(F.relu(m.b(F.relu(m.b(F.relu(m.a(x)))))).mean((2, 3))), "b", ["used 2 times", "one layer per"]),
+        (
+            lambda m, x: m.fc(F.relu(m.b(F.relu(m.b(F.relu(m.a(x)))))).mean((2, 3))),
+            "b",
+            ["used 2 times", "one layer per"],
+        ),
         (lambda m, x: m.fc(F.dropout(F.relu(m.a(x))).mean((2, 3))), "dropout", ["training=self.training"]),
         (lambda m, x: m.fc(F.relu(F.conv2d(x, m.a.weight)).mean((2, 3))), "conv2d", ["conv2d is not supported"]),
         (lambda m, x: [m.fc(F.relu(m.a(x)).mean((2, 3)))], "output", ["forward returns a list"]),

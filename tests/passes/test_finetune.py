@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import fxsnn
 from fxsnn.errors import DataError, OptionError, PipelineError, TrainingError
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit

@@ -51,5 +51,5 @@ def test_more_bits_move_the_output_less() -> None:
 
 @pytest.mark.parametrize("bits", [0, 5, "two", 2.0, True, None])
 def test_other_bits_are_refused(bits: object) -> None:
-    with pytest.raises(OptionError, match="bits is .*; allowed are 1, 2, 3, 4"):
+    with pytest.raises(OptionError, match=r"bits is .*; allowed are 1, 2, 3, 4"):
         QuantizeWeights(bits)  # type: ignore[arg-type]

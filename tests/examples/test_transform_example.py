@@ -1,0 +1,114 @@
+"""The seed's command line on the embedded digits, and what it says to mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transform_example
+from networks import ColourNet, DigitNet
+from safetensors import safe_open
+
+import fxsnn
+from fxsnn import datasets
+from fxsnn.datasets import Splits
+
+
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry with a data set of a few embedded digits, named "few"."""
+    monkeypatch.setattr(datasets, "_registered", dict(datasets._registered))
+    train, test = datasets.load(datasets.EMBEDDED)
+    few = Splits(torch.utils.data.Subset(train, range(64)), torch.utils.data.Subset(test, range(48)))
+    monkeypatch.setitem(datasets._registered, datasets.EMBEDDED, lambda _: few)
+
+
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.filterwarnings("ignore:calibration found:fxsnn.CalibrationWarning")
+class TestTransforming:
+    def test_every_argument_of_the_seed_is_taken(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        torch.save(DigitNet().state_dict(), tmp_path / "w.pt")
+        status = transform_example.main(
+            [
+                *("--load_file", str(tmp_path / "w.pt"), "--dataset", "digits", "--data_dir", str(tmp_path)),
+                *("--save_file", str(tmp_path / "net.safetensors"), "--batch_size", "16", "--test_batch_size", "24"),
+                *("--timesteps", "4", "--reset_mode", "zero", "--weight_bitwidth", "3", "--finetune_lr", "0.001"),
+                *("--finetune_epochs", "1", "--finetune_wd", "0", "--finetune_momentum", "0.5"),
+                *("--target", "generic", "--seed", "3", "--device", "cpu"),
+            ]
+        )
+        assert status == 0, capsys.readouterr().err
+        with safe_open(tmp_path / "net.safetensors", framework="np") as file:
+            report = json.loads(file.metadata()["fxsnn"])["report"]
+        assert (report["target"], report["timesteps"], report["reset"]) == ("generic", 4, "zero")
+        assert {layer["bits"] for layer in report["layers"] if layer["bits"]} == {3}
+
+    def test_it_says_what_was_measured_and_where_the_files_are(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        save_file = tmp_path / "new" / "net.safetensors"
+        bits = ["--weight_bitwidth", "4", "3", "--finetune_epochs", "0", "--timesteps", "16"]
+        assert transform_example.main([*bits, "--save_file", str(save_file), "--device", "cpu"]) == 0
+        said = capsys.readouterr().out
+        for word in ("ANN on digits: ", "4 bits: ANN ", "quantised ", "spiking ", "at T=16", "SpikeConv2d", "conv2"):
+            assert word in said
+        for name in ("net_4bit.safetensors", "net_3bit.safetensors", "accuracy_against_timesteps.png"):
+            assert str(save_file.with_name(name)) in said
+            assert save_file.with_name(name).stat().st_size > 1000
+        assert save_file.with_name("accuracy_against_timesteps.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "SVHN"], "UnknownName: unknown data set 'SVHN'; known: digits, MNIST"),
+        (["--load_file", "none.pt"], "FileError: none.pt: there is no such file"),
+        (["--target", "hw_v9"], "UnknownName: unknown target 'hw_v9'; known: generic, hw_v1.0"),
+        (["--weight_bitwidth", "5"], "OptionError: bits is 5"),
+        (["--timesteps", "0"], "OptionError: timesteps is 0"),
+        (["--device", "gpu"], "OptionError: device 'gpu' cannot be used here"),
+        (["--finetune_lr", "-1"], "OptionError: lr is -1"),
+        (["--dataset", "MNIST", "--data_dir", "nowhere"], "DataError: data set 'MNIST' could not be read"),
+    ],
+)
+@pytest.mark.usefixtures("few_digits")
+def test_a_mistake_gets_one_message_and_no_traceback(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file = tmp_path / "net.safetensors"
+    assert transform_example.main([*arguments, "--save_file", str(save_file)]) == 2
+    assert message in capsys.readouterr().err
+    assert not save_file.exists()
+
+
+@pytest.mark.parametrize("bits", ["two", "2.5"])
+def test_bits_that_are_no_number_are_refused_by_the_parser(bits: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        transform_example.main(["--weight_bitwidth", bits])
+    assert "invalid int value" in capsys.readouterr().err
+
+
+def test_a_reset_that_does_not_exist_is_refused_by_the_parser() -> None:
+    with pytest.raises(SystemExit):
+        transform_example.main(["--reset_mode", "soft"])
+
+
+def test_the_networks_are_legal_where_they_say_so() -> None:
+    for bits in (1, 2, 3, 4):
+        assert fxsnn.check(DigitNet(), target="hw_v1.0", bits=bits).ok
+    for bits in (1, 2):
+        assert fxsnn.check(ColourNet(), target="hw_v1.0", bits=bits).ok
+
+
+def test_the_embedded_network_knows_its_digits() -> None:
+    options = transform_example.parse([])
+    network = transform_example.trained_network(options)
+    test = torch.utils.data.DataLoader(datasets.load("digits").test, 500)
+    assert transform_example.accuracy(network, test, "ANN") >= 99.0
+
+
+def test_a_data_set_without_embedded_weights_needs_a_file() -> None:
+    with pytest.raises(fxsnn.FileError, match="--load_file is missing: there are no embedded weights for FashionMNIST"):
+        transform_example.trained_network(transform_example.parse(["--dataset", "FashionMNIST"]))

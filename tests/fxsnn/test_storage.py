@@ -1,0 +1,80 @@
+"""Weights are read safely, and a file that does not fit changes nothing."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fxsnn.errors import FileError
+from fxsnn.storage import load_weights
+from tests.nets import Small, seeded
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda weights: weights,
+        lambda weights: {"state_dict": weights, "epoch": 3},
+        lambda weights: {"net": {f"module.{name}": value for name, value in weights.items()}},
+    ],
+)
+def test_weights_are_found_in_the_usual_forms(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
+    source, model = seeded(Small, 1), seeded(Small, 2)
+    torch.save(wrap(source.state_dict()), tmp_path / "w.pt")
+    load_weights(model, tmp_path / "w.pt")
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def unchanged(path: Path, message: str) -> None:
+    model = seeded(Small)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(FileError, match=message):
+        load_weights(model, path)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    unchanged(tmp_path / "none.pt", r"none\.pt: there is no such file")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
+    torch.save(seeded(Small).state_dict(), tmp_path / "w.pt")
+    content = (tmp_path / "w.pt").read_bytes()
+    (tmp_path / "w.pt").write_bytes(content[: int(len(content) * share)])
+    unchanged(tmp_path / "w.pt", "cannot be read as a state dict")
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "ran",))
+
+    (tmp_path / "w.pt").write_bytes(pickle.dumps(Attack()))
+    unchanged(tmp_path / "w.pt", "cannot be read as a state dict")
+    torch.save({"weight": Attack()}, tmp_path / "w.pt")
+    unchanged(tmp_path / "w.pt", "cannot be read as a state dict")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, torch.zeros(3)])
+def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "w.pt")
+    unchanged(tmp_path / "w.pt", "no state dict of tensors")
+
+
+def test_everything_that_does_not_match_is_listed(tmp_path: Path) -> None:
+    weights = dict(nn.Module.state_dict(seeded(Small)))
+    weights["fc.weight"] = torch.zeros(3, 16)
+    weights["extra"] = weights.pop("conv1.weight")
+    torch.save(weights, tmp_path / "w.pt")
+    unchanged(
+        tmp_path / "w.pt",
+        r"(?s)conv1\.weight is missing.*extra is not in .*fc\.weight has shape \[3, 16\], .* wants \[5, 16\]",
+    )

@@ -1,0 +1,76 @@
+"""The wheel holds what the tree holds, under one name, and importing it is cheap."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import fxsnn
+import fxsnn.passes
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=False)
+
+
+def test_the_wheel_holds_the_tree_under_one_top_level_name(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(REPOSITORY), str(source)], check=True)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    folders = {"fxsnn": "fxsnn", "passes": "fxsnn/passes", "hwtargets": "fxsnn/hwtargets"}
+    expected = {
+        f"{inside}/{path.name}" for folder, inside in folders.items() for path in (source / folder).glob("*.py")
+    }
+    expected |= {f"fxsnn/embedded/{path.name}" for path in (source / "fxsnn/embedded").iterdir()} | {"fxsnn/py.typed"}
+    assert names == expected
+
+
+@pytest.mark.parametrize("package", ["passes", "hwtargets"])
+def test_the_folders_refuse_to_be_imported_under_their_bare_names(package: str) -> None:
+    done = python(f"import {package}", REPOSITORY)
+    assert done.returncode != 0
+    assert f"this is the package fxsnn.{package}: import it by that name" in done.stderr
+
+
+def test_importing_it_does_not_import_what_few_need() -> None:
+    heavy = ("matplotlib", "GPUtil", "torchvision")
+    done = python(f"import sys, fxsnn; print([name for name in {heavy} if name in sys.modules])", REPOSITORY)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_every_public_name_exists_and_is_sorted() -> None:
+    for module in (fxsnn, fxsnn.passes):
+        assert list(module.__all__) == sorted(module.__all__)
+        assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_the_version_is_said_once() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert project["version"] == fxsnn.__version__
+
+
+MODULES = [
+    info.name
+    for package in (fxsnn, fxsnn.passes, importlib.import_module("fxsnn.hwtargets"))
+    for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_are_true(name: str) -> None:
+    module = importlib.import_module(name)
+    result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
