@@ -55,7 +55,7 @@ def pipeline(
         OptionError: an option has a value that is not allowed.
     """
     chip = get_target(target)
-    chip.require_bits(bits)
+    bits = chip.require_bits(bits)
     dynamics = Dynamics(timesteps, reset, initial_membrane)
     passes: list[Pass] = [
         Canonicalize(),
@@ -87,7 +87,7 @@ def check(model: nn.Module, *, target: str | HardwareTarget, bits: int) -> FitRe
         OptionError: unknown target, or bits that it does not know.
     """
     chip = get_target(target)
-    chip.require_bits(bits)
+    bits = chip.require_bits(bits)
     try:
         graph = Canonicalize()(capture(model)).after
     except ModelError as error:

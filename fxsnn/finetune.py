@@ -17,6 +17,7 @@ from tqdm import tqdm
 from fxsnn.errors import DataError, OptionError, TrainingError
 from fxsnn.graph import Graph
 from fxsnn.layers import LowBit, check_images
+from fxsnn.target import whole_number
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class TrainingOptions:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
+        if (whole_number(self.epochs) or 0) < 1:
             raise OptionError(
                 f"epochs is {self.epochs!r}; allowed are whole numbers from 1 (leave fine-tuning out for 0)"
             )

@@ -15,7 +15,7 @@ Between spiking layers, time is folded into the batch: [T * N, ...], time first.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -531,11 +531,6 @@ class Decode(nn.Module):
         shape = (-1, *[1] * (counts.dim() - 2)) if isinstance(steps, int) else (-1, *[1] * (counts.dim() - 3))
         scale = self.spike_value.view(shape)
         return (counts.double() / steps * scale.double()).to(scale.dtype)
-
-
-def with_timesteps(dynamics: Dynamics, timesteps: int) -> Dynamics:
-    """The same dynamics with another T."""
-    return replace(dynamics, timesteps=timesteps)
 
 
 HAND_WRITTEN = (SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeReLU)

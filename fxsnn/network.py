@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Graph
-from fxsnn.layers import Decode, Encode, Spiking
+from fxsnn.layers import Decode, Spiking
 from fxsnn.neuron import Dynamics
 from fxsnn.report import Report, report_of
 from fxsnn.storage import save_arrays
@@ -172,6 +172,12 @@ class SpikingNetwork(nn.Module):
         document = {"report": self.report.to_dict(), "initial_membrane": self.initial_membrane, "graph": structure}
         return save_arrays(path, dict(self.state_dict()), document)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move or cast the program too: tensors that the tail holds without a module are its own."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+        self.graph.module._apply(fn, recurse)
+        return self
+
     def _run_with(self, dynamics: Dynamics) -> None:
         for _, layer in self._spiking_layers():
             layer.run_with(dynamics)
@@ -237,18 +243,3 @@ class _Watch(fx.Interpreter):
     def membranes(self) -> dict[str, Tensor]:
         """Membranes per layer, [T, N, C, ...]."""
         return {name: torch.stack(steps) for name, steps in self._steps.items() if steps}
-
-
-def spiking_layers(network: SpikingNetwork) -> Iterator[tuple[str, Spiking]]:
-    """Names and layers of a network, in order of execution."""
-    for node in network.graph.nodes(Spiking):
-        layer = network.graph[node]
-        assert isinstance(layer, Spiking)
-        yield network.graph.name(node), layer
-
-
-def encoder(network: SpikingNetwork) -> Encode:
-    """The layer that turns images into integers."""
-    module = network.graph[network.graph.nodes(Encode)[0]]
-    assert isinstance(module, Encode)
-    return module

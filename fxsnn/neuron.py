@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from fxsnn.errors import FxsnnError, OptionError
 from fxsnn.lowbit import largest_code
-from fxsnn.target import Registers
+from fxsnn.target import Registers, whole_number
 
 RESETS = ("subtraction", "zero")
 INITIAL_MEMBRANES = (0.0, 0.5)
@@ -44,11 +43,8 @@ class Dynamics:
     initial_membrane: float = 0.5
 
     def __post_init__(self) -> None:
-        try:
-            timesteps = operator.index(self.timesteps)
-        except TypeError:
-            timesteps = 0
-        if isinstance(self.timesteps, bool) or not 1 <= timesteps <= LARGEST_TIMESTEPS:
+        timesteps = whole_number(self.timesteps)
+        if timesteps is None or not 1 <= timesteps <= LARGEST_TIMESTEPS:
             raise OptionError(
                 f"timesteps is {self.timesteps!r}; allowed is a whole number from 1 to {LARGEST_TIMESTEPS}"
             )

@@ -7,6 +7,7 @@ A target is one file with one `HardwareTarget` in it:
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -17,6 +18,18 @@ from fxsnn.errors import Finding, OptionError, listing
 KernelSize = tuple[int, int]
 
 ALL_BITS = (1, 2, 3, 4)
+
+
+def whole_number(value: object) -> int | None:
+    """`value` as an `int` where it is a whole number, numpy's included; `None` for all else, `True` and `2.0` too.
+
+    >>> whole_number(3), whole_number(2.0), whole_number(True)
+    (3, None, None)
+    """
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -99,10 +112,11 @@ class HardwareTarget:
         Raises:
             OptionError: it is no integer, or not one of `weight_bits`.
         """
-        if isinstance(bits, bool) or not isinstance(bits, int) or bits not in self.weight_bits:
+        whole = whole_number(bits)
+        if whole is None or whole not in self.weight_bits:
             allowed = ", ".join(map(str, self.weight_bits))
             raise OptionError(f"bits is {bits!r}; target {self.name!r} allows {allowed}")
-        return bits
+        return whole
 
     def input_channel_limit(self, kernel_size: KernelSize, bits: int) -> int | None:
         """The largest number of input channels per group, 0 for an unsupported kernel, `None` without a limit."""

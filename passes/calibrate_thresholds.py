@@ -14,6 +14,7 @@ from fxsnn.layers import ActivationSummary, ClippedReLU, QuantizedInput
 from fxsnn.moments import INPUT_DEVIATIONS, gaussian_moments, gaussian_samples
 from fxsnn.observe import Histogram, observe
 from fxsnn.stages import Pass, facts
+from fxsnn.target import whole_number
 
 METHODS = ("max", "percentile", "mse")
 SATURATED_SHARE = 0.05
@@ -51,7 +52,7 @@ class CalibrateThresholds(Pass):
             raise OptionError(f"calibration method is {self.method!r}; allowed are {', '.join(METHODS)}")
         if not 0 < self.percentile <= 100:
             raise OptionError(f"percentile is {self.percentile!r}; allowed are numbers above 0 and up to 100")
-        if self.input_bits is not None and (isinstance(self.input_bits, bool) or self.input_bits not in range(2, 17)):
+        if self.input_bits is not None and whole_number(self.input_bits) not in range(2, 17):
             raise OptionError(f"input_bits is {self.input_bits!r}; allowed are 2 to 16, or None for an analog input")
 
     def rewrite(self, graph: Graph) -> None:

@@ -13,6 +13,7 @@ from fxsnn.finetune import TrainingOptions, labelled_batches, train
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit
 from fxsnn.stages import Pass, facts
+from fxsnn.target import whole_number
 
 
 class Finetune(Pass):
@@ -48,7 +49,7 @@ class Finetune(Pass):
 
     def __post_init__(self) -> None:
         self._options()
-        if self.batch_size < 1:
+        if (whole_number(self.batch_size) or 0) < 1:
             raise OptionError(f"batch_size is {self.batch_size!r}; allowed are whole numbers from 1")
 
     def rewrite(self, graph: Graph) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from torch import nn
@@ -11,7 +10,7 @@ from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Weighted
 from fxsnn.layers import LowBitConv2d, LowBitLinear, conv_like, linear_like
 from fxsnn.stages import Pass, facts
-from fxsnn.target import ALL_BITS
+from fxsnn.target import ALL_BITS, whole_number
 
 
 class QuantizeWeights(Pass):
@@ -29,7 +28,7 @@ class QuantizeWeights(Pass):
     gives = facts("low-bit-weights")
 
     def __post_init__(self) -> None:
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or self.bits not in ALL_BITS:
+        if whole_number(self.bits) not in ALL_BITS:
             raise OptionError(f"bits is {self.bits!r}; allowed are {', '.join(map(str, ALL_BITS))}")
 
     def rewrite(self, graph: Graph) -> None:
@@ -38,5 +37,5 @@ class QuantizeWeights(Pass):
             layer: Any = graph[node]
             low: LowBitConv2d | LowBitLinear
             low = conv_like(LowBitConv2d, layer) if isinstance(layer, nn.Conv2d) else linear_like(LowBitLinear, layer)
-            low.quantize(operator.index(self.bits), per_channel=self.per_channel)
+            low.quantize(int(self.bits), per_channel=self.per_channel)
             graph.replace(node, low)

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import pickle
 
+import numpy as np
 import pytest
 
 from fxsnn.errors import OptionError
@@ -77,3 +78,8 @@ def test_with_groups_the_limit_binds_the_channels_of_one_group() -> None:
     assert violation is not None
     assert violation.in_channels == 5
     assert "per group" in violation.message
+
+
+def test_numpys_integers_are_whole_numbers() -> None:
+    assert CHIP.require_bits(np.int64(2)) == 2
+    assert type(CHIP.require_bits(np.int64(2))) is int
