@@ -183,7 +183,7 @@ class LowBit(nn.Module):
     def refit(self) -> None:
         """Replace the step by the one of least squared error for the present codes."""
         step = lowbit.refit_step(self.weight, self.step, self.bits)
-        self.step = step.clamp_min(float(step.max()) * lowbit.STEP_FLOOR)
+        self.step = lowbit.raised_to_floor(step, step.median())
 
     def quantized_weight(self) -> Tensor:
         """`step * code`, shape of the weight."""

@@ -11,11 +11,11 @@ import math
 import torch
 from torch import Tensor
 
-STEP_FLOOR = 1 / 256
-"""Smallest step of a channel, as a share of the layer's largest step.
+STEP_FLOOR = 1 / 16
+"""Smallest step of a channel, as a share of the layer's median step.
 
-A channel whose weights have died (as weight decay behind a batch norm brings about) would otherwise get a step near
-zero, a threshold beyond every register, and cost the whole layer its codebook gain.
+A channel whose weights have nearly died (as weight decay behind a batch norm brings about) would otherwise get a step
+near zero, a threshold beyond every register, and cost the whole layer its codebook gain.
 """
 
 _CANDIDATES = 256
@@ -79,14 +79,21 @@ def fit_step(weight: Tensor, bits: int, *, per_channel: bool = True) -> Tensor:
         per_channel: one step per output channel, or one for the layer.
 
     Returns:
-        Positive steps, [C] or [1], in the weight's type; no step lies below `STEP_FLOOR` of the largest.
+        Positive steps, [C] or [1], in the weight's type; no step lies below `STEP_FLOOR` of the median. A row of zeros,
+        whose codes are zero whatever its step, gets the median; at 1 bit, where there is no zero, it gets the floor.
     """
     rows = weight.detach().double().flatten(1) if per_channel else weight.detach().double().reshape(1, -1)
     step = rows.abs().mean(1) if bits == 1 else _search(rows, bits)
-    largest = step.max()
-    if largest == 0:
+    live = step[step > 0]
+    if not len(live):
         return torch.ones_like(step, dtype=weight.dtype)
-    return step.clamp_min(float(largest) * STEP_FLOOR).to(weight.dtype)
+    step = torch.where(step > 0, step, live.median() if bits > 1 else 0.0)
+    return raised_to_floor(step, live.median()).to(weight.dtype)
+
+
+def raised_to_floor(step: Tensor, median: Tensor) -> Tensor:
+    """Steps of a layer, those below `STEP_FLOOR` of the median raised to it."""
+    return step.clamp_min(float(median) * STEP_FLOOR)
 
 
 def _search(rows: Tensor, bits: int) -> Tensor:

@@ -22,7 +22,17 @@ LARGEST_TIMESTEPS = 1 << 16
 
 
 class RegisterError(FxsnnError):
-    """A value of a layer does not fit its register; the message says value and range, without the layer."""
+    """A value of a layer does not fit its register.
+
+    Attributes:
+        problem: value and range, without the layer.
+        remedy: what to do.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}. {remedy}.")
+        self.problem = problem
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -138,13 +148,22 @@ def integer_neuron(
         return bool((theta <= threshold_top).all() and (beta >= leak_bottom).all() and (beta <= leak_top).all())
 
     if not bool(torch.isfinite(real_threshold).all() and torch.isfinite(real_leak).all()):
-        raise RegisterError("its threshold or bias is not finite in units of its weight step")
+        raise RegisterError(
+            "its threshold or bias is not finite in units of its weight step", "Load weights that are finite"
+        )
     if not fits(1):
         theta, beta = rounded(1)
+        coarser = "or use fewer bits or per_channel=False, which make the weight step larger"
         if bool((theta > threshold_top).any()):
-            raise RegisterError(f"its threshold is {int(theta.max())}; the register holds 1 to {threshold_top}")
+            raise RegisterError(
+                f"its threshold is {int(theta.max())}; the register holds 1 to {threshold_top}",
+                f"Calibrate it with a lower percentile, {coarser}",
+            )
         worst = int(beta[beta.abs().argmax()])
-        raise RegisterError(f"its leak (bias) is {worst}; the register holds {leak_bottom} to {leak_top}")
+        raise RegisterError(
+            f"its leak (bias) is {worst}; the register holds {leak_bottom} to {leak_top}",
+            f"Train it with a smaller bias, {coarser}",
+        )
 
     most = codebook_top // largest_code(bits)
     bounds = [most, (threshold_top + 1) / float(real_threshold.max())]

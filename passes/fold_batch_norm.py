@@ -34,9 +34,19 @@ class FoldBatchNorm(Pass):
             if isinstance(layer, nn.Conv2d):
                 folded = conv_like(FoldedConv2d, fuse_conv_bn_eval(layer, norm))
             elif isinstance(layer, nn.Linear):
-                folded = linear_like(FoldedLinear, fuse_linear_bn_eval(layer, norm))
+                folded = linear_like(FoldedLinear, fuse_linear_bn_eval(layer, _with_scale_and_shift(norm)))
             else:
                 continue
             folded.remember(norm)
             graph.replace(source, folded)
             graph.bypass(node)
+
+
+def _with_scale_and_shift(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> nn.BatchNorm1d | nn.BatchNorm2d:
+    """The same norm with scale 1 and shift 0 where it has none: PyTorch's fusion of linear layers needs them."""
+    if norm.affine:
+        return norm
+    assert norm.running_mean is not None
+    full = type(norm)(norm.num_features, norm.eps, device=norm.running_mean.device, dtype=norm.running_mean.dtype)
+    full.running_mean, full.running_var = norm.running_mean, norm.running_var
+    return full.eval()

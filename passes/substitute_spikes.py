@@ -140,13 +140,7 @@ class SubstituteSpikes(Pass):
                 registers=self.target.registers,
             )
         except RegisterError as error:
-            findings.append(
-                graph.finding(
-                    node,
-                    f"{error} ({self.target.name})",
-                    "Calibrate it with a lower threshold, use more bits, or train it with a smaller bias",
-                )
-            )
+            findings.append(graph.finding(node, f"{error.problem} ({self.target.name})", error.remedy))
             return _Signal(step.new_full((channels,), clipped.threshold))
         form: type[SpikeConv2d] | type[SpikeLinear] = SpikeConv2d if isinstance(layer, LowBitConv2d) else SpikeLinear
         graph.replace(

@@ -9,6 +9,7 @@ import pytest
 from fxsnn import errors
 from fxsnn.errors import Finding, FxsnnError, FxsnnWarning, ModelError
 
+# RegisterError stands in fxsnn.neuron: users meet it only inside the findings of a TargetError.
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)]
 
 

@@ -77,11 +77,20 @@ def test_one_step_for_a_layer_or_one_for_each_channel() -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_a_dead_channel_gets_a_step_that_harms_no_other(bits: int) -> None:
+def test_a_channel_that_has_nearly_died_gets_a_step_that_harms_no_other(bits: int) -> None:
+    weight = weights(0)
+    weight[1] *= 1e-6
+    step = lowbit.fit_step(weight, bits)
+    assert float(step[1]) == pytest.approx(float(step.median()) * lowbit.STEP_FLOOR)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_channel_of_zeros_gets_the_median_step_and_at_one_bit_the_smallest(bits: int) -> None:
     weight = weights(0)
     weight[1] = 0
     step = lowbit.fit_step(weight, bits)
-    assert float(step[1]) == pytest.approx(float(step.max()) * lowbit.STEP_FLOOR)
+    median = float(step[[0, 2]].median())
+    assert float(step[1]) == pytest.approx(median if bits > 1 else median * lowbit.STEP_FLOOR)
 
 
 @pytest.mark.parametrize("bits", BITS)

@@ -127,3 +127,16 @@ def test_a_graph_that_is_not_ready_gets_the_passes_to_run() -> None:
 def test_options_are_checked_when_the_pass_is_made(options: dict[str, object]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
         SubstituteSpikes(V1, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("scale", [0.0, 1e-4])
+def test_dead_channels_do_not_stop_a_conversion_nor_take_much_of_the_gain(bits: int, scale: float) -> None:
+    model, healthy = seeded(Small), seeded(Small)
+    with torch.no_grad():
+        for norm in (model.norm1, model.norm2):
+            norm.weight[0] = scale
+    gain = spiking("conv2", SubstituteSpikes(V1)(stages(model, bits=bits)).after).gain
+    full = spiking("conv2", SubstituteSpikes(V1)(stages(healthy, bits=bits)).after).gain
+    assert gain > full / 20
+    assert gain == full or scale > 0 or bits == 1

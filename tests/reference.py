@@ -1,0 +1,277 @@
+"""The numeric contract of a converted network once more, in integers of numpy and one loop over time.
+
+It is written from the contract's formulas alone, as slowly and plainly as they stand there. Codes, sums, membranes and
+spikes are int64; float64 appears only where the contract rounds a real number or decodes a count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.int64]
+Reals = npt.NDArray[np.float64]
+Pair = tuple[int, int]
+Reset = Literal["subtraction", "zero"]
+
+
+# From real numbers to integers ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Widths in bits of the signed registers; those of Hardware v1.0 unless given."""
+
+    codebook: int = 11
+    threshold: int = 18
+    leak: int = 19
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm:
+    """A batch norm in evaluation mode, each array [C]."""
+
+    mean: Reals
+    variance: Reals
+    scale: Reals
+    shift: Reals
+    eps: float
+
+
+def folded(weight: Reals, bias: Reals, norm: BatchNorm | None) -> tuple[Reals, Reals]:
+    """Weight [C, ...] and bias [C] of the one layer that does what the layer and its batch norm do."""
+    if norm is None:
+        return weight, bias
+    factor = norm.scale / np.sqrt(norm.variance + norm.eps)
+    return weight * along_first_axis(factor, weight), (bias - norm.mean) * factor + norm.shift
+
+
+def along_first_axis(values: Reals, like: Reals) -> Reals:
+    """`values` [C] shaped so that they broadcast over `like` [C, ...]."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def largest_code(bits: int) -> int:
+    """Q: 1, 1, 3, 7 for 1 to 4 bits."""
+    return 1 if bits == 1 else 2 ** (bits - 1) - 1
+
+
+def weight_codes(weight: Reals, step: Reals, bits: int) -> Integers:
+    """q for a weight [C, ...] and a step [C]."""
+    if bits == 1:
+        return np.where(weight >= 0, 1, -1).astype(np.int64)
+    top = largest_code(bits)
+    return np.clip(np.rint(weight / along_first_axis(step, weight)), -top, top).astype(np.int64)
+
+
+def real_threshold(threshold: float, step: Reals, unit: float, gain: int) -> Reals:
+    """λ·m / (Δ·u), before rounding."""
+    return threshold * gain / (step * unit)
+
+
+def real_leak(bias: Reals, step: Reals, unit: float, gain: int) -> Reals:
+    """b·m / (Δ·u), before rounding."""
+    return bias * gain / (step * unit)
+
+
+def integer_threshold(threshold: float, step: Reals, unit: float, gain: int) -> Integers:
+    """θ of every channel, at least 1."""
+    return np.maximum(1, np.rint(real_threshold(threshold, step, unit, gain))).astype(np.int64)
+
+
+def integer_leak(bias: Reals, step: Reals, unit: float, gain: int) -> Integers:
+    """β of every channel."""
+    return np.rint(real_leak(bias, step, unit, gain)).astype(np.int64)
+
+
+def spike_value(theta: Integers, step: Reals, unit: float, gain: int) -> Reals:
+    """s of every channel: λ after rounding."""
+    return theta * step * unit / gain
+
+
+def fits(values: Integers, width: int) -> bool:
+    """Whether every value fits a signed register of `width` bits."""
+    return bool(np.all(values >= -(2 ** (width - 1))) and np.all(values <= 2 ** (width - 1) - 1))
+
+
+def largest_gain(threshold: float, bias: Reals, step: Reals, unit: float, bits: int, widths: Widths) -> int:
+    """m: the largest gain at which codebook, thresholds and leaks all fit their registers."""
+
+    def everything_fits(gain: int) -> bool:
+        top = largest_code(bits)
+        return (
+            fits(np.arange(-top, top + 1) * gain, widths.codebook)
+            and fits(integer_threshold(threshold, step, unit, gain), widths.threshold)
+            and fits(integer_leak(bias, step, unit, gain), widths.leak)
+        )
+
+    if not everything_fits(1):
+        raise OverflowError("even with a gain of 1 a value does not fit its register")
+    gain = 1
+    while everything_fits(gain + 1):
+        gain += 1
+    return gain
+
+
+def encoded(images: Reals, unit: float, bits: int) -> Integers:
+    """The integer input: images in units, at the ends of the signed range where they leave it."""
+    return np.clip(np.rint(images / unit), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1).astype(np.int64)
+
+
+# Sums ----------------------------------------------------------------------------------------------------------------
+
+
+def taps(x: Integers, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> dict[Pair, Integers]:
+    """For each position in the window, the input [N, C, H', W'] that every window has there; zeros are padded."""
+    padded = np.pad(x, ((0, 0), (0, 0), (padding[0], padding[0]), (padding[1], padding[1])))
+    height, width = (
+        (padded.shape[2 + axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1 for axis in (0, 1)
+    )
+    found = {}
+    for row in range(kernel[0]):
+        for column in range(kernel[1]):
+            top, left = row * dilation[0], column * dilation[1]
+            below, right = top + stride[0] * (height - 1) + 1, left + stride[1] * (width - 1) + 1
+            found[row, column] = padded[:, :, top : below : stride[0], left : right : stride[1]]
+    return found
+
+
+def convolved(x: Integers, codes: Integers, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Integers:
+    """Σ q·x of a convolution, [N, C, H', W'] for codes [C, inputs per group, height, width]."""
+    outputs, inputs, height, width = codes.shape
+    per_group = outputs // groups
+    total: Integers | None = None
+    for (row, column), part in taps(x, (height, width), stride, padding, dilation).items():
+        products = [
+            np.einsum(
+                "oi,nihw->nohw",
+                codes[g * per_group : (g + 1) * per_group, :, row, column],
+                part[:, g * inputs : (g + 1) * inputs],
+            )
+            for g in range(groups)
+        ]
+        joined = np.concatenate(products, axis=1)
+        total = joined if total is None else total + joined
+    assert total is not None
+    return total
+
+
+def multiplied(x: Integers, codes: Integers) -> Integers:
+    """Σ q·x of a fully connected layer, [N, C]; a map in front of it is flattened."""
+    return np.einsum("oi,ni->no", codes, x.reshape(len(x), -1))
+
+
+def pooled(x: Integers, kernel: Pair, stride: Pair, padding: Pair) -> Integers:
+    """Sum over each window, [N, C, H', W']."""
+    return np.stack(list(taps(x, kernel, stride, padding, (1, 1)).values())).sum(axis=0)
+
+
+# Layers --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Neurons:
+    """The integers of a layer's neurons: m, and θ and β of every channel."""
+
+    gain: int
+    theta: Integers
+    beta: Integers
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """A convolution with its ReLU."""
+
+    neurons: Neurons
+    codes: Integers
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+
+    def sums(self, x: Integers) -> Integers:
+        """Σ q·x."""
+        return convolved(x, self.codes, self.stride, self.padding, self.dilation, self.groups)
+
+
+@dataclass(frozen=True, eq=False)
+class FullyConnected:
+    """A hidden fully connected layer with its ReLU."""
+
+    neurons: Neurons
+    codes: Integers
+
+    def sums(self, x: Integers) -> Integers:
+        """Σ q·x."""
+        return multiplied(x, self.codes)
+
+
+@dataclass(frozen=True)
+class AveragePooling:
+    """Average pooling: unit weights, θ the size of the window, β = 0."""
+
+    channels: int
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+
+    @property
+    def neurons(self) -> Neurons:
+        """The same for every channel."""
+        size = self.kernel[0] * self.kernel[1]
+        return Neurons(1, np.full(self.channels, size, np.int64), np.zeros(self.channels, np.int64))
+
+    def sums(self, x: Integers) -> Integers:
+        """Sum over each window."""
+        return pooled(x, self.kernel, self.stride, self.padding)
+
+
+Layer = Convolution | FullyConnected | AveragePooling
+
+
+# Dynamics ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What one layer did: spikes, and membranes before the reset, both [T, N, C, ...]."""
+
+    spikes: Integers
+    membranes: Integers
+
+
+def per_channel(values: Integers, like: Integers) -> Integers:
+    """`values` [C] shaped so that they broadcast over `like` [N, C, ...]."""
+    return values.reshape(-1, *[1] * (like.ndim - 2))
+
+
+def simulated(
+    layers: Sequence[Layer], current: Integers, *, timesteps: int, reset: Reset, half_start: bool
+) -> list[Trace]:
+    """Run all layers step by step: the first gets `current` at every step, each other the spikes of its producer."""
+    membranes: list[Integers | None] = [None] * len(layers)
+    seen: list[list[tuple[Integers, Integers]]] = [[] for _ in layers]
+    for _ in range(timesteps):
+        x = current
+        for place, layer in enumerate(layers):
+            sums = layer.sums(x)
+            theta, beta = (per_channel(values, sums) for values in (layer.neurons.theta, layer.neurons.beta))
+            before = membranes[place]
+            if before is None:
+                before = np.zeros_like(sums) + (theta // 2 if half_start else 0)
+            membrane = before + layer.neurons.gain * sums + beta
+            spikes = (membrane >= theta).astype(np.int64)
+            seen[place].append((spikes, membrane))
+            membranes[place] = membrane - spikes * theta if reset == "subtraction" else membrane * (1 - spikes)
+            x = spikes
+    return [Trace(np.stack([s for s, _ in steps]), np.stack([v for _, v in steps])) for steps in seen]
+
+
+def decoded(spikes: Integers, value: Reals) -> Reals:
+    """`count / T · s` for spikes [T, N, C, ...] and spike values [C]."""
+    counts = spikes.sum(axis=0)
+    return counts / len(spikes) * value.reshape(-1, *[1] * (counts.ndim - 2))
