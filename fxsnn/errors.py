@@ -9,6 +9,7 @@ FxsnnError
 ├── TrainingError    fine-tuning cannot go on
 ├── ModelError       the user's network cannot be converted; carries every finding
 │   └── TargetError  the network does not fit the chip; carries the report of `fxsnn.check`
+├── RegisterError    (in fxsnn.neuron) a value does not fit; users meet it as a finding of a TargetError
 ├── PipelineError    passes are put together in an order that cannot work
 └── GraphError       a pass has a bug: it broke the graph or a promise of its own
 

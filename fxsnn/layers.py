@@ -316,23 +316,6 @@ class SpikeConv2d(Spiking, nn.Conv2d):
 
     codes: Tensor
 
-    @classmethod
-    def compiled(
-        cls,
-        conv: LowBitConv2d,
-        neuron: IntegerNeuron,
-        dynamics: Dynamics,
-        *,
-        input_unit: float,
-        input_magnitude: int | None,
-        constant_input: bool,
-    ) -> SpikeConv2d:
-        """The spiking form of a convolution with n-bit weights."""
-        layer = conv_like(cls, conv)
-        _take_codes(layer, conv, input_unit, input_magnitude, constant_input)
-        layer.become_spiking(neuron, conv.step, dynamics)
-        return layer
-
     def weighted_sum(self, x: Tensor) -> Tensor:
         """Convolution with the codes."""
         dtype = self.sum_type()
@@ -348,23 +331,6 @@ class SpikeLinear(Spiking, nn.Linear):
 
     codes: Tensor
 
-    @classmethod
-    def compiled(
-        cls,
-        linear: LowBitLinear,
-        neuron: IntegerNeuron,
-        dynamics: Dynamics,
-        *,
-        input_unit: float,
-        input_magnitude: int | None,
-        constant_input: bool,
-    ) -> SpikeLinear:
-        """The spiking form of a fully connected layer with n-bit weights."""
-        layer = linear_like(cls, linear)
-        _take_codes(layer, linear, input_unit, input_magnitude, constant_input)
-        layer.become_spiking(neuron, linear.step, dynamics)
-        return layer
-
     def weighted_sum(self, x: Tensor) -> Tensor:
         """Product with the codes."""
         dtype = self.sum_type()
@@ -375,13 +341,18 @@ class SpikeLinear(Spiking, nn.Linear):
         return super().forward(x) if self.dynamics is None else self.fire(x)
 
 
-def _take_codes(
-    layer: SpikeConv2d | SpikeLinear,
+def spiking_form(
     source: LowBitConv2d | LowBitLinear,
+    neuron: IntegerNeuron,
+    dynamics: Dynamics,
+    *,
     input_unit: float,
     input_magnitude: int | None,
     constant_input: bool,
-) -> None:
+) -> SpikeConv2d | SpikeLinear:
+    """The spiking layer that a layer with n-bit weights becomes; see `Spiking` for the arguments."""
+    layer: SpikeConv2d | SpikeLinear
+    layer = conv_like(SpikeConv2d, source) if isinstance(source, LowBitConv2d) else linear_like(SpikeLinear, source)
     codes = source.codes()
     layer.bits = source.bits
     layer.register_parameter("weight", None)
@@ -389,6 +360,8 @@ def _take_codes(
     layer.register_buffer("codes", codes)
     layer.input_unit, layer.input_magnitude, layer.constant_input = input_unit, input_magnitude, constant_input
     layer.largest_sum = int(codes.flatten(1).int().abs().sum(1).max()) * (input_magnitude or 0)
+    layer.become_spiking(neuron, source.step, dynamics)
+    return layer
 
 
 class SpikeAvgPool2d(Spiking, nn.AvgPool2d):

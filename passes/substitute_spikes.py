@@ -20,8 +20,7 @@ from fxsnn.layers import (
     LowBitLinear,
     QuantizedInput,
     SpikeAvgPool2d,
-    SpikeConv2d,
-    SpikeLinear,
+    spiking_form,
 )
 from fxsnn.neuron import Dynamics, RegisterError, integer_neuron
 from fxsnn.stages import Pass, facts
@@ -142,18 +141,15 @@ class SubstituteSpikes(Pass):
         except RegisterError as error:
             findings.append(graph.finding(node, f"{error.problem} ({self.target.name})", error.remedy))
             return _Signal(step.new_full((channels,), clipped.threshold))
-        form: type[SpikeConv2d] | type[SpikeLinear] = SpikeConv2d if isinstance(layer, LowBitConv2d) else SpikeLinear
-        graph.replace(
-            node,
-            form.compiled(
-                layer,
-                neuron,
-                self.dynamics(),
-                input_unit=source.unit,
-                input_magnitude=source.magnitude,
-                constant_input=source.constant,
-            ),
+        spiking = spiking_form(
+            layer,
+            neuron,
+            self.dynamics(),
+            input_unit=source.unit,
+            input_magnitude=source.magnitude,
+            constant_input=source.constant,
         )
+        graph.replace(node, spiking)
         return _Signal(neuron.spike_value)
 
     def _decode(self, graph: Graph, last: Node, signal: _Signal, tail: list[Node]) -> None:
