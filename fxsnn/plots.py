@@ -23,8 +23,6 @@ def accuracy_against_timesteps(
         curves: label to accuracies in percent; entry t belongs to t + 1 timesteps.
         ann_accuracy: of the float network, in percent; a dashed line.
     """
-    from matplotlib.ticker import ScalarFormatter
-
     for i, (label, accuracies) in enumerate(curves.items()):
         axes.plot(
             range(1, len(accuracies) + 1),
@@ -37,7 +35,7 @@ def accuracy_against_timesteps(
     if ann_accuracy is not None:
         axes.axhline(ann_accuracy, color="black", linestyle="--", linewidth=1, label=f"ANN {ann_accuracy:.1f} %")
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter("{x:.0f}")
     axes.set_xlabel("timesteps T")
     axes.set_ylabel("accuracy (%)")
     axes.grid(alpha=0.3)
