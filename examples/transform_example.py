@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -176,7 +177,7 @@ def device_of(network: object) -> torch.device:
     """Where a network's tensors are."""
     module = network.module if isinstance(network, fxsnn.Graph) else network
     assert isinstance(module, nn.Module)
-    return next(module.parameters()).device
+    return next(chain(module.parameters(), module.buffers())).device
 
 
 def save_file(options: argparse.Namespace, bits: int) -> Path:

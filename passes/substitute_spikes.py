@@ -83,7 +83,7 @@ class SubstituteSpikes(Pass):
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
         _require_calibrated(graph)
-        tail = graph.tail()
+        dtype = _type_behind(graph)
         encoded = self._encode(graph)
         signals = dict.fromkeys((graph.input(), *graph.nodes(Encode)), encoded)
         findings: list[Finding] = []
@@ -107,7 +107,7 @@ class SubstituteSpikes(Pass):
         if findings:
             raise TargetError(findings)
         assert last is not None
-        self._decode(graph, last, signals[last], tail)
+        graph.insert_after(last, "decode", Decode(signals[last].value, dtype, self.dynamics()))
 
     def _encode(self, graph: Graph) -> _Signal:
         images = graph.input()
@@ -152,10 +152,12 @@ class SubstituteSpikes(Pass):
         graph.replace(node, spiking)
         return _Signal(neuron.spike_value)
 
-    def _decode(self, graph: Graph, last: Node, signal: _Signal, tail: list[Node]) -> None:
-        dtype = next((p.dtype for node in tail if node.op == "call_module" for p in graph[node].parameters()), None)
-        decode = Decode(signal.value, dtype or next(graph.module.parameters()).dtype, self.dynamics())
-        graph.insert_after(last, "decode", decode)
+
+def _type_behind(graph: Graph) -> torch.dtype:
+    """The type that the tail computes in: that of its own parameters, or of the network's where it has none."""
+    tail = [graph[node] for node in graph.tail() if node.op == "call_module"]
+    parameters = [parameter for module in tail for parameter in module.parameters()]
+    return next(iter([*parameters, *graph.module.parameters()])).dtype
 
 
 def _source(node: Node, signals: dict[Node, _Signal]) -> Node:

@@ -135,6 +135,13 @@ class HandWritten(nn.Module):
         return self.fc(self.relu3(self.hidden(x.flatten(1))))
 
 
+def without_classifier() -> nn.Module:
+    """Convolutions only; global pooling gives the logits, and the tail has no parameters."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+
 CONVERTIBLE: dict[str, Callable[[], nn.Module]] = {
     "modules": Small,
     "without batch norm": lambda: Small(norm=False, bias=True),
@@ -142,4 +149,5 @@ CONVERTIBLE: dict[str, Callable[[], nn.Module]] = {
     "one relu": OneRelu,
     "dense": Dense,
     "hand-written": HandWritten,
+    "without classifier": without_classifier,
 }
