@@ -100,7 +100,9 @@ def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
         yield from _about_relu(graph, node)
     elif graph.is_a(node, nn.AvgPool2d):
         yield from _about_pool(graph, node)
-    elif not graph.is_a(node, nn.Flatten, QuantizedInput) and not _is_size(node):
+    elif graph.is_a(node, nn.Flatten):
+        yield from _about_flatten(graph, node)
+    elif not graph.is_a(node, QuantizedInput):
         yield _unsupported(graph, node)
 
 
@@ -109,6 +111,12 @@ def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
     kind = "convolution" if isinstance(layer, nn.Conv2d) else "hidden fully connected layer"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         yield graph.finding(node, f"its padding_mode is {layer.padding_mode!r}; allowed is 'zeros'", "Pad with zeros")
+    if isinstance(layer, nn.Linear) and not _reads_features(graph, node):
+        yield graph.finding(
+            node,
+            "it reads a map [N, C, H, W], along its last axis",
+            "Put nn.Flatten in front of it: a neuron's threshold belongs to a feature, not to a column of a map",
+        )
     behind = graph.sole_user(node)
     if graph.is_a(behind, *Norm) and behind is not None:
         behind = graph.sole_user(behind)
@@ -118,6 +126,21 @@ def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
             node,
             f"this {kind} has no ReLU of its own behind it; it is read by {readers}",
             "Put nn.ReLU directly behind it (a batch norm may stand between), and read only the ReLU",
+        )
+
+
+def _reads_features(graph: Graph, node: Node) -> bool:
+    """Whether a flatten or another fully connected layer comes before `node` on its way from the images."""
+    return any(graph.is_a(before, nn.Flatten, nn.Linear) for before in _ancestors(node))
+
+
+def _about_flatten(graph: Graph, node: Node) -> Iterator[Finding]:
+    flatten: Any = graph[node]
+    if (flatten.start_dim, flatten.end_dim) != (1, -1):
+        yield graph.finding(
+            node,
+            f"it flattens dimensions {flatten.start_dim} to {flatten.end_dim}",
+            "Flatten everything but the batch: nn.Flatten(1)",
         )
 
 
@@ -189,11 +212,6 @@ def _ancestors(node: Node) -> set[Node]:
     return found
 
 
-def _is_size(node: Node) -> bool:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.op in ("call_function", "call_method") and name in ("size", "getitem", "getattr")
-
-
 def _about_glue(graph: Graph, node: Node) -> Iterator[Finding]:
     """What lies between the body and the final fully connected layer must not be a layer left unconverted."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
@@ -222,6 +240,10 @@ def _unsupported(graph: Graph, node: Node) -> Finding:
         remedy = "Use nn.AvgPool2d with a fixed window, or move it behind the last ReLU"
     elif "dropout" in lowered:
         remedy = "Pass training=self.training, so that it rests in evaluation mode"
+    elif node.op in ("call_function", "call_method") and any(
+        word in lowered for word in ("size", "getattr", "getitem")
+    ):
+        remedy = "Do not read the size of an activation, except for flattening: use flatten(1)"
     elif node.op == "get_attr":
         remedy = "Use a layer of torch.nn instead of a parameter or constant of your own"
     elif "add" in lowered or "cat" in lowered:

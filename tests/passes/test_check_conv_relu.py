@@ -70,6 +70,8 @@ def test_networks_that_can_be_converted_pass(name: str) -> None:
             "1",
             ["hidden fully connected layer has no ReLU"],
         ),
+        (chain(nn.Linear(4, 4), nn.ReLU()), "2", ["reads a map", "nn.Flatten in front"]),
+        (chain(nn.Flatten(2), nn.Linear(4, 4), nn.ReLU()), "2", ["flattens dimensions 2 to -1", "nn.Flatten(1)"]),
         (nn.Sequential(nn.Flatten(), nn.Linear(9, 4)), "network", ["There is nothing to convert"]),
     ],
 )
@@ -99,6 +101,16 @@ def test_a_layer_that_cannot_spike_is_named_with_the_remedy(model: nn.Module, la
         ),
         (lambda m, x: m.fc(F.dropout(F.relu(m.a(x))).mean((2, 3))), "dropout", ["training=self.training"]),
         (lambda m, x: m.fc(F.relu(F.conv2d(x, m.a.weight)).mean((2, 3))), "conv2d", ["conv2d is not supported"]),
+        (
+            lambda m, x: m.fc(F.relu(m.b(F.relu(m.a(x)).view(x.size(0), 4, 5, 5))).mean((2, 3))),
+            "view",
+            ["not supported"],
+        ),
+        (
+            lambda m, x: m.fc(F.relu(m.b(F.relu(m.a(x)).view(x.size(0), 4, 5, 5))).mean((2, 3))),
+            "size",
+            ["Do not read the size"],
+        ),
         (lambda m, x: [m.fc(F.relu(m.a(x)).mean((2, 3)))], "output", ["forward returns a list"]),
         (lambda m, x: (m.fc(F.relu(m.a(x)).mean((2, 3))), x), "output", ["forward returns a tuple"]),
     ],
