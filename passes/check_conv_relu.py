@@ -50,7 +50,9 @@ class CheckConvRelu(Pass):
         for node in graph:
             if node in body:
                 found.extend(_about_body(graph, node))
-            elif node.op == "output":
+                continue
+            found.extend(_about_shortcuts(graph, node, body))
+            if node.op == "output":
                 found.extend(_about_output(graph, node))
             elif node.op != "placeholder" and (classifier is None or node < classifier):
                 found.extend(_about_glue(graph, node))
@@ -210,6 +212,17 @@ def _ancestors(node: Node) -> set[Node]:
             found.add(one)
             waiting.extend(one.all_input_nodes)
     return found
+
+
+def _about_shortcuts(graph: Graph, node: Node, body: list[Node]) -> Iterator[Finding]:
+    """Only the last layer of the body is decoded; nothing behind it may read what an earlier one does."""
+    early = [source for source in node.all_input_nodes if source in body[:-1] and source.op != "placeholder"]
+    for source in early:
+        yield graph.finding(
+            node,
+            f"it reads {graph.name(source)}, which will spike, past the layers behind that",
+            "Joining two branches is not supported yet: make the network one chain of layers",
+        )
 
 
 def _about_glue(graph: Graph, node: Node) -> Iterator[Finding]:

@@ -111,6 +111,11 @@ def test_a_layer_that_cannot_spike_is_named_with_the_remedy(model: nn.Module, la
             "size",
             ["Do not read the size"],
         ),
+        (
+            lambda m, x: (lambda y: m.fc(F.relu(m.b(y)).mean((2, 3))) + y.mean())(F.relu(m.a(x))),
+            "mean_1 (mean)",
+            ["reads relu", "one chain"],
+        ),
         (lambda m, x: [m.fc(F.relu(m.a(x)).mean((2, 3)))], "output", ["forward returns a list"]),
         (lambda m, x: (m.fc(F.relu(m.a(x)).mean((2, 3))), x), "output", ["forward returns a tuple"]),
     ],
