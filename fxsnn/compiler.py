@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, ModelError, TargetError
 from fxsnn.graph import capture
 from fxsnn.network import SpikingNetwork, name_clashes
@@ -112,6 +113,7 @@ def convert(
     per_channel: bool = True,
     finetune: Finetune | None = None,
     example: Tensor | None = None,
+    engine: str = "auto",
     progress: bool = False,
 ) -> SpikingNetwork:
     """A trained network as a spiking network for a chip; the model is not changed.
@@ -131,6 +133,8 @@ def convert(
         per_channel: one weight step per output channel, or one per layer.
         finetune: train the n-bit weights, see `fxsnn.Finetune`.
         example: images on which rewrites are verified; `None`: random images of a size that the network accepts.
+        engine: what runs the spiking network, "auto", "numba", "triton" or "torch"; all give the same spikes. It can be
+            changed afterwards.
         progress: show progress bars.
 
     Raises:
@@ -140,6 +144,7 @@ def convert(
         DataError: the data are empty or do not fit the network.
     """
     chip = get_target(target)
+    check_engine(engine)
     passes = pipeline(
         target=chip,
         bits=bits,
@@ -166,4 +171,4 @@ def convert(
             AccuracyWarning,
             stacklevel=2,
         )
-    return SpikingNetwork(passes.run(model), chip)
+    return SpikingNetwork(passes.run(model), chip, engine)

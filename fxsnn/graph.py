@@ -198,6 +198,24 @@ class Graph:
             return images.to(weight.device, weight.dtype)
         return None
 
+    def behind(self, node: Node) -> fx.GraphModule:
+        """The part of the network that reads `node`, as a module of its own.
+
+        It is called with the node's value and the images, and shares all modules and tensors with this graph.
+        """
+        part = fx.Graph()
+        copies = {node: part.placeholder("value"), self.input(): part.placeholder("images")}
+        wanted, waiting = set(), [self.output()]
+        while waiting:
+            one = waiting.pop()
+            if one not in wanted and one not in copies:
+                wanted.add(one)
+                waiting.extend(one.all_input_nodes)
+        for one in self:
+            if one in wanted:
+                copies[one] = part.node_copy(one, lambda source: copies[source])
+        return fx.GraphModule(self.module, part)
+
     # Editing ---------------------------------------------------------------------------------------------------------
 
     def replace(self, node: Node, module: nn.Module) -> None:

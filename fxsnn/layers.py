@@ -265,13 +265,17 @@ class Spiking(nn.Module):
             record: called at each step with the membranes before the reset.
         """
         assert self.dynamics is not None
-        sums = self.weighted_sum(x)
+        drive = self.drive(x).unflatten(0, (1 if self.constant_input else self.dynamics.timesteps, -1))
+        return integrate_and_fire(drive, self.threshold, self.dynamics, record).flatten(0, 1)
+
+    def drive(self, x: Tensor) -> Tensor:
+        """What an input adds to the membranes, gain and leak included: integers, or floats for the analog input."""
+        with torch.autocast(x.device.type, enabled=False):  # sums must not be rounded to fewer bits
+            sums = self.weighted_sum(x)
         if self.input_magnitude is not None:
             # Sums of integers are whole; rounding takes off what a transform-based convolution may leave behind.
             sums = sums.round().to(self.membrane_type())
-        drive = sums * self.gain + self.leak.view(-1, *[1] * (sums.dim() - 2)).to(sums.dtype)
-        drive = drive.unflatten(0, (1 if self.constant_input else self.dynamics.timesteps, -1))
-        return integrate_and_fire(drive, self.threshold, self.dynamics, record).flatten(0, 1)
+        return sums * self.gain + self.leak.view(-1, *[1] * (sums.dim() - 2)).to(sums.dtype)
 
     def sum_type(self) -> torch.dtype:
         """A floating type in which no partial sum of the layer leaves the range of exact integers."""
@@ -485,13 +489,22 @@ class Decode(nn.Module):
 
     def forward(self, spikes: Tensor) -> Tensor:
         """Activations [N, C, ...] for spikes [T * N, C, ...]."""
-        return self._value(self._unfolded(spikes).sum(0), self.dynamics.timesteps)
+        return self.value(self._unfolded(spikes).sum(0))
 
     def after_each_step(self, spikes: Tensor) -> Tensor:
         """Activations [T * N, C, ...]: row t is what a run of t + 1 steps would give."""
-        counts = self._unfolded(spikes).cumsum(0)
-        steps = torch.arange(1, len(counts) + 1, device=spikes.device).view(-1, *[1] * spikes.dim())
-        return self._value(counts, steps).flatten(0, 1)
+        return self.values_after_each_step(self._unfolded(spikes).cumsum(0))
+
+    def value(self, counts: Tensor) -> Tensor:
+        """Activations [N, C, ...] for the spike counts of a whole run."""
+        scale = self.spike_value.view(-1, *[1] * (counts.dim() - 2))
+        return (counts.double() / self.dynamics.timesteps * scale.double()).to(scale.dtype)
+
+    def values_after_each_step(self, counts: Tensor) -> Tensor:
+        """Activations [T * N, C, ...] for the spike counts after each step, [T, N, C, ...]."""
+        steps = torch.arange(1, len(counts) + 1, device=counts.device).view(-1, *[1] * (counts.dim() - 1))
+        scale = self.spike_value.view(-1, *[1] * (counts.dim() - 3))
+        return (counts.double() / steps * scale.double()).to(scale.dtype).flatten(0, 1)
 
     def run_with(self, dynamics: Dynamics) -> None:
         """Use other dynamics from now on."""
@@ -499,11 +512,6 @@ class Decode(nn.Module):
 
     def _unfolded(self, spikes: Tensor) -> Tensor:
         return spikes.unflatten(0, (self.dynamics.timesteps, -1))
-
-    def _value(self, counts: Tensor, steps: int | Tensor) -> Tensor:
-        shape = (-1, *[1] * (counts.dim() - 2)) if isinstance(steps, int) else (-1, *[1] * (counts.dim() - 3))
-        scale = self.spike_value.view(shape)
-        return (counts.double() / steps * scale.double()).to(scale.dtype)
 
 
 HAND_WRITTEN = (SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeReLU)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
-from fxsnn.errors import Finding, ModelError
+from fxsnn.engine import check_engine, engine_for
+from fxsnn.engine.chain import Chain, Engine, Fingerprint, Recording, Unsupported, chain_of, fingerprint, watched
+from fxsnn.errors import Finding, ModelError, OptionError
 from fxsnn.graph import Graph
-from fxsnn.layers import Decode, Spiking
+from fxsnn.layers import Decode, Spiking, check_images
 from fxsnn.neuron import Dynamics
 from fxsnn.report import Report, report_of
 from fxsnn.storage import save_arrays
@@ -59,14 +61,18 @@ class SpikingNetwork(nn.Module):
     Args:
         graph: the last graph of a pipeline; its tensors are copied.
         target: the chip it was compiled for.
+        engine: what runs it, "auto", "numba", "triton" or "torch"; all give the same spikes.
 
     Raises:
+        OptionError: there is no such engine.
         ModelError: a layer of the user's network has the name of an attribute of this class.
     """
 
-    def __init__(self, graph: Graph, target: HardwareTarget) -> None:
+    def __init__(self, graph: Graph, target: HardwareTarget, engine: str = "auto") -> None:
         super().__init__()
-        own = graph.detached()
+        check_engine(engine)
+        with torch.inference_mode(False):  # tensors made in it do not tell when they are written into
+            own = graph.detached()
         names = [name for name, _ in own.module.named_children()]
         if clashes := name_clashes(names):
             raise ModelError(clashes)
@@ -81,6 +87,8 @@ class SpikingNetwork(nn.Module):
             self.register_parameter(name, parameter)
         self._target = target
         self._dynamics = self._spiking_layers()[0][1].dynamics or Dynamics()
+        self._engine_name = engine
+        self._compiled: _Compiled | None = None
         self.eval()
 
     def forward(self, images: Tensor) -> Any:
@@ -92,26 +100,61 @@ class SpikingNetwork(nn.Module):
 
         Raises:
             DataError: these cannot be images for the network.
+            OptionError: the engine that was asked for cannot run here.
         """
+        compiled = self._compiled_for(images)
+        if compiled is not None:
+            return compiled.in_parts(images, compiled.logits, dim=0)
         chunk = max(1, _FRAMES_AT_ONCE // self.timesteps)
         if torch.compiler.is_compiling() or not isinstance(images, Tensor) or len(images) <= chunk:
             return self.graph.module(images)
         return torch.cat([self.graph.module(part) for part in images.split(chunk)])
+
+    def early_readout(self, images: Tensor) -> Tensor:
+        """Logits after every step, [T, N, classes]: row t is what a run of t + 1 steps gives.
+
+        Accuracy against T costs one run, and no more memory than the logits.
+
+        Args:
+            images: as for a call.
+
+        Raises:
+            DataError: these cannot be images for the network.
+            OptionError: the engine that was asked for cannot run here.
+        """
+        with torch.no_grad():
+            compiled = self._compiled_for(images)
+            if compiled is not None:
+                return compiled.in_parts(images, compiled.logits_after_each_step, dim=1)
+            check_images(images, None)
+            parts = images.split(max(1, _FRAMES_AT_ONCE // self.timesteps))
+            logits = [_Watch(self.graph, keep=()).run(part) for part in parts]
+            return torch.cat([part.unflatten(0, (self.timesteps, -1)) for part in logits], dim=1)
 
     def simulate(self, images: Tensor, *, membranes: bool = False) -> Run:
         """Run and look inside.
 
         Args:
             images: as for a call.
-            membranes: keep every membrane at every step (much memory).
+            membranes: keep every membrane at every step (much memory, and the engine is PyTorch).
 
         Returns:
             Logits after each step, spikes and membrane ranges of every layer.
+
+        Raises:
+            DataError: these cannot be images for the network.
+            OptionError: the engine that was asked for cannot run here.
         """
-        watch = _Watch(self.graph, keep_membranes=membranes)
         with torch.no_grad():
-            logits = watch.run(images)
-        return Run(logits.unflatten(0, (self.timesteps, -1)), watch.spikes, watch.ranges, watch.membranes())
+            compiled = self._compiled_for(images)
+            if compiled is not None and not membranes:
+                recording = Recording()
+                logits = compiled.logits_after_each_step(images, recording)
+                spikes = {name: spikes.float() for name, spikes in recording.spikes.items()}
+                return Run(logits, spikes, recording.ranges)
+            watch = _Watch(self.graph, keep=("spikes", "membranes") if membranes else ("spikes",))
+            logits = watch.run(images).unflatten(0, (self.timesteps, -1))
+            return Run(logits, watch.spikes, watch.ranges, watch.membranes())
 
     @property
     def graph(self) -> Graph:
@@ -152,6 +195,16 @@ class SpikingNetwork(nn.Module):
         self._run_with(replace(self._dynamics, initial_membrane=share))
 
     @property
+    def engine(self) -> str:
+        """What runs the network: "auto", "numba", "triton" or "torch"; all give the same spikes. It can be set."""
+        return self._engine_name
+
+    @engine.setter
+    def engine(self, name: str) -> None:
+        self._engine_name = check_engine(name)
+        self._compiled = None
+
+    @property
     def report(self) -> Report:
         """The layer table."""
         return report_of(self.graph, self._target, self._dynamics)
@@ -176,7 +229,28 @@ class SpikingNetwork(nn.Module):
         """Move or cast the program too: tensors that the tail holds without a module are its own."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
         self.graph.module._apply(fn, recurse)
+        self._compiled = None
         return self
+
+    def _compiled_for(self, images: Tensor) -> _Compiled | None:
+        """The engine that is to run these images, with all that belongs to it; `None` means PyTorch."""
+        if torch.compiler.is_compiling() or type(images) is not Tensor or len(images) == 0:
+            return None
+        compiled = self._compiled
+        if compiled is None or not compiled.fingerprint.holds(compiled.chain):
+            try:
+                chain = chain_of(self.graph)
+            except Unsupported as reason:
+                if self._engine_name in ("auto", "torch"):
+                    return None
+                raise OptionError(f"engine={self._engine_name!r} cannot run this network: {reason}") from None
+            compiled = _compile(self.graph, chain, self._engine_name)
+            self._compiled = compiled
+        return None if compiled.engine is None or watched(compiled.chain) else compiled
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies compile their engine anew."""
+        return {**self.__dict__, "_compiled": None}
 
     def _run_with(self, dynamics: Dynamics) -> None:
         for _, layer in self._spiking_layers():
@@ -191,7 +265,7 @@ class SpikingNetwork(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown by `print`."""
-        return f"target={self._target.name}, timesteps={self.timesteps}, reset={self.reset!r}"
+        return f"target={self._target.name}, timesteps={self.timesteps}, reset={self.reset!r}, engine={self.engine!r}"
 
 
 def name_clashes(names: list[str]) -> list[Finding]:
@@ -207,13 +281,56 @@ def name_clashes(names: list[str]) -> list[Finding]:
     ]
 
 
+@dataclass(frozen=True, eq=False)
+class _Compiled:
+    """An engine and what belongs to it.
+
+    Attributes:
+        chain: the spiking part.
+        engine: what runs it; `None` means PyTorch.
+        tail: called with activations and images.
+        fingerprint: of the tensors that the engine has copied.
+    """
+
+    chain: Chain
+    engine: Engine | None
+    tail: Callable[[Tensor, Tensor], Tensor]
+    fingerprint: Fingerprint
+
+    def logits(self, images: Tensor) -> Tensor:
+        """[N, classes]."""
+        assert self.engine is not None
+        with torch.no_grad():
+            counts = self.engine.counts(images)
+        return self.tail(self.chain.decode.value(counts), images)
+
+    def logits_after_each_step(self, images: Tensor, recording: Recording | None = None) -> Tensor:
+        """[T, N, classes]."""
+        assert self.engine is not None
+        counts = self.engine.counts(images, every_step=True, recording=recording)
+        logits = self.tail(self.chain.decode.values_after_each_step(counts), images)
+        return logits.unflatten(0, (len(counts), -1))
+
+    def in_parts(self, images: Tensor, run: Callable[[Tensor], Tensor], *, dim: int) -> Tensor:
+        """Run as many images at a time as the engine likes, and join the results."""
+        assert self.engine is not None
+        check_images(images, self.chain.encode.channels)
+        parts = [run(part) for part in images.split(self.engine.images_at_once)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def _compile(graph: Graph, chain: Chain, engine: str) -> _Compiled:
+    tail = graph.behind(next(iter(graph.nodes(Decode))))
+    return _Compiled(chain, engine_for(engine, chain), tail, fingerprint(chain))
+
+
 class _Watch(fx.Interpreter):
     """Runs a spiking graph and keeps what its layers do; the tail runs on the counts after every step."""
 
-    def __init__(self, graph: Graph, *, keep_membranes: bool) -> None:
+    def __init__(self, graph: Graph, *, keep: Sequence[str]) -> None:
         super().__init__(graph.module)
         self._named = {node: graph.name(node) for node in graph}
-        self._keep = keep_membranes
+        self._keep = keep
         self.spikes: dict[str, Tensor] = {}
         self.ranges: dict[str, tuple[float, float]] = {}
         self._steps: dict[str, list[Tensor]] = {}
@@ -225,13 +342,15 @@ class _Watch(fx.Interpreter):
         (given,) = self.fetch_args_kwargs_from_env(n)[0]
         if isinstance(module, Decode):
             return module.after_each_step(given)
+        if not self._keep:
+            return module(given)
         name = self._named[n]
         lows, highs, steps = [], [], self._steps.setdefault(name, [])
 
         def record(membrane: Tensor) -> None:
             lows.append(membrane.amin())
             highs.append(membrane.amax())
-            if self._keep:
+            if "membranes" in self._keep:
                 steps.append(membrane.clone())
 
         spikes = module.fire(given, record)

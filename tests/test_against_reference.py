@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import fxsnn
 from fxsnn.layers import ClippedReLU, Encode, LowBit, QuantizedInput, Spiking
 from tests import reference
+from tests.engines import ENGINES
 from tests.reference import Integers, Pair, Reals, Reset
 
 WIDTHS = {"hw_v1.0": reference.Widths(11, 18, 19), "generic": reference.Widths(11, 24, 24)}
@@ -385,15 +386,26 @@ def assert_same_dynamics(snn: fxsnn.SpikingNetwork, model: Planned, images: Tens
     run = snn.simulate(images, membranes=True)
     assert list(run.spikes) == list(model.geometry)
     for name, trace in zip(model.geometry, traces, strict=True):
-        assert np.array_equal(whole(run.spikes[name]), trace.spikes), f"spikes of {name}"
         assert np.array_equal(whole(run.membranes[name]), trace.membranes), f"membranes of {name}"
-        assert run.membrane_range[name] == (trace.membranes.min(), trace.membranes.max())
+    for engine in ENGINES:
+        snn.engine = engine
+        assert_same_run(snn, model, images, traces)
+
+
+def assert_same_run(snn: fxsnn.SpikingNetwork, model: Planned, images: Tensor, traces: list[reference.Trace]) -> None:
+    """What one engine shows of a network's inside and outside is the reference's."""
+    run, readout = snn.simulate(images), snn.early_readout(images)
+    assert list(run.spikes) == list(model.geometry)
+    for name, trace in zip(model.geometry, traces, strict=True):
+        assert np.array_equal(whole(run.spikes[name]), trace.spikes), f"spikes of {name} with {snn.engine}"
+        assert run.membrane_range[name] == (trace.membranes.min(), trace.membranes.max()), f"{name} with {snn.engine}"
     last = held(snn, list(model.geometry)[-1])
     value = real(last.spike_value)
     torch.testing.assert_close(snn(images), tail_of(model, traces[-1].spikes, value), rtol=1e-5, atol=1e-5)
-    for t in range(options.timesteps):
+    for t in range(snn.timesteps):
         expected = tail_of(model, traces[-1].spikes[: t + 1], value)
         torch.testing.assert_close(run.logits[t], expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(readout[t], expected, rtol=1e-5, atol=1e-5)
 
 
 # Integers ------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,13 @@ FLOORS: list[set[str]] = [
     {"fxsnn.neuron", "fxsnn.plugins"},
     {"fxsnn.layers"},  # arithmetic
     {"fxsnn.graph"},  # the program
+    {"fxsnn.engine.chain", "fxsnn.engine.tables"},  # the engines
+    {"fxsnn.engine.planes", "fxsnn.engine.vectors"},
+    {"fxsnn.engine.kernels"},
+    {"fxsnn.engine.operations"},
+    {"fxsnn.engine.planning"},
+    {"fxsnn.engine.cpu", "fxsnn.engine.cuda"},
+    {"fxsnn.engine"},
     {"fxsnn.stages", "fxsnn.observe", "fxsnn.moments", "fxsnn.finetune", "fxsnn.report"},  # the machine
     {"fxsnn.passes"},
     {"fxsnn.network"},
@@ -23,7 +30,12 @@ FLOORS: list[set[str]] = [
     {"fxsnn"},
 ]
 
-FOLDERS = {"fxsnn": "fxsnn", "passes": "fxsnn.passes", "hwtargets": "fxsnn.hwtargets"}
+FOLDERS = {
+    "fxsnn": "fxsnn",
+    "fxsnn/engine": "fxsnn.engine",
+    "passes": "fxsnn.passes",
+    "hwtargets": "fxsnn.hwtargets",
+}
 FILES = {
     path: prefix if path.stem == "__init__" else f"{prefix}.{path.stem}"
     for folder, prefix in FOLDERS.items()

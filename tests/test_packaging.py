@@ -32,7 +32,12 @@ def test_the_wheel_holds_the_tree_under_one_top_level_name(tmp_path: Path) -> No
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    folders = {"fxsnn": "fxsnn", "passes": "fxsnn/passes", "hwtargets": "fxsnn/hwtargets"}
+    folders = {
+        "fxsnn": "fxsnn",
+        "fxsnn/engine": "fxsnn/engine",
+        "passes": "fxsnn/passes",
+        "hwtargets": "fxsnn/hwtargets",
+    }
     expected = {
         f"{inside}/{path.name}" for folder, inside in folders.items() for path in (source / folder).glob("*.py")
     }
@@ -48,7 +53,7 @@ def test_the_folders_refuse_to_be_imported_under_their_bare_names(package: str) 
 
 
 def test_importing_it_does_not_import_what_few_need() -> None:
-    heavy = ("matplotlib", "GPUtil", "torchvision")
+    heavy = ("matplotlib", "GPUtil", "torchvision", "numba", "triton")
     done = python(f"import sys, fxsnn; print([name for name in {heavy} if name in sys.modules])", REPOSITORY)
     assert done.stdout.strip() == "[]", done.stderr
 
@@ -66,7 +71,7 @@ def test_the_version_is_said_once() -> None:
 
 MODULES = [
     info.name
-    for package in (fxsnn, fxsnn.passes, importlib.import_module("fxsnn.hwtargets"))
+    for package in (fxsnn, *(importlib.import_module(f"fxsnn.{name}") for name in ("engine", "passes", "hwtargets")))
     for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
 ]
 

@@ -1,0 +1,63 @@
+"""The fast ways to run a spiking network, and the choice between them. Whatever the engine, the spikes are the same.
+
+numba    CPUs with AVX2: convolutions by table lookup, one pass over time
+triton   CUDA: float16 convolutions, one pass over time
+torch    everywhere: the layers as they stand in the graph, which is the reference
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+
+from fxsnn.engine.chain import Chain, Engine, Unsupported
+from fxsnn.errors import OptionError
+
+ENGINES = ("auto", "numba", "triton", "torch")
+
+_log = logging.getLogger(__name__)
+
+
+def check_engine(name: object) -> str:
+    """The name of an engine.
+
+    Raises:
+        OptionError: there is none of that name.
+    """
+    if name not in ENGINES:
+        raise OptionError(f"engine is {name!r}; allowed are {', '.join(map(repr, ENGINES))}")
+    return str(name)
+
+
+def engine_for(name: str, chain: Chain) -> Engine | None:
+    """The engine of that name for a network, or the fastest one for `"auto"`; `None` means PyTorch itself.
+
+    Raises:
+        OptionError: the engine was asked for by name, and cannot run here.
+    """
+    wanted = {"cpu": "numba", "cuda": "triton"}.get(chain.device.type, "torch") if name == "auto" else name
+    if wanted == "torch":
+        return None
+    try:
+        return _numba(chain) if wanted == "numba" else _triton(chain)
+    except Unsupported as reason:
+        if name != "auto":
+            raise OptionError(f"engine={name!r} cannot run this network here: {reason}. Use engine='auto'") from None
+        _log.info("running in PyTorch, not with %s: %s", wanted, reason)
+        return None
+
+
+def _numba(chain: Chain) -> Engine:
+    if chain.device.type != "cpu":
+        raise Unsupported(f"it runs on the CPU, the network is on {chain.device}")
+    if importlib.util.find_spec("numba") is None:
+        raise Unsupported("numba is not installed")
+    from fxsnn.engine.cpu import NumbaEngine, obstacle
+
+    if reason := obstacle():
+        raise Unsupported(reason)
+    return NumbaEngine(chain)
+
+
+def _triton(chain: Chain) -> Engine:
+    raise Unsupported("it is yet to come")

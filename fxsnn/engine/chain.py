@@ -1,0 +1,151 @@
+"""A spiking network as engines see it: encode, one layer after the other, decode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fxsnn.errors import FxsnnError
+from fxsnn.graph import Graph
+from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking
+
+Range = tuple[float, float]
+
+
+class Unsupported(FxsnnError):  # noqa: N818  # not an error of the user's
+    """An engine cannot run a network, or not on this machine; the message says why."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The spiking part of a network.
+
+    Attributes:
+        encode: what makes the input of the first layer.
+        prepare: what stands between that and the first layer: nothing, or a flatten.
+        layers: the spiking layers in order, with their names in the user's network. Where a fully connected one reads
+            maps, they are flattened.
+        decode: what reads the last layer.
+    """
+
+    encode: Encode
+    prepare: tuple[nn.Module, ...]
+    layers: tuple[tuple[str, Spiking], ...]
+    decode: Decode
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layers are."""
+        return self.layers[0][1].threshold.device
+
+    def constant_sums(self, images: Tensor) -> Tensor:
+        """Weighted sums of the first layer, the same at every step, without gain and leak, [N, C, ...]."""
+        x = self.encode(images)
+        for module in self.prepare:
+            x = module(x)
+        return self.layers[0][1].weighted_sum(x)
+
+
+@dataclass
+class Recording:
+    """What happened inside a run, filled in by an engine. Layers go by their names in the user's network.
+
+    Attributes:
+        spikes: 0 and 1, uint8 [T, N, C, ...].
+        ranges: the smallest and the largest value any membrane had before a reset.
+    """
+
+    spikes: dict[str, Tensor] = field(default_factory=dict)
+    ranges: dict[str, Range] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """Runs a chain; whatever the engine, the spikes are the same."""
+
+    name: str
+    images_at_once: int
+    """How many images it is given best in one call."""
+
+    def counts(self, images: Tensor, *, every_step: bool = False, recording: Recording | None = None) -> Tensor:
+        """Spike counts of the last layer.
+
+        Args:
+            images: [N, C, H, W], N at least 1.
+            every_step: give the counts after each step.
+            recording: filled with what all layers did.
+
+        Returns:
+            int32 [N, C, ...], or [T, N, C, ...].
+        """
+
+
+def chain_of(graph: Graph) -> Chain:
+    """The chain of a converted graph.
+
+    Raises:
+        Unsupported: the graph is no chain of known layers.
+    """
+    encodes = graph.nodes(Encode)
+    if len(encodes) != 1:
+        raise Unsupported(f"the network has {len(encodes)} encoders; one is needed")
+    node = encodes[0]
+    encode = graph[node]
+    assert isinstance(encode, Encode)
+    prepare: list[nn.Module] = []
+    layers: list[tuple[str, Spiking]] = []
+    while True:
+        behind = graph.sole_user(node)
+        if behind is None or behind.op != "call_module" or len(behind.all_input_nodes) != 1:
+            raise Unsupported(f"what {graph.name(node)} feeds is not a single layer")
+        node, module = behind, graph[behind]
+        if isinstance(module, Decode):
+            break
+        if type(module) in (SpikeConv2d, SpikeLinear, SpikeAvgPool2d) and graph.spikes(node):
+            assert isinstance(module, Spiking)
+            layers.append((graph.name(node), module))
+        elif type(module) is not nn.Flatten:
+            raise Unsupported(f"{graph.name(node)} is a {type(module).__name__}")
+        elif not layers:
+            prepare.append(module)
+    if not layers or not layers[0][1].constant_input:
+        raise Unsupported("the first layer does not read the images")
+    return Chain(encode, tuple(prepare), tuple(layers), module)
+
+
+def watched(chain: Chain) -> bool:
+    """Whether somebody hung a hook on a layer: only a run in PyTorch calls it."""
+    modules = [chain.encode, chain.decode, *chain.prepare, *(layer for _, layer in chain.layers)]
+    return any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        for module in modules
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Fingerprint:
+    """Tells whether the tensors of a chain are still the same: an engine has copied what is in them."""
+
+    tensors: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+
+    def holds(self, chain: Chain) -> bool:
+        """No tensor was replaced or written into."""
+        tensors = _tensors(chain)
+        return (
+            len(tensors) == len(self.tensors)
+            and all(now is then for now, then in zip(tensors, self.tensors, strict=True))
+            and tuple(tensor._version for tensor in tensors) == self.versions
+        )
+
+
+def fingerprint(chain: Chain) -> Fingerprint:
+    """The present state of a chain's tensors."""
+    tensors = _tensors(chain)
+    return Fingerprint(tensors, tuple(tensor._version for tensor in tensors))
+
+
+def _tensors(chain: Chain) -> tuple[Tensor, ...]:
+    return tuple(buffer for _, layer in chain.layers for buffer in layer._buffers.values() if buffer is not None)

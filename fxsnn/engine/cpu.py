@@ -1,0 +1,264 @@
+"""The CPU engine: table lookups instead of multiplications, compiled by numba, a few images at a time."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fxsnn.engine import kernels, vectors
+from fxsnn.engine.chain import Chain, Range, Recording
+from fxsnn.engine.operations import Array, Operation
+from fxsnn.engine.planning import Plan, Shape, Weights, plan_of, sections_of, weights_of, window_of
+from fxsnn.engine.tables import groups_of
+from fxsnn.layers import SpikeConv2d, Spiking
+from fxsnn.neuron import Dynamics
+
+_STEPS_AT_ONCE = 16
+"""Steps that a layer runs before the next one does; membranes are kept from one piece of time to the next."""
+_PLANE_BYTES = 1 << 20
+"""What passes between two layers should stay in a core's own cache."""
+_DRIVE_BYTES = 1 << 24
+"""The drive of the first layer is computed for so much at a time."""
+_MOST_IMAGES = 64
+
+_Key = tuple[Shape, np.dtype[Any], int, int]
+"""What the memory of a run depends on: shape and type of the drive, images taken together, timesteps."""
+
+
+def obstacle() -> str:
+    """Why this machine cannot run the engine; "" if it can."""
+    return vectors.missing()
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """The memory in which a plan runs.
+
+    Attributes:
+        plan: what runs.
+        drive: of the first layer, [channels, places].
+        planes: of each operation, spikes of some steps.
+        membranes: of each operation.
+    """
+
+    plan: Plan
+    drive: Array
+    planes: list[Array]
+    membranes: list[Any]
+
+
+def workspace_for(plan: Plan, steps: int) -> Workspace:
+    """Memory for a plan that runs so many steps at once."""
+    first = plan.first
+    planes = [
+        np.zeros((steps, groups_of(operation.channels), operation.grid.length), np.uint8)
+        for operation in plan.operations
+    ]
+    drive = np.zeros((len(first.thresholds), first.grid.computed), first.thresholds.dtype)
+    return Workspace(plan, drive, planes, [operation.membranes() for operation in plan.operations])
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What a run is asked for.
+
+    Attributes:
+        counts: spike counts of the last layer, int32 [steps, N, channels, outputs]; one step stands for the whole run.
+        spikes: per layer, uint8 [T, N, channels, outputs]; empty unless they are wanted.
+        ranges: per layer, what `extremes` of the kernels came to.
+    """
+
+    counts: Array
+    spikes: dict[str, Array]
+    ranges: dict[str, list[Array]]
+
+    def take(self, operation: Operation, planes: Array, places: Array, rows: slice, start: int) -> None:
+        """Keep the spikes of the images `rows` from step `start` on."""
+        if operation.name in self.spikes:
+            kernels.unpack(planes, places, self.spikes[operation.name][start : start + len(planes), rows])
+
+    def count(self, planes: Array, places: Array, rows: slice, start: int) -> None:
+        """Add up the spikes of the last layer."""
+        if len(self.counts) == 1:
+            kernels.add_counts(planes, places, self.counts[0, rows])
+            return
+        for step in range(start, start + len(planes)):
+            if step > 0:
+                self.counts[step, rows] = self.counts[step - 1, rows]
+            kernels.add_counts(planes[step - start : step - start + 1], places, self.counts[step, rows])
+
+
+def results_for(plan: Plan, images: int, timesteps: int, *, every_step: bool, record: bool) -> Results:
+    """Empty results for a number of images."""
+    shapes = {
+        operation.name: (images, operation.channels, operation.grid.size[0] * operation.grid.size[1])
+        for operation in plan.operations
+        if operation.name
+    }
+    counts = np.zeros((timesteps if every_step else 1, *shapes[plan.operations[-1].name]), np.int32)
+    kept = shapes if record else {}
+    spikes = {name: np.zeros((timesteps, *shape), np.uint8) for name, shape in kept.items()}
+    return Results(counts, spikes, {name: [] for name in kept})
+
+
+def _extremes(results: Results, operation: Operation, membranes: Any) -> Array | None:
+    """Room for the smallest and the largest membrane, where they are wanted."""
+    if operation.name not in results.ranges:
+        return None
+    if membranes.dtype.kind == "f":
+        return np.array([np.inf, -np.inf])
+    limits = np.iinfo(np.int64)
+    return np.array([limits.max, limits.min])
+
+
+def run_plan(space: Workspace, sums: Array, rows: slice, dynamics: Dynamics, results: Results) -> None:
+    """Run all steps on some images.
+
+    Args:
+        space: memory for as many images.
+        sums: weighted sums of the first layer, [images, channels, outputs].
+        rows: which of the results are theirs.
+        dynamics: T, reset and start.
+        results: written.
+    """
+    operations = space.plan.operations
+    space.plan.first.lay_out(sums, space.drive)
+    for operation, membranes in zip(operations, space.membranes, strict=True):
+        operation.reset(membranes, dynamics)
+    most = len(space.planes[0])
+    for start in range(0, dynamics.timesteps, most):
+        steps = min(most, dynamics.timesteps - start)
+        given = space.drive
+        for operation, membranes, planes in zip(operations, space.membranes, space.planes, strict=True):
+            extremes = _extremes(results, operation, membranes)
+            operation.run(given, membranes, planes[:steps], dynamics.reset == "zero", extremes)
+            given = planes[:steps]
+            results.take(operation, given, operation.places, rows, start)
+            if extremes is not None:
+                results.ranges[operation.name].append(extremes)
+        results.count(given, operations[-1].places, rows, start)
+
+
+class NumbaEngine:
+    """Runs a chain on the CPU.
+
+    Each of PyTorch's threads takes the whole network through a few images at a time, so that what passes between layers
+    stays in its cache. The memory of a run is kept for the next one.
+
+    Args:
+        chain: the network.
+
+    Raises:
+        Unsupported: a layer does not fit the engine's integers.
+    """
+
+    name = "numba"
+    images_at_once = 64
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self._weights = [weights_of(name, layer) for name, layer in chain.layers]
+        self._idle: deque[tuple[_Key, Workspace]] = deque()
+
+    def counts(self, images: Tensor, *, every_step: bool = False, recording: Recording | None = None) -> Tensor:
+        """See `Engine`."""
+        dynamics = self._chain.decode.dynamics
+        threads = min(torch.get_num_threads(), len(images))
+        shape = drive_shape(self._weights[0].layer, images)
+        together = images_together(self._weights, shape, len(images), threads)
+        key = (shape, drive_type(self._weights[0].layer), together, dynamics.timesteps)
+        at_once = _DRIVE_BYTES // (math.prod(shape) * np.dtype(np.int64).itemsize)
+        results: Results | None = None
+        start = 0
+        for part in images.split(max(threads * together, at_once)):
+            sums = self._chain.constant_sums(part).contiguous().numpy().reshape(len(part), shape[0], -1)
+            if results is None:
+                space = self._space(key)
+                plan = space.plan
+                self._idle.append((key, space))
+                results = results_for(
+                    plan, len(images), dynamics.timesteps, every_step=every_step, record=recording is not None
+                )
+            self._run(sums, key, start, dynamics, results, threads)
+            start += len(part)
+        assert results is not None
+        if recording is not None:
+            for operation in plan.operations:
+                if operation.name:
+                    spikes = torch.from_numpy(results.spikes[operation.name])
+                    recording.spikes[operation.name] = _shaped(spikes, operation)
+                    recording.ranges[operation.name] = _range(results.ranges[operation.name])
+        counts = _shaped(torch.from_numpy(results.counts), plan.operations[-1])
+        return counts if every_step else counts[0]
+
+    def _run(self, sums: Array, key: _Key, first: int, dynamics: Dynamics, results: Results, threads: int) -> None:
+        """Run images whose first sums are given; theirs are the results from row `first` on."""
+        together = key[2]
+
+        def run(start: int) -> None:
+            # Where images are missing at the end, the last one runs several times.
+            rows = np.minimum(np.arange(start, start + together), len(sums) - 1)
+            space = self._space(key)
+            run_plan(
+                space, sums[rows], slice(first + start, first + min(start + together, len(sums))), dynamics, results
+            )
+            self._idle.append((key, space))
+
+        starts = range(0, len(sums), together)
+        if min(threads, len(starts)) == 1:
+            for start in starts:
+                run(start)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(run, starts))
+
+    def _space(self, key: _Key) -> Workspace:
+        """Memory for one thread: that of an earlier run, if it was of the same kind."""
+        try:
+            while True:
+                kept, space = self._idle.pop()
+                if kept == key:
+                    return space
+        except IndexError:
+            shape, kind, together, timesteps = key
+            return workspace_for(plan_of(self._weights, shape, kind, together), min(timesteps, _STEPS_AT_ONCE))
+
+
+def drive_shape(layer: Spiking, images: Tensor) -> Shape:
+    """Channels, height and width of the first layer's drive."""
+    if isinstance(layer, SpikeConv2d):
+        return (len(layer.threshold), *window_of(layer).output((images.shape[2], images.shape[3])))
+    return (len(layer.threshold), 1, 1)
+
+
+def drive_type(layer: Spiking) -> np.dtype[Any]:
+    """Type of the first layer's drive and membranes."""
+    if layer.input_magnitude is None:
+        return np.dtype(np.float64)
+    return np.dtype(np.int64 if layer.membrane_type() == torch.int64 else np.int32)
+
+
+def images_together(weights: list[Weights], shape: Shape, images: int, threads: int) -> int:
+    """How many images a thread should take at a time."""
+    places = max(
+        groups_of(len(now.layer.threshold)) * written.grid(1).image_places
+        for now, (written, _) in zip(weights, sections_of(weights, shape), strict=True)
+    )
+    return max(1, min(_PLANE_BYTES // (places * _STEPS_AT_ONCE), _MOST_IMAGES, -(-images // threads)))
+
+
+def _shaped(values: Tensor, operation: Operation) -> Tensor:
+    """[steps, N, C, outputs] as [steps, N, C, H, W], or as [steps, N, C] behind a fully connected layer."""
+    return values.squeeze(-1) if operation.flat else values.unflatten(-1, operation.grid.size)
+
+
+def _range(extremes: list[Array]) -> Range:
+    values = np.stack(extremes)
+    return float(values[:, 0].min()), float(values[:, 1].max())

@@ -1,0 +1,312 @@
+"""What the CPU engine compiles: one pass over time for each kind of layer, membranes in cache.
+
+Spikes travel in planes, uint8 [steps, groups of four channels, places]: bit c of a byte is the spike of channel c of
+its group. Membranes are kept from call to call, so that time can be cut into pieces. The functions do not hold Python's
+lock.
+
+The last argument of a layer's function is `extremes`, an array [2] that is given the smallest and the largest membrane
+before a reset, or `None`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+
+from fxsnn.engine.tables import CHANNELS, ENTRIES
+from fxsnn.engine.vectors import LANES, WORDS, add_lookups, fire_words
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _compiled(function: _Function) -> _Function:
+    """Compile at the first call, and keep the result on disk where there is a place for it."""
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return numba.njit(nogil=True)(function)
+
+
+@_compiled
+def fire_constant(
+    drive: Any,
+    membranes: Any,
+    thresholds: Any,
+    zero_reset: Any,
+    mask: Any,
+    spikes: Any,
+    first: Any,
+    channels: Any,
+    extremes: Any,
+) -> None:
+    """Neurons under a drive that does not change.
+
+    Args:
+        drive: [channels, places], added at every step.
+        membranes: [channels, places], of the drive's type.
+        thresholds: [channels], of the same type.
+        zero_reset: whether a spike sets its membrane to 0.
+        mask: uint8 [places], 15 where there is a neuron, else 0.
+        spikes: uint8 [steps, groups, places of the plane], written from `first` on.
+        first: place of the first neuron in its plane.
+        channels: how many of the channels are real; the last group may have others.
+        extremes: see the module.
+    """
+    cast = membranes.dtype.type
+    fired = np.empty(LANES, np.uint8)
+    for group in range(len(thresholds) // CHANNELS):
+        for place in range(0, drive.shape[1], LANES):
+            allowed = mask[place : place + LANES]
+            for step in range(len(spikes)):
+                fired[:] = 0
+                for channel in range(CHANNELS):
+                    threshold = thresholds[group * CHANNELS + channel]
+                    added = drive[group * CHANNELS + channel, place : place + LANES]
+                    membrane = membranes[group * CHANNELS + channel, place : place + LANES]
+                    for i in range(LANES):
+                        value = cast(membrane[i] + added[i])
+                        if extremes is not None and allowed[i] and group * CHANNELS + channel < channels:
+                            extremes[0] = min(extremes[0], value)
+                            extremes[1] = max(extremes[1], value)
+                        spike = value >= threshold
+                        taken = value if zero_reset else threshold
+                        membrane[i] = cast(value - taken) if spike else value
+                        fired[i] |= np.uint8(np.uint8(spike) << np.uint8(channel))
+                written = spikes[step, group, first + place : first + place + LANES]
+                for i in range(LANES):
+                    written[i] = fired[i] & allowed[i]
+
+
+@_compiled
+def fire_convolution(
+    tables: Any,
+    sources: Any,
+    flushes: Any,
+    blocks: Any,
+    neurons: Any,
+    zero_reset: Any,
+    mask: Any,
+    given: Any,
+    membranes: Any,
+    spikes: Any,
+    first: Any,
+    channels: Any,
+    extremes: Any,
+) -> None:
+    """Neurons behind a convolution of spikes.
+
+    Args:
+        tables: as in `ConvolutionTables`.
+        sources: int64 [lookups], where in the planes of one step the first place's index is.
+        flushes: as in `ConvolutionTables`.
+        blocks: as in `ConvolutionTables`.
+        neurons: [groups, 4, 3], of the membranes' type: gain, leak (with what the tables' offset needs), threshold.
+        zero_reset: whether a spike sets its membrane to 0.
+        mask: uint8 [places], 15 where there is a neuron, else 0.
+        given: uint8 [steps, groups of inputs, places of the plane].
+        membranes: [groups, places / 64, 4, 64], in the order of `fire_words`.
+        spikes: uint8 [steps, groups, places of the plane], written from `first` on.
+        first: place of the first neuron in its plane.
+        channels: how many of the channels are real; the last group may have others.
+        extremes: see the module.
+    """
+    steps, groups, plane = spikes.shape
+    given_stride = given.shape[1] * given.shape[2]
+    inputs, outputs = given.reshape(-1), spikes.reshape(-1)
+    sums = np.empty((CHANNELS, 2, WORDS), np.uint16)
+    for block in range(groups):
+        constants = neurons[block]
+        for batch in range(membranes.shape[1]):
+            place = batch * LANES
+            state = membranes[block, batch]
+            for step in range(steps):
+                sums[:] = 0
+                for run in range(blocks[block], blocks[block + 1]):
+                    add_lookups(
+                        tables, sources, flushes[run], flushes[run + 1], inputs, step * given_stride + place, sums
+                    )
+                if extremes is not None:
+                    _observe(sums, state, constants, mask[place : place + LANES], channels - block * CHANNELS, extremes)
+                written = (step * groups + block) * plane + first + place
+                fire_words(sums, state, constants, zero_reset, mask, place, outputs, written)
+
+
+@_compiled
+def _observe(sums: Any, state: Any, constants: Any, mask: Any, channels: Any, extremes: Any) -> None:
+    """Widen `extremes` by the membranes that `fire_words` is about to make in the first `channels` channels."""
+    cast = state.dtype.type
+    for channel in range(min(CHANNELS, channels)):
+        for word in range(WORDS):
+            upper = sums[channel, 1, word]
+            even = np.uint16(sums[channel, 0, word] - np.uint16(upper << np.uint16(8)))
+            for odd in range(2):
+                total = cast(upper if odd else even)
+                value = state[channel, odd * WORDS + word] + total * constants[channel, 0] + constants[channel, 1]
+                if mask[2 * word + odd]:
+                    extremes[0] = min(extremes[0], value)
+                    extremes[1] = max(extremes[1], value)
+
+
+@_compiled
+def fire_dense(
+    given: Any,
+    first: Any,
+    image_places: Any,
+    codes: Any,
+    neurons: Any,
+    zero_reset: Any,
+    sums: Any,
+    membranes: Any,
+    spikes: Any,
+    written: Any,
+    channels: Any,
+    extremes: Any,
+) -> None:
+    """Neurons behind a fully connected layer of spikes.
+
+    For each place the sums of all subsets of its four channels' codes are made once, and serve all steps.
+
+    Args:
+        given: uint8 [steps, groups of inputs, places of the plane].
+        first: place of the first image in the plane of the input.
+        image_places: places from one image to the next in the plane of the input.
+        codes: int8 [groups of inputs, places of an image, 4, outputs], zero where a place holds no input.
+        neurons: [outputs, 3], of the membranes' type: gain, leak, threshold.
+        zero_reset: whether a spike sets its membrane to 0.
+        sums: [steps or more, some number of outputs], of a type that holds the weighted sums; overwritten. As many
+            outputs are computed together.
+        membranes: [images, outputs].
+        spikes: uint8 [steps, groups, places of the plane], written.
+        written: place of the first image's neurons in their plane.
+        channels: how many of the outputs are real.
+        extremes: see the module.
+    """
+    cast = membranes.dtype.type
+    steps = len(given)
+    images, outputs = membranes.shape
+    together = sums.shape[1]
+    table = np.zeros((ENTRIES, together), np.int8)
+    for image in range(images):
+        for start in range(0, outputs, together):
+            width = min(together, outputs - start)
+            sums[:] = 0
+            for group in range(given.shape[1]):
+                for place in range(image_places):
+                    seen = np.uint8(0)
+                    for step in range(steps):
+                        seen |= given[step, group, first + image * image_places + place]
+                    if seen == 0:
+                        continue
+                    for channel in range(CHANNELS):
+                        row = codes[group, place, channel, start : start + width]
+                        for entry in range(1 << channel):
+                            smaller, larger = table[entry], table[entry + (1 << channel)]
+                            for output in range(width):
+                                larger[output] = smaller[output] + row[output]
+                    for step in range(steps):
+                        chosen = table[given[step, group, first + image * image_places + place]]
+                        total = sums[step]
+                        for output in range(width):
+                            total[output] += chosen[output]
+            for step in range(steps):
+                for output in range(start, start + width):
+                    drive = cast(cast(sums[step, output - start]) * neurons[output, 0] + neurons[output, 1])
+                    value = cast(membranes[image, output] + drive)
+                    if extremes is not None and output < channels:
+                        extremes[0] = min(extremes[0], value)
+                        extremes[1] = max(extremes[1], value)
+                    spike = value >= neurons[output, 2]
+                    taken = value if zero_reset else neurons[output, 2]
+                    membranes[image, output] = cast(value - taken) if spike else value
+                    sums[step, output - start] = spike
+                for output in range(start, start + width, CHANNELS):
+                    byte = np.uint8(0)
+                    for channel in range(CHANNELS):
+                        byte |= np.uint8(np.uint8(sums[step, output - start + channel]) << np.uint8(channel))
+                    spikes[step, output // CHANNELS, written + image] = byte
+
+
+@_compiled
+def lay_out_drive(sums: Any, gain: Any, leaks: Any, places: Any, drive: Any) -> None:
+    """The drive of the first layer at its places.
+
+    Args:
+        sums: weighted sums, [images, channels, outputs]; whole numbers in a floating type, unless the input is analog.
+        gain: codebook gain.
+        leaks: [channels], of the drive's type.
+        places: int64 [images, outputs of a channel].
+        drive: [channels, places], written.
+    """
+    cast = drive.dtype.type
+    images, channels, outputs = sums.shape
+    for image in range(images):
+        for channel in range(channels):
+            row, given, leak = drive[channel], sums[image, channel], leaks[channel]
+            for output in range(outputs):
+                row[places[image, output]] = cast(cast(given[output]) * gain + leak)
+
+
+@_compiled
+def copy_rows(given: Any, rows: Any, stride: Any, copies: Any, copied: Any) -> None:
+    """Copy every stride-th place of rows of spikes.
+
+    Args:
+        given: uint8 [steps, groups, places of the plane].
+        rows: int64 [rows, 4]: where a row begins in the plane it is copied from, which copy it belongs to, where it
+            begins there, and how many places it has.
+        stride: from one place that is copied to the next.
+        copies: how many copies are made of each group.
+        copied: uint8 [steps, groups * copies, places of the plane], written.
+    """
+    for step in range(len(given)):
+        for group in range(given.shape[1]):
+            for source, copy, target, length in rows:
+                if length == 0:
+                    continue
+                row = given[step, group, source : source + (length - 1) * stride + 1]
+                written = copied[step, group * copies + copy, target : target + length]
+                if stride == 2:  # by far the most frequent: a constant lets the compiler use vectors
+                    for place in range(length):
+                        written[place] = row[2 * place]
+                else:
+                    for place in range(length):
+                        written[place] = row[stride * place]
+
+
+@_compiled
+def unpack(given: Any, places: Any, spikes: Any) -> None:
+    """Write spikes out as 0 and 1.
+
+    Args:
+        given: uint8 [steps, groups, places of the plane].
+        places: int64 [images, outputs of a channel]; images beyond those of `spikes` are left out.
+        spikes: uint8 [steps, images, channels, outputs], written.
+    """
+    steps, images, channels, outputs = spikes.shape
+    for step in range(steps):
+        for image in range(images):
+            for channel in range(channels):
+                plane, shift = given[step, channel // CHANNELS], np.uint8(channel % CHANNELS)
+                for output in range(outputs):
+                    spikes[step, image, channel, output] = plane[places[image, output]] >> shift & 1
+
+
+@_compiled
+def add_counts(given: Any, places: Any, counts: Any) -> None:
+    """Add up spikes over time.
+
+    Args:
+        given: uint8 [steps, groups, places of the plane].
+        places: int64 [images, outputs of a channel]; images beyond those of `counts` are left out.
+        counts: int32 [images, channels, outputs], added to.
+    """
+    images, channels, outputs = counts.shape
+    for image in range(images):
+        for step in range(len(given)):
+            for channel in range(channels):
+                plane, shift = given[step, channel // CHANNELS], np.uint8(channel % CHANNELS)
+                for output in range(outputs):
+                    counts[image, channel, output] += plane[places[image, output]] >> shift & 1

@@ -1,0 +1,128 @@
+"""A convolution of spikes by table lookup: what is computed once from the weight codes.
+
+Spikes of four channels at one place are a number from 0 to 15. The sum that they contribute to an output channel is one
+of 16 constants, so that a convolution of C channels with a K x K kernel is C / 4 * K * K lookups and as many additions
+of 8-bit integers, whatever the bits of the weights. A vector instruction looks up 32 places at once. (T-MAC, Wei et al.
+2024, does the same with the parts exchanged: its indices are weights, its tables come from the activations.)
+
+Entries are unsigned: each table has its smallest entry taken off, and the sum of these is given back at the end. 8-bit
+sums are added to 16-bit ones before they can overflow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHANNELS = 4
+"""Channels whose spikes form one index, and output channels that are computed together."""
+ENTRIES = 1 << CHANNELS
+LARGEST_BYTE_SUM = 255
+LARGEST_SUM = (1 << 16) - 1
+"""The largest sum of magnitudes that the 16-bit sums hold."""
+
+_BITS = (np.arange(ENTRIES)[:, None] >> np.arange(CHANNELS)) & 1
+
+
+def groups_of(channels: int) -> int:
+    """Number of groups of four that hold so many channels; the last may be partly empty."""
+    return -(-channels // CHANNELS)
+
+
+def padded(values: NDArray[Any], fill: float) -> NDArray[Any]:
+    """`values` [C, ...] with channels of `fill` behind them, so that the last group is full."""
+    missing = groups_of(len(values)) * CHANNELS - len(values)
+    return np.concatenate([values, np.full((missing, *values.shape[1:]), fill, values.dtype)])
+
+
+@dataclass(frozen=True, eq=False)
+class ConvolutionTables:
+    """The lookups of a convolution, those of each block of four output channels in a row.
+
+    Attributes:
+        tables: uint8 [lookups, 4, 16]: for each of the four output channels what each index contributes.
+        group: int64 [lookups], the group of input channels whose spikes are the index.
+        tap: int64 [lookups, 2], row and column in the kernel.
+        flushes: int64, where 8-bit sums have to be added to the 16-bit ones: bounds of runs of lookups.
+        blocks: int64 [blocks + 1], where in `flushes` each block begins.
+        offset: int64 [4 * blocks], what was added to each output channel's sum to make all entries unsigned.
+    """
+
+    tables: NDArray[np.uint8]
+    group: NDArray[np.int64]
+    tap: NDArray[np.int64]
+    flushes: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+    offset: NDArray[np.int64]
+
+
+def convolution_tables(codes: NDArray[np.int8], groups: int) -> ConvolutionTables:
+    """Tables for weight codes [out channels, in channels / groups, height, width].
+
+    Lookups whose weights are all zero are left out.
+    """
+    per_block = padded(_ungrouped(codes, groups), 0)
+    per_block = per_block.reshape(-1, CHANNELS, *per_block.shape[1:])  # [blocks, 4 outputs, inputs, height, width]
+    tables, group, tap, flushes, blocks, offset = [], [], [], [0], [0], []
+    for block in per_block:
+        inputs = padded(block.swapaxes(0, 1), 0)
+        # [input groups, height, width, 4 outputs, 4 inputs]
+        weights = inputs.reshape(-1, CHANNELS, *inputs.shape[1:]).transpose(0, 3, 4, 2, 1)
+        used = np.argwhere(weights.any(axis=(3, 4)))
+        sums = weights[tuple(used.T)] @ _BITS.T.astype(np.int64)  # [lookups, 4 outputs, 16]
+        lowest = sums.min(axis=2, keepdims=True)
+        tables.append((sums - lowest).astype(np.uint8))
+        group.append(used[:, 0])
+        tap.append(used[:, 1:])
+        offset.append(lowest.sum(axis=(0, 2)))
+        flushes += [flushes[-1] + run for run in _runs((sums - lowest).max(axis=2))]
+        blocks.append(len(flushes) - 1)
+    return ConvolutionTables(
+        np.concatenate(tables),
+        np.concatenate(group),
+        np.concatenate(tap),
+        np.array(flushes),
+        np.array(blocks),
+        np.concatenate(offset),
+    )
+
+
+def pooling_tables(channels: int, kernel: tuple[int, int]) -> ConvolutionTables:
+    """Tables for the sum over a window in each channel by itself: a convolution whose codes are all 1."""
+    blocks = groups_of(channels)
+    tap = np.argwhere(np.ones(kernel))
+    ends = _runs(np.ones((len(tap), CHANNELS), np.int64))
+    flushes = [start * len(tap) + end for start in range(blocks) for end in ends]
+    return ConvolutionTables(
+        np.tile(_BITS.T.astype(np.uint8), (blocks * len(tap), 1, 1)),
+        np.repeat(np.arange(blocks), len(tap)),
+        np.tile(tap, (blocks, 1)),
+        np.array([0, *flushes]),
+        np.arange(blocks + 1) * len(ends),
+        np.zeros(blocks * CHANNELS, np.int64),
+    )
+
+
+def _ungrouped(codes: NDArray[np.int8], groups: int) -> NDArray[np.int64]:
+    """Codes [out channels, in channels, height, width] with zeros where a group does not read a channel."""
+    outputs, inputs = len(codes) // groups, codes.shape[1]
+    full = np.zeros((len(codes), inputs * groups, *codes.shape[2:]), np.int64)
+    for number in range(groups):
+        rows, columns = slice(number * outputs, (number + 1) * outputs), slice(number * inputs, (number + 1) * inputs)
+        full[rows, columns] = codes[rows]
+    return full
+
+
+def _runs(largest: NDArray[np.int64]) -> list[int]:
+    """Ends of the longest runs of lookups whose largest entries [lookups, 4] cannot overflow a byte together."""
+    ends: list[int] = []
+    total = np.zeros(CHANNELS, np.int64)
+    for place, entries in enumerate(largest):
+        if (total + entries).max() > LARGEST_BYTE_SUM:
+            ends.append(place)
+            total = np.zeros(CHANNELS, np.int64)
+        total = total + entries
+    return [*ends, len(largest)]
