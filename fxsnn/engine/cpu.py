@@ -203,12 +203,12 @@ class NumbaEngine:
         together = key[2]
 
         def run(start: int) -> None:
-            # Where images are missing at the end, the last one runs several times.
-            rows = np.minimum(np.arange(start, start + together), len(sums) - 1)
+            stop = min(start + together, len(sums))
+            part = sums[start:stop]
+            if len(part) < together:  # the last image runs several times
+                part = part[np.minimum(np.arange(together), len(part) - 1)]
             space = self._space(key)
-            run_plan(
-                space, sums[rows], slice(first + start, first + min(start + together, len(sums))), dynamics, results
-            )
+            run_plan(space, part, slice(first + start, first + stop), dynamics, results)
             self._idle.append((key, space))
 
         starts = range(0, len(sums), together)

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 
 from fxsnn.engine.tables import CHANNELS, ENTRIES
-from fxsnn.engine.vectors import LANES, WORDS, add_lookups, fire_words
+from fxsnn.engine.vectors import LANES, WORDS, fire_places
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -94,6 +94,7 @@ def fire_convolution(
     spikes: Any,
     first: Any,
     channels: Any,
+    sums: Any,
     extremes: Any,
 ) -> None:
     """Neurons behind a convolution of spikes.
@@ -107,47 +108,59 @@ def fire_convolution(
         zero_reset: whether a spike sets its membrane to 0.
         mask: uint8 [places], 15 where there is a neuron, else 0.
         given: uint8 [steps, groups of inputs, places of the plane].
-        membranes: [groups, places / 64, 4, 64], in the order of `fire_words`.
+        membranes: [groups, places / 64, 4, 2, 32], in the order of `fire_places`.
         spikes: uint8 [steps, groups, places of the plane], written from `first` on.
         first: place of the first neuron in its plane.
         channels: how many of the channels are real; the last group may have others.
+        sums: uint16 [4, 2, 32], overwritten, or `None` if there are no `extremes`.
         extremes: see the module.
     """
     steps, groups, plane = spikes.shape
     given_stride = given.shape[1] * given.shape[2]
     inputs, outputs = given.reshape(-1), spikes.reshape(-1)
-    sums = np.empty((CHANNELS, 2, WORDS), np.uint16)
+    before = np.empty(membranes.shape[2:], membranes.dtype)
     for block in range(groups):
         constants = neurons[block]
         for batch in range(membranes.shape[1]):
             place = batch * LANES
             state = membranes[block, batch]
             for step in range(steps):
-                sums[:] = 0
-                for run in range(blocks[block], blocks[block + 1]):
-                    add_lookups(
-                        tables, sources, flushes[run], flushes[run + 1], inputs, step * given_stride + place, sums
-                    )
                 if extremes is not None:
-                    _observe(sums, state, constants, mask[place : place + LANES], channels - block * CHANNELS, extremes)
-                written = (step * groups + block) * plane + first + place
-                fire_words(sums, state, constants, zero_reset, mask, place, outputs, written)
+                    before[:] = state
+                fire_places(
+                    tables,
+                    sources,
+                    flushes,
+                    blocks[block],
+                    blocks[block + 1],
+                    inputs,
+                    step * given_stride + place,
+                    sums,
+                    state,
+                    constants,
+                    zero_reset,
+                    mask,
+                    place,
+                    outputs,
+                    (step * groups + block) * plane + first + place,
+                )
+                if extremes is not None:
+                    _observe(
+                        sums, before, constants, mask[place : place + LANES], channels - block * CHANNELS, extremes
+                    )
 
 
 @_compiled
-def _observe(sums: Any, state: Any, constants: Any, mask: Any, channels: Any, extremes: Any) -> None:
-    """Widen `extremes` by the membranes that `fire_words` is about to make in the first `channels` channels."""
-    cast = state.dtype.type
+def _observe(sums: Any, before: Any, constants: Any, mask: Any, channels: Any, extremes: Any) -> None:
+    """Widen `extremes` by what membranes came to in a step of `fire_places`, in the first `channels` channels."""
+    cast = before.dtype.type
     for channel in range(min(CHANNELS, channels)):
-        for word in range(WORDS):
-            upper = sums[channel, 1, word]
-            even = np.uint16(sums[channel, 0, word] - np.uint16(upper << np.uint16(8)))
-            for odd in range(2):
-                total = cast(upper if odd else even)
-                value = state[channel, odd * WORDS + word] + total * constants[channel, 0] + constants[channel, 1]
+        for odd in range(2):
+            for word in range(WORDS):
+                drive = cast(sums[channel, odd, word]) * constants[channel, 0] + constants[channel, 1]
                 if mask[2 * word + odd]:
-                    extremes[0] = min(extremes[0], value)
-                    extremes[1] = max(extremes[1], value)
+                    extremes[0] = min(extremes[0], before[channel, odd, word] + drive)
+                    extremes[1] = max(extremes[1], before[channel, odd, word] + drive)
 
 
 @_compiled

@@ -102,21 +102,22 @@ class ConvolutionLayer(Operation):
     mask: Array
 
     def membranes(self) -> Array:
-        """[groups, runs of places, 4, places of a run]."""
-        shape = (len(self.neurons), self.grid.computed // vectors.LANES, CHANNELS, vectors.LANES)
+        """[groups, runs of places, 4, 2, half the places of a run]."""
+        shape = (len(self.neurons), self.grid.computed // vectors.LANES, CHANNELS, 2, vectors.WORDS)
         return np.zeros(shape, self.neurons.dtype)
 
     def reset(self, membranes: Array, dynamics: Dynamics) -> None:
         """Set membranes to where they start."""
         starts = starts_of(self.thresholds, self.channels, dynamics)
-        membranes[:] = starts.reshape(-1, 1, CHANNELS, 1)
+        membranes[:] = starts.reshape(-1, 1, CHANNELS, 1, 1)
 
     def run(self, given: Array, membranes: Any, spikes: Array, zero_reset: bool, extremes: Array | None) -> None:
         """See `Operation`."""
         tables = self.tables
+        sums = None if extremes is None else np.empty((CHANNELS, 2, vectors.WORDS), np.uint16)
         kernels.fire_convolution(
             tables.tables, self.sources, tables.flushes, tables.blocks, self.neurons, zero_reset, self.mask,
-            given, membranes, spikes, self.grid.before, self.channels, extremes,
+            given, membranes, spikes, self.grid.before, self.channels, sums, extremes,
         )  # fmt: skip
 
 

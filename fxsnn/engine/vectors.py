@@ -17,10 +17,10 @@ LANES = 64
 """Places that are computed together: two vectors of bytes."""
 WORDS = LANES // 2
 _VECTOR = 32
-_VECTORS = LANES // _VECTOR
+_PARTS = LANES // _VECTOR
 _LOOKUP = "llvm.x86.avx2.pshuf.b"
 _BYTE, _WORD, _INDEX = ir.IntType(8), ir.IntType(16), ir.IntType(64)
-_BYTES, _TABLE, _WORD_VECTOR = ir.VectorType(_BYTE, _VECTOR), ir.VectorType(_BYTE, ENTRIES), ir.VectorType(_WORD, 16)
+_BYTES, _TABLE, _WORDS = ir.VectorType(_BYTE, _VECTOR), ir.VectorType(_BYTE, ENTRIES), ir.VectorType(_WORD, 16)
 
 
 def missing() -> str:
@@ -62,6 +62,13 @@ class _Program:
         """Write a value that need not be aligned."""
         self.builder.store(value, self.at(array, offset, value.type), align=1)
 
+    def variable(self, kind: ir.VectorType) -> Any:
+        """A variable, 0 at first."""
+        zero = _same(kind, 0)
+        variable = cgutils.alloca_once(self.builder, kind)
+        self.builder.store(zero, variable)
+        return variable
+
     def times(self, value: Any, factor: int) -> Any:
         """An index times a constant."""
         return self.builder.mul(value, _INDEX(factor))
@@ -79,62 +86,15 @@ def _same(kind: ir.VectorType, value: int) -> ir.Constant:
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
-def add_lookups(
-    typing_context: Any, tables: Any, sources: Any, first: Any, last: Any, spikes: Any, place: Any, sums: Any
-) -> Any:
-    """Add the lookups `first` to `last` of four output channels at 64 places to 16-bit sums.
-
-    For each lookup k and place p in 0..63, the index is `spikes[sources[k] + place + p]`; it chooses from
-    `tables[k, c]` what is added to output channel c.
-
-    Args:
-        typing_context: numba's.
-        tables: uint8 [lookups, 4, 16].
-        sources: int64 [lookups].
-        first: first lookup.
-        last: last lookup, exclusive.
-        spikes: uint8, one-dimensional, values 0 to 15.
-        place: added to every index.
-        sums: uint16 [4, 2, 32]. Of each 16 bits of two neighbouring places' 8-bit sums, `sums[c, 0]` gets the whole
-            word and `sums[c, 1]` the upper byte. So the sum of the odd place is `sums[c, 1, w]`, and that of the even
-            place before it is `sums[c, 0, w] - 256 * sums[c, 1, w]`, modulo 2^16.
-    """
-    signature = types.void(tables, sources, first, last, spikes, place, sums)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        program = _Program(context, builder, signature.args, arguments)
-        tables, sources, spikes, sums = (program.array(number) for number in (0, 1, 4, 6))
-        first, last, place = arguments[2], arguments[3], arguments[5]
-        choose = builder.module.declare_intrinsic(_LOOKUP, (), ir.FunctionType(_BYTES, [_BYTES, _BYTES]))
-        both_halves = ir.Constant(ir.VectorType(ir.IntType(32), _VECTOR), [i % ENTRIES for i in range(_VECTOR)])
-        totals = [cgutils.alloca_once(builder, _BYTES) for _ in range(CHANNELS * _VECTORS)]
-        for total in totals:
-            builder.store(_same(_BYTES, 0), total)
-        with cgutils.for_range_slice(builder, first, last, _INDEX(1), inc=True) as (lookup, _):
-            source = builder.add(program.load(sources, program.times(lookup, 8), _INDEX), place)
-            indices = [program.load(spikes, builder.add(source, _INDEX(_VECTOR * v)), _BYTES) for v in range(_VECTORS)]
-            row = program.times(lookup, CHANNELS * ENTRIES)
-            for channel in range(CHANNELS):
-                table = program.load(tables, builder.add(row, _INDEX(ENTRIES * channel)), _TABLE)
-                table = builder.shuffle_vector(table, ir.Constant(_TABLE, ir.Undefined), both_halves)
-                for v in range(_VECTORS):
-                    total = totals[channel * _VECTORS + v]
-                    builder.store(builder.add(builder.load(total), builder.call(choose, [table, indices[v]])), total)
-        for channel in range(CHANNELS):
-            for v in range(_VECTORS):
-                whole = builder.bitcast(builder.load(totals[channel * _VECTORS + v]), _WORD_VECTOR)
-                upper = builder.lshr(whole, _same(_WORD_VECTOR, 8))
-                for half, value in enumerate((whole, upper)):
-                    offset = ((channel * 2 + half) * _VECTORS + v) * _VECTOR
-                    program.store(builder.add(program.load(sums, offset, _WORD_VECTOR), value), sums, offset)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
-def fire_words(
+def fire_places(
     typing_context: Any,
+    tables: Any,
+    sources: Any,
+    flushes: Any,
+    first_run: Any,
+    last_run: Any,
+    given: Any,
+    given_place: Any,
     sums: Any,
     membranes: Any,
     neurons: Any,
@@ -144,53 +104,127 @@ def fire_words(
     spikes: Any,
     spikes_place: Any,
 ) -> Any:
-    """One step of four channels' neurons at 64 places, from the sums of `add_lookups`.
+    """One step of four channels' neurons at 64 places, from the spikes that they read.
+
+    For each lookup k of the runs, and place p in 0..63, the index is `given[sources[k] + given_place + p]`; it chooses
+    from `tables[k, c]` what is added to the weighted sum of channel c. Then, for each neuron, with the three numbers of
+    its channel in `neurons`:
+
+        membrane += factor * sum + addend;  spike where membrane >= threshold;  reset
 
     Args:
         typing_context: numba's.
-        sums: uint16 [4, 2, 32].
-        membranes: integers [4, 64]: of each channel first the even places, then the odd ones. Rewritten.
-        neurons: integers of the same type [4, 3]: factor of the sum, what is added to it, threshold.
-        zero_reset: whether a spike sets its membrane to 0.
+        tables: uint8 [lookups, 4, 16]. The 8-bit sums of a run's lookups must not overflow.
+        sources: int64 [lookups].
+        flushes: int64, bounds of the runs of lookups.
+        first_run: first run.
+        last_run: last run, exclusive.
+        given: uint8, one-dimensional, values 0 to 15.
+        given_place: added to every index.
+        sums: uint16 [4, 2, 32], written: the sums, of each channel first those at even places, then those at odd ones;
+            or `None`.
+        membranes: integers [4, 2, 32], rewritten: even and odd places likewise.
+        neurons: integers of the same type [4, 3]: factor, addend, threshold of each channel.
+        zero_reset: whether a spike sets its membrane to 0; else it takes the threshold off.
         mask: uint8; only at places where it has its lower four bits set neurons may spike.
         mask_place: where in `mask` the 64 places begin.
         spikes: uint8, written: bit c of a byte is the spike of channel c.
         spikes_place: where in `spikes` the 64 places begin.
     """
-    signature = types.void(sums, membranes, neurons, zero_reset, mask, mask_place, spikes, spikes_place)
+    kinds = (
+        *(tables, sources, flushes, first_run, last_run, given, given_place),
+        *(sums, membranes, neurons, zero_reset, mask, mask_place, spikes, spikes_place),
+    )
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         program = _Program(context, builder, signature.args, arguments)
-        sums, membranes, neurons, mask, spikes = (program.array(number) for number in (0, 1, 2, 4, 6))
-        to_zero, mask_place, spikes_place = (arguments[number] for number in (3, 5, 7))
-        width = signature.args[1].dtype.bitwidth
-        integer, size, count = ir.IntType(width), width // 8, _WORD_VECTOR.count
-        vector = ir.VectorType(integer, count)
-        to_zero = program.repeated(builder.trunc(to_zero, ir.IntType(1)), count)
-        constants = [
-            [program.repeated(program.load(neurons, (3 * c + k) * size, integer), count) for k in range(3)]
-            for c in range(CHANNELS)
-        ]
-        for part in range(WORDS // count):
-            fired = _same(_WORD_VECTOR, 0)
-            for channel, (factor, addend, threshold) in enumerate(constants):
-                whole, upper = (
-                    program.load(sums, ((channel * 2 + half) * WORDS + part * count) * 2, _WORD_VECTOR)
-                    for half in range(2)
-                )
-                even = builder.sub(whole, builder.shl(upper, _same(_WORD_VECTOR, 8)))
-                for odd, total in enumerate((even, upper)):
-                    offset = (channel * LANES + odd * WORDS + part * count) * size
-                    drive = builder.add(builder.mul(builder.zext(total, vector), factor), addend)
-                    membrane = builder.add(program.load(membranes, offset, vector), drive)
-                    spike = builder.icmp_signed(">=", membrane, threshold)
-                    taken = builder.select(spike, builder.select(to_zero, membrane, threshold), _same(vector, 0))
-                    program.store(builder.sub(membrane, taken), membranes, offset)
-                    bit = _same(_WORD_VECTOR, 1 << (channel + 8 * odd))
-                    fired = builder.or_(fired, builder.select(spike, bit, _same(_WORD_VECTOR, 0)))
+        tables, sources, flushes, given = (program.array(number) for number in (0, 1, 2, 5))
+        words = _weighted_sums(program, tables, sources, flushes, arguments[3], arguments[4], given, arguments[6])
+        membranes, neurons, mask, spikes = (program.array(number) for number in (8, 9, 11, 13))
+        sums = None if signature.args[7] is types.none else program.array(7)
+        if sums is not None:
+            for place, vector in enumerate(words):
+                program.store(vector, sums, place * _VECTOR)
+        width = signature.args[8].dtype.bitwidth
+        fired = _fire(program, words, membranes, neurons, width, arguments[10])
+        for part, vector in enumerate(fired):
             offset = _INDEX(part * _VECTOR)
-            allowed = program.load(mask, builder.add(mask_place, offset), _WORD_VECTOR)
-            program.store(builder.and_(fired, allowed), spikes, builder.add(spikes_place, offset))
+            allowed = program.load(mask, builder.add(arguments[12], offset), _WORDS)
+            program.store(builder.and_(vector, allowed), spikes, builder.add(arguments[14], offset))
         return context.get_dummy_value()
 
-    return signature, generate
+    return types.void(*kinds), generate
+
+
+def _weighted_sums(
+    program: _Program, tables: Any, sources: Any, flushes: Any, first: Any, last: Any, given: Any, place: Any
+) -> list[Any]:
+    """16-bit sums of the lookups of some runs: [channel][even, odd][part], flattened.
+
+    8-bit sums of two neighbouring places are one word: `whole` adds up such words, `upper` their upper bytes. The sum
+    of the odd place is `upper`, and that of the even place before it `whole - 256 * upper`, modulo 2^16.
+    """
+    builder = program.builder
+    choose = builder.module.declare_intrinsic(_LOOKUP, (), ir.FunctionType(_BYTES, [_BYTES, _BYTES]))
+    both_halves = ir.Constant(ir.VectorType(ir.IntType(32), _VECTOR), [i % ENTRIES for i in range(_VECTOR)])
+    totals = [program.variable(_BYTES) for _ in range(CHANNELS * _PARTS)]
+    wholes = [program.variable(_WORDS) for _ in range(CHANNELS * _PARTS)]
+    uppers = [program.variable(_WORDS) for _ in range(CHANNELS * _PARTS)]
+    with cgutils.for_range_slice(builder, first, last, _INDEX(1), inc=True) as (run, _):
+        start = program.load(flushes, program.times(run, 8), _INDEX)
+        stop = program.load(flushes, program.times(builder.add(run, _INDEX(1)), 8), _INDEX)
+        for total in totals:
+            builder.store(_same(_BYTES, 0), total)
+        with cgutils.for_range_slice(builder, start, stop, _INDEX(1), inc=True) as (lookup, _):
+            source = builder.add(program.load(sources, program.times(lookup, 8), _INDEX), place)
+            indices = [
+                program.load(given, builder.add(source, _INDEX(_VECTOR * part)), _BYTES) for part in range(_PARTS)
+            ]
+            row = program.times(lookup, CHANNELS * ENTRIES)
+            for channel in range(CHANNELS):
+                table = program.load(tables, builder.add(row, _INDEX(ENTRIES * channel)), _TABLE)
+                table = builder.shuffle_vector(table, ir.Constant(_TABLE, ir.Undefined), both_halves)
+                for part in range(_PARTS):
+                    total = totals[channel * _PARTS + part]
+                    builder.store(builder.add(builder.load(total), builder.call(choose, [table, indices[part]])), total)
+        for total, whole, upper in zip(totals, wholes, uppers, strict=True):
+            word = builder.bitcast(builder.load(total), _WORDS)
+            builder.store(builder.add(builder.load(whole), word), whole)
+            builder.store(builder.add(builder.load(upper), builder.lshr(word, _same(_WORDS, 8))), upper)
+    sums = []
+    for channel in range(CHANNELS):
+        parts = range(channel * _PARTS, (channel + 1) * _PARTS)
+        odd = [builder.load(uppers[part]) for part in parts]
+        even = [
+            builder.sub(builder.load(wholes[part]), builder.shl(upper, _same(_WORDS, 8)))
+            for part, upper in zip(parts, odd, strict=True)
+        ]
+        sums += even + odd
+    return sums
+
+
+def _fire(program: _Program, sums: list[Any], membranes: Any, neurons: Any, width: int, zero_reset: Any) -> list[Any]:
+    """Spikes of the 64 places, [part]; membranes have so many bits, and are rewritten."""
+    builder, count = program.builder, _WORDS.count
+    integer, size = ir.IntType(width), width // 8
+    vector = ir.VectorType(integer, count)
+    to_zero = program.repeated(builder.sext(builder.trunc(zero_reset, ir.IntType(1)), integer), count)
+    fired: list[Any] = [_same(_WORDS, 0)] * _PARTS
+    for channel in range(CHANNELS):
+        factor, addend, threshold = (
+            program.repeated(program.load(neurons, (3 * channel + number) * size, integer), count)
+            for number in range(3)
+        )
+        threshold_taken = builder.and_(threshold, builder.not_(to_zero))
+        for odd in range(2):
+            for part in range(_PARTS):
+                number = (channel * 2 + odd) * _PARTS + part
+                drive = builder.add(builder.mul(builder.zext(sums[number], vector), factor), addend)
+                membrane = builder.add(program.load(membranes, number * count * size, vector), drive)
+                spike = builder.icmp_signed(">=", membrane, threshold)
+                reset = builder.or_(builder.and_(membrane, to_zero), threshold_taken)
+                taken = builder.and_(reset, builder.sext(spike, vector))
+                program.store(builder.sub(membrane, taken), membranes, number * count * size)
+                bit = _same(_WORDS, 1 << (channel + 8 * odd))
+                fired[part] = builder.or_(fired[part], builder.select(spike, bit, _same(_WORDS, 0)))
+    return fired
