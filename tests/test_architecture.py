@@ -17,8 +17,9 @@ FLOORS: list[set[str]] = [
     {"fxsnn.layers"},  # arithmetic
     {"fxsnn.graph"},  # the program
     {"fxsnn.engine.chain", "fxsnn.engine.tables"},  # the engines
-    {"fxsnn.engine.planes", "fxsnn.engine.vectors"},
+    {"fxsnn.engine.planes"},
     {"fxsnn.engine.kernels"},
+    {"fxsnn.engine.convolution"},
     {"fxsnn.engine.operations"},
     {"fxsnn.engine.planning"},
     {"fxsnn.engine.cpu", "fxsnn.engine.cuda"},

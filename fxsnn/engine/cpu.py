@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxsnn.engine import kernels, vectors
+from fxsnn.engine import convolution, kernels
 from fxsnn.engine.chain import Chain, Range, Recording
 from fxsnn.engine.operations import Array, Operation
 from fxsnn.engine.planning import Plan, Shape, Weights, plan_of, sections_of, weights_of, window_of
@@ -34,7 +34,7 @@ _Key = tuple[Shape, np.dtype[Any], int, int]
 
 def obstacle() -> str:
     """Why this machine cannot run the engine; "" if it can."""
-    return vectors.missing()
+    return convolution.missing()
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 
+from fxsnn.engine.planes import LANES
 from fxsnn.engine.tables import CHANNELS, ENTRIES
-from fxsnn.engine.vectors import LANES, WORDS, fire_places
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _compiled(function: _Function) -> _Function:
+def compiled(function: _Function) -> _Function:
     """Compile at the first call, and keep the result on disk where there is a place for it."""
     try:
         return numba.njit(nogil=True, cache=True)(function)
@@ -30,7 +30,7 @@ def _compiled(function: _Function) -> _Function:
         return numba.njit(nogil=True)(function)
 
 
-@_compiled
+@compiled
 def fire_constant(
     drive: Any,
     membranes: Any,
@@ -80,90 +80,7 @@ def fire_constant(
                     written[i] = fired[i] & allowed[i]
 
 
-@_compiled
-def fire_convolution(
-    tables: Any,
-    sources: Any,
-    flushes: Any,
-    blocks: Any,
-    neurons: Any,
-    zero_reset: Any,
-    mask: Any,
-    given: Any,
-    membranes: Any,
-    spikes: Any,
-    first: Any,
-    channels: Any,
-    sums: Any,
-    extremes: Any,
-) -> None:
-    """Neurons behind a convolution of spikes.
-
-    Args:
-        tables: as in `ConvolutionTables`.
-        sources: int64 [lookups], where in the planes of one step the first place's index is.
-        flushes: as in `ConvolutionTables`.
-        blocks: as in `ConvolutionTables`.
-        neurons: [groups, 4, 3], of the membranes' type: gain, leak (with what the tables' offset needs), threshold.
-        zero_reset: whether a spike sets its membrane to 0.
-        mask: uint8 [places], 15 where there is a neuron, else 0.
-        given: uint8 [steps, groups of inputs, places of the plane].
-        membranes: [groups, places / 64, 4, 2, 32], in the order of `fire_places`.
-        spikes: uint8 [steps, groups, places of the plane], written from `first` on.
-        first: place of the first neuron in its plane.
-        channels: how many of the channels are real; the last group may have others.
-        sums: uint16 [4, 2, 32], overwritten, or `None` if there are no `extremes`.
-        extremes: see the module.
-    """
-    steps, groups, plane = spikes.shape
-    given_stride = given.shape[1] * given.shape[2]
-    inputs, outputs = given.reshape(-1), spikes.reshape(-1)
-    before = np.empty(membranes.shape[2:], membranes.dtype)
-    for block in range(groups):
-        constants = neurons[block]
-        for batch in range(membranes.shape[1]):
-            place = batch * LANES
-            state = membranes[block, batch]
-            for step in range(steps):
-                if extremes is not None:
-                    before[:] = state
-                fire_places(
-                    tables,
-                    sources,
-                    flushes,
-                    blocks[block],
-                    blocks[block + 1],
-                    inputs,
-                    step * given_stride + place,
-                    sums,
-                    state,
-                    constants,
-                    zero_reset,
-                    mask,
-                    place,
-                    outputs,
-                    (step * groups + block) * plane + first + place,
-                )
-                if extremes is not None:
-                    _observe(
-                        sums, before, constants, mask[place : place + LANES], channels - block * CHANNELS, extremes
-                    )
-
-
-@_compiled
-def _observe(sums: Any, before: Any, constants: Any, mask: Any, channels: Any, extremes: Any) -> None:
-    """Widen `extremes` by what membranes came to in a step of `fire_places`, in the first `channels` channels."""
-    cast = before.dtype.type
-    for channel in range(min(CHANNELS, channels)):
-        for odd in range(2):
-            for word in range(WORDS):
-                drive = cast(sums[channel, odd, word]) * constants[channel, 0] + constants[channel, 1]
-                if mask[2 * word + odd]:
-                    extremes[0] = min(extremes[0], before[channel, odd, word] + drive)
-                    extremes[1] = max(extremes[1], before[channel, odd, word] + drive)
-
-
-@_compiled
+@compiled
 def fire_dense(
     given: Any,
     first: Any,
@@ -242,7 +159,7 @@ def fire_dense(
                     spikes[step, output // CHANNELS, written + image] = byte
 
 
-@_compiled
+@compiled
 def lay_out_drive(sums: Any, gain: Any, leaks: Any, places: Any, drive: Any) -> None:
     """The drive of the first layer at its places.
 
@@ -262,7 +179,7 @@ def lay_out_drive(sums: Any, gain: Any, leaks: Any, places: Any, drive: Any) -> 
                 row[places[image, output]] = cast(cast(given[output]) * gain + leak)
 
 
-@_compiled
+@compiled
 def copy_rows(given: Any, rows: Any, stride: Any, copies: Any, copied: Any) -> None:
     """Copy every stride-th place of rows of spikes.
 
@@ -289,7 +206,7 @@ def copy_rows(given: Any, rows: Any, stride: Any, copies: Any, copied: Any) -> N
                         written[place] = row[stride * place]
 
 
-@_compiled
+@compiled
 def unpack(given: Any, places: Any, spikes: Any) -> None:
     """Write spikes out as 0 and 1.
 
@@ -307,7 +224,7 @@ def unpack(given: Any, places: Any, spikes: Any) -> None:
                     spikes[step, image, channel, output] = plane[places[image, output]] >> shift & 1
 
 
-@_compiled
+@compiled
 def add_counts(given: Any, places: Any, counts: Any) -> None:
     """Add up spikes over time.
 

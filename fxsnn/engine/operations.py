@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fxsnn.engine import kernels, vectors
-from fxsnn.engine.planes import Grid
+from fxsnn.engine import kernels
+from fxsnn.engine.convolution import WORDS, fire_convolution
+from fxsnn.engine.planes import LANES, Grid
 from fxsnn.engine.tables import CHANNELS, ConvolutionTables
 from fxsnn.neuron import Dynamics
 
@@ -103,7 +104,7 @@ class ConvolutionLayer(Operation):
 
     def membranes(self) -> Array:
         """[groups, runs of places, 4, 2, half the places of a run]."""
-        shape = (len(self.neurons), self.grid.computed // vectors.LANES, CHANNELS, 2, vectors.WORDS)
+        shape = (len(self.neurons), self.grid.computed // LANES, CHANNELS, 2, WORDS)
         return np.zeros(shape, self.neurons.dtype)
 
     def reset(self, membranes: Array, dynamics: Dynamics) -> None:
@@ -114,8 +115,8 @@ class ConvolutionLayer(Operation):
     def run(self, given: Array, membranes: Any, spikes: Array, zero_reset: bool, extremes: Array | None) -> None:
         """See `Operation`."""
         tables = self.tables
-        sums = None if extremes is None else np.empty((CHANNELS, 2, vectors.WORDS), np.uint16)
-        kernels.fire_convolution(
+        sums = None if extremes is None else np.empty((CHANNELS, 2, WORDS), np.uint16)
+        fire_convolution(
             tables.tables, self.sources, tables.flushes, tables.blocks, self.neurons, zero_reset, self.mask,
             given, membranes, spikes, self.grid.before, self.channels, sums, extremes,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-ALIGNMENT = 64
+LANES = 64
 """Places are computed in runs of this length."""
 
 Pair = tuple[int, int]
@@ -21,7 +21,7 @@ Pair = tuple[int, int]
 
 def rounded_up(places: int) -> int:
     """The next multiple of the length of a run."""
-    return -(-places // ALIGNMENT) * ALIGNMENT
+    return -(-places // LANES) * LANES
 
 
 @dataclass(frozen=True)

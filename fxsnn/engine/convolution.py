@@ -1,4 +1,7 @@
-"""Vector instructions for use inside numba functions: table lookups and neurons. x86 processors with AVX2."""
+"""Neurons behind a convolution of spikes, with vector instructions that numba does not know: x86 processors with AVX2.
+
+Everything stands in one file, because numba's cache on disk compiles anew only when the file of a function has changed.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,18 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fxsnn.engine.kernels import compiled
+from fxsnn.engine.planes import LANES
 from fxsnn.engine.tables import CHANNELS, ENTRIES
 
-LANES = 64
-"""Places that are computed together: two vectors of bytes."""
 WORDS = LANES // 2
+"""Places that are computed together are two vectors of bytes; neighbours are one word."""
 _VECTOR = 32
 _PARTS = LANES // _VECTOR
 _LOOKUP = "llvm.x86.avx2.pshuf.b"
@@ -228,3 +233,86 @@ def _fire(program: _Program, sums: list[Any], membranes: Any, neurons: Any, widt
                 bit = _same(_WORDS, 1 << (channel + 8 * odd))
                 fired[part] = builder.or_(fired[part], builder.select(spike, bit, _same(_WORDS, 0)))
     return fired
+
+
+@compiled
+def fire_convolution(
+    tables: Any,
+    sources: Any,
+    flushes: Any,
+    blocks: Any,
+    neurons: Any,
+    zero_reset: Any,
+    mask: Any,
+    given: Any,
+    membranes: Any,
+    spikes: Any,
+    first: Any,
+    channels: Any,
+    sums: Any,
+    extremes: Any,
+) -> None:
+    """Neurons behind a convolution of spikes.
+
+    Args:
+        tables: as in `ConvolutionTables`.
+        sources: int64 [lookups], where in the planes of one step the first place's index is.
+        flushes: as in `ConvolutionTables`.
+        blocks: as in `ConvolutionTables`.
+        neurons: [groups, 4, 3], of the membranes' type: gain, leak (with what the tables' offset needs), threshold.
+        zero_reset: whether a spike sets its membrane to 0.
+        mask: uint8 [places], 15 where there is a neuron, else 0.
+        given: uint8 [steps, groups of inputs, places of the plane].
+        membranes: [groups, places / 64, 4, 2, 32], in the order of `fire_places`.
+        spikes: uint8 [steps, groups, places of the plane], written from `first` on.
+        first: place of the first neuron in its plane.
+        channels: how many of the channels are real; the last group may have others.
+        sums: uint16 [4, 2, 32], overwritten, or `None` if there are no `extremes`.
+        extremes: see the module.
+    """
+    steps, groups, plane = spikes.shape
+    given_stride = given.shape[1] * given.shape[2]
+    inputs, outputs = given.reshape(-1), spikes.reshape(-1)
+    before = np.empty(membranes.shape[2:], membranes.dtype)
+    for block in range(groups):
+        constants = neurons[block]
+        for batch in range(membranes.shape[1]):
+            place = batch * LANES
+            state = membranes[block, batch]
+            for step in range(steps):
+                if extremes is not None:
+                    before[:] = state
+                fire_places(
+                    tables,
+                    sources,
+                    flushes,
+                    blocks[block],
+                    blocks[block + 1],
+                    inputs,
+                    step * given_stride + place,
+                    sums,
+                    state,
+                    constants,
+                    zero_reset,
+                    mask,
+                    place,
+                    outputs,
+                    (step * groups + block) * plane + first + place,
+                )
+                if extremes is not None:
+                    _observe(
+                        sums, before, constants, mask[place : place + LANES], channels - block * CHANNELS, extremes
+                    )
+
+
+@compiled
+def _observe(sums: Any, before: Any, constants: Any, mask: Any, channels: Any, extremes: Any) -> None:
+    """Widen `extremes` by what membranes came to in a step of `fire_places`, in the first `channels` channels."""
+    cast = before.dtype.type
+    for channel in range(min(CHANNELS, channels)):
+        for odd in range(2):
+            for word in range(WORDS):
+                drive = cast(sums[channel, odd, word]) * constants[channel, 0] + constants[channel, 1]
+                if mask[2 * word + odd]:
+                    extremes[0] = min(extremes[0], before[channel, odd, word] + drive)
+                    extremes[1] = max(extremes[1], before[channel, odd, word] + drive)
