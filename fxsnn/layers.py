@@ -257,6 +257,11 @@ class Spiking(nn.Module):
         """Sum over the inputs of code times input, without gain and leak; the layer says how."""
         raise NotImplementedError(type(self).__name__)  # every layer of this file overrides it
 
+    def sums(self, x: Tensor) -> Tensor:
+        """`weighted_sum` in its own type, whatever autocast says: a sum with fewer bits would change spikes."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.weighted_sum(x)
+
     def fire(self, x: Tensor, record: Callable[[Tensor], None] | None = None) -> Tensor:
         """Spikes [T * N, C, ...] for an input [T * N, ...] of spikes, or [N, ...] where the input is constant.
 
@@ -270,8 +275,7 @@ class Spiking(nn.Module):
 
     def drive(self, x: Tensor) -> Tensor:
         """What an input adds to the membranes, gain and leak included: integers, or floats for the analog input."""
-        with torch.autocast(x.device.type, enabled=False):  # sums must not be rounded to fewer bits
-            sums = self.weighted_sum(x)
+        sums = self.sums(x)
         if self.input_magnitude is not None:
             # Sums of integers are whole; rounding takes off what a transform-based convolution may leave behind.
             sums = sums.round().to(self.membrane_type())

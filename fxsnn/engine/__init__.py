@@ -60,4 +60,10 @@ def _numba(chain: Chain) -> Engine:
 
 
 def _triton(chain: Chain) -> Engine:
-    raise Unsupported("it is yet to come")
+    if importlib.util.find_spec("triton") is None:
+        raise Unsupported("triton is not installed")
+    from fxsnn.engine.cuda import TritonEngine, obstacle
+
+    if reason := obstacle(chain.device):
+        raise Unsupported(reason)
+    return TritonEngine(chain)

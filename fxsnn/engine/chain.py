@@ -41,12 +41,12 @@ class Chain:
         """Where the layers are."""
         return self.layers[0][1].threshold.device
 
-    def constant_sums(self, images: Tensor) -> Tensor:
-        """Weighted sums of the first layer, the same at every step, without gain and leak, [N, C, ...]."""
+    def prepared(self, images: Tensor) -> Tensor:
+        """The input of the first layer, the same at every step, [N, ...]."""
         x = self.encode(images)
         for module in self.prepare:
             x = module(x)
-        return self.layers[0][1].weighted_sum(x)
+        return x
 
 
 @dataclass

@@ -178,7 +178,13 @@ class NumbaEngine:
         results: Results | None = None
         start = 0
         for part in images.split(max(threads * together, at_once)):
-            sums = self._chain.constant_sums(part).contiguous().numpy().reshape(len(part), shape[0], -1)
+            sums = (
+                self._weights[0]
+                .layer.sums(self._chain.prepared(part))
+                .contiguous()
+                .numpy()
+                .reshape(len(part), shape[0], -1)
+            )
             if results is None:
                 space = self._space(key)
                 plan = space.plan
