@@ -403,7 +403,8 @@ def _own_copy(model: nn.Module) -> nn.Module:
     if findings:
         raise ModelError(findings)
     try:
-        return copy.deepcopy(model, memo).eval()
+        with torch.inference_mode(False):  # tensors made in it do not tell when they are written into
+            return copy.deepcopy(model, memo).eval()
     except Exception as error:
         raise ModelError(
             [Finding(type(model).__name__, f"it cannot be copied ({error})", "Remove what copy.deepcopy refuses")]

@@ -82,14 +82,15 @@ class Pass:
         """
         start = time.perf_counter()
         tensors = [*graph.module.parameters(), *graph.module.buffers()]
-        versions = [tensor._version for tensor in tensors]
-        after = graph.copy()
-        self.rewrite(after)
-        after.tidy()
-        after.check(before=graph)
-        if versions != [tensor._version for tensor in tensors]:
-            raise GraphError(f"pass {self.name} wrote into a tensor of the graph; replace the module instead")
-        moved = self._verify(graph, example) if self.preserves and example is not None else None
+        with torch.inference_mode(False):  # tensors made in it do not tell when they are written into
+            versions = [tensor._version for tensor in tensors]
+            after = graph.copy()
+            self.rewrite(after)
+            after.tidy()
+            after.check(before=graph)
+            if versions != [tensor._version for tensor in tensors]:
+                raise GraphError(f"pass {self.name} wrote into a tensor of the graph; replace the module instead")
+            moved = self._verify(graph, example) if self.preserves and example is not None else None
         return Step(graph, after, self, time.perf_counter() - start, moved)
 
     def _verify(self, graph: Graph, example: Tensor) -> float:

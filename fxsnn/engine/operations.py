@@ -58,8 +58,9 @@ class Operation(ABC):
 
 def starts_of(thresholds: Array, channels: int, dynamics: Dynamics) -> Array:
     """Where the membranes of each channel start; 0 for channels that only fill up the last group."""
-    starts = np.floor_divide(thresholds, 2) if dynamics.initial_membrane else np.zeros_like(thresholds)
-    starts[channels:] = 0
+    starts = np.zeros_like(thresholds)
+    if dynamics.initial_membrane:
+        starts[:channels] = thresholds[:channels] // 2
     return starts
 
 

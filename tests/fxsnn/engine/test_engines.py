@@ -1,0 +1,332 @@
+"""Whatever runs the network: the same spikes, the same memory for any batch, and plain words where it cannot."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import ColourNet, DigitNet
+from torch import nn
+
+import fxsnn
+from fxsnn.engine import engine_for
+from fxsnn.engine.chain import Unsupported, chain_of
+from fxsnn.errors import DataError, OptionError
+from tests.engines import ENGINES, needs_numba, same
+from tests.nets import CONVERTIBLE, Dense, Small, images, seeded
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def converted(model: nn.Module, **options: Any) -> fxsnn.SpikingNetwork:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
+        return fxsnn.convert(model, **{"target": "generic", "bits": 3, "calibration_data": images(16), **options})
+
+
+def strided() -> nn.Module:
+    """Everything about a window that is not plain: strides, paddings, dilation, "same", groups, overlapping pools."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(6, 10, (5, 3), padding="same", dilation=(1, 2)), nn.ReLU(), nn.AvgPool2d(3, 2, 1),
+        nn.Conv2d(10, 10, 3, padding=2, groups=5), nn.ReLU(),
+        nn.Conv2d(10, 7, (2, 3), stride=(1, 2)), nn.ReLU(), nn.AvgPool2d((2, 1), 1),
+        nn.Flatten(), nn.LazyLinear(9), nn.ReLU(), nn.Linear(9, 4),
+    )  # fmt: skip
+
+
+def materialised() -> nn.Module:
+    model = strided()
+    model(images(1))
+    return model
+
+
+def wide() -> nn.Module:
+    """More outputs of a fully connected layer than are computed together."""
+    return nn.Sequential(
+        nn.Conv2d(3, 30, 1), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten(),
+        nn.Linear(270, 300), nn.ReLU(), nn.Linear(300, 7), nn.ReLU(), nn.Linear(7, 3),
+    )  # fmt: skip
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
+    **{name: (build, (3, 12)) for name, build in CONVERTIBLE.items()},
+    "odd windows": (materialised, (3, 12)),
+    "wide": (wide, (3, 12)),
+    "DigitNet": (DigitNet, (1, 28)),
+    "ColourNet": (ColourNet, (3, 32)),
+}
+
+
+class TestEveryEngine:
+    """`tests/test_against_reference.py` holds all of them to the integer reference; these are ordinary networks."""
+
+    @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "torch"])
+    @pytest.mark.parametrize("options", [{}, {"timesteps": 35, "reset": "zero"}, {"timesteps": 1, "input_bits": None}])
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_gives_the_spikes_of_pytorch(self, engine: str, options: dict[str, Any], name: str) -> None:
+        build, (channels, size) = NETWORKS[name]
+        given = images(5, channels, size)
+        snn = converted(seeded(build), calibration_data=given, engine="torch", **options)
+        expected, logits = snn.simulate(given), snn(given)
+        snn.engine = engine
+        found = snn.simulate(given)
+        assert same(found.spikes, expected.spikes)
+        assert found.membrane_range == expected.membrane_range
+        assert torch.equal(found.logits, expected.logits)
+        assert torch.equal(snn(given), logits)
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_sums_beyond_32_bits_are_exact(self, engine: str) -> None:
+        snn = converted(seeded(Small), timesteps=3000, engine="torch")
+        for layer in ("conv2", "hidden"):
+            spiking: Any = snn.get_submodule(layer)
+            spiking.gain = 1 << 18
+            spiking.leak.fill_(-(1 << 20))
+            spiking.threshold.fill_(1 << 19)
+            assert spiking.membrane_type() == torch.int64
+        expected = snn.simulate(images(1))
+        assert expected.membrane_range["conv2"][0] < -(1 << 31)
+        snn.engine = engine
+        found = snn.simulate(images(1))
+        assert same(found.spikes, expected.spikes)
+        assert found.membrane_range == expected.membrane_range
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_sums_of_a_fully_connected_layer_beyond_16_bits_are_exact(self, engine: str) -> None:
+        model = nn.Sequential(
+            nn.Conv2d(3, 40, 1), nn.ReLU(), nn.Flatten(), nn.Linear(5760, 6), nn.ReLU(), nn.Linear(6, 2)
+        )
+        snn = converted(seeded(lambda: model), timesteps=4, engine="torch")
+        first: Any = snn.get_submodule("0")
+        first.leak.fill_(1 << 17)
+        hidden: Any = snn.get_submodule("3")
+        hidden.codes.fill_(7)
+        hidden.codes[::2] = -7
+        hidden.gain, hidden.largest_sum = 1, 7 * 5760
+        expected = snn.simulate(images(2))
+        low, high = expected.membrane_range["3"]
+        assert low < -(1 << 15)
+        assert high > 1 << 15
+        snn.engine = engine
+        found = snn.simulate(images(2))
+        assert same(found.spikes, expected.spikes)
+        assert found.membrane_range == expected.membrane_range
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_reads_out_early_what_shorter_runs_give(self, engine: str) -> None:
+        snn = converted(seeded(Small), timesteps=20, engine=engine)
+        given = images(40)
+        readout = snn.early_readout(given)
+        assert readout.shape == (20, 40, 5)
+        for timesteps in (1, 7, 20):
+            snn.timesteps = timesteps
+            torch.testing.assert_close(readout[timesteps - 1], snn(given), rtol=1e-6, atol=1e-6)
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_gives_the_same_from_many_threads_at_once(self, engine: str) -> None:
+        snn = converted(seeded(Small), engine=engine)
+        batches = [images(count, seed=count) for count in range(1, 13)]
+        expected = [snn(batch) for batch in batches]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(snn, batches * 3))
+        assert all(torch.equal(one, other) for one, other in zip(found, expected * 3, strict=True))
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("threads", [1, 3])
+    def test_the_number_of_threads_changes_nothing(self, engine: str, threads: int) -> None:
+        snn = converted(seeded(Small), engine="torch")
+        expected = snn(images(10))
+        snn.engine = engine
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            assert torch.equal(snn(images(10)), expected)
+        finally:
+            torch.set_num_threads(before)
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_does_not_round_sums_under_autocast(self, engine: str) -> None:
+        snn = converted(seeded(Small), engine=engine)
+        expected = snn.simulate(images()).spikes
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert same(snn.simulate(images()).spikes, expected)
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_the_tail_still_learns(self, engine: str) -> None:
+        snn = converted(seeded(Small), engine=engine)
+        snn(images()).sum().backward()
+        tail: Any = snn.get_submodule("fc")
+        assert tail.weight.grad is not None
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_sees_what_is_written_into_a_layer(self, engine: str) -> None:
+        snn = converted(seeded(Small), engine=engine)
+        assert snn.simulate(images()).spikes["conv2"].any()
+        conv: Any = snn.get_submodule("conv2")
+        conv.threshold.fill_(1 << 17)
+        conv.leak.zero_()
+        assert not snn.simulate(images()).spikes["conv2"].any()
+        other = converted(seeded(Small), engine=engine)
+        snn.load_state_dict(other.state_dict())
+        assert torch.equal(snn(images()), other(images()))
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_hooks_on_layers_are_called(self, engine: str) -> None:
+        snn = converted(seeded(Small), engine=engine)
+        expected, seen = snn(images()), []
+        snn.get_submodule("conv2").register_forward_hook(lambda *_: seen.append(1))
+        assert torch.equal(snn(images()), expected)
+        assert seen == [1]
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_a_copy_runs_by_itself(self, engine: str) -> None:
+        snn = converted(seeded(Small), engine=engine)
+        expected = snn(images())
+        other = copy.deepcopy(snn)
+        conv: Any = other.get_submodule("conv1")
+        conv.threshold.fill_(1 << 17)
+        assert other.engine == engine
+        assert not torch.equal(other(images()), expected)
+        assert torch.equal(snn(images()), expected)
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_a_network_made_in_inference_mode_runs(self, engine: str) -> None:
+        expected = converted(seeded(Small), engine=engine)(images())
+        with torch.inference_mode():
+            snn = converted(seeded(Small), engine=engine)
+            assert torch.equal(snn(images()), expected)
+        assert torch.equal(snn(images()), expected)
+
+
+@needs_numba
+class TestTheEngineOfTheCpu:
+    def test_is_chosen_by_itself(self) -> None:
+        engine = engine_for("auto", chain_of(converted(seeded(Small)).graph))
+        assert engine is not None
+        assert engine.name == "numba"
+
+    @pytest.mark.parametrize(
+        ("build", "given", "message"),
+        [
+            (Small, images(size=3), "the images are too small: they leave nothing behind conv2"),
+            (Small, images(size=14), "hidden reads 128 features; with images of this size conv2 gives 200"),
+        ],
+    )
+    def test_names_the_layer_that_images_of_another_size_do_not_fit(
+        self, build: Callable[[], nn.Module], given: torch.Tensor, message: str
+    ) -> None:
+        with pytest.raises(DataError, match=message):
+            converted(seeded(build))(given)
+
+    def test_takes_images_of_several_sizes_in_turn(self) -> None:
+        snn = converted(seeded(CONVERTIBLE["without classifier"]))
+        for size in (12, 9, 17, 12):
+            snn.engine = "torch"
+            expected = snn(images(3, size=size))
+            snn.engine = "numba"
+            assert torch.equal(snn(images(3, size=size)), expected)
+
+    def test_memory_does_not_grow_with_the_batch_or_with_time(self) -> None:
+        """A process that runs 32 images, then 4,000 images at T = 64, whose spikes alone would take gigabytes."""
+        code = """
+import resource, torch, fxsnn, warnings
+from tests.nets import Small, images, seeded
+warnings.simplefilter("ignore")
+snn = fxsnn.convert(seeded(Small), target="generic", bits=3, calibration_data=images(16), engine="numba")
+snn(images(32))
+few = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+snn.timesteps = 64
+many = images(8, size=12).repeat(500, 1, 1, 1)
+given = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+snn(many)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - given) / 1024)
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+        assert float(done.stdout) < 64, f"{done.stdout} MiB"
+
+    def test_weights_beyond_its_integers_run_in_pytorch(self, caplog: pytest.LogCaptureFixture) -> None:
+        snn = converted(seeded(Small))
+        conv: Any = snn.get_submodule("conv2")
+        conv.largest_sum = 1 << 16
+        with caplog.at_level(logging.INFO, logger="fxsnn"):
+            assert engine_for("auto", chain_of(snn.graph)) is None
+        assert "the weights of conv2 have magnitudes that add up to 65536" in caplog.text
+        snn.engine = "numba"
+        with pytest.raises(OptionError, match=r"engine='numba' cannot run this network here: .*conv2"):
+            snn(images())
+
+
+class TestChoosing:
+    @pytest.mark.parametrize("name", ["cuda", None, 3, "Numba"])
+    def test_an_unknown_engine_is_refused_before_any_work(self, name: Any) -> None:
+        allowed = "allowed are 'auto', 'numba', 'triton', 'torch'"
+        with pytest.raises(OptionError, match=allowed):
+            fxsnn.convert(seeded(Small), target="hw_v1.0", bits=3, engine=name)
+        snn = converted(seeded(Small), engine="torch")
+        with pytest.raises(OptionError, match=allowed):
+            snn.engine = name
+        assert snn.engine == "torch"
+
+    @pytest.mark.parametrize("missing", ["numba", "triton"])
+    def test_a_missing_library_makes_it_slower_not_different(
+        self, missing: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected = converted(seeded(Small), engine="torch")(images())
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
+        assert torch.equal(converted(seeded(Small))(images()), expected)
+        with pytest.raises(OptionError, match=f"{missing} is not installed. Use engine='auto'"):
+            converted(seeded(Small), engine=missing)(images())
+
+    @pytest.mark.skipif("triton" in ENGINES, reason="the kernels can run here")
+    def test_triton_needs_a_gpu(self) -> None:
+        with pytest.raises(OptionError, match="it runs on CUDA, the network is on cpu"):
+            converted(seeded(Small), engine="triton")(images())
+
+    @pytest.mark.parametrize(
+        ("variables", "message"),
+        [
+            ({"NUMBA_DISABLE_JIT": "1"}, "switched off"),
+            ({"NUMBA_CPU_NAME": "generic"}, "told not to use AVX2"),
+            ({"NUMBA_ENABLE_AVX": "0"}, "told not to use AVX2"),
+        ],
+    )
+    @needs_numba
+    def test_numba_without_vectors_is_refused_in_words(self, variables: dict[str, str], message: str) -> None:
+        code = """
+import fxsnn, warnings
+from tests.nets import Small, images, seeded
+warnings.simplefilter("ignore")
+snn = fxsnn.convert(seeded(Small), target="generic", bits=3, calibration_data=images(16))
+auto = snn(images())
+snn.engine = "torch"
+assert (auto == snn(images())).all()
+snn.engine = "numba"
+try:
+    snn(images())
+except fxsnn.OptionError as error:
+    print(error)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=REPOSITORY,
+            env={**os.environ, **variables},
+        )
+        assert message in done.stdout, done.stderr
+
+    def test_a_graph_that_is_no_chain_is_named(self) -> None:
+        graph = fxsnn.capture(seeded(Dense))
+        with pytest.raises(Unsupported, match="0 encoders"):
+            chain_of(graph)
