@@ -126,25 +126,31 @@ def watched(chain: Chain) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """Tells whether the tensors of a chain are still the same: an engine has copied what is in them."""
+    """Tells whether the tensors of a chain are still the same: an engine has copied what is in them.
+
+    Attributes:
+        tensors: the tensors.
+        states: the version of each; a copy of those made in inference mode, which have none.
+    """
 
     tensors: tuple[Tensor, ...]
-    versions: tuple[int, ...]
+    states: tuple[int | Tensor, ...]
 
     def holds(self, chain: Chain) -> bool:
         """No tensor was replaced or written into."""
         tensors = _tensors(chain)
-        return (
-            len(tensors) == len(self.tensors)
-            and all(now is then for now, then in zip(tensors, self.tensors, strict=True))
-            and tuple(tensor._version for tensor in tensors) == self.versions
+        return len(tensors) == len(self.tensors) and all(
+            now is then and (torch.equal(now, state) if isinstance(state, Tensor) else now._version == state)
+            for now, then, state in zip(tensors, self.tensors, self.states, strict=True)
         )
 
 
 def fingerprint(chain: Chain) -> Fingerprint:
     """The present state of a chain's tensors."""
     tensors = _tensors(chain)
-    return Fingerprint(tensors, tuple(tensor._version for tensor in tensors))
+    return Fingerprint(
+        tensors, tuple(tensor.clone() if tensor.is_inference() else tensor._version for tensor in tensors)
+    )
 
 
 def _tensors(chain: Chain) -> tuple[Tensor, ...]:

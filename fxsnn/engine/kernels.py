@@ -191,19 +191,22 @@ def copy_rows(given: Any, rows: Any, stride: Any, copies: Any, copied: Any) -> N
         copies: how many copies are made of each group.
         copied: uint8 [steps, groups * copies, places of the plane], written.
     """
-    for step in range(len(given)):
-        for group in range(given.shape[1]):
-            for source, copy, target, length in rows:
-                if length == 0:
-                    continue
-                row = given[step, group, source : source + (length - 1) * stride + 1]
-                written = copied[step, group * copies + copy, target : target + length]
-                if stride == 2:  # by far the most frequent: a constant lets the compiler use vectors
-                    for place in range(length):
-                        written[place] = row[2 * place]
-                else:
-                    for place in range(length):
-                        written[place] = row[stride * place]
+    steps, groups, plane = given.shape
+    copied_plane = copied.shape[2]
+    source, target = given.reshape(-1), copied.reshape(-1)
+    # Unsigned indices: numba would ask of signed ones whether they count from the end.
+    two, across = np.uint64(2), np.uint64(stride)
+    for part in range(steps * groups):
+        for row in range(len(rows)):
+            begin = np.uint64(part * plane + rows[row, 0])
+            written = np.uint64((part * copies + rows[row, 1]) * copied_plane + rows[row, 2])
+            length = np.uint64(rows[row, 3])
+            if stride == 2:  # by far the most frequent: a constant lets the compiler use vectors
+                for place in range(length):
+                    target[written + place] = source[begin + two * place]
+            else:
+                for place in range(length):
+                    target[written + place] = source[begin + across * place]
 
 
 @compiled

@@ -206,6 +206,11 @@ class TestEveryEngine:
         with torch.inference_mode():
             snn = converted(seeded(Small), engine=engine)
             assert torch.equal(snn(images()), expected)
+            other = copy.deepcopy(snn)
+            assert torch.equal(other(images()), expected)
+            conv: Any = other.get_submodule("conv1")
+            conv.threshold.fill_(1 << 17)
+            assert not torch.equal(other(images()), expected)
         assert torch.equal(snn(images()), expected)
 
 

@@ -1,0 +1,109 @@
+"""How close the CPU engine's two parts come to what the machine can do at most."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fxsnn.engine.chain import Chain
+from fxsnn.engine.convolution import fire_convolution
+from fxsnn.engine.cpu import drive_shape, drive_type, workspace_for
+from fxsnn.engine.operations import ConstantLayer, ConvolutionLayer
+from fxsnn.engine.planes import LANES
+from fxsnn.engine.planning import plan_of, weights_of
+from fxsnn.engine.tables import CHANNELS, convolution_tables
+from fxsnn.layers import SpikeConv2d
+
+_STEPS = 16
+_IMAGES = 2
+
+
+def best(run: Callable[[], object], repeats: int = 15) -> float:
+    """Seconds of the fastest of several runs."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def roofline_of(chain: Chain, images: Tensor) -> dict[str, float]:
+    """What one core does, in billions a second, with what it could do at most beside it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return {
+            "float32 convolution in PyTorch, multiply-accumulates": float_convolution(chain),
+            "lookups, everything in the first cache, multiply-accumulates": lookup_peak(),
+            **layers(chain, images),
+            "copy, bytes": copy_bandwidth(),
+        }
+    finally:
+        torch.set_num_threads(threads)
+
+
+def float_convolution(chain: Chain) -> float:
+    """PyTorch's float32 convolution in the shape of the chain's second layer, channels last, 32 x 32."""
+    codes = next(layer.codes for _, layer in chain.layers[1:] if isinstance(layer, SpikeConv2d)).float()
+    x = torch.randn(8, codes.shape[1], 32, 32).contiguous(memory_format=torch.channels_last)
+    weight = codes.contiguous(memory_format=torch.channels_last)
+    return x.shape[0] * 32 * 32 * codes.numel() / best(lambda: F.conv2d(x, weight, padding="same")) / 1e9
+
+
+def lookup_peak() -> float:
+    """The engine's own loop on 64 places of one plane, with so many lookups that neurons hardly count."""
+    channels = 1600
+    tables = convolution_tables(np.ones((CHANNELS, channels, 1, 1), np.int8), 1)
+    given = np.ones((_STEPS, 1, LANES), np.uint8)
+    membranes = np.zeros((1, 1, CHANNELS, 2, LANES // 2), np.int32)
+    neurons = np.ones((1, CHANNELS, 3), np.int32)
+    mask, spikes = np.full(LANES, 15, np.uint8), np.zeros((_STEPS, 1, LANES), np.uint8)
+    sources = np.zeros(len(tables.tables), np.int64)
+
+    def run() -> None:
+        for _ in range(20):
+            fire_convolution(
+                tables.tables, sources, tables.flushes, tables.blocks, neurons, False, mask, given, membranes, spikes,
+                0, CHANNELS, None, None,
+            )  # fmt: skip
+
+    return 20 * _STEPS * LANES * CHANNELS * channels / best(run) / 1e9
+
+
+def layers(chain: Chain, images: Tensor) -> dict[str, float]:
+    """The layers of the chain in place, one after the other."""
+    weights = [weights_of(name, layer) for name, layer in chain.layers]
+    first = weights[0].layer
+    shape = drive_shape(first, images)
+    space = workspace_for(plan_of(weights, shape, drive_type(first), _IMAGES), _STEPS)
+    sums = first.sums(chain.prepared(images[:_IMAGES])).numpy().reshape(_IMAGES, shape[0], -1)
+    space.plan.first.lay_out(sums, space.drive)
+    found: dict[str, float] = {}
+    products = taken = 0.0
+    given = space.drive
+    for operation, membranes, planes in zip(space.plan.operations, space.membranes, space.planes, strict=True):
+        elapsed = best(lambda now=(operation, given, membranes, planes): now[0].run(*now[1:], False, None))  # type: ignore[misc]
+        neurons = _IMAGES * operation.channels * operation.grid.size[0] * operation.grid.size[1]
+        if isinstance(operation, ConstantLayer):
+            found["pass over time, constant drive, neurons times steps"] = neurons * _STEPS / elapsed / 1e9
+            moved = space.drive.nbytes + 2 * membranes.nbytes + planes.nbytes
+            found["pass over time, constant drive, bytes"] = moved / elapsed / 1e9
+        layer = dict(chain.layers).get(operation.name)
+        if isinstance(operation, ConvolutionLayer) and isinstance(layer, SpikeConv2d):
+            products += neurons * _STEPS * layer.codes[0].numel()
+            taken += elapsed
+        given = planes
+    return {"convolutions of the network, neurons included, multiply-accumulates": products / taken / 1e9, **found}
+
+
+def copy_bandwidth() -> float:
+    """Bytes read and written by a copy far larger than the caches."""
+    source = np.zeros(1 << 28, np.uint8)
+    target = np.ones_like(source)
+    return 2 * source.nbytes / best(lambda: np.copyto(target, source), 5) / 1e9
