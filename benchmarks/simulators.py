@@ -60,8 +60,8 @@ class Row:
         batch: images at a time.
         timesteps: T.
         seconds: of every round.
-        difference: of its logits from ours: mean magnitude over mean magnitude of ours. Peers compute in floats, in which
-            a spike can come a step early or late.
+        difference: of its logits from ours: mean magnitude over mean magnitude of ours. Peers compute in floats, in
+            which a spike can come a step early or late.
         memory: MiB that its process needed at its peak beyond what it had before the run.
     """
 
@@ -246,7 +246,7 @@ def _has(package: str) -> bool:
 def table(rows: list[Row]) -> str:
     """Markdown, a row for each contender and setting."""
     lines = [
-        "| images | T | contender | images·steps/s | time / ours | (range) | time / float ANN | logits differ by | memory |",
+        "| images | T | contender | images·steps/s | time / ours | (range) | time / float | logits differ by | memory |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
