@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from fxsnn.engine.chain import Chain
 from fxsnn.engine.convolution import fire_convolution
 from fxsnn.engine.cpu import drive_shape, drive_type, workspace_for
-from fxsnn.engine.operations import ConstantLayer, ConvolutionLayer
+from fxsnn.engine.operations import ConstantLayer
 from fxsnn.engine.planes import LANES
 from fxsnn.engine.planning import plan_of, weights_of
 from fxsnn.engine.tables import CHANNELS, convolution_tables
@@ -33,19 +35,48 @@ def best(run: Callable[[], object], repeats: int = 15) -> float:
     return min(times)
 
 
-def roofline_of(chain: Chain, images: Tensor) -> dict[str, float]:
-    """What one core does, in billions a second, with what it could do at most beside it."""
+@dataclass(frozen=True)
+class Figure:
+    """Something done on one core.
+
+    Attributes:
+        name: what.
+        value: how much of it, in billions a second.
+        peak: the most that was measured of its kind.
+    """
+
+    name: str
+    value: float
+    peak: float
+
+    @property
+    def share(self) -> float:
+        """Share of the peak."""
+        return self.value / self.peak
+
+
+def roofline_of(chain: Chain, images: Tensor) -> list[Figure]:
+    """What one core does, held against what it could do at most.
+
+    Convolutions are held against the same lookups with everything in the first cache, the pass over time against a
+    plain copy: it moves a byte for four neurons a step, and membranes once for all steps, so that computing bounds it.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return {
-            "float32 convolution in PyTorch, multiply-accumulates": float_convolution(chain),
-            "lookups, everything in the first cache, multiply-accumulates": lookup_peak(),
-            **layers(chain, images),
-            "copy, bytes": copy_bandwidth(),
-        }
+        peak, copied = lookup_peak(), copy_bandwidth()
+        products, neurons, moved = layers(chain, images)
+        single = float_convolution(chain)
     finally:
         torch.set_num_threads(threads)
+    return [
+        Figure("lookups in the first cache, multiply-accumulates", peak, peak),
+        Figure("convolutions of the network, neurons included, multiply-accumulates", products, peak),
+        Figure("float32 convolution in PyTorch, multiply-accumulates", single, peak),
+        Figure("copy, bytes", copied, copied),
+        Figure("pass over time under a constant drive, bytes", moved, copied),
+        Figure("the same, bytes if it read drives of int32 at every step", 4 * neurons, copied),
+    ]
 
 
 def float_convolution(chain: Chain) -> float:
@@ -76,30 +107,28 @@ def lookup_peak() -> float:
     return 20 * _STEPS * LANES * CHANNELS * channels / best(run) / 1e9
 
 
-def layers(chain: Chain, images: Tensor) -> dict[str, float]:
-    """The layers of the chain in place, one after the other."""
+def layers(chain: Chain, images: Tensor) -> tuple[float, float, float]:
+    """Multiply-accumulates of the convolutions; neurons times steps, and bytes, of the first layer's pass over time."""
     weights = [weights_of(name, layer) for name, layer in chain.layers]
     first = weights[0].layer
     shape = drive_shape(first, images)
     space = workspace_for(plan_of(weights, shape, drive_type(first), _IMAGES), _STEPS)
     sums = first.sums(chain.prepared(images[:_IMAGES])).numpy().reshape(_IMAGES, shape[0], -1)
     space.plan.first.lay_out(sums, space.drive)
-    found: dict[str, float] = {}
-    products = taken = 0.0
+    products = taken = fired = moved = 0.0
     given = space.drive
     for operation, membranes, planes in zip(space.plan.operations, space.membranes, space.planes, strict=True):
-        elapsed = best(lambda now=(operation, given, membranes, planes): now[0].run(*now[1:], False, None))  # type: ignore[misc]
-        neurons = _IMAGES * operation.channels * operation.grid.size[0] * operation.grid.size[1]
-        if isinstance(operation, ConstantLayer):
-            found["pass over time, constant drive, neurons times steps"] = neurons * _STEPS / elapsed / 1e9
-            moved = space.drive.nbytes + 2 * membranes.nbytes + planes.nbytes
-            found["pass over time, constant drive, bytes"] = moved / elapsed / 1e9
+        elapsed = best(partial(operation.run, given, membranes, planes, False, None))
+        steps = _IMAGES * operation.channels * operation.grid.size[0] * operation.grid.size[1] * _STEPS
         layer = dict(chain.layers).get(operation.name)
-        if isinstance(operation, ConvolutionLayer) and isinstance(layer, SpikeConv2d):
-            products += neurons * _STEPS * layer.codes[0].numel()
+        if isinstance(operation, ConstantLayer):
+            fired = steps / elapsed
+            moved = (given.nbytes + 2 * membranes.nbytes + planes.nbytes) / elapsed
+        elif isinstance(layer, SpikeConv2d):
+            products += steps * layer.codes[0].numel()
             taken += elapsed
         given = planes
-    return {"convolutions of the network, neurons included, multiply-accumulates": products / taken / 1e9, **found}
+    return products / taken / 1e9, fired / 1e9, moved / 1e9
 
 
 def copy_bandwidth() -> float:

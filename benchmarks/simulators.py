@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from networks import ColourNet, DigitNet
 from peers import PEERS, Simulator
 
-OURS, FLOAT = "fxsnn", "float ANN, one forward"
+if TYPE_CHECKING:
+    from roofline import Figure
+
+OURS = "fxsnn"
+FLOAT, FLOAT_LAST = "float ANN, one forward", "float ANN, channels last"
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
     "ColourNet": (ColourNet, (3, 32, 32), 2),
     "DigitNet": (DigitNet, (1, 28, 28), 4),
@@ -80,7 +85,7 @@ class Row:
     @property
     def rate(self) -> float:
         """Images times steps a second; images a second of the float network."""
-        return self.batch * (1 if self.contender == FLOAT else self.timesteps) / self.median
+        return self.batch * (1 if self.contender in (FLOAT, FLOAT_LAST) else self.timesteps) / self.median
 
 
 def network_and_images(name: str, seed: int, count: int, device: str) -> tuple[nn.Module, Tensor]:
@@ -103,7 +108,7 @@ def converted(name: str, model: nn.Module, images: Tensor, timesteps: int) -> fx
         return fxsnn.convert(model, target="hw_v1.0", bits=bits, timesteps=timesteps, calibration_data=images)
 
 
-def contenders(model: nn.Module, snn: fxsnn.SpikingNetwork, images: Tensor) -> dict[str, Simulator]:
+def contenders(model: nn.Module, snn: fxsnn.SpikingNetwork) -> dict[str, Simulator]:
     """All that can run here, by name."""
     in_pytorch = copy.deepcopy(snn)
     in_pytorch.engine = "torch"
@@ -115,21 +120,10 @@ def contenders(model: nn.Module, snn: fxsnn.SpikingNetwork, images: Tensor) -> d
             print(f"{name} is left out: pip install 'fxsnn[benchmarks]'", file=sys.stderr)
             continue
         found[name] = build(snn)
-    found[FLOAT] = _fastest_layout(model, images)
+    found[FLOAT] = model
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    found[FLOAT_LAST] = lambda given: last(given.contiguous(memory_format=torch.channels_last))
     return found
-
-
-def _fastest_layout(model: nn.Module, images: Tensor) -> Simulator:
-    """The float network with its channels first or last in memory, whichever is faster."""
-    layouts = (torch.contiguous_format, torch.channels_last)
-
-    def runner(layout: torch.memory_format) -> Simulator:
-        own = copy.deepcopy(model).to(memory_format=layout)
-        return lambda given: own(given.contiguous(memory_format=layout))
-
-    runners = [runner(layout) for layout in layouts]
-    times = [statistics.median(seconds(run, images) for _ in range(5)) for run in runners]
-    return runners[times.index(min(times))]
 
 
 def seconds(run: Simulator, images: Tensor) -> float:
@@ -148,7 +142,7 @@ def measure(setting: Setting, options: argparse.Namespace) -> list[Row]:
     model, images = network_and_images(options.network, options.seed, 64, options.device)
     snn = converted(options.network, model, images, setting.timesteps)
     given = images[: setting.batch]
-    runners = contenders(model, snn, given)
+    runners = contenders(model, snn)
     expected = snn(given)
     rows = []
     for name, run in runners.items():
@@ -176,7 +170,7 @@ def print_memory(options: argparse.Namespace) -> None:
     model, images = network_and_images(options.network, options.seed, 64, "cpu")
     snn = converted(options.network, model, images, options.timesteps[0])
     given = images[: options.batch[0]].clone()
-    run = contenders(model, snn, given[:1])[options.memory]
+    run = contenders(model, snn)[options.memory]
     run(given[:1])
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew
@@ -199,12 +193,12 @@ def ratio(row: Row, other: Row) -> tuple[float, float, float]:
 # The roofline --------------------------------------------------------------------------------------------------------
 
 
-def roofline(options: argparse.Namespace) -> dict[str, float]:
+def roofline(options: argparse.Namespace) -> list[Figure]:
     """See `roofline.roofline_of`; empty where the CPU engine cannot run."""
     model, images = network_and_images(options.network, options.seed, 16, "cpu")
     snn = converted(options.network, model, images, 16)
     if engine_for("auto", chain_of(snn.graph)) is None:
-        return {}
+        return []
     from roofline import roofline_of
 
     return roofline_of(chain_of(snn.graph), images)
@@ -246,7 +240,7 @@ def _has(package: str) -> bool:
 def table(rows: list[Row]) -> str:
     """Markdown, a row for each contender and setting."""
     lines = [
-        "| images | T | contender | images·steps/s | time / ours | (range) | time / float | logits differ by | memory |",
+        "| images | T | contender | images·steps/s | time / ours | (range) | time / float | logits off by | memory |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -255,7 +249,7 @@ def table(rows: list[Row]) -> str:
         ours, low, high = ratio(row, group[OURS])
         against_float = ratio(row, group[FLOAT])[0]
         memory = "" if row.memory is None else f"{row.memory:,.0f} MiB"
-        difference = "" if row.contender == FLOAT else f"{row.difference:.1%}"
+        difference = "" if row.contender in (FLOAT, FLOAT_LAST) else f"{row.difference:.1%}"
         cells = [str(row.batch), str(row.timesteps), row.contender, f"{row.rate:,.0f}", f"{ours:.2f}"]
         cells += [f"{low:.2f}–{high:.2f}", f"{against_float:.2f}", difference, memory]
         lines.append(f"| {' | '.join(cells)} |")
@@ -277,7 +271,7 @@ def draw(rows: list[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     batches = sorted({row.batch for row in rows})
-    names = [name for name in dict.fromkeys(row.contender for row in rows) if name != FLOAT]
+    names = [name for name in dict.fromkeys(row.contender for row in rows) if name not in (FLOAT, FLOAT_LAST)]
     figure = Figure(figsize=(4.6 * len(batches), 3.6), layout="constrained")
     colours = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73")  # Okabe and Ito, for colour-blind eyes
     for axes, batch in zip(figure.subplots(1, len(batches), squeeze=False, sharey=True)[0], batches, strict=True):
@@ -296,15 +290,15 @@ def draw(rows: list[Row], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def write(folder: Path, rows: list[Row], limits: dict[str, float], where: dict[str, str]) -> None:
+def write(folder: Path, rows: list[Row], limits: list[Figure], where: dict[str, str]) -> None:
     """Table, plain data and plot."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = "\n".join(f"- {name}: {value}" for name, value in where.items())
-    figures = "\n".join(f"| {name} | {value:,.1f} |" for name, value in limits.items())
+    figures = "\n".join(f"| {one.name} | {one.value:,.1f} | {one.share:.0%} |" for one in limits)
     parts = ["# Simulators", facts, table(rows), "## A step", step_costs(rows)]
     if limits:
-        parts += ["## The roofline, one core", "| | billions a second |\n|---|---|\n" + figures]
-    data = {"where": where, "rows": [asdict(row) for row in rows], "roofline": limits}
+        parts += ["## The roofline, one core", "| | billions a second | share of the peak |\n|---|---|---|\n" + figures]
+    data = {"where": where, "rows": [asdict(row) for row in rows], "roofline": [asdict(one) for one in limits]}
     for name, text in (("simulators.md", "\n\n".join(parts) + "\n"), ("simulators.json", json.dumps(data, indent=1))):
         unfinished = folder / f".{name}"
         unfinished.write_text(text, encoding="utf-8")
@@ -337,7 +331,7 @@ def main(arguments: list[str] | None = None) -> int:
             for timesteps in options.timesteps:
                 rows += measure(Setting(batch, timesteps), options)
                 print(table([row for row in rows if (row.batch, row.timesteps) == (batch, timesteps)]), flush=True)
-        limits = roofline(options) if options.device == "cpu" else {}
+        limits = roofline(options) if options.device == "cpu" else []
     write(options.out, rows, limits, machine(options))
     print(f"written to {options.out}")
     return 0

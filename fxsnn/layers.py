@@ -26,6 +26,8 @@ from fxsnn import lowbit
 from fxsnn.errors import DataError, OptionError
 from fxsnn.neuron import Dynamics, IntegerNeuron, integrate_and_fire
 
+_EXACT_IN_BFLOAT16 = 1 << 8
+
 _Conv = TypeVar("_Conv", bound=nn.Conv2d)
 _Linear = TypeVar("_Linear", bound=nn.Linear)
 
@@ -282,8 +284,13 @@ class Spiking(nn.Module):
         return sums * self.gain + self.leak.view(-1, *[1] * (sums.dim() - 2)).to(sums.dtype)
 
     def sum_type(self) -> torch.dtype:
-        """A floating type in which no partial sum of the layer leaves the range of exact integers."""
-        return torch.float32 if self.input_magnitude is not None and self.largest_sum < 1 << 24 else torch.float64
+        """A floating type in which no partial sum of the layer leaves the range of exact integers.
+
+        Inputs of float32 must fit bfloat16 too: some processors multiply in fewer bits, if PyTorch is allowed to.
+        """
+        if self.input_magnitude is None or self.input_magnitude > _EXACT_IN_BFLOAT16 or self.largest_sum >= 1 << 24:
+            return torch.float64
+        return torch.float32
 
     def membrane_type(self) -> torch.dtype:
         """An integer type that holds the membrane after T steps in the worst case."""

@@ -22,7 +22,9 @@ from fxsnn.storage import save_arrays
 from fxsnn.target import HardwareTarget
 
 _FRAMES_AT_ONCE = 256
-"""Images times steps that are run together: a few, whose spikes stay in the cache, are faster than a whole batch."""
+"""Images times steps that PyTorch runs together: few, whose spikes stay in the cache, are faster than a whole batch."""
+_COUNTS_AT_ONCE = 1 << 12
+"""Images times steps of which the last layer's counts are kept together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,7 @@ class SpikingNetwork(nn.Module):
     def early_readout(self, images: Tensor) -> Tensor:
         """Logits after every step, [T, N, classes]: row t is what a run of t + 1 steps gives.
 
-        Accuracy against T costs one run, and no more memory than the logits.
+        Accuracy against T costs one run, in memory for a few images at a time.
 
         Args:
             images: as for a call.
@@ -125,7 +127,7 @@ class SpikingNetwork(nn.Module):
         with torch.no_grad():
             compiled = self._compiled_for(images)
             if compiled is not None:
-                return compiled.in_parts(images, compiled.logits_after_each_step, dim=1)
+                return compiled.in_parts(images, compiled.logits_after_each_step, dim=1, steps=self.timesteps)
             check_images(images, None)
             parts = images.split(max(1, _FRAMES_AT_ONCE // self.timesteps))
             logits = [_Watch(self.graph, keep=()).run(part) for part in parts]
@@ -148,6 +150,7 @@ class SpikingNetwork(nn.Module):
         with torch.no_grad():
             compiled = self._compiled_for(images)
             if compiled is not None and not membranes:
+                check_images(images, compiled.chain.encode.channels)
                 recording = Recording()
                 logits = compiled.logits_after_each_step(images, recording)
                 spikes = {name: spikes.float() for name, spikes in recording.spikes.items()}
@@ -311,11 +314,12 @@ class _Compiled:
         logits = self.tail(self.chain.decode.values_after_each_step(counts), images)
         return logits.unflatten(0, (len(counts), -1))
 
-    def in_parts(self, images: Tensor, run: Callable[[Tensor], Tensor], *, dim: int) -> Tensor:
-        """Run as many images at a time as the engine likes, and join the results."""
+    def in_parts(self, images: Tensor, run: Callable[[Tensor], Tensor], *, dim: int, steps: int = 1) -> Tensor:
+        """Run as many images at a time as the engine likes, or fewer if counts of many steps are kept."""
         assert self.engine is not None
         check_images(images, self.chain.encode.channels)
-        parts = [run(part) for part in images.split(self.engine.images_at_once)]
+        most = min(self.engine.images_at_once, _COUNTS_AT_ONCE // steps)
+        parts = [run(part) for part in images.split(max(1, most))]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from random import Random
@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import Phase, assume, given, note, settings
 from hypothesis import strategies as st
+from networks import ColourNet, DigitNet
 from torch import Tensor, nn
 
 import fxsnn
 from fxsnn.layers import ClippedReLU, Encode, LowBit, QuantizedInput, Spiking
 from tests import reference
 from tests.engines import ENGINES
+from tests.nets import seeded
 from tests.reference import Integers, Pair, Reals, Reset
 
 WIDTHS = {"hw_v1.0": reference.Widths(11, 18, 19), "generic": reference.Widths(11, 24, 24)}
@@ -619,3 +621,41 @@ def test_a_channel_whose_weights_are_all_zero_follows_the_same_rules(bits: int) 
     assert {int(code) for code in held(snn, "conv0").codes[0].flatten()} == ({1} if bits == 1 else {0})
     assert_same_integers(model, plan, options)
     assert_same_dynamics(snn, model, images[:2], options)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("build", "image", "bits"), [(DigitNet, (1, 28, 28), 4), (ColourNet, (3, 32, 32), 2)], ids=["DigitNet", "ColourNet"]
+)
+def test_the_networks_of_the_examples(
+    build: Callable[[], nn.Module], image: tuple[int, int, int], bits: int, engine: str
+) -> None:
+    images = torch.randn(8, *image, generator=torch.Generator().manual_seed(3))
+    options = Options(bits=bits, timesteps=8)
+    snn = converted(seeded(build), images, options, engine=engine)
+    layers = [as_reference(layer) for layer in snn.modules() if isinstance(layer, Spiking)]
+    traces = reference.simulated(
+        layers,
+        reference.encoded(real(images[:2]), encode(snn).unit, INPUT_BITS),
+        timesteps=8,
+        reset=options.reset,
+        half_start=True,
+    )
+    run = snn.simulate(images[:2])
+    assert len(run.spikes) == len(layers)
+    for (name, spikes), trace in zip(run.spikes.items(), traces, strict=True):
+        assert np.array_equal(whole(spikes), trace.spikes), name
+        assert run.membrane_range[name] == (trace.membranes.min(), trace.membranes.max()), name
+        assert 0 < trace.spikes.mean() < 1, f"{name} proves nothing"
+
+
+def as_reference(layer: Any) -> reference.Layer:
+    """The reference's layer for a converted one."""
+    if isinstance(layer, fxsnn.SpikeAvgPool2d):
+        padding = (0, 0)
+        return reference.AveragePooling(len(layer.threshold), layer.window(), layer.window(), padding)
+    neurons = reference.Neurons(layer.gain, whole(layer.threshold), whole(layer.leak))
+    if isinstance(layer, fxsnn.SpikeConv2d):
+        padding = (int(layer.padding[0]), int(layer.padding[1]))
+        return reference.Convolution(neurons, whole(layer.codes), (1, 1), padding, (1, 1), 1)
+    return reference.FullyConnected(neurons, whole(layer.codes))

@@ -23,7 +23,7 @@ from fxsnn.neuron import Dynamics
 _STEPS_AT_ONCE = 16
 """Steps that a layer runs before the next one does; membranes are kept from one piece of time to the next."""
 _PLANE_BYTES = 1 << 20
-"""What passes between two layers should stay in a core's own cache."""
+"""What passes between two layers should stay in the cache; more images leave fewer places of a run unused."""
 _DRIVE_BYTES = 1 << 24
 """The drive of the first layer is computed for so much at a time."""
 _MOST_IMAGES = 64
@@ -166,25 +166,22 @@ class NumbaEngine:
         self._chain = chain
         self._weights = [weights_of(name, layer) for name, layer in chain.layers]
         self._idle: deque[tuple[_Key, Workspace]] = deque()
+        self._widest: dict[Shape, int] = {}
 
     def counts(self, images: Tensor, *, every_step: bool = False, recording: Recording | None = None) -> Tensor:
         """See `Engine`."""
-        dynamics = self._chain.decode.dynamics
+        dynamics, first = self._chain.decode.dynamics, self._weights[0].layer
         threads = min(torch.get_num_threads(), len(images))
-        shape = drive_shape(self._weights[0].layer, images)
-        together = images_together(self._weights, shape, len(images), threads)
-        key = (shape, drive_type(self._weights[0].layer), together, dynamics.timesteps)
+        shape = drive_shape(first, images)
+        if shape not in self._widest:
+            self._widest[shape] = widest_plane(self._weights, shape)
+        together = images_together(self._widest[shape], len(images), threads)
+        key = (shape, drive_type(first), together, dynamics.timesteps)
         at_once = _DRIVE_BYTES // (math.prod(shape) * np.dtype(np.int64).itemsize)
         results: Results | None = None
         start = 0
         for part in images.split(max(threads * together, at_once)):
-            sums = (
-                self._weights[0]
-                .layer.sums(self._chain.prepared(part))
-                .contiguous()
-                .numpy()
-                .reshape(len(part), shape[0], -1)
-            )
+            sums = first.sums(self._chain.prepared(part)).contiguous().numpy().reshape(len(part), shape[0], -1)
             if results is None:
                 space = self._space(key)
                 plan = space.plan
@@ -251,13 +248,17 @@ def drive_type(layer: Spiking) -> np.dtype[Any]:
     return np.dtype(np.int64 if layer.membrane_type() == torch.int64 else np.int32)
 
 
-def images_together(weights: list[Weights], shape: Shape, images: int, threads: int) -> int:
-    """How many images a thread should take at a time."""
-    places = max(
+def widest_plane(weights: list[Weights], shape: Shape) -> int:
+    """Bytes that the spikes of one image and one step take behind the layer where they take most."""
+    return max(
         groups_of(len(now.layer.threshold)) * written.grid(1).image_places
         for now, (written, _) in zip(weights, sections_of(weights, shape), strict=True)
     )
-    return max(1, min(_PLANE_BYTES // (places * _STEPS_AT_ONCE), _MOST_IMAGES, -(-images // threads)))
+
+
+def images_together(widest: int, images: int, threads: int) -> int:
+    """How many images a thread should take at a time."""
+    return max(1, min(_PLANE_BYTES // (widest * _STEPS_AT_ONCE), _MOST_IMAGES, -(-images // threads)))
 
 
 def _shaped(values: Tensor, operation: Operation) -> Tensor:

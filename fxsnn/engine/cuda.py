@@ -241,7 +241,7 @@ class TritonEngine:
     def counts(self, images: Tensor, *, every_step: bool = False, recording: Recording | None = None) -> Tensor:
         """See `Engine`."""
         steps = min(_STEPS_AT_ONCE, self._chain.decode.dynamics.timesteps)
-        widest = self._drive(images[:1]).numel()
+        widest = 2 * self._drive(images[:1]).numel()  # later layers are seldom wider than twice the first
         together = max(1, _BYTES_AT_ONCE // (steps * widest * 3 * torch.float16.itemsize))
         parts = [self._part(part, every_step, recording) for part in images.split(together)]
         if recording is not None:

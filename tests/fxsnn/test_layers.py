@@ -97,6 +97,8 @@ def test_the_type_of_sums_and_membranes_is_wide_enough() -> None:
     assert layer.membrane_type() == torch.int64
     layer.largest_sum = 1 << 24
     assert layer.sum_type() == torch.float64
+    layer.largest_sum, layer.input_magnitude = 2048, 512  # bfloat16 cannot hold 511
+    assert layer.sum_type() == torch.float64
 
 
 def test_a_layer_without_a_sum_of_its_own_says_so() -> None:
