@@ -31,7 +31,6 @@ from fxsnn.device import choose_device
 from fxsnn.storage import load_weights
 
 CALIBRATION_IMAGES = 2000
-SIMULATED_AT_ONCE = 16
 LONGEST_PLOTTED = 32
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -165,9 +164,8 @@ def accuracy_over_time(snn: fxsnn.SpikingNetwork, batches: Batches, timesteps: i
     own, snn.timesteps = snn.timesteps, timesteps
     hits, count = torch.zeros(timesteps), 0
     for images, labels in tqdm(batches, desc=title, disable=None, leave=False):
-        for few, right in zip(images.split(SIMULATED_AT_ONCE), labels.split(SIMULATED_AT_ONCE), strict=True):
-            logits = snn.simulate(few.to(device_of(snn))).logits
-            hits += (logits.argmax(2).cpu() == right).sum(1)
+        logits = snn.early_readout(images.to(device_of(snn)))
+        hits += (logits.argmax(2).cpu() == labels).sum(1)
         count += len(labels)
     snn.timesteps = own
     return (100 * hits / count).tolist()
