@@ -1,25 +1,155 @@
-"""A converted network, rebuilt for the simulators that people would use otherwise.
+"""The contenders: ways to get logits from one network, all of which are built from the converted one.
 
-Each function takes the converted network and gives a callable: images in, logits out. Weights are those of the
-converted network divided by its thresholds, in float32, so that every neuron has threshold 1; membranes start at one
-half and are reset by subtraction.
+For other simulators, weights are those of the converted network divided by its thresholds, in float32, so that every
+neuron has threshold 1. Neurons are reset by subtraction and the image is fed at every step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fxsnn.engine.chain import Chain, chain_of
 from fxsnn.layers import Decode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, conv_like, linear_like
 from fxsnn.network import SpikingNetwork
+from fxsnn.neuron import Dynamics
 
 Simulator = Callable[[Tensor], Tensor]
+"""Images to logits [N, classes]."""
+
+LAYOUTS: Mapping[str, torch.memory_format] = MappingProxyType(
+    {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
+)
+"""How maps can lie in memory."""
+
+_COMPILED_STEPS = 4
+"""Steps that a compiled network runs in one call: compilation unrolls them, and takes minutes for many."""
 
 
-def synapses(layer: Spiking) -> nn.Module:
+@dataclass(frozen=True)
+class Contender:
+    """A way to get logits.
+
+    Attributes:
+        prepare: builds it from the converted network, T and the name of a layout.
+        layouts: names of the layouts that are worth a try; whoever measures takes the fastest.
+        package: what has to be installed, `None` for nothing.
+        cold: its first run in a setting does much that later ones do not, so that its memory says nothing.
+    """
+
+    prepare: Callable[[SpikingNetwork, int, str], Simulator]
+    layouts: tuple[str, ...] = tuple(LAYOUTS)
+    package: str | None = None
+    cold: bool = False
+
+    @property
+    def installed(self) -> bool:
+        """Its package is there."""
+        return self.package is None or version(self.package) is not None
+
+
+def version(package: str) -> str | None:
+    """The version of an installed package, `None` if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+# Ours and the float network ------------------------------------------------------------------------------------------
+
+
+def ours(engine: str) -> Contender:
+    """The converted network itself, run by an engine of ours."""
+
+    def prepare(snn: SpikingNetwork, timesteps: int, layout: str) -> Simulator:
+        own = copy.deepcopy(snn)
+        own.timesteps, own.engine = timesteps, engine
+        return own
+
+    return Contender(prepare, layouts=("channels first",))
+
+
+def float_network(model: nn.Module) -> Contender:
+    """One forward pass of the network before it was converted."""
+
+    def prepare(snn: SpikingNetwork, timesteps: int, layout: str) -> Simulator:
+        own = copy.deepcopy(model).to(memory_format=LAYOUTS[layout])
+        return lambda images: own(images.contiguous(memory_format=LAYOUTS[layout]))
+
+    return Contender(prepare)
+
+
+# Other simulators ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Peer:
+    """A network in another simulator, between our encoding of images and our reading of spike counts.
+
+    Attributes:
+        chain: the spiking part of the converted network.
+        tail: what lies behind it, called with activations and images.
+        timesteps: T.
+        layout: how maps lie in memory.
+        run: spike counts of the last layer for its prepared input.
+    """
+
+    chain: Chain
+    tail: Callable[[Tensor, Tensor], Tensor]
+    timesteps: int
+    layout: str
+    run: Callable[[Tensor], Tensor]
+
+    def counts(self, images: Tensor) -> Tensor:
+        """Spike counts of the last layer, [N, C, ...]."""
+        x = self.chain.prepared(images)
+        return self.run(x.contiguous(memory_format=LAYOUTS[self.layout]) if x.dim() == 4 else x)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits [N, classes]."""
+        spike_value = self.chain.decode.spike_value
+        decode = Decode(spike_value, spike_value.dtype, Dynamics(self.timesteps))
+        return self.tail(decode.value(self.counts(images)), images)
+
+
+def peer(
+    snn: SpikingNetwork,
+    timesteps: int,
+    layout: str,
+    *,
+    synapses: Callable[[nn.Module], nn.Module],
+    neurons: Callable[[float], nn.Module],
+    runner: Callable[[nn.Module], Callable[[Tensor], Tensor]],
+) -> Peer:
+    """A peer from its parts.
+
+    Args:
+        snn: the converted network.
+        timesteps: T.
+        layout: how maps lie in memory.
+        synapses: fits a convolution, a pooling or a fully connected layer to the simulator.
+        neurons: the simulator's neurons that start at the given share of the threshold.
+        runner: what runs the whole network and counts the spikes of its last layer.
+    """
+    chain = chain_of(snn.graph)
+    modules: list[nn.Module] = []
+    for _, layer in chain.layers:
+        stateless = synapses_of(layer).to(memory_format=LAYOUTS[layout])
+        modules += [synapses(stateless), neurons(start_of(layer, snn.initial_membrane))]
+    network = nn.Sequential(*modules).to(chain.device).eval()
+    tail = snn.graph.behind(snn.graph.nodes(Decode)[0])
+    return Peer(chain, tail, timesteps, layout, runner(network))
+
+
+def synapses_of(layer: Spiking) -> nn.Module:
     """What stands in front of a layer's neurons, in float32, for neurons with threshold 1."""
     if isinstance(layer, SpikeAvgPool2d):
         return nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding)
@@ -32,99 +162,109 @@ def synapses(layer: Spiking) -> nn.Module:
     return plain if isinstance(plain, nn.Conv2d) else nn.Sequential(nn.Flatten(), plain)
 
 
-def _parts(snn: SpikingNetwork) -> tuple[Chain, Callable[[Tensor, Tensor], Tensor]]:
-    graph = snn.graph
-    return chain_of(graph), graph.behind(graph.nodes(Decode)[0])
+def start_of(layer: Spiking, initial_membrane: float) -> float:
+    """Where membranes start, as a share of the threshold.
+
+    A quarter of the smallest unit above our start: an integer membrane that meets its threshold exactly is then clearly
+    above it in float32 as well, and one that is a unit short is clearly below, however the float sums were rounded.
+    """
+    return initial_membrane + 0.25 / int(layer.threshold.max())
 
 
-def _logits(chain: Chain, tail: Callable[[Tensor, Tensor], Tensor], counts: Tensor, images: Tensor) -> Tensor:
-    return tail(chain.decode.value(counts), images)
-
-
-def spikingjelly_single_step(snn: SpikingNetwork) -> Simulator:
-    """SpikingJelly in its step mode "s": a loop over time outside the network."""
+def spikingjelly_single_step(snn: SpikingNetwork, timesteps: int, layout: str) -> Peer:
+    """SpikingJelly in step mode "s": a loop over time around the network."""
     from spikingjelly.activation_based import functional
 
-    chain, tail = _parts(snn)
-    network = nn.Sequential(*[nn.Sequential(synapses(layer), _jelly_neuron("s")) for _, layer in chain.layers]).eval()
-    timesteps = snn.timesteps
+    def runner(network: nn.Module) -> Callable[[Tensor], Tensor]:
+        def run(x: Tensor) -> Tensor:
+            functional.reset_net(network)
+            counts = network(x)
+            for _ in range(timesteps - 1):
+                counts = counts + network(x)
+            return counts
 
-    def run(images: Tensor) -> Tensor:
-        functional.reset_net(network)
-        x = chain.prepared(images)
-        counts = network(x)
-        for _ in range(timesteps - 1):
-            counts = counts + network(x)
-        return _logits(chain, tail, counts, images)
+        return run
 
-    return run
+    return peer(snn, timesteps, layout, synapses=lambda module: module, neurons=_jelly_neurons("s"), runner=runner)
 
 
-def spikingjelly_multi_step(snn: SpikingNetwork) -> Simulator:
-    """SpikingJelly in its step mode "m": layer by layer on [T, N, ...]."""
+def spikingjelly_multi_step(snn: SpikingNetwork, timesteps: int, layout: str) -> Peer:
+    """SpikingJelly in step mode "m": layer by layer on [T, N, ...]."""
     from spikingjelly.activation_based import functional, layer
 
-    chain, tail = _parts(snn)
-    network = nn.Sequential(
-        *[nn.Sequential(layer.SeqToANNContainer(synapses(one)), _jelly_neuron("m")) for _, one in chain.layers]
-    ).eval()
-    timesteps = snn.timesteps
+    def runner(network: nn.Module) -> Callable[[Tensor], Tensor]:
+        def run(x: Tensor) -> Tensor:
+            functional.reset_net(network)
+            return network(x.expand(timesteps, *x.shape)).sum(0)
 
-    def run(images: Tensor) -> Tensor:
-        functional.reset_net(network)
-        x = chain.prepared(images)
-        spikes = network(x.expand(timesteps, *x.shape))
-        return _logits(chain, tail, spikes.sum(0), images)
+        return run
 
-    return run
+    return peer(snn, timesteps, layout, synapses=layer.SeqToANNContainer, neurons=_jelly_neurons("m"), runner=runner)
 
 
-def _jelly_neuron(step_mode: str) -> nn.Module:
+def spikingjelly_compiled(snn: SpikingNetwork, timesteps: int, layout: str) -> Peer:
+    """SpikingJelly in step mode "m", compiled by PyTorch, a few steps after the other."""
+    from spikingjelly.activation_based import functional, layer
+
+    def runner(network: nn.Module) -> Callable[[Tensor], Tensor]:
+        torch.compiler.reset()  # another batch size would otherwise be compiled for sizes that vary
+        compiled = torch.compile(network, dynamic=False)
+
+        def run(x: Tensor) -> Tensor:
+            functional.reset_net(network)
+            sequence = x.expand(timesteps, *x.shape)
+            return functional.chunk_multi_step_forward(min(_COMPILED_STEPS, timesteps), sequence, compiled).sum(0)
+
+        return run
+
+    return peer(snn, timesteps, layout, synapses=layer.SeqToANNContainer, neurons=_jelly_neurons("m"), runner=runner)
+
+
+def _jelly_neurons(step_mode: str) -> Callable[[float], nn.Module]:
     from spikingjelly.activation_based import neuron
 
-    node: Any = neuron.IFNode(v_threshold=1.0, v_reset=None, step_mode=step_mode)
-    node.set_reset_value("v", 0.5)
-    return node
+    def neurons(start: float) -> nn.Module:
+        node: Any = neuron.IFNode(v_threshold=1.0, v_reset=None, step_mode=step_mode)
+        node.set_reset_value("v", start)
+        return node
+
+    return neurons
 
 
-class _SinabsNeurons(nn.Module):
-    """sinabs' integrate-and-fire neurons on [N, T, ...], started at one half at every call."""
+def sinabs(snn: SpikingNetwork, timesteps: int, layout: str) -> Peer:
+    """sinabs: layer by layer, with time folded into the batch, [N * T, ...]."""
+    from sinabs.activation import MembraneSubtract, SingleSpike
+    from sinabs.layers import IAFSqueeze
 
-    def __init__(self) -> None:
-        super().__init__()
-        from sinabs.activation import MembraneSubtract, SingleSpike
-        from sinabs.layers import IAF
+    def neurons(start: float) -> nn.Module:
+        layer: Any = IAFSqueeze(num_timesteps=timesteps, spike_fn=SingleSpike, reset_fn=MembraneSubtract())
 
-        self.neurons = IAF(spike_fn=SingleSpike, reset_fn=MembraneSubtract())
+        def start_anew(module: Any, given: tuple[Tensor]) -> None:
+            module.v_mem = given[0].new_full((len(given[0]) // timesteps, *given[0].shape[1:]), start)
 
-    def forward(self, x: Tensor) -> Any:
-        self.neurons.init_state_with_shape((x.shape[0], *x.shape[2:]), randomize=False)
-        self.neurons.v_mem.fill_(0.5)
-        return self.neurons(x)
+        layer.register_forward_pre_hook(start_anew)
+        return layer
 
+    def runner(network: nn.Module) -> Callable[[Tensor], Tensor]:
+        return lambda x: network(x.repeat_interleave(timesteps, 0)).unflatten(0, (-1, timesteps)).sum(1)
 
-def sinabs(snn: SpikingNetwork) -> Simulator:
-    """sinabs: layer by layer on [N, T, ...]."""
-    from sinabs.layers import Repeat
-
-    chain, tail = _parts(snn)
-    network = nn.Sequential(
-        *[nn.Sequential(Repeat(synapses(layer)), _SinabsNeurons()) for _, layer in chain.layers]
-    ).eval()
-    network.to(chain.device)
-    timesteps = snn.timesteps
-
-    def run(images: Tensor) -> Tensor:
-        x = chain.prepared(images)
-        spikes = network(x.unsqueeze(1).expand(-1, timesteps, *[-1] * (x.dim() - 1)))
-        return _logits(chain, tail, spikes.sum(1), images)
-
-    return run
+    return peer(snn, timesteps, layout, synapses=lambda module: module, neurons=neurons, runner=runner)
 
 
-PEERS: dict[str, tuple[str, Callable[[SpikingNetwork], Simulator]]] = {
-    "SpikingJelly, single-step": ("spikingjelly", spikingjelly_single_step),
-    "SpikingJelly, multi-step": ("spikingjelly", spikingjelly_multi_step),
-    "sinabs": ("sinabs", sinabs),
-}
-"""Name in tables: the package it needs, and what builds it."""
+PEERS: Mapping[str, Contender] = MappingProxyType(
+    {
+        "SpikingJelly, single-step": Contender(spikingjelly_single_step, package="spikingjelly"),
+        "SpikingJelly, multi-step": Contender(spikingjelly_multi_step, package="spikingjelly"),
+        "sinabs": Contender(sinabs, package="sinabs"),
+    }
+)
+"""Other simulators as their users run them, by the name they have in tables."""
+
+COMPILED_PEERS: Mapping[str, Contender] = MappingProxyType(
+    {
+        "SpikingJelly, compiled": Contender(
+            spikingjelly_compiled, layouts=("channels last",), package="spikingjelly", cold=True
+        )
+    }
+)
+"""Those that take a minute or more to get going, and a C++ compiler."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from simulators_report import Figure
 from torch import Tensor
 
 from fxsnn.engine.chain import Chain
@@ -35,27 +35,7 @@ def best(run: Callable[[], object], repeats: int = 15) -> float:
     return min(times)
 
 
-@dataclass(frozen=True)
-class Figure:
-    """Something done on one core.
-
-    Attributes:
-        name: what.
-        value: how much of it, in billions a second.
-        peak: the most that was measured of its kind.
-    """
-
-    name: str
-    value: float
-    peak: float
-
-    @property
-    def share(self) -> float:
-        """Share of the peak."""
-        return self.value / self.peak
-
-
-def roofline_of(chain: Chain, images: Tensor) -> list[Figure]:
+def roofline_of(chain: Chain, images: Tensor) -> tuple[Figure, ...]:
     """What one core does, held against what it could do at most.
 
     Convolutions are held against the same lookups with everything in the first cache, the pass over time against a
@@ -69,14 +49,14 @@ def roofline_of(chain: Chain, images: Tensor) -> list[Figure]:
         single = float_convolution(chain)
     finally:
         torch.set_num_threads(threads)
-    return [
+    return (
         Figure("lookups in the first cache, multiply-accumulates", peak, peak),
         Figure("convolutions of the network, neurons included, multiply-accumulates", products, peak),
         Figure("float32 convolution in PyTorch, multiply-accumulates", single, peak),
         Figure("copy, bytes", copied, copied),
         Figure("pass over time under a constant drive, bytes", moved, copied),
         Figure("the same, bytes if it read drives of int32 at every step", 4 * neurons, copied),
-    ]
+    )
 
 
 def float_convolution(chain: Chain) -> float:

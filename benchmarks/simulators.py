@@ -10,20 +10,17 @@ and ratios are taken round by round.
 from __future__ import annotations
 
 import argparse
-import copy
-import importlib.metadata
-import json
-import os
-import platform
-import statistics
+import ctypes
+import gc
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -34,276 +31,223 @@ from fxsnn.engine.chain import chain_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from networks import ColourNet, DigitNet
-from peers import PEERS, Simulator
+from peers import COMPILED_PEERS, PEERS, Contender, float_network, ours
+from simulators_report import FLOAT, OURS, Figure, Results, Row, machine, results_table, write
 
-if TYPE_CHECKING:
-    from roofline import Figure
-
-OURS = "fxsnn"
-FLOAT, FLOAT_LAST = "float ANN, one forward", "float ANN, channels last"
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
+NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
     "ColourNet": (ColourNet, (3, 32, 32), 2),
     "DigitNet": (DigitNet, (1, 28, 28), 4),
 }
 """What builds it, the shape of an image, weight bits."""
 
+_TRIAL_STEPS = 4
+"""Layouts are tried with at most so many steps."""
+
 
 @dataclass(frozen=True)
 class Setting:
-    """What is run: images at a time, and T."""
-
-    batch: int
-    timesteps: int
-
-
-@dataclass
-class Row:
-    """What a contender showed in a setting.
+    """What is run.
 
     Attributes:
-        contender: its name.
         batch: images at a time.
         timesteps: T.
-        seconds: of every round.
-        difference: of its logits from ours: mean magnitude over mean magnitude of ours. Peers compute in floats, in
-            which a spike can come a step early or late.
-        memory: MiB that its process needed at its peak beyond what it had before the run.
     """
 
-    contender: str
     batch: int
     timesteps: int
-    seconds: list[float] = field(default_factory=list)
-    difference: float = 0.0
-    memory: float | None = None
-
-    @property
-    def median(self) -> float:
-        """Median of the seconds."""
-        return statistics.median(self.seconds)
-
-    @property
-    def rate(self) -> float:
-        """Images times steps a second; images a second of the float network."""
-        return self.batch * (1 if self.contender in (FLOAT, FLOAT_LAST) else self.timesteps) / self.median
 
 
-def network_and_images(name: str, seed: int, count: int, device: str) -> tuple[nn.Module, Tensor]:
-    """A network with random weights, whose batch norms have seen the images, and the images."""
-    build, shape, _ = NETWORKS[name]
+# The network and the contenders --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What all settings share: a network before and after conversion, and images."""
+
+    model: nn.Module
+    snn: fxsnn.SpikingNetwork
+    images: Tensor
+
+
+def bench_for(name: str, seed: int, count: int, device: str) -> Bench:
+    """A network with random weights whose batch norms know their statistics, converted for noise images."""
+    build, shape, bits = NETWORKS[name]
     torch.manual_seed(seed)
-    model, images = build(), torch.randn(count, *shape)
+    model = with_statistics(build(), shape)
+    images = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fxsnn.FxsnnWarning)  # random weights need no fine-tuning
+        snn = fxsnn.convert(model, target="hw_v1.0", bits=bits, calibration_data=images)
+    return Bench(model.to(device), snn.to(device), images.to(device))
+
+
+def with_statistics(model: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
+    """The network in evaluation mode, its batch norms having seen some batches: neurons then fire at sensible rates."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches
     model.train()
     with torch.no_grad():
-        for _ in range(20):
-            model(images)
-    return model.eval().to(device), images.to(device)
+        for _ in range(8):
+            model(torch.randn(16, *shape))
+    return model.eval()
 
 
-def converted(name: str, model: nn.Module, images: Tensor, timesteps: int) -> fxsnn.SpikingNetwork:
-    """The network as a spiking one; its weights are random, so that fine-tuning would change nothing here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
-        bits = NETWORKS[name][2]
-        return fxsnn.convert(model, target="hw_v1.0", bits=bits, timesteps=timesteps, calibration_data=images)
-
-
-def contenders(model: nn.Module, snn: fxsnn.SpikingNetwork) -> dict[str, Simulator]:
+def contenders(model: nn.Module, *, compiled: bool) -> dict[str, Contender]:
     """All that can run here, by name."""
-    in_pytorch = copy.deepcopy(snn)
-    in_pytorch.engine = "torch"
-    found: dict[str, Simulator] = {OURS: snn, f"{OURS}, engine torch": in_pytorch}
-    for name, (package, build) in PEERS.items():
-        try:
-            importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
+    peers = {**PEERS, **(COMPILED_PEERS if compiled else {})}
+    for name, contender in peers.items():
+        if not contender.installed:
             print(f"{name} is left out: pip install 'fxsnn[benchmarks]'", file=sys.stderr)
-            continue
-        found[name] = build(snn)
-    found[FLOAT] = model
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    found[FLOAT_LAST] = lambda given: last(given.contiguous(memory_format=torch.channels_last))
-    return found
+    installed = {name: contender for name, contender in peers.items() if contender.installed}
+    return {OURS: ours("auto"), f"{OURS}, engine torch": ours("torch"), **installed, FLOAT: float_network(model)}
 
 
-def seconds(run: Simulator, images: Tensor) -> float:
+def fastest_layout(contender: Contender, bench: Bench, setting: Setting) -> str:
+    """The layout in which a contender is fastest on the first few steps."""
+    if len(contender.layouts) == 1:
+        return contender.layouts[0]
+    images = bench.images[: setting.batch]
+    steps = min(_TRIAL_STEPS, setting.timesteps)
+    runners = {layout: partial(contender.prepare(bench.snn, steps, layout), images) for layout in contender.layouts}
+    for run in runners.values():
+        run()
+    times = in_turn(runners, rounds=3, device=images.device)
+    return min(times, key=lambda layout: min(times[layout]))
+
+
+# Time ----------------------------------------------------------------------------------------------------------------
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
     """How long a run takes."""
-    if images.device.type == "cuda":
-        torch.cuda.synchronize()
+    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
     start = time.perf_counter()
-    run(images)
-    if images.device.type == "cuda":
-        torch.cuda.synchronize()
+    run()
+    wait()
     return time.perf_counter() - start
 
 
-def measure(setting: Setting, options: argparse.Namespace) -> list[Row]:
-    """All contenders in one setting, in turn."""
-    model, images = network_and_images(options.network, options.seed, 64, options.device)
-    snn = converted(options.network, model, images, setting.timesteps)
-    given = images[: setting.batch]
-    runners = contenders(model, snn)
-    expected = snn(given)
-    rows = []
-    for name, run in runners.items():
-        difference = float((run(given) - expected).abs().mean() / expected.abs().mean())
-        rows.append(Row(name, setting.batch, setting.timesteps, difference=difference))
-    for number in range(options.rounds):
-        for place in range(len(rows)):
-            row = rows[(place + number) % len(rows)]
-            row.seconds.append(seconds(runners[row.contender], given))
-    for row in rows:
-        row.memory = memory_of(row, options) if options.device == "cpu" and sys.platform == "linux" else None
-    return rows
+def in_turn(runners: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of every round; each round runs all, and each begins with another one."""
+    names = list(runners)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            times[name].append(seconds(runners[name], device))
+    return times
 
 
-def memory_of(row: Row, options: argparse.Namespace) -> float:
-    """MiB by which a process grows that runs one contender once."""
-    command = [sys.executable, __file__, "--memory", row.contender, "--network", options.network]
-    command += ["--timesteps", str(row.timesteps), "--batch", str(row.batch), "--threads", str(options.threads)]
-    done = subprocess.run([*command, "--seed", str(options.seed)], capture_output=True, text=True, check=True)
+def measure(bench: Bench, setting: Setting, options: argparse.Namespace) -> list[Row]:
+    """All contenders in one setting."""
+    images = bench.images[: setting.batch]
+    entered = contenders(bench.model, compiled=options.compile)
+    layouts = {name: fastest_layout(contender, bench, setting) for name, contender in entered.items()}
+    runners = {
+        name: contender.prepare(bench.snn, setting.timesteps, layouts[name]) for name, contender in entered.items()
+    }
+    logits = {name: run(images) for name, run in runners.items()}  # it warms them up as well
+    times = in_turn({name: partial(run, images) for name, run in runners.items()}, options.rounds, images.device)
+    return [
+        Row(
+            contender=name,
+            layout=layouts[name] if len(contender.layouts) > 1 else "",
+            batch=setting.batch,
+            timesteps=setting.timesteps,
+            seconds=tuple(times[name]),
+            same_class=None if name == FLOAT else share_of_same_class(logits[name], logits[OURS]),
+            deviation=None if name == FLOAT else float((logits[name] - logits[OURS]).abs().max()),
+            memory=memory_of(name, contender, layouts[name], bench, setting, options),
+        )
+        for name, contender in entered.items()
+    ]
+
+
+def share_of_same_class(logits: Tensor, others: Tensor) -> float:
+    """Share of the images whose largest logit stands at the same place."""
+    return float((logits.argmax(1) == others.argmax(1)).float().mean())
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+
+def memory_of(
+    name: str, contender: Contender, layout: str, bench: Bench, setting: Setting, options: argparse.Namespace
+) -> float | None:
+    """MiB that a first run needs at its peak beyond network and images; `None` where that cannot be known.
+
+    On the CPU a process of its own measures it, on a GPU PyTorch's allocator knows.
+    """
+    if contender.cold:
+        return None
+    if options.device == "cuda":
+        run, images = contender.prepare(bench.snn, setting.timesteps, layout), bench.images[: setting.batch]
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(images)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    command = [sys.executable, __file__, "--memory", name, layout, str(setting.timesteps), str(setting.batch)]
+    command += ["--network", options.network, "--seed", str(options.seed), "--threads", str(options.threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.splitlines() or [f"exit status {done.returncode}"])[-1]
+        print(f"memory of {name} is not known: {reason}", file=sys.stderr)
+        return None
     return float(done.stdout.splitlines()[-1])
 
 
 def print_memory(options: argparse.Namespace) -> None:
     """What `memory_of` reads."""
-    model, images = network_and_images(options.network, options.seed, 64, "cpu")
-    snn = converted(options.network, model, images, options.timesteps[0])
-    given = images[: options.batch[0]].clone()
-    run = contenders(model, snn)[options.memory]
-    run(given[:1])
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew
-    run(given)
-    print((_resident("VmHWM") - before) / 1024)
+    name, layout, timesteps, batch = options.memory
+    bench = bench_for(options.network, options.seed, max(64, int(batch)), "cpu")
+    contender = contenders(bench.model, compiled=False)[name]
+    run, images = contender.prepare(bench.snn, int(timesteps), layout), bench.images[: int(batch)]
+    with torch.inference_mode():
+        contender.prepare(bench.snn, 1, layout)(images[:1])  # loads libraries and compiled code
+        forget_peak()
+        before = process_memory("VmRSS")
+        run(images)
+    print(process_memory("VmHWM") - before)
 
 
-def _resident(kind: str) -> int:
-    """KiB of memory, present or at the peak."""
+def forget_peak() -> None:
+    """Let the peak of this process start from what it holds now.
+
+    Linux hands the peak of a parent down to its children in `ru_maxrss`, so that it says nothing about them.
+    """
+    gc.collect()
+    with suppress(AttributeError):  # other C libraries than glibc keep what they keep
+        ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def process_memory(entry: str) -> float:
+    """An entry of this process's status on Linux, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(f"{kind}:")))
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{entry}:")) / 1024
 
 
-def ratio(row: Row, other: Row) -> tuple[float, float, float]:
-    """How many times longer `row` took than `other`: median, smallest and largest of the rounds."""
-    ratios = [one / two for one, two in zip(row.seconds, other.seconds, strict=True)]
-    return statistics.median(ratios), min(ratios), max(ratios)
+# What surrounds the times --------------------------------------------------------------------------------------------
 
 
-# The roofline --------------------------------------------------------------------------------------------------------
+def firing_rates(bench: Bench, timesteps: int) -> dict[str, float]:
+    """Spikes per neuron and step of each layer, on a few images."""
+    bench.snn.timesteps = timesteps
+    return bench.snn.simulate(bench.images[:4]).firing_rates
 
 
-def roofline(options: argparse.Namespace) -> list[Figure]:
-    """See `roofline.roofline_of`; empty where the CPU engine cannot run."""
-    model, images = network_and_images(options.network, options.seed, 16, "cpu")
-    snn = converted(options.network, model, images, 16)
-    if engine_for("auto", chain_of(snn.graph)) is None:
-        return []
-    from roofline import roofline_of
+def roofline(bench: Bench) -> tuple[Figure, ...]:
+    """How close our engine comes to the machine's limits; empty where another one than that of the CPU runs."""
+    chain = chain_of(bench.snn.graph)
+    engine = engine_for("auto", chain)
+    if engine is None or engine.name != "numba":
+        return ()
+    from roofline import roofline_of  # it needs numba
 
-    return roofline_of(chain_of(snn.graph), images)
-
-
-# The report ----------------------------------------------------------------------------------------------------------
-
-
-def machine(options: argparse.Namespace) -> dict[str, str]:
-    """Where and what was measured."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-        flags = next(line for line in lines if line.startswith("flags")).split()
-        vectors = ", ".join(flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags)
-    except (OSError, StopIteration):
-        model, vectors = platform.processor(), "unknown"
-    versions = {
-        name: importlib.metadata.version(name) for name in ("torch", "numba", "spikingjelly", "sinabs") if _has(name)
-    }
-    device = torch.cuda.get_device_name() if options.device == "cuda" else model
-    return {
-        "device": f"{device} ({vectors}), {os.cpu_count()} cores",
-        "threads": str(options.threads),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "network": f"{options.network}, {NETWORKS[options.network][2]} bits, random weights, seed {options.seed}",
-        "command": "python benchmarks/simulators.py " + " ".join(options.given),
-    }
-
-
-def _has(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def table(rows: list[Row]) -> str:
-    """Markdown, a row for each contender and setting."""
-    lines = [
-        "| images | T | contender | images·steps/s | time / ours | (range) | time / float | logits off by | memory |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        setting = (row.batch, row.timesteps)
-        group = {other.contender: other for other in rows if (other.batch, other.timesteps) == setting}
-        ours, low, high = ratio(row, group[OURS])
-        against_float = ratio(row, group[FLOAT])[0]
-        memory = "" if row.memory is None else f"{row.memory:,.0f} MiB"
-        difference = "" if row.contender in (FLOAT, FLOAT_LAST) else f"{row.difference:.1%}"
-        cells = [str(row.batch), str(row.timesteps), row.contender, f"{row.rate:,.0f}", f"{ours:.2f}"]
-        cells += [f"{low:.2f}–{high:.2f}", f"{against_float:.2f}", difference, memory]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def step_costs(rows: list[Row]) -> str:
-    """Markdown: what a step costs against T = 16."""
-    ours = {(row.batch, row.timesteps): row.median / row.timesteps for row in rows if row.contender == OURS}
-    lines = ["| images | T | time of a step / that at T = 16 |", "|---|---|---|"]
-    for (batch, timesteps), cost in ours.items():
-        if (batch, 16) in ours:
-            lines.append(f"| {batch} | {timesteps} | {cost / ours[batch, 16]:.2f} |")
-    return "\n".join(lines)
-
-
-def draw(rows: list[Row], path: Path) -> None:
-    """Images times steps a second against T, a panel for each batch size."""
-    from matplotlib.figure import Figure
-
-    batches = sorted({row.batch for row in rows})
-    names = [name for name in dict.fromkeys(row.contender for row in rows) if name not in (FLOAT, FLOAT_LAST)]
-    figure = Figure(figsize=(4.6 * len(batches), 3.6), layout="constrained")
-    colours = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73")  # Okabe and Ito, for colour-blind eyes
-    for axes, batch in zip(figure.subplots(1, len(batches), squeeze=False, sharey=True)[0], batches, strict=True):
-        for name, colour, marker in zip(names, colours, "osD^v", strict=False):
-            own = [row for row in rows if row.contender == name and row.batch == batch]
-            axes.plot([row.timesteps for row in own], [row.rate for row in own], marker + "-", color=colour, label=name)
-        forward = [row.rate for row in rows if row.contender == FLOAT and row.batch == batch]
-        axes.axhline(statistics.median(forward), color="0.3", linestyle="--", label="float ANN, images/s")
-        steps = sorted({row.timesteps for row in rows})
-        axes.set(xscale="log", yscale="log", xlabel="timesteps T", title=f"{batch} image{'s' if batch > 1 else ''}")
-        axes.set_xticks(steps, [str(step) for step in steps])
-        axes.minorticks_off()
-        axes.grid(axis="y", color="0.9")
-    figure.axes[0].set_ylabel("images × steps / s")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=150)
-
-
-def write(folder: Path, rows: list[Row], limits: list[Figure], where: dict[str, str]) -> None:
-    """Table, plain data and plot."""
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = "\n".join(f"- {name}: {value}" for name, value in where.items())
-    figures = "\n".join(f"| {one.name} | {one.value:,.1f} | {one.share:.0%} |" for one in limits)
-    parts = ["# Simulators", facts, table(rows), "## A step", step_costs(rows)]
-    if limits:
-        parts += ["## The roofline, one core", "| | billions a second | share of the peak |\n|---|---|---|\n" + figures]
-    data = {"where": where, "rows": [asdict(row) for row in rows], "roofline": [asdict(one) for one in limits]}
-    for name, text in (("simulators.md", "\n\n".join(parts) + "\n"), ("simulators.json", json.dumps(data, indent=1))):
-        unfinished = folder / f".{name}"
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(folder / name)
-    draw(rows, folder / "simulators.png")
+    with torch.no_grad():
+        return roofline_of(chain, bench.images)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -316,23 +260,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="let PyTorch compile a peer too; a minute a setting")
     parser.add_argument("--out", type=Path, default=Path("out/simulators"))
-    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
     given = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(given)
-    options.given = given
     torch.set_num_threads(options.threads)
+    if options.memory:
+        print_memory(options)
+        return 0
+    bench = bench_for(options.network, options.seed, max(64, *options.batch), options.device)
+    rows: list[Row] = []
     with torch.inference_mode():
-        if options.memory:
-            print_memory(options)
-            return 0
-        rows: list[Row] = []
-        for batch in options.batch:
-            for timesteps in options.timesteps:
-                rows += measure(Setting(batch, timesteps), options)
-                print(table([row for row in rows if (row.batch, row.timesteps) == (batch, timesteps)]), flush=True)
-        limits = roofline(options) if options.device == "cpu" else []
-    write(options.out, rows, limits, machine(options))
+        for setting in (Setting(batch, timesteps) for batch in options.batch for timesteps in options.timesteps):
+            rows += (measured := measure(bench, setting, options))
+            print(f"{results_table(measured)}\n", flush=True)
+        rates = firing_rates(bench, max(options.timesteps))
+    network = f"{options.network}, {NETWORKS[options.network][2]} bits, random weights, seed {options.seed}"
+    results = Results(machine(network, options.device, given), tuple(rows), rates, roofline(bench))
+    write(options.out, results)
     print(f"written to {options.out}")
     return 0
 
