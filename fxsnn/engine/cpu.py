@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from fxsnn.engine import convolution, kernels
@@ -24,8 +24,6 @@ _STEPS_AT_ONCE = 16
 """Steps that a layer runs before the next one does; membranes are kept from one piece of time to the next."""
 _PLANE_BYTES = 1 << 20
 """What passes between two layers should stay in the cache; more images leave fewer places of a run unused."""
-_DRIVE_BYTES = 1 << 24
-"""The drive of the first layer is computed for so much at a time."""
 _MOST_IMAGES = 64
 
 _Key = tuple[Shape, np.dtype[Any], int, int]
@@ -167,6 +165,7 @@ class NumbaEngine:
         self._weights = [weights_of(name, layer) for name, layer in chain.layers]
         self._idle: deque[tuple[_Key, Workspace]] = deque()
         self._widest: dict[Shape, int] = {}
+        self._openmp = ThreadpoolController().select(user_api="openmp")
 
     def counts(self, images: Tensor, *, every_step: bool = False, recording: Recording | None = None) -> Tensor:
         """See `Engine`."""
@@ -177,50 +176,52 @@ class NumbaEngine:
             self._widest[shape] = widest_plane(self._weights, shape)
         together = images_together(self._widest[shape], len(images), threads)
         key = (shape, drive_type(first), together, dynamics.timesteps)
-        at_once = _DRIVE_BYTES // (math.prod(shape) * np.dtype(np.int64).itemsize)
-        results: Results | None = None
-        start = 0
-        for part in images.split(max(threads * together, at_once)):
-            sums = first.sums(self._chain.prepared(part)).contiguous().numpy().reshape(len(part), shape[0], -1)
-            if results is None:
-                space = self._space(key)
-                plan = space.plan
-                self._idle.append((key, space))
-                results = results_for(
-                    plan, len(images), dynamics.timesteps, every_step=every_step, record=recording is not None
-                )
-            self._run(sums, key, start, dynamics, results, threads)
-            start += len(part)
-        assert results is not None
+        space = self._space(key)
+        self._idle.append((key, space))
+        operations = space.plan.operations
+        results = results_for(
+            space.plan, len(images), dynamics.timesteps, every_step=every_step, record=recording is not None
+        )
+
+        def run(start: int) -> None:
+            rows = slice(start, min(start + together, len(images)))
+            sums = self._first_sums(images[rows])
+            if len(sums) < together:  # the last image runs several times
+                sums = sums[np.minimum(np.arange(together), len(sums) - 1)]
+            space = self._space(key)
+            run_plan(space, sums, rows, dynamics, results)
+            self._idle.append((key, space))
+
+        starts = range(0, len(images), together)
+        if min(threads, len(starts)) == 1:
+            with self._openmp.limit(limits=1):
+                for start in starts:
+                    run(start)
+        else:
+            with ThreadPoolExecutor(threads, initializer=self._leave_openmp) as pool:
+                list(pool.map(run, starts))
         if recording is not None:
-            for operation in plan.operations:
+            for operation in operations:
                 if operation.name:
                     spikes = torch.from_numpy(results.spikes[operation.name])
                     recording.spikes[operation.name] = _shaped(spikes, operation)
                     recording.ranges[operation.name] = _range(results.ranges[operation.name])
-        counts = _shaped(torch.from_numpy(results.counts), plan.operations[-1])
+        counts = _shaped(torch.from_numpy(results.counts), operations[-1])
         return counts if every_step else counts[0]
 
-    def _run(self, sums: Array, key: _Key, first: int, dynamics: Dynamics, results: Results, threads: int) -> None:
-        """Run images whose first sums are given; theirs are the results from row `first` on."""
-        together = key[2]
+    def _first_sums(self, images: Tensor) -> Array:
+        """Weighted sums of the first layer, the same at every step, [images, channels, outputs]."""
+        with torch.no_grad():
+            sums = self._weights[0].layer.sums(self._chain.prepared(images)).contiguous()
+        return sums.flatten(2).numpy() if sums.dim() == 4 else sums.unsqueeze(2).numpy()
 
-        def run(start: int) -> None:
-            stop = min(start + together, len(sums))
-            part = sums[start:stop]
-            if len(part) < together:  # the last image runs several times
-                part = part[np.minimum(np.arange(together), len(part) - 1)]
-            space = self._space(key)
-            run_plan(space, part, slice(first + start, first + stop), dynamics, results)
-            self._idle.append((key, space))
+    def _leave_openmp(self) -> None:
+        """Let PyTorch's operators run in the thread that calls them.
 
-        starts = range(0, len(sums), together)
-        if min(threads, len(starts)) == 1:
-            for start in starts:
-                run(start)
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, starts))
+        The threads here are enough for all cores, and those of OpenMP go on spinning for a while behind every operator.
+        """
+        torch.get_num_threads()  # PyTorch sets OpenMP's number of threads when a thread first asks for it
+        self._openmp.limit(limits=1)
 
     def _space(self, key: _Key) -> Workspace:
         """Memory for one thread: that of an earlier run, if it was of the same kind."""

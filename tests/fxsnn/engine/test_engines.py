@@ -152,6 +152,8 @@ class TestEveryEngine:
         torch.set_num_threads(threads)
         try:
             assert torch.equal(snn(images(10)), expected)
+            assert snn(images(1)).shape == (1, 5)
+            assert torch.get_num_threads() == threads
         finally:
             torch.set_num_threads(before)
 
