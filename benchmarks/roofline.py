@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,9 +13,9 @@ import torch.nn.functional as F
 from simulators_report import Figure
 from torch import Tensor
 
+from fxsnn.engine.avx2 import fire_convolution
 from fxsnn.engine.chain import Chain
-from fxsnn.engine.convolution import fire_convolution
-from fxsnn.engine.cpu import drive_shape, drive_type, workspace_for
+from fxsnn.engine.cpu import drive_shape, workspace_for
 from fxsnn.engine.operations import ConstantLayer
 from fxsnn.engine.planes import LANES
 from fxsnn.engine.planning import plan_of, weights_of
@@ -41,7 +42,7 @@ def roofline_of(chain: Chain, images: Tensor) -> tuple[Figure, ...]:
     """What one core does, held against what it could do at most.
 
     Convolutions are held against the same lookups with everything in the first cache, the pass over time against a
-    plain copy: it moves a byte for four neurons a step, and membranes once for all steps, so that computing bounds it.
+    plain copy: it writes a byte for four neurons a step and reads their sums once for all, so that computing bounds it.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -75,16 +76,16 @@ def lookup_peak() -> float:
     channels = 800
     tables = convolution_tables(np.ones((CHANNELS, channels, 1, 1), np.int8), 1)
     given = np.ones((_STEPS, 1, LANES), np.uint8)
-    membranes = np.zeros((1, 1, CHANNELS, 2, LANES // 2), np.int32)
-    neurons = np.ones((1, CHANNELS, 3), np.int32)
+    membranes = np.zeros((1, 1, CHANNELS, LANES), np.int32)
+    neurons, starts = np.ones((1, CHANNELS, 3), np.int32), np.zeros((1, CHANNELS), np.int32)
     mask, spikes = np.full(LANES, 15, np.uint8), np.zeros((_STEPS, 1, LANES), np.uint8)
     sources = np.zeros(len(tables.tables), np.int64)
 
     def run() -> None:
         for _ in range(20):
             fire_convolution(
-                tables.tables, sources, tables.flushes, tables.blocks, neurons, False, mask, given, membranes, spikes,
-                0, CHANNELS, None, None,
+                tables.tables, sources, tables.flushes, tables.blocks, neurons, starts, True, False, mask, given,
+                membranes, 1, spikes, 0, None, None, None,
             )  # fmt: skip
 
     return 20 * _STEPS * LANES * CHANNELS * channels / best(run) / 1e9
@@ -95,18 +96,18 @@ def layers(chain: Chain, images: Tensor) -> tuple[float, float, float]:
     weights = [weights_of(name, layer) for name, layer in chain.layers]
     first = weights[0].layer
     shape = drive_shape(first, images)
-    space = workspace_for(plan_of(weights, shape, drive_type(first), _IMAGES), _STEPS)
+    space = workspace_for(plan_of(weights, shape, _IMAGES), _STEPS)
     sums = first.sums(chain.prepared(images[:_IMAGES])).numpy().reshape(_IMAGES, shape[0], -1)
-    space.plan.first.lay_out(sums, space.drive)
+    dynamics = replace(chain.decode.dynamics, timesteps=_STEPS)
     products = taken = fired = moved = 0.0
-    given = space.drive
+    given = sums
     for operation, membranes, planes in zip(space.plan.operations, space.membranes, space.planes, strict=True):
-        elapsed = best(partial(operation.run, given, membranes, planes, False, None))
+        elapsed = best(partial(operation.run, given, membranes, planes, dynamics, fresh=True, extremes=None))
         steps = _IMAGES * operation.channels * operation.grid.size[0] * operation.grid.size[1] * _STEPS
         layer = dict(chain.layers).get(operation.name)
         if isinstance(operation, ConstantLayer):
             fired = steps / elapsed
-            moved = (given.nbytes + 2 * membranes.nbytes + planes.nbytes) / elapsed
+            moved = (given.nbytes + planes.nbytes) / elapsed
         elif isinstance(layer, SpikeConv2d):
             products += steps * layer.codes[0].numel()
             taken += elapsed

@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
     {"fxsnn.engine.chain", "fxsnn.engine.tables"},  # the engines
     {"fxsnn.engine.planes"},
     {"fxsnn.engine.kernels"},
-    {"fxsnn.engine.convolution"},
+    {"fxsnn.engine.avx2"},
     {"fxsnn.engine.operations"},
     {"fxsnn.engine.planning"},
     {"fxsnn.engine.cpu", "fxsnn.engine.cuda"},

@@ -12,7 +12,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from fxsnn.engine import convolution, kernels
+from fxsnn.engine import avx2, kernels
 from fxsnn.engine.chain import Chain, Range, Recording
 from fxsnn.engine.operations import Array, Operation
 from fxsnn.engine.planning import Plan, Shape, Weights, plan_of, sections_of, weights_of, window_of
@@ -22,17 +22,17 @@ from fxsnn.neuron import Dynamics
 
 _STEPS_AT_ONCE = 16
 """Steps that a layer runs before the next one does; membranes are kept from one piece of time to the next."""
-_PLANE_BYTES = 1 << 20
+_PLANE_BYTES = 1 << 21
 """What passes between two layers should stay in the cache; more images leave fewer places of a run unused."""
 _MOST_IMAGES = 64
 
-_Key = tuple[Shape, np.dtype[Any], int, int]
-"""What the memory of a run depends on: shape and type of the drive, images taken together, timesteps."""
+_Key = tuple[Shape, int, int]
+"""What the memory of a run depends on: shape of the drive, images taken together, timesteps."""
 
 
 def obstacle() -> str:
     """Why this machine cannot run the engine; "" if it can."""
-    return convolution.missing()
+    return avx2.missing()
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,26 +41,24 @@ class Workspace:
 
     Attributes:
         plan: what runs.
-        drive: of the first layer, [channels, places].
         planes: of each operation, spikes of some steps.
         membranes: of each operation.
     """
 
     plan: Plan
-    drive: Array
     planes: list[Array]
     membranes: list[Any]
 
 
-def workspace_for(plan: Plan, steps: int) -> Workspace:
-    """Memory for a plan that runs so many steps at once."""
-    first = plan.first
+def workspace_for(plan: Plan, timesteps: int) -> Workspace:
+    """Memory for a plan."""
+    steps = min(timesteps, _STEPS_AT_ONCE)
     planes = [
         np.zeros((steps, groups_of(operation.channels), operation.grid.length), np.uint8)
         for operation in plan.operations
     ]
-    drive = np.zeros((len(first.thresholds), first.grid.computed), first.thresholds.dtype)
-    return Workspace(plan, drive, planes, [operation.membranes() for operation in plan.operations])
+    membranes = [operation.membranes(kept=timesteps > steps) for operation in plan.operations]
+    return Workspace(plan, planes, membranes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,16 +125,13 @@ def run_plan(space: Workspace, sums: Array, rows: slice, dynamics: Dynamics, res
         results: written.
     """
     operations = space.plan.operations
-    space.plan.first.lay_out(sums, space.drive)
-    for operation, membranes in zip(operations, space.membranes, strict=True):
-        operation.reset(membranes, dynamics)
     most = len(space.planes[0])
     for start in range(0, dynamics.timesteps, most):
         steps = min(most, dynamics.timesteps - start)
-        given = space.drive
+        given = sums
         for operation, membranes, planes in zip(operations, space.membranes, space.planes, strict=True):
             extremes = _extremes(results, operation, membranes)
-            operation.run(given, membranes, planes[:steps], dynamics.reset == "zero", extremes)
+            operation.run(given, membranes, planes[:steps], dynamics, fresh=start == 0, extremes=extremes)
             given = planes[:steps]
             results.take(operation, given, operation.places, rows, start)
             if extremes is not None:
@@ -175,7 +170,7 @@ class NumbaEngine:
         if shape not in self._widest:
             self._widest[shape] = widest_plane(self._weights, shape)
         together = images_together(self._widest[shape], len(images), threads)
-        key = (shape, drive_type(first), together, dynamics.timesteps)
+        key = (shape, together, dynamics.timesteps)
         space = self._space(key)
         self._idle.append((key, space))
         operations = space.plan.operations
@@ -231,8 +226,8 @@ class NumbaEngine:
                 if kept == key:
                     return space
         except IndexError:
-            shape, kind, together, timesteps = key
-            return workspace_for(plan_of(self._weights, shape, kind, together), min(timesteps, _STEPS_AT_ONCE))
+            shape, together, timesteps = key
+            return workspace_for(plan_of(self._weights, shape, together), timesteps)
 
 
 def drive_shape(layer: Spiking, images: Tensor) -> Shape:
@@ -240,13 +235,6 @@ def drive_shape(layer: Spiking, images: Tensor) -> Shape:
     if isinstance(layer, SpikeConv2d):
         return (len(layer.threshold), *window_of(layer).output((images.shape[2], images.shape[3])))
     return (len(layer.threshold), 1, 1)
-
-
-def drive_type(layer: Spiking) -> np.dtype[Any]:
-    """Type of the first layer's drive and membranes."""
-    if layer.input_magnitude is None:
-        return np.dtype(np.float64)
-    return np.dtype(np.int64 if layer.membrane_type() == torch.int64 else np.int32)
 
 
 def widest_plane(weights: list[Weights], shape: Shape) -> int:

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 
-from fxsnn.engine.planes import LANES
 from fxsnn.engine.tables import CHANNELS, ENTRIES
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -28,56 +27,6 @@ def compiled(function: _Function) -> _Function:
         return numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(nogil=True)(function)
-
-
-@compiled
-def fire_constant(
-    drive: Any,
-    membranes: Any,
-    thresholds: Any,
-    zero_reset: Any,
-    mask: Any,
-    spikes: Any,
-    first: Any,
-    channels: Any,
-    extremes: Any,
-) -> None:
-    """Neurons under a drive that does not change.
-
-    Args:
-        drive: [channels, places], added at every step.
-        membranes: [channels, places], of the drive's type.
-        thresholds: [channels], of the same type.
-        zero_reset: whether a spike sets its membrane to 0.
-        mask: uint8 [places], 15 where there is a neuron, else 0.
-        spikes: uint8 [steps, groups, places of the plane], written from `first` on.
-        first: place of the first neuron in its plane.
-        channels: how many of the channels are real; the last group may have others.
-        extremes: see the module.
-    """
-    cast = membranes.dtype.type
-    fired = np.empty(LANES, np.uint8)
-    for group in range(len(thresholds) // CHANNELS):
-        for place in range(0, drive.shape[1], LANES):
-            allowed = mask[place : place + LANES]
-            for step in range(len(spikes)):
-                fired[:] = 0
-                for channel in range(CHANNELS):
-                    threshold = thresholds[group * CHANNELS + channel]
-                    added = drive[group * CHANNELS + channel, place : place + LANES]
-                    membrane = membranes[group * CHANNELS + channel, place : place + LANES]
-                    for i in range(LANES):
-                        value = cast(membrane[i] + added[i])
-                        if extremes is not None and allowed[i] and group * CHANNELS + channel < channels:
-                            extremes[0] = min(extremes[0], value)
-                            extremes[1] = max(extremes[1], value)
-                        spike = value >= threshold
-                        taken = value if zero_reset else threshold
-                        membrane[i] = cast(value - taken) if spike else value
-                        fired[i] |= np.uint8(np.uint8(spike) << np.uint8(channel))
-                written = spikes[step, group, first + place : first + place + LANES]
-                for i in range(LANES):
-                    written[i] = fired[i] & allowed[i]
 
 
 @compiled
@@ -157,56 +106,6 @@ def fire_dense(
                     for channel in range(CHANNELS):
                         byte |= np.uint8(np.uint8(sums[step, output - start + channel]) << np.uint8(channel))
                     spikes[step, output // CHANNELS, written + image] = byte
-
-
-@compiled
-def lay_out_drive(sums: Any, gain: Any, leaks: Any, places: Any, drive: Any) -> None:
-    """The drive of the first layer at its places.
-
-    Args:
-        sums: weighted sums, [images, channels, outputs]; whole numbers in a floating type, unless the input is analog.
-        gain: codebook gain.
-        leaks: [channels], of the drive's type.
-        places: int64 [images, outputs of a channel].
-        drive: [channels, places], written.
-    """
-    cast = drive.dtype.type
-    images, channels, outputs = sums.shape
-    for image in range(images):
-        for channel in range(channels):
-            row, given, leak = drive[channel], sums[image, channel], leaks[channel]
-            for output in range(outputs):
-                row[places[image, output]] = cast(cast(given[output]) * gain + leak)
-
-
-@compiled
-def copy_rows(given: Any, rows: Any, stride: Any, copies: Any, copied: Any) -> None:
-    """Copy every stride-th place of rows of spikes.
-
-    Args:
-        given: uint8 [steps, groups, places of the plane].
-        rows: int64 [rows, 4]: where a row begins in the plane it is copied from, which copy it belongs to, where it
-            begins there, and how many places it has.
-        stride: from one place that is copied to the next.
-        copies: how many copies are made of each group.
-        copied: uint8 [steps, groups * copies, places of the plane], written.
-    """
-    steps, groups, plane = given.shape
-    copied_plane = copied.shape[2]
-    source, target = given.reshape(-1), copied.reshape(-1)
-    # Unsigned indices: numba would ask of signed ones whether they count from the end.
-    two, across = np.uint64(2), np.uint64(stride)
-    for part in range(steps * groups):
-        for row in range(len(rows)):
-            begin = np.uint64(part * plane + rows[row, 0])
-            written = np.uint64((part * copies + rows[row, 1]) * copied_plane + rows[row, 2])
-            length = np.uint64(rows[row, 3])
-            if stride == 2:  # by far the most frequent: a constant lets the compiler use vectors
-                for place in range(length):
-                    target[written + place] = source[begin + two * place]
-            else:
-                for place in range(length):
-                    target[written + place] = source[begin + across * place]
 
 
 @compiled

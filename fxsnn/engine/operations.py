@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxsnn.engine import kernels
-from fxsnn.engine.convolution import WORDS, fire_convolution
+from fxsnn.engine.avx2 import copy_rows, fire_constant, fire_convolution, order_in_run
 from fxsnn.engine.planes import LANES, Grid
 from fxsnn.engine.tables import CHANNELS, ConvolutionTables
 from fxsnn.neuron import Dynamics
@@ -44,82 +44,109 @@ class Operation(ABC):
         return self.grid.places().reshape(self.grid.images, -1)
 
     @abstractmethod
-    def membranes(self) -> Array | None:
-        """New membranes; `None` for a rearrangement."""
+    def membranes(self, *, kept: bool) -> Array | None:
+        """New membranes; `None` for a rearrangement.
+
+        Args:
+            kept: they are needed behind the steps of a run.
+        """
 
     @abstractmethod
-    def reset(self, membranes: Any, dynamics: Dynamics) -> None:
-        """Set membranes to where they start."""
+    def run(
+        self, given: Array, membranes: Any, spikes: Array, dynamics: Dynamics, *, fresh: bool, extremes: Array | None
+    ) -> None:
+        """Run some steps.
 
-    @abstractmethod
-    def run(self, given: Array, membranes: Any, spikes: Array, zero_reset: bool, extremes: Array | None) -> None:
-        """Write spikes [steps, groups, places] for those given; the first layer is given its drive instead."""
+        Args:
+            given: spikes [steps, groups, places]; for the first layer weighted sums, [images, channels, outputs].
+            membranes: of the step before; written.
+            spikes: [steps, groups, places], written.
+            dynamics: reset and start.
+            fresh: the membranes start here.
+            extremes: see `fxsnn.engine.kernels`.
+        """
 
 
-def starts_of(thresholds: Array, channels: int, dynamics: Dynamics) -> Array:
-    """Where the membranes of each channel start; 0 for channels that only fill up the last group."""
-    starts = np.zeros_like(thresholds)
-    if dynamics.initial_membrane:
-        starts[:channels] = thresholds[:channels] // 2
-    return starts
+def starts_of(thresholds: Array, dynamics: Dynamics) -> Array:
+    """Where membranes start."""
+    return thresholds // 2 if dynamics.initial_membrane else np.zeros_like(thresholds)
 
 
 @dataclass(frozen=True, eq=False)
-class ConstantLayer(Operation):
+class LayerInRuns(Operation):
+    """A layer whose neurons at 64 places are computed together.
+
+    Attributes:
+        neurons: gain, leak and threshold, [groups, 4, 3].
+    """
+
+    neurons: Array
+
+    @cached_property
+    def mask(self) -> Array:
+        """15 at places with a neuron, 0 elsewhere."""
+        return self.grid.mask()
+
+    @cached_property
+    def order(self) -> Array:
+        """See `order_in_run`."""
+        return order_in_run(self.neurons.dtype)
+
+    def membranes(self, *, kept: bool) -> Array:
+        """[groups, runs of places, 4, 64], in the order of a run; only one run unless they are kept."""
+        return np.zeros((len(self.neurons), self.grid.runs if kept else 1, CHANNELS, LANES), self.neurons.dtype)
+
+    def watch(self, extremes: Array | None) -> tuple[Array | None, Array | None, Array | None]:
+        """What kernels are given for `extremes`: which neurons there are, room for membranes, and `extremes`."""
+        if extremes is None:
+            return None, None, None
+        there = self.mask[: self.grid.runs * LANES].reshape(-1, LANES) > 0
+        ordered = np.empty_like(there)
+        ordered[:, self.order] = there
+        real = np.arange(len(self.neurons) * CHANNELS).reshape(-1, CHANNELS, 1) < self.channels
+        return real & ordered.reshape(-1), np.empty((CHANNELS, LANES), self.neurons.dtype), extremes
+
+
+@dataclass(frozen=True, eq=False)
+class ConstantLayer(LayerInRuns):
     """The first layer: its drive does not change over time."""
 
-    gain: int
-    leaks: Array
-    thresholds: Array
-    mask: Array
+    @cached_property
+    def sources(self) -> Array:
+        """Where each neuron's weighted sum is, see `fire_constant`."""
+        sources = np.zeros((self.grid.runs, LANES), np.uint64)
+        run, place = np.divmod(self.places - self.grid.before, LANES)
+        images, outputs = self.places.shape
+        sources[run, self.order[place]] = np.arange(images)[:, None] * self.channels * outputs + np.arange(outputs)
+        return sources
 
-    def membranes(self) -> Array:
-        """[channels, places]."""
-        return np.zeros((len(self.thresholds), self.grid.computed), self.thresholds.dtype)
-
-    def reset(self, membranes: Array, dynamics: Dynamics) -> None:
-        """Set membranes to where they start."""
-        membranes[:] = starts_of(self.thresholds, self.channels, dynamics)[:, None]
-
-    def lay_out(self, sums: Array, drive: Array) -> None:
-        """Put gain * sum + leak at its place in `drive` [channels, places]; `sums` are [images, channels, outputs]."""
-        gain = self.thresholds.dtype.type(self.gain)
-        kernels.lay_out_drive(sums, gain, self.leaks, self.places - self.grid.before, drive)
-
-    def run(self, given: Array, membranes: Any, spikes: Array, zero_reset: bool, extremes: Array | None) -> None:
+    def run(
+        self, given: Array, membranes: Any, spikes: Array, dynamics: Dynamics, *, fresh: bool, extremes: Array | None
+    ) -> None:
         """See `Operation`."""
-        kernels.fire_constant(
-            given, membranes, self.thresholds, zero_reset, self.mask, spikes, self.grid.before, self.channels, extremes
-        )
+        fire_constant(
+            given, self.sources,
+            self.neurons, starts_of(self.neurons[..., 2], dynamics), fresh, dynamics.reset == "zero",
+            self.mask, membranes, self.grid.runs, spikes, self.grid.before, *self.watch(extremes),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
-class ConvolutionLayer(Operation):
+class ConvolutionLayer(LayerInRuns):
     """A convolution of spikes, or a sum over windows of spikes."""
 
     tables: ConvolutionTables
     sources: Array
-    neurons: Array
-    thresholds: Array
-    mask: Array
 
-    def membranes(self) -> Array:
-        """[groups, runs of places, 4, 2, half the places of a run]."""
-        shape = (len(self.neurons), self.grid.computed // LANES, CHANNELS, 2, WORDS)
-        return np.zeros(shape, self.neurons.dtype)
-
-    def reset(self, membranes: Array, dynamics: Dynamics) -> None:
-        """Set membranes to where they start."""
-        starts = starts_of(self.thresholds, self.channels, dynamics)
-        membranes[:] = starts.reshape(-1, 1, CHANNELS, 1, 1)
-
-    def run(self, given: Array, membranes: Any, spikes: Array, zero_reset: bool, extremes: Array | None) -> None:
+    def run(
+        self, given: Array, membranes: Any, spikes: Array, dynamics: Dynamics, *, fresh: bool, extremes: Array | None
+    ) -> None:
         """See `Operation`."""
         tables = self.tables
-        sums = None if extremes is None else np.empty((CHANNELS, 2, WORDS), np.uint16)
         fire_convolution(
-            tables.tables, self.sources, tables.flushes, tables.blocks, self.neurons, zero_reset, self.mask,
-            given, membranes, spikes, self.grid.before, self.channels, sums, extremes,
+            tables.tables, self.sources, tables.flushes, tables.blocks,
+            self.neurons, starts_of(self.neurons[..., 2], dynamics), fresh, dynamics.reset == "zero",
+            self.mask, given, membranes, self.grid.runs, spikes, self.grid.before, *self.watch(extremes),
         )  # fmt: skip
 
 
@@ -132,19 +159,19 @@ class DenseLayer(Operation):
     neurons: Array
     sums: np.dtype[Any]
 
-    def membranes(self) -> Array:
+    def membranes(self, *, kept: bool) -> Array:
         """[images, outputs]."""
         return np.zeros((self.grid.images, len(self.neurons)), self.neurons.dtype)
 
-    def reset(self, membranes: Array, dynamics: Dynamics) -> None:
-        """Set membranes to where they start."""
-        membranes[:] = starts_of(self.neurons[:, 2], self.channels, dynamics)
-
-    def run(self, given: Array, membranes: Any, spikes: Array, zero_reset: bool, extremes: Array | None) -> None:
+    def run(
+        self, given: Array, membranes: Any, spikes: Array, dynamics: Dynamics, *, fresh: bool, extremes: Array | None
+    ) -> None:
         """See `Operation`."""
+        if fresh:
+            membranes[:] = starts_of(self.neurons[:, 2], dynamics)
         sums = np.empty((len(spikes), min(_OUTPUTS_TOGETHER, len(self.neurons))), self.sums)
         kernels.fire_dense(
-            given, self.source.before, self.source.image_places, self.codes, self.neurons, zero_reset,
+            given, self.source.before, self.source.image_places, self.codes, self.neurons, dynamics.reset == "zero",
             sums, membranes, spikes, self.grid.before, self.channels, extremes,
         )  # fmt: skip
 
@@ -157,12 +184,11 @@ class Rearrangement(Operation):
     stride: int
     copies: int
 
-    def membranes(self) -> None:
+    def membranes(self, *, kept: bool) -> None:
         """There are none."""
 
-    def reset(self, membranes: Any, dynamics: Dynamics) -> None:
-        """Nothing to set."""
-
-    def run(self, given: Array, membranes: Any, spikes: Array, zero_reset: bool, extremes: Array | None) -> None:
+    def run(
+        self, given: Array, membranes: Any, spikes: Array, dynamics: Dynamics, *, fresh: bool, extremes: Array | None
+    ) -> None:
         """See `Operation`."""
-        kernels.copy_rows(given, self.rows, self.stride, self.copies, spikes)
+        copy_rows(given, self.rows, self.stride, self.copies, spikes)

@@ -82,6 +82,12 @@ class Grid:
         return rounded_up(self.images * self.image_places)
 
     @property
+    def runs(self) -> int:
+        """Runs of places up to the last neuron."""
+        last = ((self.images - 1) * self.pitch[0] + self.size[0] - 1) * self.pitch[1] + self.size[1] - 1
+        return last // LANES + 1
+
+    @property
     def length(self) -> int:
         """Places of the whole plane."""
         return self.before + self.computed + self.behind

@@ -37,7 +37,7 @@ Shape = tuple[int, int, int]
 
 def _never(kind: np.dtype[Any]) -> float:
     """A threshold for neurons that only fill up a group."""
-    return np.inf if kind.kind == "f" else int(np.iinfo(kind).max)
+    return float(np.finfo(kind).max) if kind.kind == "f" else int(np.iinfo(kind).max)
 
 
 @dataclass
@@ -150,14 +150,21 @@ def sections_of(weights: list[Weights], shape: Shape) -> list[tuple[Section, Sec
     return found
 
 
+def _membrane_type(layer: Spiking) -> np.dtype[Any]:
+    """In which type membranes, drive and thresholds are exact."""
+    if layer.constant_input and layer.input_magnitude is None:
+        return np.dtype(np.float64)
+    return np.dtype(np.int64 if layer.membrane_type() == torch.int64 else np.int32)
+
+
 def neurons_of(layer: Spiking, offset: Array | int = 0) -> Array:
     """Gain, leak and threshold of each neuron's channel, [channels, 3], channels filled up to whole groups.
 
     Args:
-        layer: a layer that reads spikes.
+        layer: the layer.
         offset: added to each channel's sum before the gain.
     """
-    kind = np.dtype(np.int64 if layer.membrane_type() == torch.int64 else np.int32)
+    kind = _membrane_type(layer)
     columns = [
         padded(np.full(len(layer.threshold), layer.gain, kind), 0),
         padded(layer.leak.numpy().astype(kind), 0),
@@ -174,21 +181,13 @@ class Plan:
     operations: tuple[Operation, ...]
     images: int
 
-    @property
-    def first(self) -> ConstantLayer:
-        """The first layer."""
-        first = self.operations[0]
-        assert isinstance(first, ConstantLayer)
-        return first
 
-
-def plan_of(weights: list[Weights], shape: Shape, kind: np.dtype[Any], images: int) -> Plan:
+def plan_of(weights: list[Weights], shape: Shape, images: int) -> Plan:
     """Lay out all layers.
 
     Args:
         weights: of all layers in order.
         shape: of the first layer's drive.
-        kind: type of the drive.
         images: how many images the plan is for.
 
     Raises:
@@ -197,7 +196,7 @@ def plan_of(weights: list[Weights], shape: Shape, kind: np.dtype[Any], images: i
     operations: list[Operation] = []
     for now, (written, read) in zip(weights, sections_of(weights, shape), strict=True):
         if now.layer.constant_input:
-            operations.append(_constant(now, kind, written.grid(images)))
+            operations.append(_constant(now, written.grid(images)))
             continue
         producer = operations[-1]
         if isinstance(now.layer, SpikeLinear):
@@ -209,12 +208,9 @@ def plan_of(weights: list[Weights], shape: Shape, kind: np.dtype[Any], images: i
     return Plan(tuple(operations), images)
 
 
-def _constant(now: Weights, kind: np.dtype[Any], grid: Grid) -> ConstantLayer:
-    layer = now.layer
-    leaks = layer.leak.numpy().astype(kind)
-    thresholds = padded(layer.threshold.numpy().astype(kind), _never(kind))
-    flat = isinstance(layer, SpikeLinear)
-    return ConstantLayer(now.name, len(leaks), grid, flat, layer.gain, leaks, thresholds, grid.mask())
+def _constant(now: Weights, grid: Grid) -> ConstantLayer:
+    neurons = neurons_of(now.layer).reshape(-1, CHANNELS, 3)
+    return ConstantLayer(now.name, len(now.layer.threshold), grid, isinstance(now.layer, SpikeLinear), neurons)
 
 
 def _convolution(now: Weights, source: Grid, given: Grid) -> ConvolutionLayer:
@@ -234,11 +230,9 @@ def _convolution(now: Weights, source: Grid, given: Grid) -> ConvolutionLayer:
         len(now.layer.threshold),
         grid,
         False,
+        neurons.reshape(-1, CHANNELS, 3),
         tables,
         group * given.length + given.before + distance,
-        neurons.reshape(-1, CHANNELS, 3),
-        neurons[:, 2],
-        grid.mask(),
     )
 
 

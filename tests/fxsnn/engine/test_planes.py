@@ -107,3 +107,10 @@ def test_only_neurons_are_in_the_mask() -> None:
     assert set(np.flatnonzero(mask)) == set(grid.places().ravel())
     assert grid.computed == 64
     assert grid.length == 192
+
+
+def test_runs_end_with_the_last_neuron() -> None:
+    grid = Grid((4, 4), (8, 16), images=2, before=0, behind=0)
+    assert grid.computed == 4 * 64
+    assert int(grid.places().max()) == 3 * 64 - 13
+    assert grid.runs == 3
