@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from fxsnn.engine import check_engine
-from fxsnn.errors import AccuracyWarning, ModelError, TargetError
+from fxsnn.errors import AccuracyWarning, ModelError, OptionError, TargetError
 from fxsnn.graph import capture
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.neuron import Dynamics
@@ -18,6 +18,7 @@ from fxsnn.passes import (
     Canonicalize,
     CheckConvRelu,
     CheckLimits,
+    CorrectLayers,
     Finetune,
     FoldBatchNorm,
     QuantizeWeights,
@@ -25,13 +26,15 @@ from fxsnn.passes import (
 )
 from fxsnn.plugins import get_target
 from fxsnn.stages import Pass, Pipeline
-from fxsnn.target import FitReport, HardwareTarget
+from fxsnn.target import Bits, FitReport, HardwareTarget
+
+CORRECTIONS = ("biases", "thresholds", "both")
 
 
 def pipeline(
     *,
     target: str | HardwareTarget,
-    bits: int,
+    bits: Bits,
     timesteps: int = 16,
     reset: str = "subtraction",
     initial_membrane: float = 0.5,
@@ -40,6 +43,7 @@ def pipeline(
     percentile: float = 99.9,
     input_bits: int | None = 8,
     per_channel: bool = True,
+    correction: str | None = None,
     finetune: Finetune | None = None,
     example: Tensor | None = None,
     progress: bool = False,
@@ -56,7 +60,7 @@ def pipeline(
         OptionError: an option has a value that is not allowed.
     """
     chip = get_target(target)
-    bits = chip.require_bits(bits)
+    bits = chip.require_choice(bits)
     dynamics = Dynamics(timesteps, reset, initial_membrane)
     passes: list[Pass] = [
         Canonicalize(),
@@ -64,21 +68,32 @@ def pipeline(
         CheckLimits(chip, bits),
         FoldBatchNorm(),
         CalibrateThresholds(calibration_data, calibration, percentile, dynamics.timesteps, input_bits, progress),
-        QuantizeWeights(bits, per_channel),
+        QuantizeWeights(bits, per_channel, chip),
     ]
+    if correction is not None:
+        if correction not in CORRECTIONS:
+            allowed = ", ".join(map(repr, CORRECTIONS))
+            raise OptionError(f"correction is {correction!r}; allowed are {allowed}, or None")
+        biases, thresholds = correction != "thresholds", correction != "biases"
+        passes.append(CorrectLayers(calibration_data, chip, biases, thresholds, **asdict(dynamics)))
     if finetune is not None:
-        passes.append(finetune if finetune.timesteps is not None else replace(finetune, timesteps=dynamics.timesteps))
+        passes.append(_completed(finetune, target=chip, **asdict(dynamics)))
     passes.append(SubstituteSpikes(chip, dynamics.timesteps, reset, initial_membrane))
     return Pipeline(tuple(passes), example)
 
 
-def check(model: nn.Module, *, target: str | HardwareTarget, bits: int) -> FitReport:
+def _completed(finetune: Finetune, **options: Any) -> Finetune:
+    """The pass, with those of its options set that are `None`."""
+    return replace(finetune, **{name: value for name, value in options.items() if getattr(finetune, name) is None})
+
+
+def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits) -> FitReport:
     """Whether a network, trained or not, can be converted for a chip; the model is not run and not changed.
 
     Args:
         model: an ordinary network.
         target: name of a target, or a `HardwareTarget`.
-        bits: weight bits, 1 to 4.
+        bits: weight bits, see `convert`.
 
     Returns:
         A report with `.ok`, `.layers`, `.violations` (limits of the chip) and `.findings` (all else), everything at
@@ -88,7 +103,7 @@ def check(model: nn.Module, *, target: str | HardwareTarget, bits: int) -> FitRe
         OptionError: unknown target, or bits that it does not know.
     """
     chip = get_target(target)
-    bits = chip.require_bits(bits)
+    bits = chip.require_choice(bits)
     try:
         graph = Canonicalize()(capture(model)).after
     except ModelError as error:
@@ -102,7 +117,7 @@ def convert(
     model: nn.Module,
     *,
     target: str | HardwareTarget,
-    bits: int,
+    bits: Bits,
     timesteps: int = 16,
     reset: str = "subtraction",
     initial_membrane: float = 0.5,
@@ -111,6 +126,7 @@ def convert(
     percentile: float = 99.9,
     input_bits: int | None = 8,
     per_channel: bool = True,
+    correction: str | None = None,
     finetune: Finetune | None = None,
     example: Tensor | None = None,
     engine: str = "auto",
@@ -121,7 +137,9 @@ def convert(
     Args:
         model: an ordinary network of convolutions, batch norms, ReLUs, average pooling and fully connected layers.
         target: name of a target, or a `HardwareTarget`.
-        bits: weight bits, 1 to 4. 1 and 2 bits need `finetune` to be accurate.
+        bits: weight bits, 1 to 4. 1 and 2 bits need `finetune` to be accurate. "auto" gives every layer the widest that
+            the target allows it; a mapping from layers to numbers, such as `{"conv1": 4}`, sets those and leaves the
+            others automatic. `check` and the report show what each layer has, and why.
         timesteps: T; it can be changed afterwards.
         reset: "subtraction" or "zero".
         initial_membrane: where membranes start, as a share of the threshold: 0.5 or 0.
@@ -131,6 +149,8 @@ def convert(
         percentile: for the method of that name.
         input_bits: width of the signed integer input, or `None` for an analog input.
         per_channel: one weight step per output channel, or one per layer.
+        correction: "biases", "thresholds" or "both": suit them to n-bit weights and spikes without training, from the
+            calibration data, see `fxsnn.passes.CorrectLayers`.
         finetune: train the n-bit weights, see `fxsnn.Finetune`.
         example: images on which rewrites are verified; `None`: random images of a size that the network accepts.
         engine: what runs the spiking network, "auto", "numba", "triton" or "torch"; all give the same spikes. It can be
@@ -156,6 +176,7 @@ def convert(
         percentile=percentile,
         input_bits=input_bits,
         per_channel=per_channel,
+        correction=correction,
         finetune=finetune,
         example=example,
         progress=progress,
@@ -165,9 +186,11 @@ def convert(
         raise TargetError(report.problems, report)
     if report.findings:
         raise ModelError(report.findings)
-    if bits <= 2 and finetune is None:
+    narrowest = min(row.bits for row in report.layers)
+    if narrowest <= 2 and finetune is None:
         warnings.warn(
-            f"{bits}-bit weights without fine-tuning lose much of the accuracy; pass finetune=fxsnn.Finetune(data)",
+            f"{narrowest}-bit weights without fine-tuning lose much of the accuracy; "
+            "pass finetune=fxsnn.Finetune(data)",
             AccuracyWarning,
             stacklevel=2,
         )

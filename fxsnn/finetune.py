@@ -1,11 +1,15 @@
-"""The training loop of fine-tuning: stochastic gradient descent on the low-bit layers of a graph."""
+"""The training loop of fine-tuning: low-bit layers and thresholds learn, with the integers of the chip in the loop."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,23 +18,38 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from fxsnn.errors import DataError, OptionError, TrainingError
+from fxsnn.errors import DataError, FileError, OptionError, TrainingError
 from fxsnn.graph import Graph
-from fxsnn.layers import LowBit, check_images
+from fxsnn.layers import check_images
+from fxsnn.storage import load_arrays, save_arrays
+from fxsnn.student import Student
 from fxsnn.target import whole_number
 
 _log = logging.getLogger(__name__)
 
+OPTIMISERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "step")
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Options of stochastic gradient descent.
+    """Options of the training loop.
 
     Attributes:
-        epochs: how often to go through the data, at least 1.
-        lr: learning rate; it falls to a tenth at 50 % and again at 75 % of all iterations.
-        momentum: from 0 to below 1.
-        weight_decay: not negative.
+        epochs: how often to go through the data with rates of spikes rounded as under a steady drive.
+        spiking_epochs: how often after that with the rates that the spiking network has; together at least 1.
+        lr: learning rate at the start.
+        spiking_lr: the same for the spiking epochs; `None`: as `lr`.
+        momentum: of "sgd", from 0 to below 1.
+        weight_decay: of the weights, not negative.
+        optimiser: "sgd" or "adamw".
+        schedule: "cosine" down to 0, or "step": a tenth at 50 % and again at 75 % of all iterations.
+        distillation: share of the loss that is the distance from what the teacher says, 0 to 1; at 1 no labels are
+            needed.
+        temperature: at which distributions are compared in distillation.
+        precision: "float32", or "bfloat16" for mixed precision.
+        patience: stop when so many epochs brought nothing better on the validation data; `None`: never.
         seed: of the order of the batches and whatever else draws from PyTorch's generator.
         progress: show a progress bar.
 
@@ -39,39 +58,90 @@ class TrainingOptions:
     """
 
     epochs: int = 5
+    spiking_epochs: int = 0
     lr: float = 0.005
+    spiking_lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    optimiser: str = "sgd"
+    schedule: str = "cosine"
+    distillation: float = 0.0
+    temperature: float = 1.0
+    precision: str = "float32"
+    patience: int | None = None
     seed: int = 0
     progress: bool = False
 
     def __post_init__(self) -> None:
-        if (whole_number(self.epochs) or 0) < 1:
-            raise OptionError(
-                f"epochs is {self.epochs!r}; allowed are whole numbers from 1 (leave fine-tuning out for 0)"
-            )
-        if not self.lr > 0:
-            raise OptionError(f"lr is {self.lr!r}; allowed are positive numbers")
+        for name in ("epochs", "spiking_epochs"):
+            value = whole_number(getattr(self, name))
+            if value is None or value < 0:
+                raise OptionError(f"{name} is {getattr(self, name)!r}; allowed are whole numbers from 0")
+        if self.epochs + self.spiking_epochs < 1:
+            raise OptionError("epochs and spiking_epochs are both 0; leave fine-tuning out instead")
+        for name in ("lr", "spiking_lr", "temperature"):
+            value = getattr(self, name)
+            if not (value is None and name == "spiking_lr") and not value > 0:
+                raise OptionError(f"{name} is {value!r}; allowed are positive numbers")
         if not 0 <= self.momentum < 1:
             raise OptionError(f"momentum is {self.momentum!r}; allowed are numbers from 0 to below 1")
         if not self.weight_decay >= 0:
             raise OptionError(f"weight_decay is {self.weight_decay!r}; allowed are numbers from 0")
+        if not 0 <= self.distillation <= 1:
+            raise OptionError(f"distillation is {self.distillation!r}; allowed are numbers from 0 to 1")
+        if self.patience is not None and (whole_number(self.patience) or 0) < 1:
+            raise OptionError(f"patience is {self.patience!r}; allowed are whole numbers from 1, or None")
+        for name, allowed in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                known = " and ".join(map(repr, allowed))
+                raise OptionError(f"{name} is {getattr(self, name)!r}; allowed are {known}")
 
 
-def labelled_batches(data: Any, batch_size: int = 128) -> Iterable[Any]:
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch brought.
+
+    Attributes:
+        number: from 1, spiking epochs included.
+        spiking: whether its rates were those of the spiking network.
+        loss: mean over the images.
+        accuracy: share of the training images, as they were seen, that the network in training classified right.
+        validation: share of the validation images that the spiking network classifies right (without labels: as the
+            teacher does); `None` without validation data.
+        lr: learning rate at its end.
+        seconds: how long it took.
+    """
+
+    number: int
+    spiking: bool
+    loss: float
+    accuracy: float | None
+    validation: float | None
+    lr: float
+    seconds: float
+
+
+# Data ----------------------------------------------------------------------------------------------------------------
+
+
+def batches_of(data: Any, batch_size: int = 128, *, labels: bool = True, shuffle: bool = True) -> Iterable[Any]:
     """What users have as something that can be gone through once per epoch.
 
     Args:
-        data: an iterable of (images, labels), or a pair of tensors, which is shuffled.
-        batch_size: for a pair of tensors.
+        data: an iterable of batches, or tensors: a pair of images and labels, or images alone.
+        batch_size: for tensors.
+        labels: batches must have labels.
+        shuffle: for tensors.
 
     Raises:
         DataError: it is neither, or it is empty.
     """
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+    if isinstance(data, Tensor) and not labels:
+        data = DataLoader(TensorDataset(data), batch_size, shuffle=shuffle)
+    elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         if len(data[0]) != len(data[1]):
             raise DataError(f"there are {len(data[0])} images and {len(data[1])} labels for fine-tuning")
-        data = DataLoader(TensorDataset(*data), batch_size, shuffle=True)
+        data = DataLoader(TensorDataset(*data), batch_size, shuffle=shuffle)
     if not isinstance(data, Iterable) or isinstance(data, Tensor):
         raise DataError(
             f"fine-tuning data is a {type(data).__name__}; expected a pair (images, labels) or an iterable of such "
@@ -82,91 +152,335 @@ def labelled_batches(data: Any, batch_size: int = 128) -> Iterable[Any]:
     return data
 
 
-def train(graph: Graph, batches: Iterable[Any], options: TrainingOptions) -> list[float]:
-    """Train the low-bit layers of `graph` in place; its tail is not touched. The weights must be the graph's own.
-
-    After each update, weight steps are refitted to the shadow weights by least squares.
+def held_out(data: Any, share: float, seed: int) -> tuple[Any, Any]:
+    """Split tensors into training and validation data, at random.
 
     Args:
-        graph: a graph with `LowBit` layers.
-        batches: (images, labels) batches; gone through once per epoch.
-        options: see `TrainingOptions`.
+        data: a pair of images and labels, or images alone.
+        share: of the images that are held out, between 0 and 1.
+        seed: of the choice.
 
-    Returns:
-        The mean loss of each epoch.
+    Raises:
+        OptionError: the share is not between 0 and 1, or data that come in batches would have to be split.
+    """
+    if not 0 < share < 1:
+        raise OptionError(f"validation is {share!r}; allowed are shares between 0 and 1, data, or None")
+    tensors = data if isinstance(data, tuple) else (data,)
+    if not all(isinstance(part, Tensor) for part in tensors):
+        raise OptionError(
+            f"validation is {share!r}, but data that come in batches cannot be split: give the validation data"
+        )
+    order = torch.randperm(len(tensors[0]), generator=torch.Generator().manual_seed(seed))
+    count = min(max(1, round(share * len(order))), len(order) - 1)
+    parts = [tuple(part[chosen] for part in tensors) for chosen in (order[count:].sort()[0], order[:count].sort()[0])]
+    kept, out = parts if isinstance(data, tuple) else [part[0] for part in parts]
+    return kept, out
+
+
+def _parts(batch: Any, channels: int | None, *, labels: bool) -> tuple[Tensor, Tensor | None]:
+    """Images and labels of a batch."""
+    if isinstance(batch, Tensor) and not labels:
+        check_images(batch, channels)
+        return batch, None
+    if not isinstance(batch, tuple | list) or not batch or (labels and len(batch) < 2):
+        raise DataError("a batch for fine-tuning must be (images, labels); labels are an integer tensor [N]")
+    images, given = batch[0], batch[1] if len(batch) > 1 else None
+    if labels and not isinstance(given, Tensor):
+        raise DataError("a batch for fine-tuning must be (images, labels); labels are an integer tensor [N]")
+    check_images(images, channels)
+    if not isinstance(given, Tensor):
+        return images, None
+    if given.is_floating_point() or given.shape != images.shape[:1]:
+        raise DataError(
+            f"labels are {given.dtype} of shape {list(given.shape)}; expected integers of shape {[len(images)]}"
+        )
+    return images, given
+
+
+def _log_probabilities(graph: Graph) -> Callable[[Tensor], Tensor]:
+    """What turns outputs of a network (logits, log-probabilities or probabilities) into log-probabilities."""
+    last = graph.output().all_input_nodes[0]
+    if graph.is_a(last, nn.Softmax):
+        return lambda outputs: outputs.float().clamp_min(1e-12).log()
+    return lambda outputs: F.log_softmax(outputs.float(), 1)
+
+
+# The loop ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Progress:
+    """How far a run is.
+
+    Attributes:
+        done: epochs of each phase that are over, rated and spiking.
+        history: all epochs.
+        best: validation accuracy of the best epoch so far.
+        kept: its tensors.
+        idle: epochs of this phase since then.
+    """
+
+    done: list[int] = field(default_factory=lambda: [0, 0])
+    history: list[Epoch] = field(default_factory=list)
+    best: float | None = None
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    idle: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is trained on what.
+
+    Attributes:
+        student: learns.
+        teacher: gives outputs for images; read only for distillation, and for validation without labels.
+        batches: gone through once per epoch.
+        validation: the same, or `None`.
+        checkpoint: a file in which the run is kept after each epoch, and found again after an interruption.
+        on_epoch: called after each epoch.
+    """
+
+    student: Student
+    teacher: Callable[[Tensor], Tensor]
+    batches: Iterable[Any]
+    validation: Iterable[Any] | None = None
+    checkpoint: Path | None = None
+    on_epoch: Callable[[Epoch], None] | None = None
+
+
+def train(task: Task, options: TrainingOptions) -> list[Epoch]:
+    """Train `task.student` in place; its tail is not touched. With validation data the best epoch is what remains.
 
     Raises:
         DataError: a batch does not fit the network, or an epoch had no batches.
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or a value left its register.
+        FileError: the checkpoint belongs to another run, or cannot be read or written.
     """
-    layers: list[Any] = [graph[node] for node in graph.nodes(LowBit)]
-    parameters = [parameter for layer in layers for parameter in layer.parameters()]
-    for parameter in graph.module.parameters():
-        parameter.requires_grad_(False)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    optimiser = torch.optim.SGD(parameters, options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
-    loss_of = _loss(graph)
-    weight = parameters[0]
-    losses = []
-    devices = [weight.device] if weight.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(options.seed)
-        for epoch in range(options.epochs):
-            total, count = 0.0, 0
-            size = len(batches) if isinstance(batches, Sized) else None
-            bar = tqdm(
-                batches,
-                desc=f"fine-tuning, epoch {epoch + 1}/{options.epochs}",
-                total=size,
-                disable=None if options.progress else True,
-            )
-            for iteration, batch in enumerate(bar):
-                images, labels = _pair(batch, graph.input_channels)
-                done = (epoch + (iteration / size if size else 0)) / options.epochs
-                for group in optimiser.param_groups:
-                    group["lr"] = options.lr * (0.01 if done >= 0.75 else 0.1 if done >= 0.5 else 1.0)
-                loss = loss_of(graph(images.to(weight.device, weight.dtype)), labels.to(weight.device))
-                value = float(loss.detach())
-                if not math.isfinite(value):
-                    raise TrainingError(
-                        f"the loss is {value} in epoch {epoch + 1}, batch {iteration + 1}; use a smaller lr "
-                        f"(it is {options.lr}) or check the labels"
-                    )
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                for layer in layers:
-                    layer.refit()
-                total, count = total + value * len(images), count + len(images)
-                bar.set_postfix(loss=f"{total / count:.4f}", lr=f"{optimiser.param_groups[0]['lr']:.2g}")
-            if count == 0:
-                raise DataError(
-                    f"epoch {epoch + 1} of fine-tuning had no batches; give data that can be gone through every epoch, "
-                    "such as a DataLoader"
+    return _Loop(task, options).run()
+
+
+class _Loop:
+    """One run of `train`."""
+
+    def __init__(self, task: Task, options: TrainingOptions) -> None:
+        self.task, self.options = task, options
+        self.student = task.student
+        self.weight = next(iter(self.student.tensors().values()))
+        self.device = self.weight.device
+        self.identity = _identity(self.student, options)
+        self.state = _Progress()
+        self.likelihood = _log_probabilities(self.student.graph)
+        self.labels = options.distillation < 1
+        self.size = len(task.batches) if isinstance(task.batches, Sized) else None
+
+    def run(self) -> list[Epoch]:
+        """See `train`."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        phases = (self.options.epochs, self.options.spiking_epochs)
+        waiting = self._resume()
+        total = None if self.size is None else self.size * (sum(phases) - sum(self.state.done))
+        quiet = None if self.options.progress else True
+        with torch.random.fork_rng(devices), tqdm(total=total, desc="fine-tuning", disable=quiet) as bar:
+            for phase, epochs in enumerate(phases):
+                if self.state.done[phase] >= epochs:
+                    continue
+                if self.state.done[phase] == 0:
+                    if self.state.kept:
+                        self.student.load(self.state.kept)
+                    self.state.idle = 0
+                optimiser = self._optimiser()
+                if waiting is not None:
+                    optimiser.load_state_dict(waiting)
+                    waiting = None
+                while self.state.done[phase] < epochs and not self._stalled():
+                    self._epoch(phase, epochs, optimiser, bar)
+                    self._keep(optimiser)
+                    if self.task.on_epoch is not None:
+                        self.task.on_epoch(self.state.history[-1])
+                self.state.done[phase] = epochs
+        if self.state.kept:
+            self.student.load(self.state.kept)
+        return self.state.history
+
+    def _optimiser(self) -> torch.optim.Optimizer:
+        relative = self.options.optimiser == "adamw"
+        groups = self.student.groups(weight_decay=self.options.weight_decay, relative=relative)
+        if relative:
+            return torch.optim.AdamW(groups, self.options.lr)
+        return torch.optim.SGD(groups, self.options.lr, momentum=self.options.momentum)
+
+    def _stalled(self) -> bool:
+        return self.options.patience is not None and self.state.idle >= self.options.patience
+
+    def _epoch(self, phase: int, epochs: int, optimiser: torch.optim.Optimizer, bar: Any) -> None:
+        start, number = time.perf_counter(), len(self.state.history) + 1
+        # Seeds by epoch: a run that was interrupted goes on as if it had not been.
+        torch.manual_seed(self.options.seed + 1_000_003 * number)
+        total = hits = count = labelled = 0.0
+        lr = self.options.lr if phase == 0 or self.options.spiking_lr is None else self.options.spiking_lr
+        for iteration, batch in enumerate(self.task.batches):
+            images, labels = _parts(batch, self.student.graph.input_channels, labels=self.labels)
+            done = (self.state.done[phase] + (iteration / self.size if self.size else 0)) / epochs
+            rate = lr * scheduled(self.options.schedule, done)
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group["scale"]
+            loss, outputs = self._update(images, labels, optimiser, spiking=phase == 1)
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss} in epoch {number}, batch {iteration + 1}; use a smaller lr (it is {lr}) or "
+                    "check the labels"
                 )
-            losses.append(total / count)
-            _log.info("fine-tuning, epoch %d of %d: loss %.4f", epoch + 1, options.epochs, losses[-1])
-    for parameter in parameters:
-        parameter.grad = None
-    return losses
+            total, count = total + loss * len(images), count + len(images)
+            if labels is not None:
+                hits += int((outputs.argmax(1).cpu() == labels.cpu()).sum())
+                labelled += len(images)
+            accuracy = f"{hits / labelled:.2%}" if labelled else "-"
+            bar.set_postfix(loss=f"{total / count:.4f}", accuracy=accuracy, lr=f"{rate:.2g}")
+            bar.update()
+        if count == 0:
+            raise DataError(
+                f"epoch {number} of fine-tuning had no batches; give data that can be gone through every epoch, "
+                "such as a DataLoader"
+            )
+        self.student.forget()
+        validation = self._validated()
+        self.state.done[phase] += 1
+        epoch = Epoch(
+            number, phase == 1, total / count, hits / labelled if labelled else None, validation, rate,
+            time.perf_counter() - start,
+        )  # fmt: skip
+        self.state.history.append(epoch)
+        if validation is not None:
+            self.state.idle += 1
+            if self.state.best is None or validation > self.state.best:
+                self.state.best, self.state.idle = validation, 0
+                self.state.kept = {name: tensor.detach().clone() for name, tensor in self.student.tensors().items()}
+        _log.info("fine-tuning, %s", epoch)
+
+    def _update(
+        self, images: Tensor, labels: Tensor | None, optimiser: torch.optim.Optimizer, *, spiking: bool
+    ) -> tuple[float, Tensor]:
+        """One step of the optimiser; the loss and the outputs before it."""
+        images = images.to(self.device, self.weight.dtype)
+        if spiking:
+            self.student.simulate(images)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
+            outputs = self.student.graph(images)
+        said, share = self.likelihood(outputs), self.options.distillation
+        loss = said.new_zeros(())
+        if labels is not None and share < 1:
+            loss = loss + (1 - share) * F.nll_loss(said, labels.to(self.device))
+        if share > 0:
+            loss = loss + share * self._distance(said, images)
+        value = float(loss.detach())
+        optimiser.zero_grad()
+        if math.isfinite(value):
+            loss.backward()
+            optimiser.step()
+            self.student.confine()
+            self.student.round()
+        return value, outputs.detach()
+
+    def _distance(self, said: Tensor, images: Tensor) -> Tensor:
+        """Hinton et al. 2015: cross entropy of softened distributions, times the square of the temperature."""
+        with torch.no_grad():
+            wanted = self.likelihood(self.task.teacher(images))
+        temperature = self.options.temperature
+        soft, wanted = (F.log_softmax(one / temperature, 1) for one in (said, wanted))
+        return F.kl_div(soft, wanted, log_target=True, reduction="batchmean") * temperature**2
+
+    def _validated(self) -> float | None:
+        """Accuracy of the spiking network on the validation data."""
+        if self.task.validation is None:
+            return None
+        network, hits, count = self.student.spiking(), 0, 0
+        with torch.no_grad():
+            for batch in self.task.validation:
+                images, labels = _parts(batch, self.student.graph.input_channels, labels=self.labels)
+                images = images.to(self.device, self.weight.dtype)
+                wanted = self.task.teacher(images).argmax(1) if labels is None else labels.to(self.device)
+                hits += int((network(images).argmax(1) == wanted).sum())
+                count += len(images)
+        if count == 0:
+            raise DataError("the validation data had no batches; give data that can be gone through every epoch")
+        return hits / count
+
+    # Interruptions ---------------------------------------------------------------------------------------------------
+
+    def _keep(self, optimiser: torch.optim.Optimizer) -> None:
+        """Write the run to its file."""
+        if self.task.checkpoint is None:
+            return
+        arrays = {f"now.{name}": tensor for name, tensor in self.student.tensors().items()}
+        arrays.update({f"best.{name}": tensor for name, tensor in self.state.kept.items()})
+        scalars: dict[str, Any] = {}
+        for index, state in optimiser.state_dict()["state"].items():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    arrays[f"optimiser.{index}.{name}"] = value
+                else:
+                    scalars[f"{index}.{name}"] = value
+        document = {
+            "fine-tuning": self.identity,
+            "done": self.state.done,
+            "idle": self.state.idle,
+            "best": self.state.best,
+            "history": [asdict(epoch) for epoch in self.state.history],
+            "optimiser": scalars,
+        }
+        save_arrays(self.task.checkpoint, {name: array.clone() for name, array in arrays.items()}, document)
+
+    def _resume(self) -> dict[str, Any] | None:
+        """Take up the run that is in the file, if there is one; what the optimiser was."""
+        path = self.task.checkpoint
+        if path is None or not path.exists():
+            return None
+        arrays, document = load_arrays(path)
+        if document.get("fine-tuning") != self.identity:
+            raise FileError(
+                f"{path} belongs to fine-tuning with other options, or of another network; delete it or give another "
+                "path"
+            )
+        self.student.load({name.removeprefix("now."): tensor for name, tensor in arrays.items() if name[:4] == "now."})
+        state = self.state
+        state.done, state.idle, state.best = document["done"], document["idle"], document["best"]
+        state.history = [Epoch(**epoch) for epoch in document["history"]]
+        state.kept = {name.removeprefix("best."): tensor for name, tensor in arrays.items() if name[:5] == "best."}
+        held: dict[int, dict[str, Any]] = {}
+        for name, value in [
+            *arrays.items(),
+            *((f"optimiser.{key}", one) for key, one in document["optimiser"].items()),
+        ]:
+            if name.startswith("optimiser."):
+                _, index, key = name.split(".", 2)
+                held.setdefault(int(index), {})[key] = value
+        fresh = self._optimiser().state_dict()
+        phase_over = state.done[0] >= self.options.epochs and state.done[1] == 0
+        return None if phase_over else {"state": held, "param_groups": fresh["param_groups"]}
 
 
-def _pair(batch: Any, channels: int | None) -> tuple[Tensor, Tensor]:
-    if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[1], Tensor):
-        raise DataError("a batch for fine-tuning must be (images, labels); labels are an integer tensor [N]")
-    images, labels = batch[0], batch[1]
-    check_images(images, channels)
-    if labels.is_floating_point() or labels.shape != images.shape[:1]:
-        raise DataError(
-            f"labels are {labels.dtype} of shape {list(labels.shape)}; expected integers of shape {[len(images)]}"
-        )
-    return images, labels
+def scheduled(schedule: str, done: float) -> float:
+    """The share of the learning rate when a share `done` of all iterations is over.
+
+    >>> [scheduled("step", done) for done in (0.0, 0.5, 0.8)]
+    [1.0, 0.1, 0.01]
+    >>> scheduled("cosine", 0.5)
+    0.5
+    """
+    if schedule == "step":
+        return 0.01 if done >= 0.75 else 0.1 if done >= 0.5 else 1.0
+    return round((1 + math.cos(math.pi * done)) / 2, 12)
 
 
-def _loss(graph: Graph) -> Callable[[Tensor, Tensor], Tensor]:
-    """Cross entropy on what the network returns: logits, log-probabilities (the same thing) or probabilities."""
-    last = graph.output().all_input_nodes[0]
-    if graph.is_a(last, nn.Softmax):
-        return lambda outputs, labels: F.nll_loss(outputs.clamp_min(1e-12).log(), labels)
-    return F.cross_entropy
+def _identity(student: Student, options: TrainingOptions) -> str:
+    """Tells whether two runs are the same one: a hash of the options and of what is trained from."""
+    given = {
+        **asdict(replace(options, progress=False)),
+        **asdict(student.dynamics),
+        "registers": asdict(student.target.registers),
+    }
+    content = sha256(json.dumps(given, sort_keys=True).encode())
+    for name, tensor in student.tensors().items():
+        content.update(name.encode())
+        content.update(tensor.detach().cpu().double().numpy().tobytes())
+    return content.hexdigest()

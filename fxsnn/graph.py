@@ -25,10 +25,10 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument, Node
 
 from fxsnn.errors import DataError, Finding, GraphError, ModelError
-from fxsnn.layers import LEAVES, ClippedReLU, Spiking
+from fxsnn.layers import LEAVES, ClippedReLU, RateReLU, Spiking
 from fxsnn.target import aligned
 
-Activation = (nn.ReLU, ClippedReLU)
+Activation = (nn.ReLU, ClippedReLU, RateReLU)
 Norm = (nn.BatchNorm1d, nn.BatchNorm2d)
 Weighted = (nn.Conv2d, nn.Linear)
 

@@ -4,6 +4,7 @@
     batch norm folded       FoldedConv2d, FoldedLinear
     thresholds calibrated   QuantizedInput, ClippedReLU
     weights quantised       LowBitConv2d, LowBitLinear
+    in training             RateReLU
     spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, Decode
 
 `SpikeConv2d`, `SpikeLinear`, `SpikeAvgPool2d` and `SpikeReLU` can also be written by hand: until they are converted
@@ -137,6 +138,56 @@ class ClippedReLU(nn.Module):
         return f"threshold={self.threshold:.6g}" + (f", levels={self.levels}" if self.levels else "")
 
 
+class RateReLU(nn.Module):
+    """`ClippedReLU` in training: what integer neurons give, as a rate of spikes in T steps.
+
+    Under a steady drive the rate is `floor(T * x / s + 1/2) / T`, clipped to 0..1, with `s` the threshold of the
+    channel after rounding; `rate * unit` is what the next layer reads. The gradient passes straight through the
+    rounding, and to the threshold as in Esser et al. 2020 (eq. 3, with the scale of their section 2.2).
+
+    Args:
+        upper: upper end, in activation units; learned if it is a parameter.
+        levels: T.
+
+    Attributes:
+        spike_value: [C], the rounded threshold of each channel.
+        unit: what a rate of 1 is worth to who reads it, [1] or [C].
+        rates: rates that take the place of the rounded ones, of the shape of the input: those of a simulation.
+    """
+
+    upper: Tensor
+    spike_value: Tensor
+    unit: Tensor
+
+    def __init__(self, upper: Tensor, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+        if isinstance(upper, nn.Parameter):
+            self.upper = upper
+        else:
+            self.register_buffer("upper", upper)
+        self.register_buffer("spike_value", upper.detach().view(1))
+        self.register_buffer("unit", upper.detach().view(1))
+        self.rates: Tensor | None = None
+
+    @property
+    def threshold(self) -> float:
+        """Upper end, in activation units."""
+        return float(self.upper.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape as `x`, [N, C, ...]."""
+        per_neuron = x.numel() // len(x)
+        learned = lowbit.scaled_gradient(self.upper, (per_neuron * self.levels) ** -0.5)
+        value, unit = (
+            (rounded.to(x.dtype).view(-1, *[1] * (x.dim() - 2)) - learned).detach() + learned
+            for rounded in (self.spike_value, self.unit)
+        )
+        ratio = (x / value).clamp(0, 1)
+        rates = (ratio.detach() * self.levels + 0.5).floor() / self.levels if self.rates is None else self.rates
+        return ((rates - ratio).detach() + ratio) * unit
+
+
 def quantize_input(images: Tensor, unit: float, bits: int) -> Tensor:
     """`round(images / unit)` clipped to signed `bits`, computed in double precision, as float64."""
     top = 1 << (bits - 1)
@@ -176,16 +227,35 @@ class LowBit(nn.Module):
     weight: Tensor
     step: Tensor
     bits: int
+    bias_error: Tensor | None = None
+    """What rounding to the leak adds to the bias, [C], while the layer is trained."""
+
+    def rounded_bias(self) -> Tensor | None:
+        """The bias, as the leak will have it."""
+        bias = self._parameters["bias"]
+        return bias if bias is None or self.bias_error is None else bias + self.bias_error
 
     def quantize(self, bits: int, *, per_channel: bool) -> None:
         """Set the bits and fit the step to the weight."""
         self.bits = bits
         self.register_buffer("step", lowbit.fit_step(self.weight, bits, per_channel=per_channel))
 
-    def refit(self) -> None:
-        """Replace the step by the one of least squared error for the present codes."""
-        step = lowbit.refit_step(self.weight, self.step, self.bits)
-        self.step = lowbit.raised_to_floor(step, step.median())
+    def learn_step(self) -> None:
+        """Make the step a parameter."""
+        step = self.step
+        del self.step
+        self.step = nn.Parameter(step.clone())
+
+    def fix_step(self) -> None:
+        """Make the step a buffer again."""
+        step = self.step.detach().clone()
+        del self.step
+        self.register_buffer("step", step)
+
+    def raise_step(self) -> None:
+        """Raise what training has taken below the smallest step."""
+        with torch.no_grad():
+            self.step.copy_(lowbit.raised_to_floor(self.step, self.step.median()))
 
     def quantized_weight(self) -> Tensor:
         """`step * code`, shape of the weight."""
@@ -205,7 +275,7 @@ class LowBitConv2d(LowBit, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Conv2d`."""
-        return self._conv_forward(x, self.quantized_weight(), self.bias)
+        return self._conv_forward(x, self.quantized_weight(), self.rounded_bias())
 
 
 class LowBitLinear(LowBit, nn.Linear):
@@ -213,7 +283,7 @@ class LowBitLinear(LowBit, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Linear`."""
-        return F.linear(x, self.quantized_weight(), self.bias)
+        return F.linear(x, self.quantized_weight(), self.rounded_bias())
 
 
 class Spiking(nn.Module):
@@ -528,5 +598,5 @@ class Decode(nn.Module):
 HAND_WRITTEN = (SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeReLU)
 """Layers that a user may write into a network."""
 
-LEAVES = (ClippedReLU, QuantizedInput, LowBit, Spiking, SpikeReLU, Encode, Decode, _Folded)
+LEAVES = (ClippedReLU, RateReLU, QuantizedInput, LowBit, Spiking, SpikeReLU, Encode, Decode, _Folded)
 """Layers that tracing does not look into."""

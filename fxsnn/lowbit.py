@@ -51,19 +51,30 @@ def weight_codes(weight: Tensor, step: Tensor, bits: int) -> Tensor:
 
 
 def quantize_weight(weight: Tensor, step: Tensor, bits: int) -> Tensor:
-    """`step * code`, with a gradient that passes straight through to `weight`.
+    """`step * code`, with a gradient that passes straight through to `weight`, and one to `step`.
 
-    The gradient is stopped where the code is clipped (2 to 4 bits), or where `|W| > 3 step` at 1 bit, so that weights
-    do not drift off beyond the grid (straight-through estimator: Bengio et al. 2013; clipped: Hubara et al. 2016,
-    eq. 4).
+    The gradient to the weight is stopped where the code is clipped (2 to 4 bits), or where `|W| > 3 step` at 1 bit, so
+    that weights do not drift off beyond the grid (straight-through estimator: Bengio et al. 2013; clipped: Hubara et
+    al. 2016, eq. 4). That to the step is `code - W / step`, or `code` where it is clipped and at 1 bit, times
+    `1 / sqrt(weights of a step * Q)` (Esser et al. 2020, eq. 3 and section 2.2).
     """
-    scale = spread(step, weight)
-    values = weight_codes(weight.detach(), step, bits) * scale
+    largest = largest_code(bits)
+    learned = spread(scaled_gradient(step, (weight.numel() / len(step) * largest) ** -0.5), weight)
+    scale = learned.detach()
+    codes = weight_codes(weight.detach(), step.detach(), bits)
     # Half a step beyond the last code still rounds to it without clipping. At 1 bit the step is the mean of |W|: three
     # of them leave out the outermost 2 % of a normal distribution.
-    reach = scale * (3.0 if bits == 1 else largest_code(bits) + 0.5)
+    reach = scale * (3.0 if bits == 1 else largest + 0.5)
     passing = weight.clamp(-reach, reach)
-    return passing + (values - passing).detach()
+    ratio = weight.detach() / scale
+    inside = torch.where((ratio.abs() < largest) & (bits > 1), ratio, 0.0)
+    return codes * scale + (passing - passing.detach()) + (codes - inside) * (learned - scale)
+
+
+def scaled_gradient(value: Tensor, factor: float) -> Tensor:
+    """`value`, with its gradient multiplied by `factor`."""
+    scaled = value * factor
+    return (value - scaled).detach() + scaled if value.requires_grad else value
 
 
 def fit_step(weight: Tensor, bits: int, *, per_channel: bool = True) -> Tensor:

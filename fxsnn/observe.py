@@ -6,7 +6,7 @@ count: adding up integers gives the same result in every order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -135,17 +135,24 @@ def image_batches(data: Any, channels: int | None) -> Iterator[Tensor]:
         raise DataError("calibration data is empty; give at least one batch of images, or None to do without data")
 
 
-class _Observer(fx.Interpreter):
-    """Runs a graph and counts what chosen nodes give."""
+class Watch(fx.Interpreter):
+    """Runs a graph and shows what chosen nodes give.
 
-    def __init__(self, graph: Graph, histograms: dict[Node, Histogram]) -> None:
+    Args:
+        graph: the network.
+        nodes: nodes of it.
+        see: called with each of these nodes and its value.
+    """
+
+    def __init__(self, graph: Graph, nodes: Collection[Node], see: Callable[[Node, Tensor], None]) -> None:
         super().__init__(graph.module)
-        self.histograms = histograms
+        self._nodes, self._see = nodes, see
 
     def run_node(self, n: Node) -> Any:
+        """See `fx.Interpreter`."""
         value = super().run_node(n)
-        if n in self.histograms:
-            self.histograms[n].add(value)
+        if n in self._nodes:
+            self._see(n, value)
         return value
 
 
@@ -164,7 +171,7 @@ def observe(
         DataError: the data are empty, do not fit the network, or lead to values that are not finite.
     """
     histograms = {node: Histogram() for node in nodes}
-    observer = _Observer(graph, histograms)
+    observer = Watch(graph, histograms, lambda node, value: histograms[node].add(value))
     weight = next(graph.module.parameters())
     largest = 0.0
     batches = image_batches(data, graph.input_channels)

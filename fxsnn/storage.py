@@ -46,6 +46,23 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Tensor], document: Mappin
     return path
 
 
+def load_arrays(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Arrays and document of a file that `save_arrays` wrote.
+
+    Raises:
+        FileError: the file is missing, damaged, or no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            document = json.loads((file.metadata() or {})["fxsnn"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise FileError(f"{path} cannot be read as a file of fxsnn: {error}") from error
+    return arrays, document
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -19,6 +19,11 @@ KernelSize = tuple[int, int]
 
 ALL_BITS = (1, 2, 3, 4)
 
+AUTOMATIC = "auto"
+
+Bits = int | str | Mapping[str, int]
+"""Weight bits: of all layers, "auto" for the widest that each layer can have, or by layer, all others automatic."""
+
 
 def whole_number(value: object) -> int | None:
     """`value` as an `int` where it is a whole number, numpy's included; `None` for all else, `True` and `2.0` too.
@@ -118,6 +123,37 @@ class HardwareTarget:
             raise OptionError(f"bits is {bits!r}; target {self.name!r} allows {allowed}")
         return whole
 
+    def require_choice(self, bits: object) -> Bits:
+        """`bits` as what `Bits` says, each number one that the target knows.
+
+        Raises:
+            OptionError: it is neither an integer, nor "auto", nor a mapping from layers to integers.
+        """
+        if bits == AUTOMATIC:
+            return AUTOMATIC
+        if isinstance(bits, Mapping):
+            return MappingProxyType({str(layer): self.require_bits(width) for layer, width in bits.items()})
+        if isinstance(bits, str):
+            raise OptionError(f"bits is {bits!r}; allowed are {AUTOMATIC!r}, a number, or a number for each layer")
+        return self.require_bits(bits)
+
+    def bits_of(self, layer: str, choice: Bits, kernel_size: KernelSize | None, in_channels: int) -> int:
+        """The weight bits of a layer under a choice.
+
+        Args:
+            layer: its name.
+            choice: see `Bits`.
+            kernel_size: (height, width), `None` for a fully connected layer.
+            in_channels: per group.
+        """
+        if isinstance(choice, int):
+            return choice
+        if isinstance(choice, Mapping) and layer in choice:
+            return choice[layer]
+        if kernel_size is None:  # hidden fully connected layers have no documented limit
+            return max(self.weight_bits)
+        return self.largest_bits(kernel_size, in_channels) or min(self.weight_bits)
+
     def input_channel_limit(self, kernel_size: KernelSize, bits: int) -> int | None:
         """The largest number of input channels per group, 0 for an unsupported kernel, `None` without a limit."""
         if self.input_channels is None:
@@ -207,14 +243,14 @@ class FitReport:
 
     Attributes:
         target: name of the target.
-        bits: weight bits asked for.
+        bits: weight bits as they were asked for, see `Bits`; those of each layer are in `layers`.
         layers: every layer that would spike.
         violations: every layer that exceeds a limit of the target.
         findings: what else stands in the way: unsupported layers, a convolution without its ReLU, ...
     """
 
     target: str
-    bits: int
+    bits: Bits
     layers: tuple[LayerFit, ...]
     violations: tuple[Violation, ...]
     findings: tuple[Finding, ...] = ()
@@ -228,6 +264,14 @@ class FitReport:
     def problems(self) -> tuple[Finding, ...]:
         """Findings and violations together."""
         return self.findings + tuple(violation.finding for violation in self.violations)
+
+    def widths(self) -> str:
+        """The weight bits in words."""
+        widths = {fit.bits for fit in self.layers} or {0}
+        low, high = (self.bits, self.bits) if isinstance(self.bits, int) else (min(widths), max(widths))
+        if low == high:
+            return f"{low} bit{'s' if low > 1 else ''}"
+        return f"{low} to {high} bits"
 
     def __str__(self) -> str:
         header = ("layer", "kind", "kernel", "in/group", "limit", "bits", "largest bits", "fits")
@@ -245,7 +289,7 @@ class FitReport:
             for fit in self.layers
         ]
         verdict = "fits" if self.ok else "does not fit"
-        lines = [f"The network {verdict} {self.target} at {self.bits} bit{'s' if self.bits > 1 else ''}."]
+        lines = [f"The network {verdict} {self.target} at {self.widths()}."]
         if self.layers:
             lines.append(aligned(rows))
         if self.problems:

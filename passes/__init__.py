@@ -7,6 +7,7 @@ from fxsnn.passes.calibrate_thresholds import CalibrateThresholds
 from fxsnn.passes.canonicalize import Canonicalize
 from fxsnn.passes.check_conv_relu import CheckConvRelu
 from fxsnn.passes.check_limits import CheckLimits
+from fxsnn.passes.correct_layers import CorrectLayers
 from fxsnn.passes.finetune import Finetune
 from fxsnn.passes.fold_batch_norm import FoldBatchNorm
 from fxsnn.passes.quantize_weights import QuantizeWeights
@@ -17,6 +18,7 @@ __all__ = [
     "Canonicalize",
     "CheckConvRelu",
     "CheckLimits",
+    "CorrectLayers",
     "Finetune",
     "FoldBatchNorm",
     "QuantizeWeights",

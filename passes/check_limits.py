@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
-
 from fxsnn.errors import TargetError
-from fxsnn.graph import Graph, Weighted
+from fxsnn.fitting import fit
+from fxsnn.graph import Graph
 from fxsnn.stages import Pass, facts
-from fxsnn.target import FitReport, HardwareTarget, fit_layer
+from fxsnn.target import Bits, FitReport, HardwareTarget
 
 
 class CheckLimits(Pass):
@@ -17,11 +14,11 @@ class CheckLimits(Pass):
 
     Args:
         target: the chip.
-        bits: weight bits.
+        bits: weight bits: a number, "auto", or a mapping from layers to numbers, see `convert`.
     """
 
     target: HardwareTarget
-    bits: int
+    bits: Bits
 
     needs = facts("canonical")
     gives = facts("within-limits")
@@ -34,25 +31,5 @@ class CheckLimits(Pass):
             raise TargetError(report.problems, report)
 
     def report(self, graph: Graph) -> FitReport:
-        """Every layer with its limit."""
-        bits = self.target.require_bits(self.bits)
-        layers, violations = [], []
-        # A layer that is called twice is one row here; CheckConvRelu speaks about the sharing.
-        for node in {node.target: node for node in reversed(graph.body(*Weighted))}.values():
-            layer: Any = graph[node]
-            convolution = isinstance(layer, nn.Conv2d)
-            fit, violation = fit_layer(
-                self.target,
-                bits,
-                layer=graph.name(node),
-                kind="Conv2d" if convolution else "Linear",
-                kernel_size=layer.kernel_size if convolution else None,
-                in_channels=layer.in_channels if convolution else layer.in_features,
-                out_channels=layer.out_channels if convolution else layer.out_features,
-                groups=layer.groups if convolution else 1,
-                source=graph.source(node),
-            )
-            layers.append(fit)
-            if violation is not None:
-                violations.append(violation)
-        return FitReport(self.target.name, bits, tuple(layers[::-1]), tuple(violations[::-1]))
+        """Every layer with its bits and its limit."""
+        return fit(graph, self.target, self.bits)

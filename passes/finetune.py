@@ -1,37 +1,60 @@
-"""Finetune: train the n-bit weights, with activations rounded to what T steps of spikes can express."""
+"""Finetune: train n-bit weights and thresholds, with activations rounded to what T steps of spikes can express."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.fx.node import Node
 
 from fxsnn.errors import OptionError, PipelineError
-from fxsnn.finetune import TrainingOptions, labelled_batches, train
+from fxsnn.finetune import Epoch, Task, TrainingOptions, batches_of, held_out, train
 from fxsnn.graph import Graph
-from fxsnn.layers import ClippedReLU, LowBit
+from fxsnn.neuron import Dynamics
 from fxsnn.stages import Pass, facts
-from fxsnn.target import whole_number
+from fxsnn.student import Student, float_form
+from fxsnn.target import HardwareTarget, whole_number
 
 
 class Finetune(Pass):
-    """Straight-through fine-tuning with SGD; the learning rate falls to a tenth at 50 % and at 75 %.
+    """Straight-through fine-tuning with the integers of the chip in the loop. The tail is not trained.
 
-    Weights keep a float shadow that is trained; each forward uses its n-bit form, and gradients pass straight through
-    the rounding. Activations, pooled ones too, are rounded to T levels. The tail is not trained.
+    Weights keep a float shadow that is trained, weight steps and thresholds are learned (Esser et al. 2020). Each
+    forward pass uses n-bit weights, thresholds and biases rounded as the chip will hold them, and activations, pooled
+    ones too, rounded to what T steps of spikes express under a steady drive. In spiking epochs activations are the
+    rates that the spiking network really has on the batch, uneven spikes included; gradients are as before.
 
     Args:
-        data: a pair of tensors (images, labels), or an iterable of (images, labels) such as a `DataLoader`.
+        data: a pair of tensors (images, labels), or an iterable of (images, labels) such as a `DataLoader`. With
+            `distillation=1`, labels are not needed.
         epochs: how often to go through the data.
-        lr: learning rate.
+        spiking_epochs: how often after that, with the rates of the spiking network.
+        lr: learning rate at the start.
+        spiking_lr: the same for the spiking epochs; `None`: as `lr`.
         momentum: of SGD.
-        weight_decay: of SGD.
-        batch_size: for a pair of tensors.
+        weight_decay: of the weights.
+        optimiser: "sgd" or "adamw".
+        schedule: "cosine" down to 0, or "step": a tenth at 50 % and again at 75 %.
+        distillation: share of the loss that is the distance from what the teacher says, 0 to 1.
+        temperature: at which distributions are compared in distillation.
+        teacher: a network to learn from; `None`: the float network that is being converted.
+        precision: "float32", or "bfloat16" for mixed precision on CPU or GPU.
+        validation: data held out, or the share of `data` (tensors only) to hold out; after each epoch the accuracy of
+            the spiking network on them is taken, and the best epoch is what remains. `None`: the last one remains.
+        patience: stop when so many epochs brought nothing better on the validation data; `None`: never.
+        batch_size: for tensors.
         timesteps: T, the levels of the activations; `None`: those for which the network is converted.
+        target: gives the widths of the registers; `None`: that for which the network is converted.
+        reset: of the spiking network, "subtraction" or "zero"; `None`: as it is converted.
+        initial_membrane: of the spiking network; `None`: as it is converted.
+        checkpoint: a file in which the run is kept after each epoch. The same call goes on from there after an
+            interruption, and ends as it would have without one.
+        on_epoch: called with an `Epoch` (loss, accuracies, learning rate, seconds) after each epoch.
         seed: two runs with one seed give the same network on the same machine.
-        progress: show a progress bar.
+        progress: show a progress bar with loss, accuracy, learning rate and the time left.
     """
 
     data: Any
@@ -39,8 +62,23 @@ class Finetune(Pass):
     lr: float = 0.005
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    spiking_epochs: int = 0
+    spiking_lr: float | None = None
+    optimiser: str = "sgd"
+    schedule: str = "cosine"
+    distillation: float = 0.0
+    temperature: float = 1.0
+    teacher: nn.Module | None = None
+    precision: str = "float32"
+    validation: Any = None
+    patience: int | None = None
     batch_size: int = 128
     timesteps: int | None = None
+    target: HardwareTarget | None = None
+    reset: str | None = None
+    initial_membrane: float | None = None
+    checkpoint: str | Path | None = None
+    on_epoch: Callable[[Epoch], None] | None = None
     seed: int = 0
     progress: bool = False
 
@@ -51,33 +89,31 @@ class Finetune(Pass):
         self._options()
         if (whole_number(self.batch_size) or 0) < 1:
             raise OptionError(f"batch_size is {self.batch_size!r}; allowed are whole numbers from 1")
+        if self.patience is not None and self.validation is None:
+            raise OptionError("patience needs validation: data held out, or the share of the data to hold out")
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
-        batches = labelled_batches(self.data, self.batch_size)
         if self.timesteps is None:
             raise PipelineError("finetune needs timesteps: the levels to which activations are rounded")
-        for node in graph.body(LowBit):
-            graph.replace(node, copy.deepcopy(graph[node]))  # to be trained: tensors of its own
-        for node in graph.body(ClippedReLU):
-            clipped = graph[node]
-            assert isinstance(clipped, ClippedReLU)
-            graph.replace(node, clipped.with_levels(self.timesteps))
-        for node in graph.body(nn.AvgPool2d):
-            threshold = _threshold_before(graph, node)
-            graph.insert_after(node, f"{graph.name(node)}_levels", ClippedReLU(threshold, self.timesteps))
-        graph.module.recompile()
-        train(graph, batches, self._options())
+        if self.target is None:
+            raise PipelineError("finetune needs a target: its registers are what thresholds are rounded for")
+        dynamics = Dynamics(
+            self.timesteps,
+            "subtraction" if self.reset is None else self.reset,
+            0.5 if self.initial_membrane is None else self.initial_membrane,
+        )
+        labels, validation, data = self.distillation < 1, self.validation, self.data
+        if isinstance(validation, float | int):
+            data, validation = held_out(data, validation, self.seed)
+        batches = batches_of(data, self.batch_size, labels=labels)
+        if validation is not None:
+            validation = batches_of(validation, self.batch_size, labels=labels, shuffle=False)
+        teacher = float_form(graph).module if self.teacher is None else copy.deepcopy(self.teacher)
+        student = Student(graph, self.target, dynamics)
+        path = None if self.checkpoint is None else Path(self.checkpoint)
+        train(Task(student, teacher.eval(), batches, validation, path, self.on_epoch), self._options())
+        student.finish()
 
     def _options(self) -> TrainingOptions:
-        return TrainingOptions(self.epochs, self.lr, self.momentum, self.weight_decay, self.seed, self.progress)
-
-
-def _threshold_before(graph: Graph, node: Node) -> float:
-    """The threshold of the layer whose spikes a pooling layer reads."""
-    source = node.all_input_nodes[0]
-    while not graph.is_a(source, ClippedReLU):
-        source = source.all_input_nodes[0]
-    clipped = graph[source]
-    assert isinstance(clipped, ClippedReLU)
-    return clipped.threshold
+        return TrainingOptions(**{one.name: getattr(self, one.name) for one in fields(TrainingOptions)})

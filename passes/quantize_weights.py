@@ -7,35 +7,45 @@ from typing import Any
 from torch import nn
 
 from fxsnn.errors import OptionError
+from fxsnn.fitting import fit
 from fxsnn.graph import Graph, Weighted
 from fxsnn.layers import LowBitConv2d, LowBitLinear, conv_like, linear_like
 from fxsnn.stages import Pass, facts
-from fxsnn.target import ALL_BITS, whole_number
+from fxsnn.target import ALL_BITS, Bits, HardwareTarget, whole_number
 
 
 class QuantizeWeights(Pass):
     """Every layer that is to spike gets n-bit weights; the tail keeps its own.
 
     Args:
-        bits: 1 to 4.
+        bits: 1 to 4; with a target also "auto" or a mapping from layers to numbers, see `convert`.
         per_channel: one weight step per output channel, or one per layer. Steps are those of least squared error.
+        target: gives the widest bits of each layer.
     """
 
-    bits: int
+    bits: Bits
     per_channel: bool = True
+    target: HardwareTarget | None = None
 
     needs = facts("no-batch-norm")
     gives = facts("low-bit-weights")
 
     def __post_init__(self) -> None:
-        if whole_number(self.bits) not in ALL_BITS:
-            raise OptionError(f"bits is {self.bits!r}; allowed are {', '.join(map(str, ALL_BITS))}")
+        if self.target is not None:
+            self.target.require_choice(self.bits)
+        elif whole_number(self.bits) not in ALL_BITS:
+            raise OptionError(
+                f"bits is {self.bits!r}; allowed are {', '.join(map(str, ALL_BITS))}, and more with target="
+            )
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
+        widths: dict[str, Any] = {graph.name(node): self.bits for node in graph.body(*Weighted)}
+        if self.target is not None:
+            widths = {row.layer: row.bits for row in fit(graph, self.target, self.bits).layers}
         for node in graph.body(*Weighted):
             layer: Any = graph[node]
             low: LowBitConv2d | LowBitLinear
             low = conv_like(LowBitConv2d, layer) if isinstance(layer, nn.Conv2d) else linear_like(LowBitLinear, layer)
-            low.quantize(int(self.bits), per_channel=self.per_channel)
+            low.quantize(widths[graph.name(node)], per_channel=self.per_channel)
             graph.replace(node, low)

@@ -24,9 +24,12 @@ FLOORS: list[set[str]] = [
     {"fxsnn.engine.planning"},
     {"fxsnn.engine.cpu", "fxsnn.engine.cuda"},
     {"fxsnn.engine"},
-    {"fxsnn.stages", "fxsnn.observe", "fxsnn.moments", "fxsnn.finetune", "fxsnn.report"},  # the machine
-    {"fxsnn.passes"},
+    {"fxsnn.stages", "fxsnn.observe", "fxsnn.moments", "fxsnn.fitting", "fxsnn.report"},  # the machine
+    {"fxsnn.substitution"},
     {"fxsnn.network"},
+    {"fxsnn.student"},
+    {"fxsnn.finetune"},
+    {"fxsnn.passes"},
     {"fxsnn.compiler"},
     {"fxsnn"},
 ]

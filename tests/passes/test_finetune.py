@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fxsnn.errors import DataError, OptionError, PipelineError, TrainingError
+import fxsnn
+from fxsnn.errors import DataError, FileError, OptionError, PipelineError, TrainingError
+from fxsnn.finetune import Epoch, held_out
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit
-from fxsnn.passes import CalibrateThresholds, Canonicalize, Finetune, FoldBatchNorm, QuantizeWeights
+from fxsnn.passes import CalibrateThresholds, Canonicalize, Finetune, FoldBatchNorm, QuantizeWeights, SubstituteSpikes
 from fxsnn.stages import Pipeline
 from tests.nets import Small, images, seeded
 
@@ -29,10 +32,11 @@ def quantised(model: nn.Module | None = None, bits: int = 2) -> Graph:
 
 
 GRAPH = quantised()
+V1 = fxsnn.get_target("hw_v1.0")
 
 
 def finetune(data: Any = DATA, **options: Any) -> Finetune:
-    return Finetune(data, **{"epochs": 3, "lr": 0.02, "batch_size": 32, "timesteps": 8, **options})
+    return Finetune(data, **{"epochs": 3, "lr": 0.02, "batch_size": 32, "timesteps": 8, "target": V1, **options})
 
 
 def loss(graph: Graph) -> float:
@@ -87,7 +91,7 @@ def test_the_learning_rate_falls_to_a_tenth_at_half_and_at_three_quarters(monkey
         return original(self, *args)
 
     monkeypatch.setattr(torch.optim.SGD, "step", step)
-    finetune(epochs=4, batch_size=96, lr=0.1)(GRAPH)
+    finetune(epochs=4, batch_size=96, lr=0.1, schedule="step")(GRAPH)
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001])
 
 
@@ -135,7 +139,7 @@ def test_a_loss_that_is_not_finite_stops_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 0}, {"epochs": 1.5}, {"lr": 0}, {"momentum": 1}, {"weight_decay": -1}, {"batch_size": 0}]
+    "options", [{"epochs": 1.5}, {"lr": 0}, {"momentum": 1}, {"weight_decay": -1}, {"batch_size": 0}]
 )
 def test_options_that_are_not_allowed_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
@@ -160,3 +164,178 @@ def test_a_conversion_gives_it_the_timesteps_and_leaves_the_model(convert: Any) 
             return nn.functional.cross_entropy(network(IMAGES), LABELS)
 
     assert loss_of(snn) < loss_of(plain)
+
+
+def weights(graph: Graph) -> list[Tensor]:
+    return [layer.weight for layer in layers(graph)]
+
+
+def layers(graph: Graph) -> list[Any]:
+    return [graph[node] for node in graph.nodes(LowBit)]
+
+
+def test_weight_steps_and_thresholds_are_learned() -> None:
+    after = finetune(lr=0.1)(GRAPH).after
+    assert all(not torch.equal(one.step, two.step) for one, two in zip(layers(after), layers(GRAPH), strict=True))
+    learned, before = ([graph[node].threshold for node in graph.nodes(ClippedReLU)] for graph in (after, GRAPH))
+    assert learned[0] != before[0]
+    assert all(not layer.step.requires_grad for layer in layers(after))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"spiking_epochs": 4, "epochs": 0, "lr": 0.1},
+        {"optimiser": "adamw", "lr": 0.01},
+        {"precision": "bfloat16", "lr": 0.1},
+        {"distillation": 0.5, "lr": 0.1},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_the_loss_of_the_spiking_network_falls(options: dict[str, Any], convert: Any) -> None:
+    given = {"timesteps": 8, "calibration_data": IMAGES}
+    model = seeded(Small)
+
+    def loss_of(**more: Any) -> float:
+        with torch.no_grad():
+            return float(nn.functional.cross_entropy(convert(model, **given, **more)(IMAGES), LABELS))
+
+    assert loss_of(finetune=finetune(**{"epochs": 4, **options})) < 0.98 * loss_of()
+
+
+def test_distillation_alone_needs_no_labels() -> None:
+    teacher = seeded(Small)
+    with torch.no_grad():
+        wanted = teacher(IMAGES).softmax(1)
+
+    def distance(graph: Graph) -> float:
+        with torch.no_grad():
+            return float(nn.functional.kl_div(graph(IMAGES).log_softmax(1), wanted, reduction="batchmean"))
+
+    after = finetune(IMAGES, distillation=1, epochs=8, lr=0.1)(GRAPH).after
+    assert distance(after) < 0.8 * distance(GRAPH)
+    batches = [(part,) for part in IMAGES.split(32)]
+    assert distance(finetune(batches, distillation=1.0, epochs=8, lr=0.1)(GRAPH).after) < 0.8 * distance(GRAPH)
+
+
+def test_another_teacher_can_be_given_and_stays_as_it_is() -> None:
+    teacher = seeded(Small, 5).train()
+    other = finetune(distillation=1, teacher=teacher)(GRAPH).after
+    assert other.text() != finetune(distillation=1)(GRAPH).after.text()
+    assert teacher.training
+
+
+def test_the_best_epoch_on_the_validation_data_remains() -> None:
+    history: list[Epoch] = []
+    whole = finetune(epochs=6, lr=0.3, validation=(IMAGES[::3], LABELS[::3]), on_epoch=history.append)(GRAPH).after
+    accuracies = [epoch.validation for epoch in history]
+    assert None not in accuracies
+    assert [epoch.number for epoch in history] == [1, 2, 3, 4, 5, 6]
+    network = fxsnn.SpikingNetwork(SubstituteSpikes(V1, 8)(whole).after, V1)
+    with torch.no_grad():
+        share = float((network(IMAGES[::3]).argmax(1) == LABELS[::3]).float().mean())
+    assert share == pytest.approx(max(accuracies))  # type: ignore[type-var]
+
+
+def test_a_share_of_the_images_can_be_held_out() -> None:
+    history: list[Epoch] = []
+    finetune(epochs=2, validation=0.25, on_epoch=history.append)(GRAPH)
+    assert all(epoch.validation is not None for epoch in history)
+    kept, out = held_out(DATA, 0.25, seed=0)
+    assert (len(kept[0]), len(out[0])) == (72, 24)
+    together = torch.cat([kept[0], out[0]]).flatten(1).sum(1).sort()[0]
+    assert torch.equal(together, IMAGES.flatten(1).sum(1).sort()[0])
+
+
+def test_without_progress_it_stops_early() -> None:
+    history: list[Epoch] = []
+    finetune(epochs=30, lr=1e-9, validation=0.25, patience=2, on_epoch=history.append)(GRAPH)
+    assert len(history) == 3
+
+
+class InterruptionError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"optimiser": "adamw", "validation": 0.25}, {"spiking_epochs": 2, "epochs": 2}]
+)
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, options: dict[str, Any], at: int) -> None:
+    path = tmp_path / "run.safetensors"
+
+    def interrupt(epoch: Epoch) -> None:
+        if epoch.number == at:
+            raise InterruptionError
+
+    given = {"epochs": 4, "lr": 0.05, **options}
+    with pytest.raises(InterruptionError):
+        finetune(**given, checkpoint=path, on_epoch=interrupt)(GRAPH)
+    numbers: list[int] = []
+    resumed = finetune(**given, checkpoint=path, on_epoch=lambda epoch: numbers.append(epoch.number))(GRAPH).after
+    assert numbers == list(range(at + 1, 5))
+    assert resumed.text() == finetune(**given)(GRAPH).after.text()
+
+
+def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    first = finetune(checkpoint=path)(GRAPH).after
+
+    def refuse(_: Epoch) -> None:
+        raise AssertionError("it trained again")
+
+    assert finetune(checkpoint=path, on_epoch=refuse)(GRAPH).after.text() == first.text()
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    finetune(checkpoint=path)(GRAPH)
+    with pytest.raises(FileError, match=r"belongs to fine-tuning with other options.*delete it"):
+        finetune(checkpoint=path, lr=0.03)(GRAPH)
+    with pytest.raises(FileError, match="belongs to fine-tuning with other options"):
+        finetune(checkpoint=path, timesteps=4)(GRAPH)
+    path.write_bytes(b"no such file")
+    with pytest.raises(FileError, match="cannot be read"):
+        finetune(checkpoint=path)(GRAPH)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs and spiking_epochs are both 0"),
+        ({"spiking_epochs": -1}, "spiking_epochs is -1"),
+        ({"optimiser": "adam"}, "optimiser is 'adam'; allowed are 'sgd' and 'adamw'"),
+        ({"schedule": "linear"}, "schedule is 'linear'"),
+        ({"precision": "half"}, "precision is 'half'"),
+        ({"distillation": 1.5}, "distillation is 1.5"),
+        ({"temperature": 0}, "temperature is 0"),
+        ({"spiking_lr": -1}, "spiking_lr is -1"),
+        ({"patience": 0, "validation": 0.1}, "patience is 0"),
+        ({"patience": 2}, "patience needs validation"),
+    ],
+)
+def test_the_message_names_the_option(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        finetune(**options)
+
+
+@pytest.mark.parametrize(
+    ("data", "validation", "message"),
+    [
+        (DATA, 1.5, "validation is 1.5; allowed are shares between 0 and 1"),
+        ([DATA], 0.5, "data that come in batches cannot be split"),
+    ],
+)
+def test_what_cannot_be_held_out_is_refused(data: Any, validation: float, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        finetune(data, validation=validation)(GRAPH)
+
+
+def test_it_needs_to_know_the_target() -> None:
+    with pytest.raises(PipelineError, match="needs a target"):
+        dataclasses.replace(finetune(), target=None)(GRAPH)
+
+
+def test_it_can_be_run_again_on_its_own_result() -> None:
+    twice = finetune()(finetune()(GRAPH).after).after
+    assert len(twice.nodes(ClippedReLU)) == 4

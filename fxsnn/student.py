@@ -1,0 +1,212 @@
+"""The network in training: a graph whose weights, steps and thresholds learn, and the integers that it stands for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.node import Node
+
+from fxsnn.errors import TargetError, TrainingError
+from fxsnn.graph import Graph
+from fxsnn.layers import ClippedReLU, LowBit, LowBitConv2d, QuantizedInput, RateReLU, conv_like, linear_like
+from fxsnn.network import SpikingNetwork
+from fxsnn.neuron import Dynamics
+from fxsnn.substitution import neurons_of, substitute
+from fxsnn.target import HardwareTarget
+
+LEAST_THRESHOLD = 1 / 100
+"""Training does not take a threshold below this share of where it started."""
+
+
+def float_form(graph: Graph) -> Graph:
+    """The network before its weights were quantised: floating weights, no upper end of activations.
+
+    Args:
+        graph: with `LowBit` layers that have not been trained.
+    """
+    teacher = graph.copy()
+    for node in teacher.nodes(LowBit):
+        layer: Any = teacher[node]
+        plain = conv_like(nn.Conv2d, layer) if isinstance(layer, LowBitConv2d) else linear_like(nn.Linear, layer)
+        teacher.replace(node, plain)
+    for node in teacher.nodes(ClippedReLU):
+        if teacher.is_a(node.all_input_nodes[0], nn.AvgPool2d):
+            teacher.bypass(node)
+        else:
+            teacher.replace(node, nn.ReLU())
+    for node in teacher.nodes(QuantizedInput):
+        teacher.bypass(node)
+    teacher.tidy()
+    return teacher
+
+
+class Student:
+    """A graph that learns, and the integers that it stands for.
+
+    Args:
+        graph: with n-bit weights and calibrated thresholds; it is edited, its tensors are not.
+        target: gives the widths of the registers.
+        dynamics: of the spiking network.
+
+    Raises:
+        ModelError: weights or thresholds are missing.
+        TargetError: values that fit no register.
+    """
+
+    def __init__(self, graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None:
+        neurons_of(graph, target)  # what is wrong from the start is not the training's fault
+        self.graph = graph
+        self.target, self.dynamics = target, dynamics
+        for parameter in graph.module.parameters():
+            parameter.requires_grad_(False)
+        for node in graph.body(ClippedReLU):  # of an earlier training
+            if graph.is_a(node.all_input_nodes[0], nn.AvgPool2d):
+                graph.bypass(node)
+        self._layers: list[LowBit] = []
+        for node in graph.body(LowBit):
+            layer: Any = copy.deepcopy(graph[node])  # tensors of its own
+            layer.learn_step()
+            graph.replace(node, layer.requires_grad_(True))
+            self._layers.append(layer)
+        self._activations: list[RateReLU] = []
+        dtype, device = self._layers[0].weight.dtype, self._layers[0].weight.device
+        for node in graph.body(ClippedReLU):
+            clipped: Any = graph[node]
+            threshold = nn.Parameter(torch.tensor(clipped.threshold, dtype=dtype, device=device))
+            self._activations.append(RateReLU(threshold, dynamics.timesteps))
+            graph.replace(node, self._activations[-1])
+        self._least = [activation.threshold * LEAST_THRESHOLD for activation in self._activations]
+        self._pooled = {}
+        for node in graph.body(nn.AvgPool2d):
+            module = RateReLU(torch.ones((), dtype=dtype, device=device), dynamics.timesteps)
+            self._pooled[node] = graph.insert_after(node, f"{graph.name(node)}_levels", module)
+        self._scales = [float(one.detach().mean()) for one in self._steps_and_thresholds()]
+        graph.module.recompile()
+        self.round()
+
+    def round(self) -> None:
+        """Bring thresholds, biases and units up to date: what the integers make of the present parameters.
+
+        Raises:
+            TrainingError: a value has left its register.
+        """
+        try:
+            layers = neurons_of(self.graph, self.target)
+        except TargetError as error:
+            raise TrainingError(f"training has taken a value out of its register; use a smaller lr. {error}") from error
+        for layer in layers:
+            last = layer is layers[-1]
+            if layer.neuron is None:
+                levels: Any = self.graph[self._pooled[layer.node]]
+                levels.spike_value = levels.spike_value.new_tensor([layer.source.unit])
+                levels.unit = layer.source.value.to(levels.unit.dtype) if last else levels.spike_value
+                continue
+            low: Any = self.graph[layer.node]
+            activation: Any = self.graph[layer.activation] if layer.activation is not None else None
+            activation.spike_value = layer.neuron.spike_value.to(low.weight.dtype)
+            activation.unit = activation.spike_value if last else activation.spike_value.new_tensor([layer.signal.unit])
+            if low.bias is not None:
+                grain = layer.neuron.spike_value / layer.neuron.threshold
+                low.bias_error = (layer.neuron.leak * grain - low.bias.detach().double()).to(low.weight.dtype)
+
+    def groups(self, *, weight_decay: float, relative: bool) -> list[dict[str, Any]]:
+        """Parameters for an optimiser: only weights decay. The learning rate of each group is to be times its "scale".
+
+        Args:
+            weight_decay: of the weights.
+            relative: the optimiser moves every parameter by about the learning rate; for steps and thresholds that is
+                then taken relative to them.
+        """
+        biases = [layer.bias for layer in self._layers if layer.bias is not None]
+        return [
+            {"params": [layer.weight for layer in self._layers], "weight_decay": weight_decay, "scale": 1.0},
+            {"params": biases, "weight_decay": 0.0, "scale": 1.0},
+            *(
+                {"params": [one], "weight_decay": 0.0, "scale": scale if relative else 1.0}
+                for one, scale in zip(self._steps_and_thresholds(), self._scales, strict=True)
+            ),
+        ]
+
+    def _steps_and_thresholds(self) -> list[Tensor]:
+        return [layer.step for layer in self._layers] + [activation.upper for activation in self._activations]
+
+    def confine(self) -> None:
+        """Keep steps and thresholds positive."""
+        for layer in self._layers:
+            layer.raise_step()
+        with torch.no_grad():
+            for activation, least in zip(self._activations, self._least, strict=True):
+                activation.upper.clamp_(min=least)
+
+    def move_bias(self, node: Node, by: Tensor) -> None:
+        """Add to the bias of a layer, [C]; it gets one where it has none."""
+        layer: Any = self.graph[node]
+        with torch.no_grad():
+            bias = torch.zeros(len(by), dtype=torch.float64, device=by.device) if layer.bias is None else layer.bias
+            layer.bias = nn.Parameter((bias.double() + by).to(layer.weight.dtype))
+        self.round()
+
+    def set_threshold(self, node: Node, threshold: float) -> None:
+        """Set the threshold behind a layer; 0 leaves it as it is."""
+        if threshold > 0:
+            activation: Any = self.graph[next(iter(node.users))]
+            with torch.no_grad():
+                activation.upper.fill_(threshold)
+            self.round()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is trained, by name."""
+        found: dict[str, Tensor] = {}
+        for i, layer in enumerate(self._layers):
+            found.update({f"layer{i}.{name}": parameter for name, parameter in layer.named_parameters()})
+        found.update({f"threshold{i}": activation.upper for i, activation in enumerate(self._activations)})
+        return found
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the values of `tensors`."""
+        with torch.no_grad():
+            for name, tensor in self.tensors().items():
+                tensor.copy_(tensors[name])
+        self.round()
+
+    def spiking(self) -> SpikingNetwork:
+        """The spiking network that it stands for."""
+        graph = self.graph.copy()
+        substitute(graph, self.target, self.dynamics)
+        graph.tidy()
+        return SpikingNetwork(graph, self.target)
+
+    def simulate(self, images: Tensor) -> None:
+        """Let the next forward pass have the rates that the spiking network has on these images."""
+        counts = self.spiking().simulate(images).spike_counts
+        for layer in neurons_of(self.graph, self.target):
+            behind = self._pooled[layer.node] if layer.activation is None else layer.activation
+            activation: Any = self.graph[behind]
+            rates = counts[self.graph.name(layer.node)] / self.dynamics.timesteps
+            activation.rates = rates.to(self._layers[0].weight.dtype)
+
+    def forget(self) -> None:
+        """Let the next forward pass round its rates itself."""
+        for module in self.graph.module.modules():
+            if isinstance(module, RateReLU):
+                module.rates = None
+
+    def finish(self) -> None:
+        """Put the modules back that stand in a graph outside of training."""
+        for node in self.graph.body(RateReLU):
+            module: Any = self.graph[node]
+            levels = self.dynamics.timesteps
+            if node in self._pooled.values():
+                self.graph.replace(node, ClippedReLU(float(module.spike_value[0]), levels))
+            else:
+                self.graph.replace(node, ClippedReLU(module.threshold, levels))
+        for layer in self._layers:
+            layer.bias_error = None
+            layer.fix_step()
+            layer.requires_grad_(False)
+            for parameter in layer.parameters():
+                parameter.grad = None

@@ -1,0 +1,208 @@
+"""From n-bit weights and thresholds to integers: what travels along the edges, and the spiking layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.node import Node
+
+from fxsnn.errors import Finding, ModelError, TargetError
+from fxsnn.graph import Graph, Weighted
+from fxsnn.layers import (
+    ClippedReLU,
+    Decode,
+    Encode,
+    LowBit,
+    LowBitConv2d,
+    LowBitLinear,
+    QuantizedInput,
+    RateReLU,
+    SpikeAvgPool2d,
+    spiking_form,
+)
+from fxsnn.neuron import Dynamics, IntegerNeuron, RegisterError, integer_neuron
+from fxsnn.target import HardwareTarget
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What travels along an edge.
+
+    Attributes:
+        value: what one unit of it is worth in activation units, float64 [C].
+        magnitude: the largest magnitude: 1 for spikes, `None` for the analog input.
+        constant: the same at every step, without a time axis.
+    """
+
+    value: Tensor
+    magnitude: int | None = 1
+    constant: bool = False
+
+    @property
+    def unit(self) -> float:
+        """One value for all channels.
+
+        With a weight step per channel, each channel's threshold is rounded by itself and its spike value differs from
+        the others' by at most one part in twice the threshold. A reader sums over all of them with integer weights,
+        so it takes their mean.
+        """
+        return float(self.value.mean())
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """A layer of the body that is to spike.
+
+    Attributes:
+        node: the convolution, fully connected layer or pooling.
+        source: what it reads.
+        neuron: its integers; `None` for a pooling.
+        activation: the node of its ReLU; `None` for a pooling.
+    """
+
+    node: Node
+    source: Signal
+    neuron: IntegerNeuron | None
+    activation: Node | None
+
+    @property
+    def signal(self) -> Signal:
+        """What it gives."""
+        return Signal(self.source.value if self.neuron is None else self.neuron.spike_value)
+
+
+def neurons_of(graph: Graph, target: HardwareTarget) -> list[Neurons]:
+    """All layers that are to spike, in order, with thresholds and leaks rounded for the registers of `target`.
+
+    Args:
+        graph: with n-bit weights and calibrated thresholds.
+        target: gives the widths of the registers.
+
+    Raises:
+        ModelError: weights or thresholds are missing.
+        TargetError: values that fit no register, all of them.
+    """
+    _require_calibrated(graph)
+    _, encoded = encoding(graph)
+    signals = {graph.input(): encoded}
+    findings: list[Finding] = []
+    found = []
+    for node in graph.body():
+        if node.op != "call_module":
+            continue
+        source = signals[node.all_input_nodes[0]]
+        if graph.is_a(node, LowBit):
+            activation = graph.sole_user(node)
+            assert activation is not None
+            neuron = _neuron(graph, node, activation, source, target, findings)
+            found.append(Neurons(node, source, neuron, activation))
+            signals[node] = found[-1].signal
+        else:
+            if graph.is_a(node, nn.AvgPool2d):
+                found.append(Neurons(node, source, None, None))
+            signals[node] = source
+    if findings:
+        raise TargetError(findings)
+    return found
+
+
+def encoding(graph: Graph) -> tuple[Encode, Signal]:
+    """The encoder of a graph whose thresholds are calibrated, and what it gives."""
+    quantized = next((graph[node] for node in graph.body(QuantizedInput)), None)
+    unit, bits = (quantized.unit, quantized.bits) if isinstance(quantized, QuantizedInput) else (1.0, None)
+    encode = Encode(unit, bits, graph.input_channels)
+    device = next(graph.module.parameters()).device
+    value = torch.full((1,), unit, dtype=torch.float64, device=device)
+    return encode, Signal(value, encode.magnitude, constant=True)
+
+
+def _neuron(
+    graph: Graph, node: Node, activation: Node, source: Signal, target: HardwareTarget, findings: list[Finding]
+) -> IntegerNeuron | None:
+    layer: Any = graph[node]
+    clipped: Any = graph[activation]
+    step = layer.step.detach().double().expand(layer.weight.shape[0])
+    bias = layer.bias.detach() if layer.bias is not None else torch.zeros_like(step)
+    try:
+        return integer_neuron(
+            step=step,
+            bias=bias,
+            threshold=clipped.threshold,
+            unit=source.unit,
+            bits=layer.bits,
+            registers=target.registers,
+        )
+    except RegisterError as error:
+        findings.append(graph.finding(node, f"{error.problem} ({target.name})", error.remedy))
+        # What stands behind is held against its registers too, with the threshold as it is.
+        value = step.new_full((len(step),), clipped.threshold)
+        none = torch.zeros(len(step), dtype=torch.int32, device=step.device)
+        return IntegerNeuron(1, none + 1, none, value)
+
+
+def substitute(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None:
+    """Turn the body of `graph` into spiking layers, in place; the tail is left untouched.
+
+    Args:
+        graph: with n-bit weights and calibrated thresholds.
+        target: gives the widths of the registers.
+        dynamics: T, reset and start of the membranes.
+
+    Raises:
+        ModelError: weights or thresholds are missing.
+        TargetError: values that fit no register, all of them.
+    """
+    layers = neurons_of(graph, target)
+    dtype = _type_behind(graph)
+    encode, _ = encoding(graph)
+    for node in graph.body(QuantizedInput):
+        graph.bypass(node)
+    for layer in layers:
+        graph.replace(layer.node, _spiking(graph[layer.node], layer, dynamics))
+    for node in graph.body(ClippedReLU, RateReLU):
+        graph.bypass(node)  # its threshold is in the neurons now
+    graph.insert_after(graph.input(), "encode", encode)
+    graph.insert_after(layers[-1].node, "decode", Decode(layers[-1].signal.value, dtype, dynamics))
+
+
+def _spiking(module: Any, layer: Neurons, dynamics: Dynamics) -> nn.Module:
+    source = layer.source
+    if layer.neuron is None:
+        return SpikeAvgPool2d.compiled(module, source.value, dynamics)
+    return spiking_form(
+        module,
+        layer.neuron,
+        dynamics,
+        input_unit=source.unit,
+        input_magnitude=source.magnitude,
+        constant_input=source.constant,
+    )
+
+
+def _type_behind(graph: Graph) -> torch.dtype:
+    """The type that the tail computes in: that of its own parameters, or of the network's where it has none."""
+    tail = [graph[node] for node in graph.tail() if node.op == "call_module"]
+    parameters = [parameter for module in tail for parameter in module.parameters()]
+    return next(iter([*parameters, *graph.module.parameters()])).dtype
+
+
+def _require_calibrated(graph: Graph) -> None:
+    """Each layer to be substituted must have its n-bit weights and its threshold by now."""
+    findings = []
+    for node in graph.body(*Weighted):
+        behind = graph.sole_user(node)
+        if not graph.is_a(node, LowBitConv2d, LowBitLinear):
+            findings.append(graph.finding(node, "it has no n-bit weights yet", "Run QuantizeWeights first"))
+        if behind is None or not graph.is_a(behind, ClippedReLU, RateReLU):
+            findings.append(
+                graph.finding(
+                    node,
+                    "it has no ClippedReLU of its own behind it",
+                    "Run CheckConvRelu, FoldBatchNorm and CalibrateThresholds first",
+                )
+            )
+    if findings:
+        raise ModelError(findings)

@@ -1,0 +1,101 @@
+"""A graph in training computes what the integers compute that it stands for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import fxsnn
+from fxsnn.errors import TargetError
+from fxsnn.graph import Graph
+from fxsnn.layers import ClippedReLU, RateReLU
+from fxsnn.neuron import Dynamics
+from fxsnn.passes import CalibrateThresholds, Canonicalize, FoldBatchNorm, QuantizeWeights
+from fxsnn.stages import Pipeline
+from fxsnn.student import Student, float_form
+from fxsnn.target import HardwareTarget, Registers
+from tests.nets import CONVERTIBLE, Small, images, seeded
+
+V1 = fxsnn.get_target("hw_v1.0")
+IMAGES = images(16)
+
+
+def quantised(name: str = "modules", bits: int = 2, dtype: torch.dtype = torch.float64) -> Graph:
+    passes = (Canonicalize(), FoldBatchNorm(), CalibrateThresholds(IMAGES.to(dtype)), QuantizeWeights(bits))
+    return Pipeline(passes).run(seeded(CONVERTIBLE[name]).to(dtype))
+
+
+def rates_of(graph: Graph, x: torch.Tensor) -> list[torch.Tensor]:
+    """What each activation gives, as a rate."""
+    found = []
+
+    def hook(module: Any, _: Any, output: torch.Tensor) -> None:
+        found.append(output.detach() / module.unit.view(-1, *[1] * (output.dim() - 2)))
+
+    hooks = [graph[node].register_forward_hook(hook) for node in graph.nodes(RateReLU)]
+    graph(x)
+    for one in hooks:
+        one.remove()
+    return found
+
+
+@pytest.mark.parametrize("name", list(CONVERTIBLE))
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_under_a_steady_drive_rates_are_those_of_the_spiking_network(name: str, bits: int) -> None:
+    student = Student(quantised(name, bits), V1, Dynamics(8))
+    counts = next(iter(student.spiking().simulate(IMAGES.double()).spike_counts.values()))
+    torch.testing.assert_close(rates_of(student.graph, IMAGES.double())[0], counts.double() / 8, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", list(CONVERTIBLE))
+def test_with_simulated_rates_the_outputs_are_those_of_the_spiking_network(name: str) -> None:
+    student = Student(quantised(name), V1, Dynamics(8))
+    student.simulate(IMAGES.double())
+    outputs = student.graph(IMAGES.double()).detach()
+    torch.testing.assert_close(outputs, student.spiking()(IMAGES.double()).detach(), rtol=0, atol=1e-9)
+    student.forget()
+    assert not torch.equal(student.graph(IMAGES.double()), outputs)
+
+
+def test_a_finished_graph_stands_for_the_same_integers() -> None:
+    graph = quantised()
+    student = Student(graph, V1, Dynamics(8))
+    with torch.no_grad():
+        for tensor in student.tensors().values():
+            tensor.mul_(1.05)
+    student.round()
+    expected = student.spiking()(IMAGES.double())
+    student.finish()
+    assert not graph.nodes(RateReLU)
+    assert torch.equal(Student(graph, V1, Dynamics(8)).spiking()(IMAGES.double()), expected)
+
+
+def test_gradients_reach_weights_steps_thresholds_and_biases() -> None:
+    student = Student(quantised(), V1, Dynamics(8))
+    student.graph(IMAGES.double()).square().sum().backward()
+    assert all(bool(tensor.grad.abs().sum() > 0) for tensor in student.tensors().values() if tensor.grad is not None)
+    assert all(tensor.grad is not None for tensor in student.tensors().values())
+
+
+def test_the_gradient_to_a_threshold_is_that_of_the_paper() -> None:
+    """Esser et al. 2020, eq. 3: rounded minus real rate inside, 1 above; times 1 / sqrt(neurons * levels)."""
+    upper = torch.nn.Parameter(torch.tensor(2.0))
+    RateReLU(upper, levels=4)(torch.tensor([[-1.0, 0.7, 1.9, 3.0]])).sum().backward()
+    expected = (0.0 + (0.25 - 0.35) + (1.0 - 0.95) + 1.0) / (4 * 4) ** 0.5
+    assert upper.grad is not None
+    assert float(upper.grad) == pytest.approx(expected)
+
+
+def test_what_fits_no_register_is_said_before_training() -> None:
+    narrow = HardwareTarget("narrow", registers=Registers(threshold=3))
+    with pytest.raises(TargetError, match="its threshold is"):
+        Student(quantised(), narrow, Dynamics(8))
+
+
+def test_the_float_form_is_the_network_before_quantisation() -> None:
+    model = seeded(Small).double()
+    graph = float_form(quantised())
+    assert not graph.nodes(ClippedReLU)
+    torch.testing.assert_close(graph(IMAGES.double()), model(IMAGES.double()))
