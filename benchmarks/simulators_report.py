@@ -214,13 +214,18 @@ def picture(rows: Sequence[Row]) -> bytes:
 
 def write(folder: Path, results: Results) -> None:
     """All files, each of them whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     files = {
         "simulators.md": document(results).encode(),
         "simulators.json": json.dumps(asdict(results), indent=1).encode(),
         "simulators.png": picture(results.rows),
     }
     for name, content in files.items():
-        unfinished = folder / f".{name}"
-        unfinished.write_bytes(content)
-        unfinished.replace(folder / name)
+        write_whole(folder / name, content)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)

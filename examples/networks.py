@@ -1,6 +1,7 @@
 """The networks of the examples: ordinary PyTorch, nothing of fxsnn in them.
 
-Both are legal on Hardware v1.0: `DigitNet` at 1 to 4 bits, `ColourNet` at 1 and 2 bits.
+Both are legal on Hardware v1.0: `DigitNet` at 1 to 4 bits, `ColourNet` at 1 and 2 bits (at 3 with 37 channels,
+at 4 with 28).
 """
 
 from __future__ import annotations
@@ -44,16 +45,20 @@ class DigitNet(nn.Module):
 
 
 class ColourNet(nn.Module):
-    """Colour images [N, 3, 32, 32] to ten logits; six convolutions, at most 56 channels into each."""
+    """Colour images [N, 3, 32, 32] to ten logits; six convolutions.
 
-    def __init__(self) -> None:
+    Args:
+        width: channels into each convolution but the first.
+    """
+
+    def __init__(self, width: int = 56) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            conv_block(3, 56), conv_block(56, 56), nn.AvgPool2d(2),
-            conv_block(56, 56), conv_block(56, 56), nn.AvgPool2d(2),
-            conv_block(56, 56), conv_block(56, 112), nn.AvgPool2d(2),
+            conv_block(3, width), conv_block(width, width), nn.AvgPool2d(2),
+            conv_block(width, width), conv_block(width, width), nn.AvgPool2d(2),
+            conv_block(width, width), conv_block(width, 2 * width), nn.AvgPool2d(2),
         )  # fmt: skip
-        self.classifier = nn.Linear(112 * 4 * 4, 10)
+        self.classifier = nn.Linear(2 * width * 4 * 4, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, 10]."""

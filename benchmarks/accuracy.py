@@ -1,0 +1,162 @@
+"""Accuracy of converted networks on whole test sets: bits against timesteps, with the recipe and the time of every row.
+
+    python benchmarks/accuracy.py MNIST --data_dir data
+
+Trains an ordinary network, converts it at each bit width with fine-tuning for T steps, and measures the network, its
+n-bit form and its spiking form at every number of steps up to 64. Choices were made on 5,000 training images that are
+held out from everything else; the test set is measured once at the end of a row. What is finished is kept in a folder:
+an interrupted call goes on, and the report is made of all rows that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import fxsnn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from accuracy_report import Row, read_rows, write
+from accuracy_training import Augmented, Data, Recipe, accuracies_over_time, accuracy, load, trained
+from networks import ColourNet, DigitNet
+from simulators_report import write_whole
+
+LONGEST = 64
+TARGET = "hw_v1.0"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is done on a data set.
+
+    Attributes:
+        network: its name.
+        builds: by weight bits, what builds the network.
+        ann: how it is trained.
+        finetune: by weight bits, options of `fxsnn.Finetune`.
+        convert: options of the conversion.
+    """
+
+    network: Mapping[int, str]
+    builds: Mapping[int, Callable[[], nn.Module]]
+    ann: Recipe
+    finetune: Mapping[int, Mapping[str, Any]]
+    convert: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _digits(ann: Recipe, **finetune: Any) -> Experiment:
+    bits = (1, 2, 3, 4)
+    return Experiment(
+        dict.fromkeys(bits, "DigitNet"), dict.fromkeys(bits, DigitNet), ann, dict.fromkeys(bits, finetune)
+    )
+
+
+def _colours(ann: Recipe, **finetune: Any) -> Experiment:
+    widths = {1: 56, 2: 56, 3: 37, 4: 28}  # the widest that Hardware v1.0 allows, but for 1 bit
+    return Experiment(
+        {bits: f"ColourNet, {width} channels" for bits, width in widths.items()},
+        {bits: partial(ColourNet, width) for bits, width in widths.items()},
+        ann,
+        dict.fromkeys(widths, finetune),
+    )
+
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "MNIST": _digits(Recipe(), epochs=5, lr=0.01),
+    "FashionMNIST": _digits(Recipe(flip=True), epochs=5, lr=0.01),
+    "CIFAR10": _colours(Recipe(epochs=30, shift=4, flip=True), epochs=8, lr=0.01),
+    "CIFAR10-JPEG": _colours(Recipe(epochs=30, shift=4, flip=True), epochs=8, lr=0.01),
+}
+
+
+def measured(name: str, experiment: Experiment, data: Data, bits: int, timesteps: int, seed: int, work: Path) -> Row:
+    """One row: train, convert, fine-tune, measure."""
+    network, build = experiment.network[bits], experiment.builds[bits]
+    stem = f"{name}-{network.replace(', ', '-').replace(' ', '')}-seed{seed}"
+    ann, ann_seconds = trained(build, data, experiment.ann, seed, work / f"{stem}.pt")
+    options = dict(experiment.finetune[bits])
+    start = time.perf_counter()
+    passes = fxsnn.pipeline(
+        target=TARGET,
+        bits=bits,
+        timesteps=timesteps,
+        calibration_data=data.calibration(seed),
+        finetune=fxsnn.Finetune(
+            Augmented(data.train, experiment.ann),
+            **options,
+            teacher=ann,
+            validation=[data.held_out],
+            checkpoint=work / f"{stem}-{bits}bits-T{timesteps}.safetensors",
+            seed=seed,
+            progress=True,
+        ),
+        **experiment.convert,
+    )
+    *_, last = passes.steps(ann)
+    seconds = time.perf_counter() - start
+    snn = fxsnn.SpikingNetwork(last.after, fxsnn.get_target(TARGET))
+    held_out = accuracy(snn, data.held_out)
+    snn.timesteps = LONGEST
+    return Row(
+        dataset=name,
+        network=network,
+        bits=bits,
+        timesteps=timesteps,
+        seed=seed,
+        ann=accuracy(ann, data.test),
+        quantised=accuracy(last.before, data.test),
+        spiking=tuple(accuracies_over_time(snn.early_readout, data.test, LONGEST)),
+        held_out=held_out,
+        ann_recipe=asdict(experiment.ann),
+        ann_seconds=ann_seconds,
+        recipe={**experiment.convert, **options},
+        seconds=seconds,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what is missing, and write the report of all there is."""
+    parser = argparse.ArgumentParser(description="Accuracy of converted networks: bits against timesteps.")
+    parser.add_argument("datasets", nargs="*", help=f"of {', '.join(EXPERIMENTS)}; none: only write the report")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"))
+    parser.add_argument("--bits", type=int, nargs="+", default=[4, 3, 2, 1])
+    parser.add_argument("--timesteps", type=int, nargs="+", default=[8], help="T that networks are fine-tuned for")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--work", type=Path, default=Path("out/accuracy"), help="what is finished is kept here")
+    parser.add_argument("--out", type=Path, default=Path("out/accuracy"), help="where the report goes")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.datasets if name not in EXPERIMENTS]
+    if unknown:
+        parser.error(f"unknown data sets {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
+    for name in options.datasets:
+        data = load(name, options.data_dir)
+        for seed in options.seeds:
+            for bits in options.bits:
+                for timesteps in options.timesteps:
+                    path = options.work / f"{name}-{bits}bits-T{timesteps}-seed{seed}.json"
+                    if not path.exists():
+                        row = measured(name, EXPERIMENTS[name], data, bits, timesteps, seed, options.work)
+                        write_whole(path, json.dumps(asdict(row), indent=1).encode())
+                        print(row.line(), flush=True)
+    rows = read_rows(options.work)
+    if rows:
+        write(options.out, rows)
+        print(f"written to {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

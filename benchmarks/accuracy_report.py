@@ -1,0 +1,154 @@
+"""What `accuracy.py` writes: a table, plain data and a plot."""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from simulators_report import markdown, processor, write_whole
+
+from fxsnn.plots import accuracy_against_timesteps
+
+_TIMESTEPS = (2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network at a bit width.
+
+    Attributes:
+        dataset: its name.
+        network: its name.
+        bits: weight bits.
+        timesteps: T that it was fine-tuned for.
+        seed: of everything.
+        ann: accuracy of the float network on the test set, in percent.
+        quantised: that of the n-bit network, activations rounded to T levels.
+        spiking: that of the spiking network after 1, 2, ... steps.
+        held_out: that of the spiking network at T on the images that were held out.
+        ann_recipe: how the float network was trained.
+        ann_seconds: how long that took.
+        recipe: how the network was converted and fine-tuned.
+        seconds: how long that took.
+    """
+
+    dataset: str
+    network: str
+    bits: int
+    timesteps: int
+    seed: int
+    ann: float
+    quantised: float
+    spiking: tuple[float, ...]
+    held_out: float
+    ann_recipe: Mapping[str, Any]
+    ann_seconds: float
+    recipe: Mapping[str, Any]
+    seconds: float
+
+    def line(self) -> str:
+        """All of it in a line."""
+        spiking = ", ".join(f"T={t} {self.spiking[t - 1]:.2f}" for t in _TIMESTEPS if t <= len(self.spiking))
+        return (
+            f"{self.dataset}, {self.network}, {self.bits} bits, fine-tuned for T={self.timesteps}, seed {self.seed}: "
+            f"ANN {self.ann:.2f}, quantised {self.quantised:.2f}, spiking {spiking}; {self.seconds:.0f} s"
+        )
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """All rows in a folder."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*-seed*.json"))]
+    rows = [Row(**{**one, "spiking": tuple(one["spiking"])}) for one in found]
+    return sorted(rows, key=lambda row: (row.dataset, -row.bits, row.timesteps, row.seed))
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean of some values, with the half range behind it if there are several."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {(max(values) - min(values)) / 2:.2f}"
+
+
+def groups(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows that differ in nothing but the seed."""
+    found: dict[tuple[str, int, int], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.dataset, row.bits, row.timesteps), []).append(row)
+    return list(found.values())
+
+
+def results_table(rows: Sequence[Row]) -> str:
+    """A line for each data set, bit width and T."""
+    header = ["data", "network", "bits", "fine-tuned for", "seeds", "ANN", "quantised"]
+    header += [*(f"T = {t}" for t in _TIMESTEPS), "loss at that T", "ANN, s", "conversion, s"]
+    return markdown(header, [_cells(group) for group in groups(rows)])
+
+
+def _cells(group: list[Row]) -> list[str]:
+    first = group[0]
+    cells = [first.dataset, first.network, str(first.bits), f"T = {first.timesteps}", str(len(group))]
+    cells += [spread([row.ann for row in group]), spread([row.quantised for row in group])]
+    cells += [spread([row.spiking[t - 1] for row in group]) for t in _TIMESTEPS]
+    cells.append(spread([row.ann - row.spiking[row.timesteps - 1] for row in group]))
+    return [*cells, *(f"{statistics.mean(times):,.0f}" for times in zip(*_times(group), strict=True))]
+
+
+def _times(group: list[Row]) -> list[tuple[float, float]]:
+    return [(row.ann_seconds, row.seconds) for row in group]
+
+
+def recipes(rows: Sequence[Row]) -> str:
+    """The recipes, each with the rows that it is of."""
+    found: dict[str, list[str]] = {}
+    for group in groups(rows):
+        row = group[0]
+        found.setdefault(f"ANN: {_options(row.ann_recipe)}", []).append(f"{row.dataset} {row.bits} bits")
+        found.setdefault(f"fine-tuning: {_options(row.recipe)}", []).append(f"{row.dataset} {row.bits} bits")
+    return "\n".join(f"- {recipe} ({', '.join(dict.fromkeys(names))})" for recipe, names in found.items())
+
+
+def _options(recipe: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in recipe.items())
+
+
+def document(rows: Sequence[Row]) -> str:
+    """The Markdown page."""
+    where = f"Measured on {processor()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
+    where += f"torch {torch.__version__}. Accuracies in percent on the whole test set."
+    if any(row.dataset == "CIFAR10-JPEG" for row in rows):
+        where += " CIFAR10-JPEG are the images of CIFAR-10 as JPEG files (quality 75): pixels differ a little."
+    return "\n\n".join(["# Accuracy", where, results_table(rows), "## Recipes", recipes(rows)]) + "\n"
+
+
+def picture(rows: Sequence[Row]) -> bytes:
+    """PNG: accuracy against T, a panel for each data set, a line for each bit width, seeds averaged."""
+    from matplotlib.figure import Figure
+
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
+    figure = Figure(figsize=(4.6 * len(datasets), 4), layout="constrained")
+    for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
+        of_it = [group for group in groups(rows) if group[0].dataset == dataset]
+        curves = {
+            f"{group[0].bits} bits": [statistics.mean(values) for values in zip(*(row.spiking for row in group))]  # noqa: B905
+            for group in of_it
+        }
+        best = max(statistics.mean(row.ann for row in group) for group in of_it)
+        accuracy_against_timesteps(axes, curves, best)
+        axes.set_title(dataset)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    return image.getvalue()
+
+
+def write(folder: Path, rows: Sequence[Row]) -> None:
+    """All files."""
+    write_whole(folder / "accuracy.md", document(rows).encode())
+    write_whole(folder / "accuracy.json", json.dumps([asdict(row) for row in rows], indent=1).encode())
+    write_whole(folder / "accuracy.png", picture(rows))

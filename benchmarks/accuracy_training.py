@@ -1,0 +1,192 @@
+"""What `accuracy.py` trains on, and the ordinary networks that it starts from."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from fxsnn import datasets
+
+HELD_OUT = 5000
+"""Training images on which choices are made; the test set is looked at once."""
+_CALIBRATION_IMAGES = 1000
+_RISING = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an ordinary network is trained.
+
+    Attributes:
+        epochs: how often to go through the data.
+        lr: the largest learning rate of the one-cycle schedule (Smith and Topin 2019), SGD with Nesterov's momentum.
+        weight_decay: of all parameters.
+        label_smoothing: of the cross entropy.
+        batch_size: images in a batch.
+        shift: each image is moved by up to so many pixels.
+        flip: each image is mirrored half of the time.
+    """
+
+    epochs: int = 20
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.05
+    batch_size: int = 128
+    shift: int = 2
+    flip: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A data set in memory: images [N, C, H, W] and labels [N]."""
+
+    train: tuple[Tensor, Tensor]
+    held_out: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+    def calibration(self, seed: int) -> Tensor:
+        """Some of the training images."""
+        order = torch.randperm(len(self.train[0]), generator=torch.Generator().manual_seed(seed))
+        return self.train[0][order[:_CALIBRATION_IMAGES]]
+
+
+@datasets.register("CIFAR10-JPEG")
+def cifar10_jpeg(data_dir: Path) -> datasets.Splits:
+    """CIFAR-10 as JPEG files, `train/<class>/*.jpg` and `test/<class>/*.jpg`, normalised."""
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+
+    prepare = transforms.Compose(
+        [transforms.ToTensor(), transforms.Normalize(datasets.CIFAR10_MEAN, datasets.CIFAR10_STD)]
+    )
+    return datasets.Splits(ImageFolder(data_dir / "train", prepare), ImageFolder(data_dir / "test", prepare))
+
+
+def load(name: str, data_dir: Path) -> Data:
+    """A data set of the registry, with some of its training images held out, always the same ones."""
+    splits = datasets.load(name, data_dir)
+    images, labels = _tensors(splits.train)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    kept, out = order[HELD_OUT:], order[:HELD_OUT]
+    return Data((images[kept], labels[kept]), (images[out], labels[out]), _tensors(splits.test))
+
+
+def _tensors(dataset: Dataset[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    batches = list(DataLoader(dataset, batch_size=1000))
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+class Augmented:
+    """Shuffled batches with every image moved and mirrored by itself; draws from PyTorch's generator.
+
+    Args:
+        data: images and labels.
+        recipe: gives the size of a batch, shift and flip.
+    """
+
+    def __init__(self, data: tuple[Tensor, Tensor], recipe: Recipe) -> None:
+        self._images, self._labels = data
+        self._recipe = recipe
+
+    def __len__(self) -> int:
+        return -(-len(self._images) // self._recipe.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for chosen in torch.randperm(len(self._images)).split(self._recipe.batch_size):
+            yield moved(self._images[chosen], self._recipe.shift, flip=self._recipe.flip), self._labels[chosen]
+
+
+def moved(images: Tensor, pixels: int, *, flip: bool) -> Tensor:
+    """Each image [N, C, H, W] moved by up to `pixels`, borders repeated; mirrored half of the time."""
+    count, _, height, width = images.shape
+    padded = F.pad(images, [pixels] * 4, mode="replicate")
+    rows = torch.randint(2 * pixels + 1, (count, 1)) + torch.arange(height)
+    columns = torch.randint(2 * pixels + 1, (count, 1)) + torch.arange(width)
+    if flip:
+        columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)
+    return padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def accuracy(network: Callable[[Tensor], Tensor], data: tuple[Tensor, Tensor]) -> float:
+    """Share of the images that are classified correctly, in percent."""
+    batches = zip(*(part.split(500) for part in data), strict=True)
+    with torch.no_grad():
+        hits = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in batches)
+    return 100 * hits / len(data[1])
+
+
+def accuracies_over_time(
+    readout: Callable[[Tensor], Tensor], data: tuple[Tensor, Tensor], timesteps: int
+) -> list[float]:
+    """Accuracy in percent after each step, for what gives logits [T, N, classes]."""
+    hits = torch.zeros(timesteps)
+    with torch.no_grad():
+        for x, y in zip(*(part.split(500) for part in data), strict=True):
+            hits += (readout(x).argmax(2) == y).sum(1)
+    return (100 * hits / len(data[1])).tolist()
+
+
+def cycle(done: float) -> float:
+    """Share of the largest learning rate when a share `done` of all iterations is over: a fifth up, the rest down."""
+    if done < _RISING:
+        return 0.04 + 0.96 * done / _RISING
+    return (1 + math.cos(math.pi * (done - _RISING) / (1 - _RISING))) / 2
+
+
+def trained(
+    build: Callable[[], nn.Module], data: Data, recipe: Recipe, seed: int, path: Path
+) -> tuple[nn.Module, float]:
+    """An ordinary network, trained, or read from `path` if it is finished there; an interrupted training goes on.
+
+    Returns:
+        The network in evaluation mode, and how many seconds its training took.
+    """
+    torch.manual_seed(seed)
+    network = build().to(memory_format=torch.channels_last)
+    optimiser = torch.optim.SGD(
+        network.parameters(), recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, nesterov=True
+    )
+    done, seconds = 0, 0.0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        done, seconds = state["done"], state["seconds"]
+    batches = Augmented(data.train, recipe)
+    for epoch in range(done, recipe.epochs):
+        start = time.perf_counter()
+        torch.manual_seed(1000 * seed + epoch)  # an interrupted training goes on as it would have
+        network.train()
+        for iteration, (images, labels) in enumerate(tqdm(batches, f"epoch {epoch + 1}/{recipe.epochs}", disable=None)):
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.lr * cycle((epoch + iteration / len(batches)) / recipe.epochs)
+            optimiser.zero_grad()
+            F.cross_entropy(network(images), labels, label_smoothing=recipe.label_smoothing).backward()
+            optimiser.step()
+        seconds += time.perf_counter() - start
+        state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+        _save({**state, "done": epoch + 1, "seconds": seconds}, path)
+        held_out = accuracy(network.eval(), data.held_out)
+        _log.info("ANN, epoch %d: held-out accuracy %.2f %%, %.0f s", epoch + 1, held_out, seconds)
+    return network.eval(), seconds
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    torch.save(state, unfinished)
+    unfinished.replace(path)

@@ -1,0 +1,121 @@
+"""The accuracy benchmark trains, converts, measures and reports; what is finished is not done again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import accuracy
+import accuracy_training
+import pytest
+import torch
+from accuracy_report import spread
+from accuracy_training import Augmented, Recipe, cycle, moved
+from networks import DigitNet
+
+RECIPE = Recipe(epochs=2, lr=0.05)
+
+
+@pytest.fixture
+def digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An experiment on some of the embedded digits."""
+    experiment = accuracy.Experiment({2: "DigitNet"}, {2: DigitNet}, RECIPE, {2: {"epochs": 1, "lr": 0.01}})
+    monkeypatch.setattr(accuracy, "EXPERIMENTS", {"digits": experiment})
+    monkeypatch.setattr(accuracy_training, "HELD_OUT", 1200)
+
+
+def run(folder: Path, *more: str) -> dict[str, Any]:
+    options = [
+        "digits",
+        "--bits",
+        "2",
+        "--timesteps",
+        "4",
+        "--work",
+        str(folder / "work"),
+        "--out",
+        str(folder / "out"),
+    ]
+    assert accuracy.main([*options, *more]) == 0
+    (row,) = json.loads((folder / "out" / "accuracy.json").read_text())
+    assert isinstance(row, dict)
+    return row
+
+
+@pytest.mark.usefixtures("digits")
+def test_a_row_is_measured_reported_and_kept(tmp_path: Path) -> None:
+    row = run(tmp_path)
+    assert (row["bits"], row["timesteps"], len(row["spiking"])) == (2, 4, 64)
+    assert row["ann"] > 50  # ten classes
+    assert row["spiking"][3] > 40
+    text = (tmp_path / "out" / "accuracy.md").read_text()
+    assert "| digits | DigitNet | 2 | T = 4 | 1 |" in text
+    assert "- fine-tuning: epochs=1, lr=0.01 (digits 2 bits)" in text
+    assert (tmp_path / "out" / "accuracy.png").stat().st_size > 10_000
+    kept = list((tmp_path / "work").glob("*.pt"))
+    for path in kept:
+        path.unlink()
+    assert run(tmp_path) == row  # read, not measured again
+    assert not list((tmp_path / "work").glob("*.pt"))
+
+
+@pytest.mark.usefixtures("digits")
+def test_an_interrupted_training_goes_on_as_it_would_have(tmp_path: Path) -> None:
+    data = accuracy_training.load("digits", tmp_path)
+    whole, _ = accuracy_training.trained(DigitNet, data, RECIPE, 0, tmp_path / "whole.pt")
+    first: list[int] = []
+
+    def stop(state: dict[str, Any], path: Path) -> None:
+        original(state, path)
+        first.append(state["done"])
+        raise KeyboardInterrupt
+
+    original = accuracy_training._save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accuracy_training, "_save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            accuracy_training.trained(DigitNet, data, RECIPE, 0, tmp_path / "parts.pt")
+    assert first == [1]
+    resumed, _ = accuracy_training.trained(DigitNet, data, RECIPE, 0, tmp_path / "parts.pt")
+    for one, two in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_every_image_moves_by_itself_and_keeps_its_label() -> None:
+    images = torch.arange(6 * 8 * 8.0).view(6, 1, 8, 8)
+    torch.manual_seed(0)
+    assert torch.equal(moved(images, 0, flip=False), images)
+    shifts = {
+        tuple((image - part).flatten().tolist())
+        for image, part in zip(moved(images, 2, flip=False), images, strict=True)
+    }
+    assert len(shifts) > 1
+    mirrored = moved(images, 0, flip=True)
+    kinds = [torch.equal(one, two) for one, two in zip(mirrored, images, strict=True)]
+    assert any(kinds)
+    assert all(kind or torch.equal(one, two.flip(-1)) for kind, one, two in zip(kinds, mirrored, images, strict=True))
+    batches = list(Augmented((images, torch.arange(6)), Recipe(batch_size=4, shift=0)))
+    assert [len(labels) for _, labels in batches] == [4, 2]
+    assert all(
+        torch.equal(image, images[label])
+        for given, labels in batches
+        for image, label in zip(given, labels, strict=True)
+    )
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    assert cycle(0) == pytest.approx(0.04)
+    assert cycle(0.2) == pytest.approx(1)
+    assert cycle(1) == pytest.approx(0)
+
+
+def test_seeds_are_averaged() -> None:
+    assert spread([90.0]) == "90.00"
+    assert spread([90.0, 91.0, 92.5]) == "91.17 ± 1.25"
+
+
+def test_unknown_data_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        accuracy.main(["letters"])
+    assert "unknown data sets letters; there are MNIST" in capsys.readouterr().err
