@@ -159,6 +159,26 @@ class SpikingNetwork(nn.Module):
             logits = watch.run(images).unflatten(0, (self.timesteps, -1))
             return Run(logits, watch.spikes, watch.ranges, watch.membranes())
 
+    def count_spikes(self, images: Tensor) -> dict[str, Tensor]:
+        """How often each neuron of each layer spikes, int32 [N, C, ...]; as `simulate`, in less time and memory.
+
+        Args:
+            images: as for a call.
+
+        Raises:
+            DataError: these cannot be images for the network.
+            OptionError: the engine that was asked for cannot run here.
+        """
+        with torch.no_grad():
+            compiled = self._compiled_for(images)
+            if compiled is None or compiled.engine is None:
+                return {name: counts.int() for name, counts in self.simulate(images).spike_counts.items()}
+            check_images(images, compiled.chain.encode.channels)
+            parts = [Recording(everything=False) for _ in images.split(compiled.engine.images_at_once)]
+            for part, recording in zip(images.split(compiled.engine.images_at_once), parts, strict=True):
+                compiled.engine.counts(part, recording=recording)
+            return {name: torch.cat([part.counts[name] for part in parts]) for name in parts[0].counts}
+
     @property
     def graph(self) -> Graph:
         """The program."""

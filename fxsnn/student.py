@@ -182,7 +182,7 @@ class Student:
 
     def simulate(self, images: Tensor) -> None:
         """Let the next forward pass have the rates that the spiking network has on these images."""
-        counts = self.spiking().simulate(images).spike_counts
+        counts = self.spiking().count_spikes(images)
         for layer in neurons_of(self.graph, self.target):
             behind = self._pooled[layer.node] if layer.activation is None else layer.activation
             activation: Any = self.graph[behind]

@@ -54,10 +54,14 @@ class Recording:
     """What happened inside a run, filled in by an engine. Layers go by their names in the user's network.
 
     Attributes:
+        everything: spikes and ranges are wanted too, not only counts.
+        counts: how often each neuron spiked, int32 [N, C, ...].
         spikes: 0 and 1, uint8 [T, N, C, ...].
         ranges: the smallest and the largest value any membrane had before a reset.
     """
 
+    everything: bool = True
+    counts: dict[str, Tensor] = field(default_factory=dict)
     spikes: dict[str, Tensor] = field(default_factory=dict)
     ranges: dict[str, Range] = field(default_factory=dict)
 

@@ -67,16 +67,20 @@ class Results:
 
     Attributes:
         counts: spike counts of the last layer, int32 [steps, N, channels, outputs]; one step stands for the whole run.
+        totals: per layer, spike counts of the whole run, int32 [N, channels, outputs]; empty unless they are wanted.
         spikes: per layer, uint8 [T, N, channels, outputs]; empty unless they are wanted.
         ranges: per layer, what `extremes` of the kernels came to.
     """
 
     counts: Array
+    totals: dict[str, Array]
     spikes: dict[str, Array]
     ranges: dict[str, list[Array]]
 
     def take(self, operation: Operation, planes: Array, places: Array, rows: slice, start: int) -> None:
         """Keep the spikes of the images `rows` from step `start` on."""
+        if operation.name in self.totals:
+            kernels.add_counts(planes, places, self.totals[operation.name][rows])
         if operation.name in self.spikes:
             kernels.unpack(planes, places, self.spikes[operation.name][start : start + len(planes), rows])
 
@@ -91,7 +95,9 @@ class Results:
             kernels.add_counts(planes[step - start : step - start + 1], places, self.counts[step, rows])
 
 
-def results_for(plan: Plan, images: int, timesteps: int, *, every_step: bool, record: bool) -> Results:
+def results_for(
+    plan: Plan, images: int, timesteps: int, *, every_step: bool = False, recording: Recording | None = None
+) -> Results:
     """Empty results for a number of images."""
     shapes = {
         operation.name: (images, operation.channels, operation.grid.size[0] * operation.grid.size[1])
@@ -99,9 +105,10 @@ def results_for(plan: Plan, images: int, timesteps: int, *, every_step: bool, re
         if operation.name
     }
     counts = np.zeros((timesteps if every_step else 1, *shapes[plan.operations[-1].name]), np.int32)
-    kept = shapes if record else {}
+    totals = {name: np.zeros(shape, np.int32) for name, shape in shapes.items() if recording is not None}
+    kept = shapes if recording is not None and recording.everything else {}
     spikes = {name: np.zeros((timesteps, *shape), np.uint8) for name, shape in kept.items()}
-    return Results(counts, spikes, {name: [] for name in kept})
+    return Results(counts, totals, spikes, {name: [] for name in kept})
 
 
 def _extremes(results: Results, operation: Operation, membranes: Any) -> Array | None:
@@ -174,9 +181,7 @@ class NumbaEngine:
         space = self._space(key)
         self._idle.append((key, space))
         operations = space.plan.operations
-        results = results_for(
-            space.plan, len(images), dynamics.timesteps, every_step=every_step, record=recording is not None
-        )
+        results = results_for(space.plan, len(images), dynamics.timesteps, every_step=every_step, recording=recording)
 
         def run(start: int) -> None:
             rows = slice(start, min(start + together, len(images)))
@@ -197,10 +202,12 @@ class NumbaEngine:
                 list(pool.map(run, starts))
         if recording is not None:
             for operation in operations:
-                if operation.name:
-                    spikes = torch.from_numpy(results.spikes[operation.name])
-                    recording.spikes[operation.name] = _shaped(spikes, operation)
-                    recording.ranges[operation.name] = _range(results.ranges[operation.name])
+                name = operation.name
+                if name in results.totals:
+                    recording.counts[name] = _shaped(torch.from_numpy(results.totals[name])[None], operation)[0]
+                if name in results.spikes:
+                    recording.spikes[name] = _shaped(torch.from_numpy(results.spikes[name]), operation)
+                    recording.ranges[name] = _range(results.ranges[name])
         counts = _shaped(torch.from_numpy(results.counts), operations[-1])
         return counts if every_step else counts[0]
 

@@ -246,8 +246,10 @@ class TritonEngine:
         parts = [self._part(part, every_step, recording) for part in images.split(together)]
         if recording is not None:
             for name, _ in self._chain.layers:
-                recording.spikes[name] = torch.cat([part.spikes[name] for part in parts], dim=1)
-                recording.ranges[name] = _range([bound for part in parts for bound in part.ranges[name]])
+                recording.counts[name] = torch.cat([part.totals[name] for part in parts])
+                if recording.everything:
+                    recording.spikes[name] = torch.cat([part.spikes[name] for part in parts], dim=1)
+                    recording.ranges[name] = _range([bound for part in parts for bound in part.ranges[name]])
         return torch.cat([part.counts for part in parts], dim=1 if every_step else 0)
 
     def _drive(self, images: Tensor) -> Tensor:
@@ -261,12 +263,14 @@ class TritonEngine:
         neurons: dict[str, Neurons] = {}
         pieces: dict[str, list[Tensor]] = {name: [] for name, _ in self._chain.layers}
         ranges: dict[str, list[Tensor]] = {name: [] for name, _ in self._chain.layers}
+        totals: dict[str, Tensor] = {}
+        everything = recording is not None and recording.everything
         counts: list[Tensor] = []
         for start in range(0, dynamics.timesteps, _STEPS_AT_ONCE):
             steps = min(_STEPS_AT_ONCE, dynamics.timesteps - start)
             spikes = drive
             for name, layer in self._chain.layers:
-                seen = ranges[name] if recording is not None else None
+                seen = ranges[name] if everything else None
                 if isinstance(layer, SpikeAvgPool2d):
                     if name not in neurons:
                         neurons[name] = neurons_of(layer, pooled_shape(layer, spikes), torch.int32, dynamics)
@@ -280,11 +284,14 @@ class TritonEngine:
                         neurons[name] = neurons_of(layer, shape, kind, dynamics)
                     spikes = fire_over_time(neurons[name], sums, steps, zero_reset, seen)
                 if recording is not None:
+                    total = spikes.sum(0, dtype=torch.int32).contiguous()
+                    totals[name] = total + totals[name] if start else total
+                if everything:
                     pieces[name].append(spikes.to(torch.uint8))
             here = spikes.cumsum(0, dtype=torch.int32) if every_step else spikes.sum(0, dtype=torch.int32)[None]
             counts.append(here + counts[-1][-1:] if counts else here)
         recorded = {name: torch.cat(piece).contiguous() for name, piece in pieces.items() if piece}
-        return _Part((torch.cat(counts) if every_step else counts[-1][0]).contiguous(), recorded, ranges)
+        return _Part((torch.cat(counts) if every_step else counts[-1][0]).contiguous(), totals, recorded, ranges)
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,11 +300,13 @@ class _Part:
 
     Attributes:
         counts: as `Engine.counts`.
+        totals: per layer, spike counts of the whole run, where anything is recorded.
         spikes: per layer, uint8 [T, N, C, ...], where they are recorded.
         ranges: per layer, tensors that hold the smallest and the largest membranes, where they are recorded.
     """
 
     counts: Tensor
+    totals: dict[str, Tensor]
     spikes: dict[str, Tensor]
     ranges: dict[str, list[Tensor]]
 

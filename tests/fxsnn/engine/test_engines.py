@@ -85,6 +85,16 @@ class TestEveryEngine:
         assert found.membrane_range == expected.membrane_range
         assert torch.equal(found.logits, expected.logits)
         assert torch.equal(snn(given), logits)
+        assert same(snn.count_spikes(given), {name: counts.int() for name, counts in expected.spike_counts.items()})
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_counts_many_images(self, engine: str) -> None:
+        snn = converted(seeded(Small), timesteps=3, engine=engine)
+        given = images(70)
+        counts = snn.count_spikes(given)
+        assert list(counts) == ["conv1", "pool", "conv2", "hidden"]
+        assert counts["conv1"].dtype == torch.int32
+        assert same(counts, {name: one.int() for name, one in snn.simulate(given).spike_counts.items()})
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_sums_beyond_32_bits_are_exact(self, engine: str) -> None:
