@@ -51,7 +51,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--timesteps", type=int, default=16)
     parser.add_argument("--reset_mode", choices=("zero", "subtraction"), default="subtraction")
     parser.add_argument("--weight_bitwidth", type=int, nargs="+", default=[4], help="1 to 4; several are compared")
-    parser.add_argument("--finetune_lr", type=float, default=0.005, help="fine-tuning learning rate")
+    parser.add_argument("--finetune_lr", type=float, default=0.02, help="fine-tuning learning rate")
     parser.add_argument("--finetune_epochs", type=int, default=5, help="fine-tuning epochs; 0 leaves it out")
     parser.add_argument("--finetune_wd", type=float, default=5e-4, help="fine-tuning weight decay")
     parser.add_argument("--finetune_momentum", type=float, default=0.9, help="fine-tuning momentum")

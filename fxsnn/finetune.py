@@ -59,7 +59,7 @@ class TrainingOptions:
 
     epochs: int = 5
     spiking_epochs: int = 0
-    lr: float = 0.005
+    lr: float = 0.02
     spiking_lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4

@@ -59,7 +59,7 @@ class Finetune(Pass):
 
     data: Any
     epochs: int = 5
-    lr: float = 0.005
+    lr: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 5e-4
     spiking_epochs: int = 0

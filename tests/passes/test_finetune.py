@@ -225,6 +225,16 @@ def test_another_teacher_can_be_given_and_stays_as_it_is() -> None:
     assert teacher.training
 
 
+def test_with_corrected_biases_the_network_itself_is_the_teacher(convert: Any) -> None:
+    model = seeded(Small)
+    given = {"timesteps": 8, "calibration_data": IMAGES, "correction": "biases"}
+    tuned = finetune(distillation=1, epochs=1)
+    default, explicit = (
+        convert(model, **given, finetune=dataclasses.replace(tuned, teacher=teacher)) for teacher in (None, model)
+    )
+    assert default.graph.text() == explicit.graph.text()
+
+
 def test_the_best_epoch_on_the_validation_data_remains() -> None:
     history: list[Epoch] = []
     whole = finetune(epochs=6, lr=0.3, validation=(IMAGES[::3], LABELS[::3]), on_epoch=history.append)(GRAPH).after
