@@ -124,7 +124,9 @@ class Epoch:
 # Data ----------------------------------------------------------------------------------------------------------------
 
 
-def batches_of(data: Any, batch_size: int = 128, *, labels: bool = True, shuffle: bool = True) -> Iterable[Any]:
+def batches_of(
+    data: Any, batch_size: int = 128, *, labels: bool = True, shuffle: bool = True, what: str = "fine-tuning data"
+) -> Iterable[Any]:
     """What users have as something that can be gone through once per epoch.
 
     Args:
@@ -132,6 +134,7 @@ def batches_of(data: Any, batch_size: int = 128, *, labels: bool = True, shuffle
         batch_size: for tensors.
         labels: batches must have labels.
         shuffle: for tensors.
+        what: what it is, for messages.
 
     Raises:
         DataError: it is neither, or it is empty.
@@ -140,15 +143,15 @@ def batches_of(data: Any, batch_size: int = 128, *, labels: bool = True, shuffle
         data = DataLoader(TensorDataset(data), batch_size, shuffle=shuffle)
     elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         if len(data[0]) != len(data[1]):
-            raise DataError(f"there are {len(data[0])} images and {len(data[1])} labels for fine-tuning")
+            raise DataError(f"{what}: there are {len(data[0])} images and {len(data[1])} labels")
         data = DataLoader(TensorDataset(*data), batch_size, shuffle=shuffle)
     if not isinstance(data, Iterable) or isinstance(data, Tensor):
         raise DataError(
-            f"fine-tuning data is a {type(data).__name__}; expected a pair (images, labels) or an iterable of such "
+            f"{what} is a {type(data).__name__}; expected a pair (images, labels) or an iterable of such "
             "batches, such as a DataLoader"
         )
     if isinstance(data, Sized) and len(data) == 0:
-        raise DataError("fine-tuning data is empty")
+        raise DataError(f"{what} is empty")
     return data
 
 
@@ -249,7 +252,9 @@ class Task:
 
 
 def train(task: Task, options: TrainingOptions) -> list[Epoch]:
-    """Train `task.student` in place; its tail is not touched. With validation data the best epoch is what remains.
+    """Train `task.student` in place; its tail is not touched.
+
+    With validation data the best epoch is what remains, or what there was before if no epoch was better.
 
     Raises:
         DataError: a batch does not fit the network, or an epoch had no batches.
@@ -278,6 +283,8 @@ class _Loop:
         devices = [self.device] if self.device.type == "cuda" else []
         phases = (self.options.epochs, self.options.spiking_epochs)
         waiting = self._resume()
+        if not self.state.history:
+            self._consider(self._validated())  # what is wrong with the data shows now; no epoch may make things worse
         total = None if self.size is None else self.size * (sum(phases) - sum(self.state.done))
         quiet = None if self.options.progress else True
         with torch.random.fork_rng(devices), tqdm(total=total, desc="fine-tuning", disable=quiet) as bar:
@@ -350,12 +357,17 @@ class _Loop:
             time.perf_counter() - start,
         )  # fmt: skip
         self.state.history.append(epoch)
-        if validation is not None:
-            self.state.idle += 1
-            if self.state.best is None or validation > self.state.best:
-                self.state.best, self.state.idle = validation, 0
-                self.state.kept = {name: tensor.detach().clone() for name, tensor in self.student.tensors().items()}
+        self._consider(validation)
         _log.info("fine-tuning, %s", epoch)
+
+    def _consider(self, validation: float | None) -> None:
+        """Keep the present state if it is the best so far."""
+        if validation is None:
+            return
+        self.state.idle += 1
+        if self.state.best is None or validation > self.state.best:
+            self.state.best, self.state.idle = validation, 0
+            self.state.kept = {name: tensor.detach().clone() for name, tensor in self.student.tensors().items()}
 
     def _update(
         self, images: Tensor, labels: Tensor | None, optimiser: torch.optim.Optimizer, *, spiking: bool
@@ -366,6 +378,11 @@ class _Loop:
             self.student.simulate(images)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
             outputs = self.student.graph(images)
+        if labels is not None and not bool(((labels >= 0) & (labels < outputs.shape[1])).all()):
+            raise DataError(
+                f"labels go from {int(labels.min())} to {int(labels.max())}; the network has {outputs.shape[1]} "
+                f"classes, 0 to {outputs.shape[1] - 1}"
+            )
         said, share = self.likelihood(outputs), self.options.distillation
         loss = said.new_zeros(())
         if labels is not None and share < 1:
@@ -433,6 +450,8 @@ class _Loop:
     def _resume(self) -> dict[str, Any] | None:
         """Take up the run that is in the file, if there is one; what the optimiser was."""
         path = self.task.checkpoint
+        if path is not None and not path.parent.is_dir():
+            raise FileError(f"{path} cannot be written: there is no folder {path.parent}")
         if path is None or not path.exists():
             return None
         arrays, document = load_arrays(path)

@@ -43,7 +43,8 @@ class Finetune(Pass):
         teacher: a network to learn from; `None`: the float network that is being converted.
         precision: "float32", or "bfloat16" for mixed precision on CPU or GPU.
         validation: data held out, or the share of `data` (tensors only) to hold out; after each epoch the accuracy of
-            the spiking network on them is taken, and the best epoch is what remains. `None`: the last one remains.
+            the spiking network on them is taken, and the best epoch is what remains, or the start if none was better.
+            `None`: the last one remains.
         patience: stop when so many epochs brought nothing better on the validation data; `None`: never.
         batch_size: for tensors.
         timesteps: T, the levels of the activations; `None`: those for which the network is converted.
@@ -108,7 +109,7 @@ class Finetune(Pass):
             data, validation = held_out(data, validation, self.seed)
         batches = batches_of(data, self.batch_size, labels=labels)
         if validation is not None:
-            validation = batches_of(validation, self.batch_size, labels=labels, shuffle=False)
+            validation = batches_of(validation, self.batch_size, labels=labels, shuffle=False, what="validation data")
         teacher = float_form(graph).module if self.teacher is None else copy.deepcopy(self.teacher)
         student = Student(graph, self.target, dynamics)
         path = None if self.checkpoint is None else Path(self.checkpoint)

@@ -238,13 +238,17 @@ def test_with_corrected_biases_the_network_itself_is_the_teacher(convert: Any) -
 def test_the_best_epoch_on_the_validation_data_remains() -> None:
     history: list[Epoch] = []
     whole = finetune(epochs=6, lr=0.3, validation=(IMAGES[::3], LABELS[::3]), on_epoch=history.append)(GRAPH).after
-    accuracies = [epoch.validation for epoch in history]
-    assert None not in accuracies
+    accuracies = [epoch.validation for epoch in history if epoch.validation is not None]
+    assert len(accuracies) == 6
     assert [epoch.number for epoch in history] == [1, 2, 3, 4, 5, 6]
     network = fxsnn.SpikingNetwork(SubstituteSpikes(V1, 8)(whole).after, V1)
     with torch.no_grad():
         share = float((network(IMAGES[::3]).argmax(1) == LABELS[::3]).float().mean())
-    assert share == pytest.approx(max(accuracies))  # type: ignore[type-var]
+    assert share >= max(accuracies)
+    start = fxsnn.SpikingNetwork(SubstituteSpikes(V1, 8)(GRAPH).after, V1)
+    with torch.no_grad():
+        first = float((start(IMAGES[::3]).argmax(1) == LABELS[::3]).float().mean())
+    assert share == pytest.approx(max([first, *accuracies]))
 
 
 def test_a_share_of_the_images_can_be_held_out() -> None:
@@ -260,7 +264,20 @@ def test_a_share_of_the_images_can_be_held_out() -> None:
 def test_without_progress_it_stops_early() -> None:
     history: list[Epoch] = []
     finetune(epochs=30, lr=1e-9, validation=0.25, patience=2, on_epoch=history.append)(GRAPH)
-    assert len(history) == 3
+    assert len(history) == 2
+
+
+def test_what_is_wrong_with_the_data_shows_before_training(tmp_path: Path) -> None:
+    def refuse(_: Epoch) -> None:
+        raise AssertionError("it trained")
+
+    for validation, message in (((IMAGES[:, :2], LABELS), "that is 2 channels"), ([], "validation data is empty")):
+        with pytest.raises(DataError, match=message):
+            finetune(validation=validation, on_epoch=refuse)(GRAPH)
+    with pytest.raises(FileError, match="there is no folder"):
+        finetune(checkpoint=tmp_path / "nowhere" / "run.safetensors", on_epoch=refuse)(GRAPH)
+    with pytest.raises(DataError, match="labels go from 5 to 9; the network has 5 classes, 0 to 4"):
+        finetune((IMAGES, LABELS + 5), on_epoch=refuse)(GRAPH)
 
 
 class InterruptionError(Exception):
