@@ -75,8 +75,8 @@ def _colours(ann: Recipe, **finetune: Any) -> Experiment:
 EXPERIMENTS: Mapping[str, Experiment] = {
     "MNIST": _digits(Recipe(), epochs=5, lr=0.01),
     "FashionMNIST": _digits(Recipe(flip=True), epochs=5, lr=0.01),
-    "CIFAR10": _colours(Recipe(epochs=30, shift=4, flip=True), epochs=8, lr=0.01),
-    "CIFAR10-JPEG": _colours(Recipe(epochs=30, shift=4, flip=True), epochs=8, lr=0.01),
+    "CIFAR10": _colours(Recipe(epochs=30, lr=0.05, batch_size=64, shift=4, flip=True), epochs=8, lr=0.01),
+    "CIFAR10-JPEG": _colours(Recipe(epochs=30, lr=0.05, batch_size=64, shift=4, flip=True), epochs=8, lr=0.01),
 }
 
 

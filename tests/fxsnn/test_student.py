@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import fxsnn
 from fxsnn.errors import TargetError
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, RateReLU
+from fxsnn.lowbit import scaled_gradient
 from fxsnn.neuron import Dynamics
 from fxsnn.passes import CalibrateThresholds, Canonicalize, FoldBatchNorm, QuantizeWeights
 from fxsnn.stages import Pipeline
@@ -86,6 +88,27 @@ def test_the_gradient_to_a_threshold_is_that_of_the_paper() -> None:
     expected = (0.0 + (0.25 - 0.35) + (1.0 - 0.95) + 1.0) / (4 * 4) ** 0.5
     assert upper.grad is not None
     assert float(upper.grad) == pytest.approx(expected)
+
+
+def test_gradients_of_a_rate_are_those_of_its_formula() -> None:
+    """Written out with straight-through estimators; one value and one unit for each channel."""
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    upper = torch.nn.Parameter(torch.tensor(0.9, dtype=torch.float64))
+    activation = RateReLU(upper, levels=4)
+    activation.spike_value = torch.tensor([0.8, 0.9, 1.0], dtype=torch.float64)
+    activation.unit = torch.tensor([0.7, 0.9, 1.1], dtype=torch.float64)
+
+    def written_out() -> Tensor:
+        learned = scaled_gradient(upper, (3 * 4 * 4 * 4) ** -0.5)
+        value, unit = ((one - learned).detach() + learned for one in (activation.spike_value, activation.unit))
+        ratio = (x / value.view(3, 1, 1)).clamp(0, 1)
+        rates = (ratio.detach() * 4 + 0.5).floor() / 4
+        return ((rates - ratio).detach() + ratio) * unit.view(3, 1, 1)
+
+    weights = torch.arange(x.numel(), dtype=torch.float64).view(x.shape)
+    torch.testing.assert_close(activation(x), written_out())
+    found, expected = (torch.autograd.grad((out * weights).sum(), (x, upper)) for out in (activation(x), written_out()))
+    torch.testing.assert_close(found, expected)
 
 
 def test_what_fits_no_register_is_said_before_training() -> None:
