@@ -14,7 +14,6 @@ import argparse
 import json
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,6 +24,7 @@ from typing import Any
 from torch import nn
 
 import fxsnn
+from fxsnn.storage import load_arrays
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from accuracy_report import Row, read_rows, write
@@ -86,7 +86,7 @@ def measured(name: str, experiment: Experiment, data: Data, bits: int, timesteps
     stem = f"{name}-{network.replace(', ', '-').replace(' ', '')}-seed{seed}"
     ann, ann_seconds = trained(build, data, experiment.ann, seed, work / f"{stem}.pt")
     options = dict(experiment.finetune[bits])
-    start = time.perf_counter()
+    checkpoint = work / f"{stem}-{bits}bits-T{timesteps}.safetensors"
     passes = fxsnn.pipeline(
         target=TARGET,
         bits=bits,
@@ -97,14 +97,14 @@ def measured(name: str, experiment: Experiment, data: Data, bits: int, timesteps
             **options,
             teacher=ann,
             validation=[data.held_out],
-            checkpoint=work / f"{stem}-{bits}bits-T{timesteps}.safetensors",
+            checkpoint=checkpoint,
             seed=seed,
             progress=True,
         ),
         **experiment.convert,
     )
     *_, last = passes.steps(ann)
-    seconds = time.perf_counter() - start
+    _, state = load_arrays(checkpoint)
     snn = fxsnn.SpikingNetwork(last.after, fxsnn.get_target(TARGET))
     held_out = accuracy(snn, data.held_out)
     snn.timesteps = LONGEST
@@ -121,7 +121,7 @@ def measured(name: str, experiment: Experiment, data: Data, bits: int, timesteps
         ann_recipe=asdict(experiment.ann),
         ann_seconds=ann_seconds,
         recipe={**experiment.convert, **options},
-        seconds=seconds,
+        seconds=sum(epoch["seconds"] for epoch in state["history"]),
     )
 
 

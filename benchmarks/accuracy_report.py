@@ -36,7 +36,7 @@ class Row:
         ann_recipe: how the float network was trained.
         ann_seconds: how long that took.
         recipe: how the network was converted and fine-tuned.
-        seconds: how long that took.
+        seconds: how long the fine-tuning took, interruptions left out.
     """
 
     dataset: str
@@ -87,7 +87,7 @@ def groups(rows: Iterable[Row]) -> list[list[Row]]:
 def results_table(rows: Sequence[Row]) -> str:
     """A line for each data set, bit width and T."""
     header = ["data", "network", "bits", "fine-tuned for", "seeds", "ANN", "quantised"]
-    header += [*(f"T = {t}" for t in _TIMESTEPS), "loss at that T", "ANN, s", "conversion, s"]
+    header += [*(f"T = {t}" for t in _TIMESTEPS), "loss at that T", "ANN, s", "fine-tuning, s"]
     return markdown(header, [_cells(group) for group in groups(rows)])
 
 
