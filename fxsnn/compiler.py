@@ -165,8 +165,6 @@ def convert(
     """
     chip = get_target(target)
     check_engine(engine)
-    if finetune is not None and finetune.teacher is None and correction is not None:
-        finetune = replace(finetune, teacher=model)  # the graph's own biases are no longer those of the network
     passes = pipeline(
         target=chip,
         bits=bits,

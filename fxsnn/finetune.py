@@ -6,9 +6,10 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from fxsnn.errors import DataError, FileError, OptionError, TrainingError
+from fxsnn.errors import DataError, FileError, OptionError, TargetError, TrainingError
 from fxsnn.graph import Graph
 from fxsnn.layers import check_images
 from fxsnn.storage import load_arrays, save_arrays
@@ -30,6 +31,8 @@ _log = logging.getLogger(__name__)
 OPTIMISERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "step")
 PRECISIONS = ("float32", "bfloat16")
+_SUMS_TO_ONE = 1e-3
+_RATES = {"sgd": 0.02, "adamw": 0.001}
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,13 @@ class TrainingOptions:
     Attributes:
         epochs: how often to go through the data with rates of spikes rounded as under a steady drive.
         spiking_epochs: how often after that with the rates that the spiking network has; together at least 1.
-        lr: learning rate at the start.
+        lr: learning rate at the start; `None`: 0.02 for "sgd", 0.001 for "adamw".
         spiking_lr: the same for the spiking epochs; `None`: as `lr`.
         momentum: of "sgd", from 0 to below 1.
         weight_decay: of the weights, not negative.
         optimiser: "sgd" or "adamw".
-        schedule: "cosine" down to 0, or "step": a tenth at 50 % and again at 75 % of all iterations.
+        schedule: "cosine" down to 0, or "step": a tenth at 50 % and again at 75 % of all iterations. (For data without
+            a length it goes on once an epoch.)
         distillation: share of the loss that is the distance from what the teacher says, 0 to 1; at 1 no labels are
             needed.
         temperature: at which distributions are compared in distillation.
@@ -59,7 +63,7 @@ class TrainingOptions:
 
     epochs: int = 5
     spiking_epochs: int = 0
-    lr: float = 0.02
+    lr: float | None = None
     spiking_lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -73,28 +77,38 @@ class TrainingOptions:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "spiking_epochs"):
-            value = whole_number(getattr(self, name))
-            if value is None or value < 0:
-                raise OptionError(f"{name} is {getattr(self, name)!r}; allowed are whole numbers from 0")
-        if self.epochs + self.spiking_epochs < 1:
-            raise OptionError("epochs and spiking_epochs are both 0; leave fine-tuning out instead")
-        for name in ("lr", "spiking_lr", "temperature"):
-            value = getattr(self, name)
-            if not (value is None and name == "spiking_lr") and not value > 0:
-                raise OptionError(f"{name} is {value!r}; allowed are positive numbers")
-        if not 0 <= self.momentum < 1:
-            raise OptionError(f"momentum is {self.momentum!r}; allowed are numbers from 0 to below 1")
-        if not self.weight_decay >= 0:
-            raise OptionError(f"weight_decay is {self.weight_decay!r}; allowed are numbers from 0")
-        if not 0 <= self.distillation <= 1:
-            raise OptionError(f"distillation is {self.distillation!r}; allowed are numbers from 0 to 1")
-        if self.patience is not None and (whole_number(self.patience) or 0) < 1:
-            raise OptionError(f"patience is {self.patience!r}; allowed are whole numbers from 1, or None")
         for name, allowed in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 known = " and ".join(map(repr, allowed))
                 raise OptionError(f"{name} is {getattr(self, name)!r}; allowed are {known}")
+        if self.lr is None:
+            object.__setattr__(self, "lr", _RATES[self.optimiser])
+        for name in ("epochs", "spiking_epochs", "seed"):
+            self._require(name, whole_number, lambda value: value >= 0, "whole numbers from 0")
+        if self.epochs + self.spiking_epochs < 1:
+            raise OptionError("epochs and spiking_epochs are both 0; leave fine-tuning out instead")
+        for name in ("lr", "spiking_lr", "temperature"):
+            if name != "spiking_lr" or self.spiking_lr is not None:
+                self._require(name, _real_number, lambda value: value > 0, "positive numbers")
+        self._require("momentum", _real_number, lambda value: 0 <= value < 1, "numbers from 0 to below 1")
+        self._require("weight_decay", _real_number, lambda value: value >= 0, "numbers from 0")
+        self._require("distillation", _real_number, lambda value: 0 <= value <= 1, "numbers from 0 to 1")
+        if self.patience is not None:
+            self._require("patience", whole_number, lambda value: value >= 1, "whole numbers from 1, or None")
+
+    def _require(self, name: str, number: Callable[[Any], Any], holds: Callable[[Any], bool], allowed: str) -> None:
+        """Make an option a plain number, or refuse it."""
+        value = number(getattr(self, name))
+        if value is None or not holds(value):
+            raise OptionError(f"{name} is {getattr(self, name)!r}; allowed are {allowed}")
+        object.__setattr__(self, name, value)
+
+
+def _real_number(value: object) -> float | None:
+    """`value` as a float, `None` if it is no finite number."""
+    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value)):
+        return float(value)
+    return None
 
 
 @dataclass(frozen=True)
@@ -139,40 +153,62 @@ def batches_of(
     Raises:
         DataError: it is neither, or it is empty.
     """
-    if isinstance(data, Tensor) and not labels:
-        data = DataLoader(TensorDataset(data), batch_size, shuffle=shuffle)
-    elif isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
-        if len(data[0]) != len(data[1]):
-            raise DataError(f"{what}: there are {len(data[0])} images and {len(data[1])} labels")
-        data = DataLoader(TensorDataset(*data), batch_size, shuffle=shuffle)
+    tensors = _tensors(data, labels=labels, what=what)
+    if tensors is not None:
+        if len(tensors[0]) == 0:
+            raise DataError(f"{what} is empty")
+        data = DataLoader(TensorDataset(*tensors), batch_size, shuffle=shuffle)
     if not isinstance(data, Iterable) or isinstance(data, Tensor):
         raise DataError(
             f"{what} is a {type(data).__name__}; expected a pair (images, labels) or an iterable of such "
             "batches, such as a DataLoader"
         )
-    if isinstance(data, Sized) and len(data) == 0:
+    if length_of(data) == 0:
         raise DataError(f"{what} is empty")
     return data
 
 
-def held_out(data: Any, share: float, seed: int) -> tuple[Any, Any]:
+def _tensors(data: Any, *, labels: bool, what: str) -> tuple[Tensor, ...] | None:
+    """Images, or images and labels, if that is what `data` are."""
+    if isinstance(data, Tensor) and not labels:
+        return (data,)
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        if len(data[0]) != len(data[1]):
+            raise DataError(f"{what}: there are {len(data[0])} images and {len(data[1])} labels")
+        return data
+    return None
+
+
+def length_of(data: Iterable[Any]) -> int | None:
+    """How many batches there are, if it is known beforehand."""
+    try:
+        return len(data)  # type: ignore[arg-type]  # a DataLoader always has the method, and raises where it has no length
+    except TypeError:
+        return None
+
+
+def held_out(data: Any, share: float, seed: int, *, labels: bool = True) -> tuple[Any, Any]:
     """Split tensors into training and validation data, at random.
 
     Args:
         data: a pair of images and labels, or images alone.
         share: of the images that are held out, between 0 and 1.
         seed: of the choice.
+        labels: there must be labels.
 
     Raises:
         OptionError: the share is not between 0 and 1, or data that come in batches would have to be split.
+        DataError: there are not as many images as labels, or fewer than two.
     """
     if not 0 < share < 1:
         raise OptionError(f"validation is {share!r}; allowed are shares between 0 and 1, data, or None")
-    tensors = data if isinstance(data, tuple) else (data,)
-    if not all(isinstance(part, Tensor) for part in tensors):
+    tensors = _tensors(data, labels=labels, what="fine-tuning data")
+    if tensors is None:
         raise OptionError(
             f"validation is {share!r}, but data that come in batches cannot be split: give the validation data"
         )
+    if len(tensors[0]) < 2:
+        raise DataError(f"fine-tuning data are {len(tensors[0])} images; validation needs one of at least two")
     order = torch.randperm(len(tensors[0]), generator=torch.Generator().manual_seed(seed))
     count = min(max(1, round(share * len(order))), len(order) - 1)
     parts = [tuple(part[chosen] for part in tensors) for chosen in (order[count:].sort()[0], order[:count].sort()[0])]
@@ -182,22 +218,37 @@ def held_out(data: Any, share: float, seed: int) -> tuple[Any, Any]:
 
 def _parts(batch: Any, channels: int | None, *, labels: bool) -> tuple[Tensor, Tensor | None]:
     """Images and labels of a batch."""
-    if isinstance(batch, Tensor) and not labels:
-        check_images(batch, channels)
-        return batch, None
-    if not isinstance(batch, tuple | list) or not batch or (labels and len(batch) < 2):
-        raise DataError("a batch for fine-tuning must be (images, labels); labels are an integer tensor [N]")
-    images, given = batch[0], batch[1] if len(batch) > 1 else None
-    if labels and not isinstance(given, Tensor):
-        raise DataError("a batch for fine-tuning must be (images, labels); labels are an integer tensor [N]")
-    check_images(images, channels)
-    if not isinstance(given, Tensor):
+    if not labels:
+        images = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        check_images(images, channels)
         return images, None
-    if given.is_floating_point() or given.shape != images.shape[:1]:
+    if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[1], Tensor):
+        raise DataError("a batch for fine-tuning must be (images, labels); labels are an integer tensor [N]")
+    images, given = batch[:2]
+    check_images(images, channels)
+    if given.is_floating_point() or given.dtype == torch.bool or given.shape != images.shape[:1]:
         raise DataError(
             f"labels are {given.dtype} of shape {list(given.shape)}; expected integers of shape {[len(images)]}"
         )
-    return images, given
+    return images, given.long()
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    if not bool(((labels >= 0) & (labels < classes)).all()):
+        raise DataError(
+            f"labels go from {int(labels.min())} to {int(labels.max())}; the network has {classes} "
+            f"classes, 0 to {classes - 1}"
+        )
+
+
+def _outputs(network: Callable[[Tensor], Any], images: Tensor) -> Any:
+    """What a network says, or why it cannot."""
+    try:
+        return network(images)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise DataError(f"a network does not accept images of shape {list(images.shape)}: {error}") from error
 
 
 def _log_probabilities(graph: Graph) -> Callable[[Tensor], Tensor]:
@@ -272,22 +323,27 @@ class _Loop:
         self.student = task.student
         self.weight = next(iter(self.student.tensors().values()))
         self.device = self.weight.device
-        self.identity = _identity(self.student, options)
+        self.learned = tuple(self.student.tensors().values())
+        self.identity = _identity(task, options)
         self.state = _Progress()
         self.likelihood = _log_probabilities(self.student.graph)
         self.labels = options.distillation < 1
-        self.size = len(task.batches) if isinstance(task.batches, Sized) else None
+        self.size = length_of(task.batches)
+        assert options.lr is not None  # the options have seen to it
+        self.lrs = (options.lr, options.lr if options.spiking_lr is None else options.spiking_lr)
 
     def run(self) -> list[Epoch]:
         """See `train`."""
-        devices = [self.device] if self.device.type == "cuda" else []
+        devices = (
+            range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        )  # all those that a seed reaches
         phases = (self.options.epochs, self.options.spiking_epochs)
         waiting = self._resume()
-        if not self.state.history:
-            self._consider(self._validated())  # what is wrong with the data shows now; no epoch may make things worse
         total = None if self.size is None else self.size * (sum(phases) - sum(self.state.done))
         quiet = None if self.options.progress else True
         with torch.random.fork_rng(devices), tqdm(total=total, desc="fine-tuning", disable=quiet) as bar:
+            if not self.state.history:
+                self._consider(self._validated())  # wrong data show now; and no epoch may make things worse
             for phase, epochs in enumerate(phases):
                 if self.state.done[phase] >= epochs:
                     continue
@@ -313,8 +369,8 @@ class _Loop:
         relative = self.options.optimiser == "adamw"
         groups = self.student.groups(weight_decay=self.options.weight_decay, relative=relative)
         if relative:
-            return torch.optim.AdamW(groups, self.options.lr)
-        return torch.optim.SGD(groups, self.options.lr, momentum=self.options.momentum)
+            return torch.optim.AdamW(groups, self.lrs[0])
+        return torch.optim.SGD(groups, self.lrs[0], momentum=self.options.momentum)
 
     def _stalled(self) -> bool:
         return self.options.patience is not None and self.state.idle >= self.options.patience
@@ -324,9 +380,11 @@ class _Loop:
         # Seeds by epoch: a run that was interrupted goes on as if it had not been.
         torch.manual_seed(self.options.seed + 1_000_003 * number)
         total = hits = count = labelled = 0.0
-        lr = self.options.lr if phase == 0 or self.options.spiking_lr is None else self.options.spiking_lr
+        lr = self.lrs[phase]
         for iteration, batch in enumerate(self.task.batches):
             images, labels = _parts(batch, self.student.graph.input_channels, labels=self.labels)
+            if len(images) == 0:
+                continue
             done = (self.state.done[phase] + (iteration / self.size if self.size else 0)) / epochs
             rate = lr * scheduled(self.options.schedule, done)
             for group in optimiser.param_groups:
@@ -375,14 +433,11 @@ class _Loop:
         """One step of the optimiser; the loss and the outputs before it."""
         images = images.to(self.device, self.weight.dtype)
         if spiking:
-            self.student.simulate(images)
+            _outputs(self.student.simulate, images)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
-            outputs = self.student.graph(images)
-        if labels is not None and not bool(((labels >= 0) & (labels < outputs.shape[1])).all()):
-            raise DataError(
-                f"labels go from {int(labels.min())} to {int(labels.max())}; the network has {outputs.shape[1]} "
-                f"classes, 0 to {outputs.shape[1] - 1}"
-            )
+            outputs = _outputs(self.student.graph, images)
+        if labels is not None:
+            _check_labels(labels, outputs.shape[1])
         said, share = self.likelihood(outputs), self.options.distillation
         loss = said.new_zeros(())
         if labels is not None and share < 1:
@@ -392,19 +447,36 @@ class _Loop:
         value = float(loss.detach())
         optimiser.zero_grad()
         if math.isfinite(value):
-            loss.backward()
+            loss.backward(inputs=self.learned)
             optimiser.step()
             self.student.confine()
-            self.student.round()
+            try:
+                self.student.round()
+            except TargetError as error:
+                raise TrainingError(
+                    f"training has taken a value out of its register; use a smaller lr. {error}"
+                ) from error
         return value, outputs.detach()
 
     def _distance(self, said: Tensor, images: Tensor) -> Tensor:
         """Hinton et al. 2015: cross entropy of softened distributions, times the square of the temperature."""
-        with torch.no_grad():
-            wanted = self.likelihood(self.task.teacher(images))
+        wanted = self._taught(images)
+        if wanted.shape != said.shape:
+            raise DataError(f"the teacher gives outputs of shape {list(wanted.shape)}, the network {list(said.shape)}")
         temperature = self.options.temperature
         soft, wanted = (F.log_softmax(one / temperature, 1) for one in (said, wanted))
         return F.kl_div(soft, wanted, log_target=True, reduction="batchmean") * temperature**2
+
+    def _taught(self, images: Tensor) -> Tensor:
+        """Log-probabilities of the teacher, whether it gives probabilities, their logarithms or logits."""
+        with torch.no_grad():
+            outputs = _outputs(self.task.teacher, images)
+        if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+            raise DataError("the teacher must give a tensor [N, classes]")
+        outputs = outputs.float()
+        if bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < _SUMS_TO_ONE).all()):
+            return outputs.clamp_min(1e-12).log()
+        return F.log_softmax(outputs, 1)
 
     def _validated(self) -> float | None:
         """Accuracy of the spiking network on the validation data."""
@@ -414,9 +486,14 @@ class _Loop:
         with torch.no_grad():
             for batch in self.task.validation:
                 images, labels = _parts(batch, self.student.graph.input_channels, labels=self.labels)
+                if len(images) == 0:
+                    continue
                 images = images.to(self.device, self.weight.dtype)
-                wanted = self.task.teacher(images).argmax(1) if labels is None else labels.to(self.device)
-                hits += int((network(images).argmax(1) == wanted).sum())
+                outputs = _outputs(network, images)
+                if labels is not None:
+                    _check_labels(labels, outputs.shape[1])
+                wanted = self._taught(images).argmax(1) if labels is None else labels.to(self.device)
+                hits += int((outputs.argmax(1) == wanted).sum())
                 count += len(images)
         if count == 0:
             raise DataError("the validation data had no batches; give data that can be gone through every epoch")
@@ -491,15 +568,39 @@ def scheduled(schedule: str, done: float) -> float:
     return round((1 + math.cos(math.pi * done)) / 2, 12)
 
 
-def _identity(student: Student, options: TrainingOptions) -> str:
-    """Tells whether two runs are the same one: a hash of the options and of what is trained from."""
+def _identity(task: Task, options: TrainingOptions) -> str:
+    """Tells whether two runs are the same one: a hash of the options, of what is trained from, and of the data.
+
+    Of data that come in batches only their number is known.
+    """
+    student = task.student
     given = {
         **asdict(replace(options, progress=False)),
         **asdict(student.dynamics),
         "registers": asdict(student.target.registers),
+        "batches": _data_facts(task.batches),
+        "validation": None if task.validation is None else _data_facts(task.validation),
     }
     content = sha256(json.dumps(given, sort_keys=True).encode())
-    for name, tensor in student.tensors().items():
-        content.update(name.encode())
-        content.update(tensor.detach().cpu().double().numpy().tobytes())
+    networks: list[nn.Module] = [student.graph.module]
+    if isinstance(task.teacher, nn.Module) and (options.distillation > 0):
+        networks.append(task.teacher)
+    for network in networks:
+        for name, tensor in network.state_dict().items():
+            content.update(name.encode())
+            content.update(_bytes(tensor))
     return content.hexdigest()
+
+
+def _data_facts(data: Iterable[Any]) -> list[Any]:
+    """What is known about data without going through them."""
+    known: list[Any] = [length_of(data)]
+    if isinstance(data, DataLoader):
+        known.append(data.batch_size)
+        if isinstance(data.dataset, TensorDataset):
+            known += [[list(part.shape), sha256(_bytes(part)).hexdigest()] for part in data.dataset.tensors]
+    return known
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

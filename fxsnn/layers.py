@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fxsnn import lowbit
 from fxsnn.errors import DataError, OptionError
-from fxsnn.neuron import Dynamics, IntegerNeuron, integrate_and_fire
+from fxsnn.neuron import Dynamics, IntegerNeuron, integrate_and_fire, steady_spike_counts
 
 _EXACT_IN_BFLOAT16 = 1 << 8
 
@@ -141,13 +141,14 @@ class ClippedReLU(nn.Module):
 class RateReLU(nn.Module):
     """`ClippedReLU` in training: what integer neurons give, as a rate of spikes in T steps.
 
-    Under a steady drive the rate is `floor(T * x / s + 1/2) / T`, clipped to 0..1, with `s` the threshold of the
-    channel after rounding; `rate * unit` is what the next layer reads. The gradient passes straight through the
-    rounding, and to the threshold as in Esser et al. 2020 (eq. 3, with the scale of their section 2.2).
+    Under a steady drive of `x / s` thresholds a step, with `s` the threshold of the channel after rounding, the rate is
+    that of `fxsnn.neuron.steady_spike_counts`; `rate * unit` is what the next layer reads. The gradient passes straight
+    through the rounding, and to the threshold as in Esser et al. 2020: eq. 3, with the scale of their section 2.2, both
+    for the step between two levels, which is a T-th of the threshold.
 
     Args:
         upper: upper end, in activation units; learned if it is a parameter.
-        levels: T.
+        dynamics: T, reset and start of the neurons.
 
     Attributes:
         spike_value: [C], the rounded threshold of each channel.
@@ -159,9 +160,9 @@ class RateReLU(nn.Module):
     spike_value: Tensor
     unit: Tensor
 
-    def __init__(self, upper: Tensor, levels: int) -> None:
+    def __init__(self, upper: Tensor, dynamics: Dynamics) -> None:
         super().__init__()
-        self.levels = levels
+        self.dynamics = dynamics
         if isinstance(upper, nn.Parameter):
             self.upper = upper
         else:
@@ -176,10 +177,9 @@ class RateReLU(nn.Module):
         return float(self.upper.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape as `x`, [N, C, ...]."""
-        value, unit = (one.to(x.dtype).view(-1, *[1] * (x.dim() - 2)) for one in (self.spike_value, self.unit))
-        scale = (x.numel() // len(x) * self.levels) ** -0.5
-        out: Tensor = _Rate.apply(x, self.upper, value, unit, self.levels, scale, self.rates)
+        """Same shape and type as `x`, [N, C, ...]."""
+        value, unit = (one.view(-1, *[1] * (x.dim() - 2)) for one in (self.spike_value, self.unit))
+        out: Tensor = _Rate.apply(x, self.upper, value, unit, self.dynamics, self.rates)
         return out
 
 
@@ -188,23 +188,27 @@ class _Rate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, upper: Tensor, value: Tensor, unit: Tensor, levels: int, scale: float, rates: Tensor | None
+        ctx: Any, x: Tensor, upper: Tensor, value: Tensor, unit: Tensor, dynamics: Dynamics, rates: Tensor | None
     ) -> Tensor:
-        ratio = x / value
+        ratio = x / value  # in the type of the thresholds: bfloat16 would round at other ones
         if rates is None:
-            rates = ratio.clamp(0, 1).mul_(levels).add_(0.5).floor_().div_(levels)
+            rates = steady_spike_counts(ratio, dynamics).div_(dynamics.timesteps)
         ctx.save_for_backward(ratio, rates, value, unit)
-        ctx.scale = scale
-        return rates * unit
+        # Esser's scale 1 / sqrt(neurons * T) is for the step: the threshold moves T times as far, and its gradient is
+        # a T-th of the step's.
+        neurons = max(1, x.numel() // max(1, len(x)))
+        ctx.scale = dynamics.timesteps**2 * (neurons * dynamics.timesteps) ** -0.5
+        return (rates * unit).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         ratio, rates, value, unit = ctx.saved_tensors
-        to_x = torch.ops.aten.hardtanh_backward(gradient, ratio, 0, 1).mul_(unit / value)
+        wide = gradient.to(ratio.dtype)
+        to_x = torch.ops.aten.hardtanh_backward(wide, ratio, 0, 1).mul_(unit / value)
         to_upper = None
         if ctx.needs_input_grad[1]:  # both the value and the unit move with the threshold
-            to_upper = ctx.scale * (gradient * rates).addcmul_(to_x, ratio, value=-1).sum()
-        return to_x, to_upper, None, None, None, None, None
+            to_upper = ctx.scale * (wide * rates).addcmul_(to_x, ratio, value=-1).sum()
+        return to_x.to(gradient.dtype), to_upper, None, None, None, None
 
 
 def quantize_input(images: Tensor, unit: float, bits: int) -> Tensor:
@@ -241,11 +245,15 @@ class LowBit(nn.Module):
     Attributes:
         bits: 1 to 4.
         step: weight step, [C] per output channel or [1] per layer.
+        float_weight: the weight before it was quantised; training leaves it as it is.
+        float_bias: the same of the bias, `None` without one.
     """
 
     weight: Tensor
     step: Tensor
     bits: int
+    float_weight: Tensor
+    float_bias: Tensor | None
     bias_error: Tensor | None = None
     """What rounding to the leak adds to the bias, [C], while the layer is trained."""
 
@@ -258,6 +266,9 @@ class LowBit(nn.Module):
         """Set the bits and fit the step to the weight."""
         self.bits = bits
         self.register_buffer("step", lowbit.fit_step(self.weight, bits, per_channel=per_channel))
+        bias = self._parameters["bias"]
+        self.register_buffer("float_weight", self.weight.detach())
+        self.register_buffer("float_bias", None if bias is None else bias.detach())
 
     def learn_step(self) -> None:
         """Make the step a parameter."""
@@ -271,9 +282,10 @@ class LowBit(nn.Module):
         del self.step
         self.register_buffer("step", step)
 
-    def raise_step(self) -> None:
-        """Raise what training has taken below the smallest step."""
+    def raise_step(self, least: float) -> None:
+        """Raise what training has taken below the smallest step of the layer, or below `least`."""
         with torch.no_grad():
+            self.step.clamp_(min=least)
             self.step.copy_(lowbit.raised_to_floor(self.step, self.step.median()))
 
     def quantized_weight(self) -> Tensor:

@@ -98,6 +98,32 @@ def integrate_and_fire(
     return torch.stack(spikes).float()
 
 
+def steady_spike_counts(drive: Tensor, dynamics: Dynamics) -> Tensor:
+    """How many spikes `integrate_and_fire` makes where the drive is the same at every step, in closed form.
+
+    By subtraction it is `floor(T * drive + initial_membrane)`, clipped to 0..T. With reset to zero the first spike
+    comes after `ceil((1 - initial_membrane) / drive)` steps and the next ones every `ceil(1 / drive)`.
+
+    Args:
+        drive: in thresholds a step, any shape.
+        dynamics: T, reset and start.
+
+    >>> steady_spike_counts(torch.tensor([-1.0, 0.4, 2.0]), Dynamics(4))
+    tensor([0., 2., 4.])
+    >>> steady_spike_counts(torch.tensor([-1.0, 0.4, 2.0]), Dynamics(4, reset="zero"))
+    tensor([0., 1., 4.])
+    """
+    steps, start = dynamics.timesteps, dynamics.initial_membrane
+    raised = (
+        1 + 4 * torch.finfo(drive.dtype).eps
+    )  # who reaches the threshold exactly spikes: not to miss it by rounding
+    if dynamics.reset == "subtraction":
+        return drive.clamp(0, 1).mul_(steps * raised).add_(start).floor_()
+    period = (drive * raised).clamp_min_(1e-30).reciprocal_()
+    first, every = (period * (1 - start)).ceil_(), period.ceil().clamp_min_(1)
+    return (steps - first).div_(every).floor_().add_(1).clamp_(0, steps)
+
+
 @dataclass(frozen=True)
 class IntegerNeuron:
     """The integers of one layer's neurons.

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph
 from fxsnn.layers import check_images
+from fxsnn.neuron import Dynamics, steady_spike_counts
 
 _MANTISSA_BITS = 10  # a bin is 2^-10, about 0.1 %, wide
 _LEAST_EXPONENT, _EXPONENTS = -32, 64
@@ -85,16 +86,15 @@ class Histogram:
         edges = self.edges()[:-1]
         return float(self.counts[edges >= value * (1 - 2.0**-_MANTISSA_BITS)].sum()) / max(1, self.total)
 
-    def least_error_threshold(self, levels: int) -> float:
-        """The threshold at which clipping and rounding to `levels` levels cost the least squared error."""
+    def least_error_threshold(self, dynamics: Dynamics) -> float:
+        """The threshold at which what neurons make of the values under a steady drive has the least squared error."""
         used = self.counts.nonzero().squeeze(1)
         edges = self.edges()
         values, weights = (edges[used] + edges[used + 1]) / 2, self.counts[used].double()
         best, least = self.largest, float("inf")
         for share in torch.logspace(-2, 0, _MSE_CANDIDATES).tolist():
             threshold = self.largest * share
-            step = threshold / levels
-            rounded = (values.clamp(max=threshold) / step + 0.5).floor() * step
+            rounded = steady_spike_counts(values / threshold, dynamics) * (threshold / dynamics.timesteps)
             error = float(((values - rounded).square() * weights).sum())
             if error < least:
                 best, least = threshold, error

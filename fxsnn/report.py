@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
@@ -12,7 +11,7 @@ from torch import nn
 from fxsnn.graph import Graph
 from fxsnn.layers import Encode, SpikeAvgPool2d, Spiking
 from fxsnn.neuron import Dynamics
-from fxsnn.target import HardwareTarget, LayerFit, aligned, fit_layer
+from fxsnn.target import HardwareTarget, aligned, fit_layer, reasons
 
 _RESET_NOTE = (
     "reset to zero throws away what a membrane had above its threshold and costs accuracy; "
@@ -153,32 +152,8 @@ def report_of(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> Repor
         encode.unit if encode else 1.0,
         rows,
         tail,
-        (*_widest(rows), *((_RESET_NOTE,) if dynamics.reset == "zero" else ())),
+        (*reasons((row.layer, row.why) for row in rows), *((_RESET_NOTE,) if dynamics.reset == "zero" else ())),
     )
-
-
-def _widest(rows: Iterable[LayerRow]) -> list[str]:
-    """A note for each reason why layers have the bits they have."""
-    layers: dict[str, list[str]] = {}
-    for row in rows:
-        if row.why:
-            layers.setdefault(row.why, []).append(row.layer)
-    return [f"{', '.join(names)}: {why}" for why, names in layers.items()]
-
-
-def _why(fit: LayerFit, target: HardwareTarget) -> str:
-    """Why a convolution has the bits it has, where the target has wider ones."""
-    wider = [bits for bits in target.weight_bits if bits > fit.bits]
-    if not wider or fit.kernel_size is None or fit.max_bits is None:
-        return ""
-    if fit.max_bits > fit.bits:
-        return f"{fit.in_channels} input channels would allow {_widths(fit.max_bits)}"
-    limit = target.input_channel_limit(fit.kernel_size, min(wider))
-    return f"{_widths(fit.bits)} at most for {fit.in_channels} input channels; {_widths(min(wider))} allow {limit}"
-
-
-def _widths(bits: int) -> str:
-    return f"{bits} bit{'s' if bits > 1 else ''}"
 
 
 def _row(name: str, layer: nn.Module, target: HardwareTarget) -> LayerRow:
@@ -197,7 +172,7 @@ def _row(name: str, layer: nn.Module, target: HardwareTarget) -> LayerRow:
             out_channels=layer.out_channels,
             groups=layer.groups,
         )
-        kernel, per_group, limit, why = fit.kernel_size, fit.in_channels, fit.limit, _why(fit, target)
+        kernel, per_group, limit, why = fit.kernel_size, fit.in_channels, fit.limit, fit.why
     elif isinstance(layer, nn.Linear):
         per_group = layer.in_features
     return LayerRow(

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
-from fxsnn.errors import TargetError, TrainingError
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit, LowBitConv2d, QuantizedInput, RateReLU, conv_like, linear_like
 from fxsnn.network import SpikingNetwork
@@ -18,20 +17,22 @@ from fxsnn.neuron import Dynamics
 from fxsnn.substitution import neurons_of, substitute
 from fxsnn.target import HardwareTarget
 
-LEAST_THRESHOLD = 1 / 100
-"""Training does not take a threshold below this share of where it started."""
+LEAST = 1 / 100
+"""Training takes no threshold and no weight step below this share of where it started (of a layer's median step)."""
 
 
 def float_form(graph: Graph) -> Graph:
-    """The network before its weights were quantised: floating weights, no upper end of activations.
+    """The network before its weights were quantised, corrected and trained: floating weights, no thresholds.
 
     Args:
-        graph: with `LowBit` layers that have not been trained.
+        graph: with `LowBit` layers.
     """
     teacher = graph.copy()
     for node in teacher.nodes(LowBit):
         layer: Any = teacher[node]
         plain = conv_like(nn.Conv2d, layer) if isinstance(layer, LowBitConv2d) else linear_like(nn.Linear, layer)
+        plain.weight = nn.Parameter(layer.float_weight, requires_grad=False)
+        plain.bias = None if layer.float_bias is None else nn.Parameter(layer.float_bias, requires_grad=False)
         teacher.replace(node, plain)
     for node in teacher.nodes(ClippedReLU):
         if teacher.is_a(node.all_input_nodes[0], nn.AvgPool2d):
@@ -61,8 +62,6 @@ class Student:
         neurons_of(graph, target)  # what is wrong from the start is not the training's fault
         self.graph = graph
         self.target, self.dynamics = target, dynamics
-        for parameter in graph.module.parameters():
-            parameter.requires_grad_(False)
         for node in graph.body(ClippedReLU):  # of an earlier training
             if graph.is_a(node.all_input_nodes[0], nn.AvgPool2d):
                 graph.bypass(node)
@@ -77,12 +76,13 @@ class Student:
         for node in graph.body(ClippedReLU):
             clipped: Any = graph[node]
             threshold = nn.Parameter(torch.tensor(clipped.threshold, dtype=dtype, device=device))
-            self._activations.append(RateReLU(threshold, dynamics.timesteps))
+            self._activations.append(RateReLU(threshold, dynamics))
             graph.replace(node, self._activations[-1])
-        self._least = [activation.threshold * LEAST_THRESHOLD for activation in self._activations]
+        self._least = [activation.threshold * LEAST for activation in self._activations]
+        self._least_steps = [float(layer.step.detach().median()) * LEAST for layer in self._layers]
         self._pooled = {}
         for node in graph.body(nn.AvgPool2d):
-            module = RateReLU(torch.ones((), dtype=dtype, device=device), dynamics.timesteps)
+            module = RateReLU(torch.ones((), dtype=dtype, device=device), dynamics)
             self._pooled[node] = graph.insert_after(node, f"{graph.name(node)}_levels", module)
         self._scales = [float(one.detach().mean()) for one in self._steps_and_thresholds()]
         graph.module.recompile()
@@ -92,12 +92,9 @@ class Student:
         """Bring thresholds, biases and units up to date: what the integers make of the present parameters.
 
         Raises:
-            TrainingError: a value has left its register.
+            TargetError: a value has left its register.
         """
-        try:
-            layers = neurons_of(self.graph, self.target)
-        except TargetError as error:
-            raise TrainingError(f"training has taken a value out of its register; use a smaller lr. {error}") from error
+        layers = neurons_of(self.graph, self.target)
         for layer in layers:
             last = layer is layers[-1]
             if layer.neuron is None:
@@ -136,8 +133,8 @@ class Student:
 
     def confine(self) -> None:
         """Keep steps and thresholds positive."""
-        for layer in self._layers:
-            layer.raise_step()
+        for layer, least in zip(self._layers, self._least_steps, strict=True):
+            layer.raise_step(least)
         with torch.no_grad():
             for activation, least in zip(self._activations, self._least, strict=True):
                 activation.upper.clamp_(min=least)
@@ -207,6 +204,5 @@ class Student:
         for layer in self._layers:
             layer.bias_error = None
             layer.fix_step()
-            layer.requires_grad_(False)
             for parameter in layer.parameters():
                 parameter.grad = None

@@ -8,7 +8,7 @@ A target is one file with one `HardwareTarget` in it:
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
@@ -132,7 +132,7 @@ class HardwareTarget:
         if bits == AUTOMATIC:
             return AUTOMATIC
         if isinstance(bits, Mapping):
-            return MappingProxyType({str(layer): self.require_bits(width) for layer, width in bits.items()})
+            return {str(layer): self.require_bits(width) for layer, width in bits.items()}
         if isinstance(bits, str):
             raise OptionError(f"bits is {bits!r}; allowed are {AUTOMATIC!r}, a number, or a number for each layer")
         return self.require_bits(bits)
@@ -194,6 +194,7 @@ class LayerFit:
             the target documents no limit.
         max_bits: the largest bit width that would fit, `None` if none would.
         source: `file:line` of the call in the user's code, or "".
+        why: why it has these bits, where the target could hold wider weights; otherwise "".
     """
 
     layer: str
@@ -206,6 +207,7 @@ class LayerFit:
     limit: int | None
     max_bits: int | None
     source: str = ""
+    why: str = ""
 
     @property
     def ok(self) -> bool:
@@ -265,12 +267,17 @@ class FitReport:
         """Findings and violations together."""
         return self.findings + tuple(violation.finding for violation in self.violations)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why layers have the bits they have, a line for each reason."""
+        return reasons((fit.layer, fit.why) for fit in self.layers if fit.ok)
+
     def widths(self) -> str:
         """The weight bits in words."""
         widths = {fit.bits for fit in self.layers} or {0}
         low, high = (self.bits, self.bits) if isinstance(self.bits, int) else (min(widths), max(widths))
         if low == high:
-            return f"{low} bit{'s' if low > 1 else ''}"
+            return _widths(low)
         return f"{low} to {high} bits"
 
     def __str__(self) -> str:
@@ -292,6 +299,7 @@ class FitReport:
         lines = [f"The network {verdict} {self.target} at {self.widths()}."]
         if self.layers:
             lines.append(aligned(rows))
+        lines += [f"note: {note}" for note in self.notes]
         if self.problems:
             lines.append(listing(self.problems))
         return "\n".join(lines)
@@ -331,10 +339,38 @@ def fit_layer(
         ), None
     limit = target.input_channel_limit(kernel_size, bits)
     largest = target.largest_bits(kernel_size, per_group)
-    fit = LayerFit(layer, kind, kernel_size, per_group, out_channels, groups, bits, limit, largest, source)
+    why = _why(target, bits, largest, kernel_size, per_group)
+    fit = LayerFit(layer, kind, kernel_size, per_group, out_channels, groups, bits, limit, largest, source, why)
     if fit.ok or limit is None:
         return fit, None
     return fit, Violation(layer, per_group, limit, largest, _finding(target, fit, limit))
+
+
+def _why(target: HardwareTarget, bits: int, largest: int | None, kernel_size: KernelSize, in_channels: int) -> str:
+    wider = [width for width in target.weight_bits if width > bits]
+    if not wider or largest is None:
+        return ""
+    if largest > bits:
+        return f"{in_channels} input channels would allow {_widths(largest)}"
+    limit = target.input_channel_limit(kernel_size, min(wider))
+    return f"{_widths(bits)} at most for {in_channels} input channels; {_widths(min(wider))} allow {limit}"
+
+
+def _widths(bits: int) -> str:
+    return f"{bits} bit{'s' if bits > 1 else ''}"
+
+
+def reasons(why: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Layers and reasons, those with the same reason on one line.
+
+    >>> reasons([("conv1", ""), ("conv2", "it is large"), ("conv3", "it is large")])
+    ('conv2, conv3: it is large',)
+    """
+    layers: dict[str, list[str]] = {}
+    for layer, reason in why:
+        if reason:
+            layers.setdefault(reason, []).append(layer)
+    return tuple(f"{', '.join(names)}: {reason}" for reason, names in layers.items())
 
 
 def _finding(target: HardwareTarget, fit: LayerFit, limit: int) -> Finding:

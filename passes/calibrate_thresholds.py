@@ -12,6 +12,7 @@ from fxsnn.errors import CalibrationWarning, OptionError
 from fxsnn.graph import Graph
 from fxsnn.layers import ActivationSummary, ClippedReLU, QuantizedInput
 from fxsnn.moments import INPUT_DEVIATIONS, gaussian_moments, gaussian_samples
+from fxsnn.neuron import Dynamics
 from fxsnn.observe import Histogram, observe
 from fxsnn.stages import Pass, facts
 from fxsnn.target import whole_number
@@ -90,7 +91,7 @@ class CalibrateThresholds(Pass):
             # A very sparse layer can have its percentile at zero; then its rare activations are all that counts.
             threshold = histogram.quantile(self.percentile / 100) or histogram.largest
         else:
-            threshold = histogram.least_error_threshold(self.levels)
+            threshold = histogram.least_error_threshold(Dynamics(self.levels))
         summary = ActivationSummary(
             histogram.largest, 1 - histogram.zeros / histogram.total, histogram.share_from(threshold)
         )

@@ -29,10 +29,12 @@ class CorrectLayers(Pass):
 
     * Its bias is moved so that each channel has the mean it has in the float network (bias correction: Nagel et al.
       2019, section 4.2, there with the float input).
-    * Then its threshold becomes that of least squared error, clipping and rounding to T levels.
+    * Then its threshold becomes that of least squared error, for the rates of T steps
+      under a steady drive.
 
     Args:
-        data: images, an iterable of batches, or a `DataLoader` of (images, labels); gone through once per layer.
+        data: images, an iterable of batches, or a `DataLoader` of (images, labels); gone through
+            once per layer and once more, twice per layer with both corrections.
         target: gives the widths of the registers.
         biases: correct biases; a layer without one gets one.
         thresholds: correct thresholds.
@@ -53,16 +55,19 @@ class CorrectLayers(Pass):
     gives = facts("corrected")
 
     def __post_init__(self) -> None:
-        Dynamics(self.timesteps, self.reset, self.initial_membrane)
+        self._dynamics()
         if not (self.biases or self.thresholds):
             raise OptionError("biases and thresholds are both False; leave the correction out instead")
+
+    def _dynamics(self) -> Dynamics:
+        return Dynamics(self.timesteps, self.reset, self.initial_membrane)
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
         if self.data is None:
             raise PipelineError("correct-layers needs data: images on which layers are seen")
         wanted = self._channel_means(float_form(graph))
-        student = Student(graph, self.target, Dynamics(self.timesteps, self.reset, self.initial_membrane))
+        student = Student(graph, self.target, self._dynamics())
         for node in graph.body(LowBit):
             if self.biases:
                 found = self._channel_means(graph, student, node)[graph.name(node)]
@@ -90,7 +95,7 @@ class CorrectLayers(Pass):
     def _threshold(self, graph: Graph, student: Student, node: Node) -> float:
         histogram = Histogram()
         self._watch(graph, [node], lambda _, value: histogram.add(value), student)
-        return histogram.least_error_threshold(self.timesteps) if histogram.largest else 0.0
+        return histogram.least_error_threshold(self._dynamics()) if histogram.largest else 0.0
 
     def _watch(
         self, graph: Graph, nodes: list[Node], see: Callable[[Node, Tensor], None], student: Student | None

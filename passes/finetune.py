@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Finetune(Pass):
             `distillation=1`, labels are not needed.
         epochs: how often to go through the data.
         spiking_epochs: how often after that, with the rates of the spiking network.
-        lr: learning rate at the start.
+        lr: learning rate at the start; `None`: 0.02 for SGD, 0.001 for AdamW.
         spiking_lr: the same for the spiking epochs; `None`: as `lr`.
         momentum: of SGD.
         weight_decay: of the weights.
@@ -40,7 +41,7 @@ class Finetune(Pass):
         schedule: "cosine" down to 0, or "step": a tenth at 50 % and again at 75 %.
         distillation: share of the loss that is the distance from what the teacher says, 0 to 1.
         temperature: at which distributions are compared in distillation.
-        teacher: a network to learn from; `None`: the float network that is being converted.
+        teacher: a network to learn from, with as many classes; `None`: the float network that is being converted.
         precision: "float32", or "bfloat16" for mixed precision on CPU or GPU.
         validation: data held out, or the share of `data` (tensors only) to hold out; after each epoch the accuracy of
             the spiking network on them is taken, and the best epoch is what remains, or the start if none was better.
@@ -52,7 +53,8 @@ class Finetune(Pass):
         reset: of the spiking network, "subtraction" or "zero"; `None`: as it is converted.
         initial_membrane: of the spiking network; `None`: as it is converted.
         checkpoint: a file in which the run is kept after each epoch. The same call goes on from there after an
-            interruption, and ends as it would have without one.
+            interruption, and ends as it would have without one; when the run is over, it returns its result. A call
+            with other options, network or data is refused (of data that come in batches only their number is known).
         on_epoch: called with an `Epoch` (loss, accuracies, learning rate, seconds) after each epoch.
         seed: two runs with one seed give the same network on the same machine.
         progress: show a progress bar with loss, accuracy, learning rate and the time left.
@@ -60,7 +62,7 @@ class Finetune(Pass):
 
     data: Any
     epochs: int = 5
-    lr: float = 0.02
+    lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
     spiking_epochs: int = 0
@@ -90,6 +92,9 @@ class Finetune(Pass):
         self._options()
         if (whole_number(self.batch_size) or 0) < 1:
             raise OptionError(f"batch_size is {self.batch_size!r}; allowed are whole numbers from 1")
+        if self.teacher is not None and not isinstance(self.teacher, nn.Module):
+            raise OptionError(f"teacher is a {type(self.teacher).__name__}; allowed are a torch.nn.Module, or None")
+        self._dynamics(1 if self.timesteps is None else self.timesteps)
         if self.patience is not None and self.validation is None:
             raise OptionError("patience needs validation: data held out, or the share of the data to hold out")
 
@@ -99,22 +104,27 @@ class Finetune(Pass):
             raise PipelineError("finetune needs timesteps: the levels to which activations are rounded")
         if self.target is None:
             raise PipelineError("finetune needs a target: its registers are what thresholds are rounded for")
-        dynamics = Dynamics(
-            self.timesteps,
-            "subtraction" if self.reset is None else self.reset,
-            0.5 if self.initial_membrane is None else self.initial_membrane,
-        )
+        dynamics = self._dynamics(self.timesteps)
         labels, validation, data = self.distillation < 1, self.validation, self.data
-        if isinstance(validation, float | int):
-            data, validation = held_out(data, validation, self.seed)
+        if isinstance(validation, Real):
+            data, validation = held_out(data, float(validation), self._options().seed, labels=labels)
         batches = batches_of(data, self.batch_size, labels=labels)
         if validation is not None:
             validation = batches_of(validation, self.batch_size, labels=labels, shuffle=False, what="validation data")
+        weight = next(graph.module.parameters())
         teacher = float_form(graph).module if self.teacher is None else copy.deepcopy(self.teacher)
+        teacher = teacher.to(weight.device, weight.dtype)
         student = Student(graph, self.target, dynamics)
         path = None if self.checkpoint is None else Path(self.checkpoint)
         train(Task(student, teacher.eval(), batches, validation, path, self.on_epoch), self._options())
         student.finish()
+
+    def _dynamics(self, timesteps: int) -> Dynamics:
+        return Dynamics(
+            timesteps,
+            "subtraction" if self.reset is None else self.reset,
+            0.5 if self.initial_membrane is None else self.initial_membrane,
+        )
 
     def _options(self) -> TrainingOptions:
         return TrainingOptions(**{one.name: getattr(self, one.name) for one in fields(TrainingOptions)})

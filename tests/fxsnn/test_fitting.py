@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,10 +90,20 @@ def test_a_conversion_has_the_bits_of_the_check(bits: str | Mapping[str, int], c
 
 
 def test_both_reports_show_the_choice_and_why(convert: Any) -> None:
-    text = str(fxsnn.check(MODEL, target=V1, bits="auto"))
-    assert "fits hw_v1.0 at 1 to 4 bits" in text
+    check = fxsnn.check(MODEL, target=V1, bits={"0": 3})
+    assert "fits hw_v1.0 at 1 to 4 bits" in str(check)
+    assert "note: 0: 3 input channels would allow 4 bits" in str(check)
     report = convert(MODEL, bits={"0": 3}, calibration_data=IMAGES).report
     assert "0: 3 input channels would allow 4 bits" in report.notes
     assert "4: 2 bits at most for 56 input channels; 3 bits allow 37" in report.notes
     assert "6: 1 bit at most for 113 input channels; 2 bits allow 56" in report.notes
     assert not any(note.startswith(("2:", "9:")) for note in report.notes)
+    assert check.notes == report.notes
+
+
+def test_a_report_of_bits_by_layer_can_be_copied_and_sent() -> None:
+    report = fxsnn.check(MODEL, target=V1, bits={"0": 3})
+    assert copy.deepcopy(report) == report
+    assert pickle.loads(pickle.dumps(report)) == report
+    assert dataclasses.asdict(report)["bits"] == {"0": 3}
+    assert "CheckLimits(bits={'0': 3})" in str(fxsnn.pipeline(target=V1, bits={"0": 3}))

@@ -113,3 +113,18 @@ def test_the_gradient_passes_straight_through_and_stops_beyond_the_grid() -> Non
     assert quantised.tolist() == [[0, -1, 1, 1, -1]]
     assert weight.grad is not None
     assert weight.grad.tolist() == [[1, 1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_the_gradient_to_a_step_is_that_of_the_paper(bits: int) -> None:
+    """Esser et al. 2020, eq. 3: code minus W / step inside the grid, else the code; times 1 / sqrt(weights * Q)."""
+    limit = lowbit.largest_code(bits)
+    weight = torch.tensor([[0.2, -0.6, 0.9, 20.0, -20.0]], dtype=torch.float64) / 2
+    step = torch.nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
+    lowbit.quantize_weight(weight, step, bits).sum().backward()
+    expected = 0.0
+    for ratio in (weight[0] / 0.5).tolist():
+        code = (1 if ratio >= 0 else -1) if bits == 1 else min(max(round(ratio), -limit), limit)
+        expected += code - ratio if bits > 1 and abs(ratio) < limit else code
+    assert step.grad is not None
+    assert float(step.grad) == pytest.approx(expected / (5 * limit) ** 0.5)

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from fxsnn.errors import OptionError
 from fxsnn.lowbit import largest_code
-from fxsnn.neuron import Dynamics, RegisterError, integer_neuron, integrate_and_fire
+from fxsnn.neuron import (
+    INITIAL_MEMBRANES,
+    RESETS,
+    Dynamics,
+    RegisterError,
+    integer_neuron,
+    integrate_and_fire,
+    steady_spike_counts,
+)
 from fxsnn.target import Registers
 
 REGISTERS = Registers(codebook=11, threshold=18, leak=19)
@@ -36,6 +44,23 @@ def test_zero_throws_it_away() -> None:
 
 def test_membranes_can_start_at_zero() -> None:
     assert spikes([7, 7, 7, 7], 10, initial_membrane=0) == [0, 1, 1, 0]
+
+
+@given(
+    drive=st.lists(st.integers(-3000, 3000), min_size=1, max_size=20),
+    threshold=st.integers(1, 2000),
+    timesteps=st.integers(1, 64),
+    reset=st.sampled_from(RESETS),
+    start=st.sampled_from(INITIAL_MEMBRANES),
+)
+def test_under_a_steady_drive_the_count_of_spikes_has_a_closed_form(
+    drive: list[int], threshold: int, timesteps: int, reset: str, start: float
+) -> None:
+    dynamics = Dynamics(timesteps, reset, start)
+    given_drive = torch.tensor(drive, dtype=torch.int64)
+    fired = integrate_and_fire(given_drive.view(1, 1, -1, 1), torch.full((len(drive),), threshold), dynamics)
+    counts = steady_spike_counts(given_drive.double() / threshold, dynamics)
+    assert torch.equal(counts, fired.double().sum(0).flatten())
 
 
 def test_half_an_odd_threshold_is_rounded_down() -> None:

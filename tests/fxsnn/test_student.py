@@ -43,12 +43,59 @@ def rates_of(graph: Graph, x: torch.Tensor) -> list[torch.Tensor]:
     return found
 
 
+DYNAMICS = [Dynamics(8), Dynamics(8, initial_membrane=0.0), Dynamics(16, "zero"), Dynamics(5, "zero", 0.0)]
+
+
 @pytest.mark.parametrize("name", list(CONVERTIBLE))
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_under_a_steady_drive_rates_are_those_of_the_spiking_network(name: str, bits: int) -> None:
-    student = Student(quantised(name, bits), V1, Dynamics(8))
+@pytest.mark.parametrize("dynamics", DYNAMICS, ids=str)
+def test_under_a_steady_drive_rates_are_those_of_the_spiking_network(name: str, bits: int, dynamics: Dynamics) -> None:
+    student = Student(quantised(name, bits), V1, dynamics)
     counts = next(iter(student.spiking().simulate(IMAGES.double()).spike_counts.values()))
-    torch.testing.assert_close(rates_of(student.graph, IMAGES.double())[0], counts.double() / 8, rtol=0, atol=1e-9)
+    rates = rates_of(student.graph, IMAGES.double())[0]
+    torch.testing.assert_close(rates, counts.double() / dynamics.timesteps, rtol=0, atol=1e-9)
+
+
+def test_in_bfloat16_rates_are_those_of_the_wider_type() -> None:
+    """A threshold or a level rounded to bfloat16 would be another one."""
+    activation = RateReLU(torch.nn.Parameter(torch.tensor(1.2345)), Dynamics(64))
+    x = torch.linspace(-0.1, 1.4, 4096).bfloat16()
+    rates = activation(x.view(8, -1)).detach().flatten()
+    expected = activation(x.float().view(8, -1)).detach().flatten()
+    assert rates.dtype == torch.bfloat16
+    assert torch.equal(rates, expected.bfloat16())
+
+
+def test_only_weights_decay() -> None:
+    student = Student(quantised(), V1, Dynamics(8))
+    groups = student.groups(weight_decay=0.1, relative=False)
+    decaying = {id(one) for group in groups if group["weight_decay"] > 0 for one in group["params"]}
+    named = student.tensors()
+    assert decaying == {id(tensor) for name, tensor in named.items() if name.endswith(".weight")}
+    assert sum(len(group["params"]) for group in groups) == len(named)
+
+
+def test_steps_and_thresholds_stay_positive() -> None:
+    student = Student(quantised(), V1, Dynamics(8))
+    before = {name: tensor.detach().clone() for name, tensor in student.tensors().items()}
+    with torch.no_grad():
+        for name, tensor in student.tensors().items():
+            if not name.endswith(("weight", "bias")):
+                tensor.fill_(-1.0)
+    student.confine()
+    for name, tensor in student.tensors().items():
+        if not name.endswith(("weight", "bias")):
+            assert bool((tensor > 0).all()), name
+            assert bool((tensor < before[name].median()).all()), name
+
+
+def test_the_graph_it_was_made_from_still_learns() -> None:
+    graph = quantised()
+    flags = [parameter.requires_grad for parameter in graph.module.parameters()]
+    copy = graph.copy()
+    Student(copy, V1, Dynamics(8)).finish()
+    assert [parameter.requires_grad for parameter in graph.module.parameters()] == flags
+    assert any(flags)
 
 
 @pytest.mark.parametrize("name", list(CONVERTIBLE))
@@ -77,29 +124,32 @@ def test_a_finished_graph_stands_for_the_same_integers() -> None:
 def test_gradients_reach_weights_steps_thresholds_and_biases() -> None:
     student = Student(quantised(), V1, Dynamics(8))
     student.graph(IMAGES.double()).square().sum().backward()
-    assert all(bool(tensor.grad.abs().sum() > 0) for tensor in student.tensors().values() if tensor.grad is not None)
-    assert all(tensor.grad is not None for tensor in student.tensors().values())
+    for name, tensor in student.tensors().items():
+        assert tensor.grad is not None, name
+        assert float(tensor.grad.abs().sum()) > 0, name
 
 
 def test_the_gradient_to_a_threshold_is_that_of_the_paper() -> None:
-    """Esser et al. 2020, eq. 3: rounded minus real rate inside, 1 above; times 1 / sqrt(neurons * levels)."""
+    """Esser et al. 2020, eq. 3: rounded minus real level inside, T above; times 1 / sqrt(neurons * T), for the step
+    between two levels. The threshold is T of these steps: what an optimiser takes off it is T times what it takes off
+    the step."""
     upper = torch.nn.Parameter(torch.tensor(2.0))
-    RateReLU(upper, levels=4)(torch.tensor([[-1.0, 0.7, 1.9, 3.0]])).sum().backward()
-    expected = (0.0 + (0.25 - 0.35) + (1.0 - 0.95) + 1.0) / (4 * 4) ** 0.5
+    RateReLU(upper, Dynamics(4))(torch.tensor([[-1.0, 0.7, 1.9, 3.0]])).sum().backward()
+    to_the_step = (0 + (1 - 1.4) + (4 - 3.8) + 4) / (4 * 4) ** 0.5
     assert upper.grad is not None
-    assert float(upper.grad) == pytest.approx(expected)
+    assert float(upper.grad) == pytest.approx(4 * to_the_step)
 
 
 def test_gradients_of_a_rate_are_those_of_its_formula() -> None:
     """Written out with straight-through estimators; one value and one unit for each channel."""
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     upper = torch.nn.Parameter(torch.tensor(0.9, dtype=torch.float64))
-    activation = RateReLU(upper, levels=4)
+    activation = RateReLU(upper, Dynamics(4))
     activation.spike_value = torch.tensor([0.8, 0.9, 1.0], dtype=torch.float64)
     activation.unit = torch.tensor([0.7, 0.9, 1.1], dtype=torch.float64)
 
     def written_out() -> Tensor:
-        learned = scaled_gradient(upper, (3 * 4 * 4 * 4) ** -0.5)
+        learned = scaled_gradient(upper, 4**2 * (3 * 4 * 4 * 4) ** -0.5)
         value, unit = ((one - learned).detach() + learned for one in (activation.spike_value, activation.unit))
         ratio = (x / value.view(3, 1, 1)).clamp(0, 1)
         rates = (ratio.detach() * 4 + 0.5).floor() / 4

@@ -7,10 +7,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import fxsnn
 from fxsnn.errors import DataError, FileError, OptionError, PipelineError, TrainingError
@@ -55,8 +56,10 @@ def test_the_tail_is_not_trained() -> None:
 
 def test_the_graph_before_stays_bit_for_bit() -> None:
     text = GRAPH.text()
+    flags = [parameter.requires_grad for parameter in GRAPH.module.parameters()]
     after = finetune()(GRAPH).after
     assert GRAPH.text() == text
+    assert [parameter.requires_grad for parameter in GRAPH.module.parameters()] == flags
     assert not torch.equal(after["conv1"].weight, GRAPH["conv1"].weight)  # type: ignore[arg-type]
 
 
@@ -67,18 +70,12 @@ def test_activations_and_pooled_ones_have_the_levels_of_t_steps() -> None:
     assert all(graph[node].levels == 4 for node in clipped)
 
 
-def test_weights_stay_on_their_grid() -> None:
-    graph = finetune()(GRAPH).after
-    for node in graph.nodes(LowBit):
-        layer: Any = graph[node]
-        assert int(layer.codes().abs().max()) == 1
-
-
-def test_one_seed_gives_one_network_and_leaves_the_users_generator_alone() -> None:
+@pytest.mark.parametrize("validation", [None, 0.25, DATA])
+def test_one_seed_gives_one_network_and_leaves_the_users_generator_alone(validation: Any) -> None:
     state = torch.get_rng_state()
-    first, second = finetune(seed=7)(GRAPH).after.text(), finetune(seed=7)(GRAPH).after.text()
+    first, second, other = (finetune(seed=seed, validation=validation)(GRAPH).after.text() for seed in (7, 7, 8))
     assert first == second
-    assert finetune(seed=8)(GRAPH).after.text() != first
+    assert other != first
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -125,7 +122,11 @@ def test_data_may_be_a_loader() -> None:
         (iter([(IMAGES, LABELS)]), "epoch 2 of fine-tuning had no batches"),
         ([IMAGES], r"must be \(images, labels\)"),
         ([(IMAGES, LABELS.float())], "labels are torch.float32"),
+        ([(IMAGES, LABELS > 2)], "labels are torch.bool"),
         ([(IMAGES[:, :2], LABELS)], "that is 2 channels"),
+        ((IMAGES[:0], LABELS[:0]), "fine-tuning data is empty"),
+        ([(IMAGES[:0], LABELS[:0])], "epoch 1 of fine-tuning had no batches"),
+        ([(IMAGES[..., :5, :5], LABELS)], r"does not accept images of shape \[96, 3, 5, 5\]"),
     ],
 )
 def test_data_that_do_not_fit_are_refused(data: Any, message: str) -> None:
@@ -134,12 +135,34 @@ def test_data_that_do_not_fit_are_refused(data: Any, message: str) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_it() -> None:
-    with pytest.raises(TrainingError, match=r"the loss is (nan|inf).*use a smaller lr"):
+    teacher = seeded(Small)
+    with torch.no_grad():
+        teacher.fc.weight.fill_(torch.nan)
+    with pytest.raises(TrainingError, match=r"the loss is nan in epoch 1, batch 1; use a smaller lr \(it is 0.02\)"):
+        finetune(teacher=teacher, distillation=0.5)(GRAPH)
+
+
+def test_a_value_that_leaves_its_register_stops_it() -> None:
+    with pytest.raises(TrainingError, match=r"(?s)out of its register; use a smaller lr.*conv1.*its threshold is"):
         finetune(lr=1e20, epochs=20)(GRAPH)
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 1.5}, {"lr": 0}, {"momentum": 1}, {"weight_decay": -1}, {"batch_size": 0}]
+    "options",
+    [
+        {"epochs": 1.5},
+        {"lr": 0},
+        {"lr": "0.1"},
+        {"lr": float("inf")},
+        {"momentum": 1},
+        {"momentum": None},
+        {"weight_decay": -1},
+        {"batch_size": 0},
+        {"seed": None},
+        {"timesteps": 0},
+        {"reset": "none"},
+        {"teacher": "net"},
+    ],
 )
 def test_options_that_are_not_allowed_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
@@ -203,6 +226,92 @@ def test_the_loss_of_the_spiking_network_falls(options: dict[str, Any], convert:
     assert loss_of(finetune=finetune(**{"epochs": 4, **options})) < 0.98 * loss_of()
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"spiking_lr": 0.3},
+        {"temperature": 4.0, "distillation": 1.0},
+        {"precision": "bfloat16"},
+        {"reset": "zero"},
+        {"initial_membrane": 0.0},
+        {"momentum": 0.5},
+        {"weight_decay": 0.1},
+        {"lr": 0.01},
+        {"schedule": "step"},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_every_option_makes_a_difference(option: dict[str, Any]) -> None:
+    given = {"epochs": 1, "spiking_epochs": 1, "distillation": option.get("distillation", 0.0)}
+    assert finetune(**{**given, **option})(GRAPH).after.text() != finetune(**given)(GRAPH).after.text()
+
+
+def test_numbers_of_other_kinds_will_do(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"epochs": 1, "seed": 3, "lr": 0.25, "validation": 0.25}
+    other = {"epochs": np.int64(1), "seed": np.int64(3), "lr": np.float32(0.25), "validation": np.float64(0.25)}
+    plain = finetune(**given)(GRAPH).after.text()
+    assert finetune(**other, checkpoint=tmp_path / "run.safetensors")(GRAPH).after.text() == plain
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_may_be_any_integers(dtype: torch.dtype) -> None:
+    assert finetune((IMAGES, LABELS.to(dtype)))(GRAPH).after.text() == finetune()(GRAPH).after.text()
+
+
+class Stream(IterableDataset[Any]):
+    """Data that do not know their length."""
+
+    def __iter__(self) -> Any:
+        return iter(zip(*DATA, strict=True))
+
+
+def test_data_need_no_length() -> None:
+    history: list[Epoch] = []
+    loader = DataLoader(Stream(), 32)
+    finetune(loader, validation=loader, epochs=2, schedule="step", lr=0.1, on_epoch=history.append)(GRAPH)
+    assert [epoch.lr for epoch in history] == pytest.approx([0.1, 0.01])
+    assert all(epoch.validation is not None for epoch in history)
+
+
+def test_spiking_epochs_go_on_from_the_best_state_before() -> None:
+    """An ordinary epoch that spoils everything is forgotten: at a rate of nearly 0 a spiking one stays at the start."""
+    start = finetune(epochs=8, lr=0.2)(GRAPH).after
+    history: list[Epoch] = []
+    given = {"spiking_epochs": 1, "spiking_lr": 1e-9, "validation": DATA, "on_epoch": history.append}
+    after = finetune(epochs=1, lr=1.0, **given)(start).after
+    spoilt, spiking = (epoch.validation or 0 for epoch in history)
+    assert spoilt < spiking
+    for one, two in zip(weights(after), weights(start), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_adamw_has_a_learning_rate_of_its_own() -> None:
+    assert loss(finetune(epochs=8, optimiser="adamw", lr=None)(GRAPH).after) < loss(GRAPH)
+
+
+def test_with_distillation_alone_labels_are_not_looked_at() -> None:
+    """Unlabelled splits have labels of -1; others have more classes, or none that are integers."""
+    plain = finetune(IMAGES, distillation=1, validation=0.25)(GRAPH).after.text()
+    for labels in (LABELS - 6, LABELS + 40, LABELS.float()):
+        assert finetune((IMAGES, labels), distillation=1, validation=0.25)(GRAPH).after.text() == plain
+
+
+def test_a_teacher_may_give_logits_where_the_network_gives_probabilities() -> None:
+    graph = quantised(nn.Sequential(seeded(Small), nn.Softmax(1)))
+    losses: list[list[float]] = []
+    for teacher in (seeded(Small, 5), nn.Sequential(seeded(Small, 5), nn.Softmax(1)), seeded(Small, 5).double()):
+        history: list[Epoch] = []
+        finetune(IMAGES, distillation=1, teacher=teacher, on_epoch=history.append)(graph)
+        losses.append([epoch.loss for epoch in history])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_teacher_with_other_classes_is_refused() -> None:
+    with pytest.raises(DataError, match=r"the teacher gives outputs of shape \[32, 7\], the network \[32, 5\]"):
+        finetune(distillation=1, teacher=nn.Sequential(seeded(Small), nn.Linear(5, 7)))(GRAPH)
+
+
 def test_distillation_alone_needs_no_labels() -> None:
     teacher = seeded(Small)
     with torch.no_grad():
@@ -225,14 +334,17 @@ def test_another_teacher_can_be_given_and_stays_as_it_is() -> None:
     assert teacher.training
 
 
-def test_with_corrected_biases_the_network_itself_is_the_teacher(convert: Any) -> None:
+def test_the_teacher_is_the_float_network_whatever_came_before(convert: Any) -> None:
+    """Corrected biases, or an earlier training, are not what is to be learned from."""
     model = seeded(Small)
     given = {"timesteps": 8, "calibration_data": IMAGES, "correction": "biases"}
     tuned = finetune(distillation=1, epochs=1)
-    default, explicit = (
-        convert(model, **given, finetune=dataclasses.replace(tuned, teacher=teacher)) for teacher in (None, model)
-    )
-    assert default.graph.text() == explicit.graph.text()
+    losses: list[float] = []
+    for teacher in (None, model):
+        passes = dataclasses.replace(tuned, teacher=teacher, on_epoch=lambda epoch: losses.append(epoch.loss))
+        convert(model, **given, finetune=passes)
+        passes(finetune(epochs=2, lr=0.1)(GRAPH).after)
+    assert losses[2:] == pytest.approx(losses[:2], rel=1e-4)
 
 
 def test_the_best_epoch_on_the_validation_data_remains() -> None:
@@ -278,6 +390,12 @@ def test_what_is_wrong_with_the_data_shows_before_training(tmp_path: Path) -> No
         finetune(checkpoint=tmp_path / "nowhere" / "run.safetensors", on_epoch=refuse)(GRAPH)
     with pytest.raises(DataError, match="labels go from 5 to 9; the network has 5 classes, 0 to 4"):
         finetune((IMAGES, LABELS + 5), on_epoch=refuse)(GRAPH)
+    with pytest.raises(DataError, match="labels go from 5 to 9"):
+        finetune(validation=(IMAGES, LABELS + 5), on_epoch=refuse)(GRAPH)
+    with pytest.raises(DataError, match="96 images and 5 labels"):
+        finetune((IMAGES, LABELS[:5]), validation=0.25, on_epoch=refuse)(GRAPH)
+    with pytest.raises(DataError, match="validation needs one of at least two"):
+        finetune((IMAGES[:1], LABELS[:1]), validation=0.25, on_epoch=refuse)(GRAPH)
 
 
 class InterruptionError(Exception):
@@ -319,8 +437,15 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     finetune(checkpoint=path)(GRAPH)
     with pytest.raises(FileError, match=r"belongs to fine-tuning with other options.*delete it"):
         finetune(checkpoint=path, lr=0.03)(GRAPH)
-    with pytest.raises(FileError, match="belongs to fine-tuning with other options"):
-        finetune(checkpoint=path, timesteps=4)(GRAPH)
+    for other in (
+        {"timesteps": 4},
+        {"batch_size": 16},
+        {"data": (IMAGES + 1, LABELS)},
+        {"validation": 0.1},
+        {"teacher": seeded(Small, 3), "distillation": 0.5},
+    ):
+        with pytest.raises(FileError, match="belongs to fine-tuning with other options"):
+            finetune(**{"checkpoint": path, **other})(GRAPH)
     path.write_bytes(b"no such file")
     with pytest.raises(FileError, match="cannot be read"):
         finetune(checkpoint=path)(GRAPH)
