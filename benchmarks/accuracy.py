@@ -55,28 +55,39 @@ class Experiment:
     convert: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _digits(ann: Recipe, **finetune: Any) -> Experiment:
-    bits = (1, 2, 3, 4)
+_ALL_BITS = (1, 2, 3, 4)
+_CONVERT = {"calibration": "mse"}
+_FINETUNE = {"lr": 0.05, "spiking_epochs": 2, "spiking_lr": 0.005}
+
+
+def _digits(ann: Recipe) -> Experiment:
     return Experiment(
-        dict.fromkeys(bits, "DigitNet"), dict.fromkeys(bits, DigitNet), ann, dict.fromkeys(bits, finetune)
+        dict.fromkeys(_ALL_BITS, "DigitNet"),
+        dict.fromkeys(_ALL_BITS, DigitNet),
+        ann,
+        {bits: {**_FINETUNE, "epochs": 8 if bits == 1 else 5} for bits in _ALL_BITS},
+        _CONVERT,
     )
 
 
-def _colours(ann: Recipe, **finetune: Any) -> Experiment:
+def _colours(ann: Recipe) -> Experiment:
     widths = {1: 56, 2: 56, 3: 37, 4: 28}  # the widest that Hardware v1.0 allows, but for 1 bit
     return Experiment(
         {bits: f"ColourNet, {width} channels" for bits, width in widths.items()},
         {bits: partial(ColourNet, width) for bits, width in widths.items()},
         ann,
-        dict.fromkeys(widths, finetune),
+        {bits: {**_FINETUNE, "epochs": 8} for bits in _ALL_BITS},
+        _CONVERT,
     )
 
 
+_COLOUR_ANN = Recipe(epochs=30, lr=0.05, batch_size=64, shift=4, flip=True)
+
 EXPERIMENTS: Mapping[str, Experiment] = {
-    "MNIST": _digits(Recipe(), epochs=5, lr=0.01),
-    "FashionMNIST": _digits(Recipe(flip=True), epochs=5, lr=0.01),
-    "CIFAR10": _colours(Recipe(epochs=30, lr=0.05, batch_size=64, shift=4, flip=True), epochs=8, lr=0.01),
-    "CIFAR10-JPEG": _colours(Recipe(epochs=30, lr=0.05, batch_size=64, shift=4, flip=True), epochs=8, lr=0.01),
+    "MNIST": _digits(Recipe()),
+    "FashionMNIST": _digits(Recipe(flip=True)),
+    "CIFAR10": _colours(_COLOUR_ANN),
+    "CIFAR10-JPEG": _colours(_COLOUR_ANN),
 }
 
 
