@@ -26,7 +26,7 @@ from torch.fx.node import Argument, Node
 
 from fxsnn.errors import DataError, Finding, GraphError, ModelError
 from fxsnn.layers import LEAVES, ClippedReLU, RateReLU, Spiking
-from fxsnn.target import aligned
+from fxsnn.tables import aligned
 
 Activation = (nn.ReLU, ClippedReLU, RateReLU)
 Norm = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -330,7 +330,11 @@ class Graph:
 
         Two graphs with the same text compute the same function; the text is meant for eyes, diffs and tests alike.
         """
-        rows = [("name", "calls", "reads", "tensors")]
+        return aligned([("name", "calls", "reads", "tensors"), *self.rows(hashes=hashes)])
+
+    def rows(self, *, hashes: bool = True) -> list[tuple[str, str, str, str]]:
+        """The lines of `text` as cells."""
+        rows = []
         for node in self:
             if node.op == "output":
                 continue
@@ -343,7 +347,7 @@ class Graph:
                 rest = [repr(value) for value in (*node.args, *node.kwargs.values()) if not isinstance(value, Node)]
                 calls = f"({', '.join(rest)})"
             rows.append((self.name(node), calls, reads, digest))
-        return aligned(rows)
+        return rows
 
     def __str__(self) -> str:
         return self.text()

@@ -11,7 +11,8 @@ from torch import nn
 from fxsnn.graph import Graph
 from fxsnn.layers import Encode, SpikeAvgPool2d, Spiking
 from fxsnn.neuron import Dynamics
-from fxsnn.target import HardwareTarget, aligned, fit_layer, reasons
+from fxsnn.tables import aligned
+from fxsnn.target import HardwareTarget, fit_layer, reasons
 
 _RESET_NOTE = (
     "reset to zero throws away what a membrane had above its threshold and costs accuracy; "

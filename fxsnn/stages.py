@@ -17,7 +17,6 @@ subclass of `Pass` becomes a frozen dataclass.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 import time
@@ -29,14 +28,20 @@ from typing import ClassVar, dataclass_transform
 import torch
 from torch import Tensor, nn
 
+from fxsnn.difference import Diff
 from fxsnn.errors import GraphError, PipelineError, UnknownName
 from fxsnn.graph import Graph, capture, largest_difference
+from fxsnn.overview import layer_rows
+from fxsnn.tables import aligned, folded, html
 
 TOLERANCE = 1e-9
 """Largest difference, relative to the largest output, at which a pass counts as keeping the function.
 
 It is measured in double precision, where folding a batch norm moves outputs by about 1e-14.
 """
+
+_LINES = 30
+"""So many changed lines a step prints; `diff()` prints all."""
 
 _log = logging.getLogger(__name__)
 
@@ -141,49 +146,37 @@ class Step:
         return self.rewrite.name
 
     def diff(self) -> Diff:
-        """What changed, as text; a notebook shows it in colours."""
-        return Diff(self.before.text(), self.after.text(), self.name)
+        """What changed, node by node; a notebook shows it side by side."""
+        return Diff(tuple(self.before.rows()), tuple(self.after.rows()), self.name)
+
+    def layers(self) -> list[tuple[str, ...]]:
+        """The layers as they are now: bits, weight steps, thresholds; rows of cells, header first."""
+        return layer_rows(self.after)
 
     def drift(self, images: Tensor) -> float:
         """The largest absolute difference between the outputs of the two graphs."""
         return largest_difference(self.before, self.after, images)
 
-    def __str__(self) -> str:
+    def _known_layers(self) -> list[tuple[str, ...]]:
+        """`layers`, or nothing as long as there is nothing to say about any of them."""
+        rows = self.layers()
+        return rows if any(cell != "-" for row in rows[1:] for cell in row[2:]) else []
+
+    def summary(self) -> str:
+        """One line: the pass with its options, what it changed, and how long it took."""
         kept = "" if self.moved is None else f", outputs moved by {self.moved:.1e}"
         return f"{self.rewrite.describe()}: {self.diff().summary()} in {self.seconds:.2f} s{kept}"
 
-    def _repr_html_(self) -> str:
-        return f"<p><b>{escape(str(self))}</b></p>{self.diff()._repr_html_()}"
-
-
-@dataclass(frozen=True)
-class Diff:
-    """The difference of two graph texts."""
-
-    before: str
-    after: str
-    title: str
-
-    def lines(self) -> list[str]:
-        """Changed lines, each behind `-` or `+`; the unchanged ones are left out."""
-        # Column widths change with the contents: compare the cells, not the padding.
-        old, new = (["  ".join(line.split()) for line in text.splitlines()[2:]] for text in (self.before, self.after))
-        changes = list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:]
-        return [line for line in changes if not line.startswith("@@")]
-
-    def summary(self) -> str:
-        """One line with counts."""
-        lines = self.lines()
-        added = sum(line.startswith("+") for line in lines)
-        return f"{len(lines) - added} lines out, {added} in" if lines else "nothing changed"
-
     def __str__(self) -> str:
-        return "\n".join([f"{self.title}: {self.summary()}", *self.lines()])
+        lines, rows = self.diff().lines(), self._known_layers()
+        rest = [f"... {len(lines) - _LINES} more: step.diff()"] if len(lines) > _LINES else []
+        shown = [self.summary(), *lines[:_LINES], *rest]
+        return "\n".join([*shown, "", aligned(rows), ""] if rows and lines else shown)
 
     def _repr_html_(self) -> str:
-        colours = {"-": "#b35900", "+": "#00629b"}
-        rows = (f'<span style="color:{colours[line[0]]}">{escape(line)}</span>' for line in self.lines())
-        return "<pre>" + "\n".join(rows) + "</pre>"
+        rows = self._known_layers()
+        layers = folded("layers", html(rows), len(rows)) if rows else ""
+        return f"<p><b>{escape(self.summary())}</b></p>{self.diff()._repr_html_()}{layers}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +187,7 @@ class Pipeline:
         passes: the passes, first to last.
         example: images for the verification of passes that promise to keep the function. `None`: random images of a
             size that the network accepts.
+        known: facts that hold of the graphs it is given.
 
     Raises:
         PipelineError: a pass needs a fact that no earlier one gives, or two passes have one name.
@@ -201,9 +195,10 @@ class Pipeline:
 
     passes: tuple[Pass, ...]
     example: Tensor | None = None
+    known: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        known: set[str] = set()
+        known = set(self.known)
         seen: set[str] = set()
         for one in self.passes:
             if missing := one.needs - known:
@@ -228,7 +223,7 @@ class Pipeline:
             _log.warning("no image size was found that the network accepts: rewrites are not verified; pass example=")
         for one in self.passes:
             step = one(graph, example)
-            _log.info("%s", step)
+            _log.info("%s", step.summary())
             yield step
             graph = step.after
 
@@ -258,6 +253,18 @@ class Pipeline:
         """The passes up to and with the one named `name`."""
         return self._with(self.passes[: self._place(name) + 1])
 
+    def split(self, name: str) -> tuple[Pipeline, Pipeline]:
+        """A breakpoint: what runs up to and with the pass named `name`, and what goes on from there.
+
+        first, rest = fxsnn.pipeline(target="hw_v1.0", bits=2).split("calibrate-thresholds")
+        graph = first.run(model)
+        ...                                 # look at it, change it
+        graph = rest.run(graph)
+        """
+        place = self._place(name) + 1
+        facts_so_far = self.known.union(*(one.gives for one in self.passes[:place]))
+        return self.until(name), Pipeline(self.passes[place:], self.example, facts_so_far)
+
     def _place(self, name: str) -> int:
         names = [one.name for one in self.passes]
         if name not in names:
@@ -265,7 +272,7 @@ class Pipeline:
         return names.index(name)
 
     def _with(self, passes: Iterable[Pass]) -> Pipeline:
-        return Pipeline(tuple(passes), self.example)
+        return Pipeline(tuple(passes), self.example, self.known)
 
     def __str__(self) -> str:
         return "\n".join(one.describe() for one in self.passes)

@@ -8,12 +8,13 @@ A target is one file with one `HardwareTarget` in it:
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
 from fxsnn.errors import Finding, OptionError, listing
+from fxsnn.tables import aligned
 
 KernelSize = tuple[int, int]
 
@@ -303,20 +304,6 @@ class FitReport:
         if self.problems:
             lines.append(listing(self.problems))
         return "\n".join(lines)
-
-
-def aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows of cells as text with aligned columns; the first row is the header.
-
-    >>> print(aligned([("a", "b"), ("long", "c")]))
-    a     b
-    ----  -
-    long  c
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
 
 
 def fit_layer(

@@ -10,7 +10,8 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 FLOORS: list[set[str]] = [
-    {"fxsnn.errors"},  # words
+    {"fxsnn.errors", "fxsnn.tables"},  # words
+    {"fxsnn.difference"},
     {"fxsnn.target"},  # plain data
     {"fxsnn.lowbit", "fxsnn.hwtargets", "fxsnn.storage", "fxsnn.device", "fxsnn.datasets", "fxsnn.plots"},
     {"fxsnn.neuron", "fxsnn.plugins"},
@@ -24,6 +25,7 @@ FLOORS: list[set[str]] = [
     {"fxsnn.engine.planning"},
     {"fxsnn.engine.cpu", "fxsnn.engine.cuda"},
     {"fxsnn.engine"},
+    {"fxsnn.overview"},
     {"fxsnn.stages", "fxsnn.observe", "fxsnn.moments", "fxsnn.fitting", "fxsnn.report"},  # the machine
     {"fxsnn.substitution"},
     {"fxsnn.network"},

@@ -12,6 +12,7 @@ from torch import nn
 import fxsnn
 from fxsnn.errors import GraphError, PipelineError, UnknownName
 from fxsnn.graph import Graph
+from fxsnn.layers import ClippedReLU
 from fxsnn.passes import Canonicalize, FoldBatchNorm
 from fxsnn.stages import Pass, Pipeline, facts
 from tests.nets import Small, images, seeded
@@ -103,7 +104,7 @@ class TestPass:
 class TestStep:
     def test_the_diff_shows_only_what_changed(self, graph: Graph) -> None:
         diff = ScaleBias(0.5)(graph).diff()
-        assert diff.summary() == "2 lines out, 2 in"
+        assert diff.summary() == "Linear changed (2)"
         assert all(line.split()[0][1:] in ("hidden", "fc") for line in diff.lines())
         assert "hidden" in diff._repr_html_()
 
@@ -113,8 +114,35 @@ class TestStep:
         assert step.drift(images()) == pytest.approx(float(expected))
         assert Canonicalize()(graph).drift(images()) == 0
 
-    def test_it_is_one_line_in_a_terminal(self, graph: Graph) -> None:
-        assert str(ScaleBias(0.5)(graph)).startswith("ScaleBias(factor=0.5): 2 lines out, 2 in in ")
+    def test_its_summary_is_one_line(self, graph: Graph) -> None:
+        assert ScaleBias(0.5)(graph).summary().startswith("ScaleBias(factor=0.5): Linear changed (2) in ")
+
+    def test_in_a_terminal_it_shows_what_changed_and_the_layers(self) -> None:
+        *_, fold, _, quantise, _ = fxsnn.pipeline(target="hw_v1.0", bits=2, calibration_data=images()).steps(
+            seeded(Small)
+        )
+        assert "-norm1  BatchNorm2d" in str(fold)
+        assert "weight step" not in str(fold)  # nothing is known yet
+        assert "+conv1  LowBitConv2d" in str(quantise)
+        assert "conv1   LowBitConv2d  2" in str(quantise)
+
+    def test_a_long_one_is_cut(self) -> None:
+        deep = seeded(lambda: nn.Sequential(*_layers(30)))
+        step = FoldBatchNorm()(Canonicalize()(fxsnn.capture(deep)).after)
+        assert "120 more: step.diff()" in str(step)
+        assert len(str(step).splitlines()) == 32
+        assert len(step.diff().lines()) == 150
+        assert "<details>" in step._repr_html_()  # folded
+
+    def test_in_a_notebook_it_is_side_by_side(self, graph: Graph) -> None:
+        html = ScaleBias(0.5)(graph)._repr_html_()
+        assert "<th" in html
+        assert "before</th>" in html
+        assert "<details open>" in html
+
+
+def _layers(count: int) -> list[nn.Module]:
+    return [module for _ in range(count) for module in (nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU())]
 
 
 class TestPipeline:
@@ -147,6 +175,18 @@ class TestPipeline:
         assert [p.name for p in usual.until("canonicalize").passes] == ["canonicalize"]
         with pytest.raises(UnknownName, match="no pass named 'fold'; this pipeline has canonicalize, fold-batch-norm"):
             usual.without("fold")
+
+    def test_it_can_stop_at_a_breakpoint_and_go_on_with_a_changed_graph(self) -> None:
+        whole = fxsnn.pipeline(target="hw_v1.0", bits=2, calibration_data=images())
+        first, rest = whole.split("calibrate-thresholds")
+        assert [one.name for one in (*first.passes, *rest.passes)] == [one.name for one in whole.passes]
+        graph = first.run(seeded(Small))
+        (node,) = graph.calls("relu1")
+        graph.replace(node, ClippedReLU(0.5))
+        converted: Any = rest.run(graph)["conv1"]
+        assert float(converted.spike_value.mean()) == pytest.approx(0.5, rel=1e-3)
+        with pytest.raises(PipelineError, match="quantize-weights needs no-batch-norm"):
+            Pipeline(rest.passes)
 
     def test_it_can_go_on_from_a_graph(self, graph: Graph) -> None:
         assert not Pipeline((FoldBatchNorm(),)).run(graph).nodes(nn.BatchNorm2d)
