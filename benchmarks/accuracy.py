@@ -81,7 +81,7 @@ def _colours(ann: Recipe) -> Experiment:
     )
 
 
-_COLOUR_ANN = Recipe(epochs=30, lr=0.05, batch_size=64, shift=4, flip=True)
+_COLOUR_ANN = Recipe(epochs=30, lr=0.05, batch_size=64, shift=4, flip=True, precision="bfloat16")
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "MNIST": _digits(Recipe()),

@@ -38,6 +38,7 @@ class Recipe:
         batch_size: images in a batch.
         shift: each image is moved by up to so many pixels.
         flip: each image is mirrored half of the time.
+        precision: "float32", or "bfloat16" for mixed precision.
     """
 
     epochs: int = 20
@@ -47,6 +48,7 @@ class Recipe:
     batch_size: int = 128
     shift: int = 2
     flip: bool = False
+    precision: str = "float32"
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +176,9 @@ def trained(
             for group in optimiser.param_groups:
                 group["lr"] = recipe.lr * cycle((epoch + iteration / len(batches)) / recipe.epochs)
             optimiser.zero_grad()
-            F.cross_entropy(network(images), labels, label_smoothing=recipe.label_smoothing).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                logits = network(images)
+            F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing).backward()
             optimiser.step()
         seconds += time.perf_counter() - start
         state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}

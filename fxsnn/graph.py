@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument, Node
 
+from fxsnn.drawing import Box, Drawing, draw
 from fxsnn.errors import DataError, Finding, GraphError, ModelError
-from fxsnn.layers import LEAVES, ClippedReLU, RateReLU, Spiking
+from fxsnn.layers import LEAVES, ClippedReLU, Decode, Encode, LowBit, QuantizedInput, RateReLU, Spiking
 from fxsnn.tables import aligned
 
 Activation = (nn.ReLU, ClippedReLU, RateReLU)
@@ -349,6 +350,28 @@ class Graph:
             rows.append((self.name(node), calls, reads, digest))
         return rows
 
+    def draw(self, rows: int = 24) -> Drawing:
+        """A picture: boxes for calls, arrows from what is read to what reads it; a notebook shows it.
+
+        Args:
+            rows: of a column; what is longer goes on in the next one.
+        """
+        places: dict[Node, int] = {}
+        boxes: list[Box] = []
+        for node in self:
+            module = self[node] if node.op == "call_module" else None
+            places[node] = len(boxes)
+            boxes.append(
+                Box(
+                    self.name(node),
+                    node.op.replace("_", " ") if module is None else _in_short(module),
+                    self.name(node) if module is None else f"{self.name(node)}: {_described(module)}",
+                    next((kind for kind, classes in _KINDS if isinstance(module, classes)), "other"),
+                    tuple(places[source] for source in node.all_input_nodes),
+                )
+            )
+        return draw(boxes, rows)
+
     def __str__(self) -> str:
         return self.text()
 
@@ -495,6 +518,34 @@ def _has_submodule(module: nn.Module, target: str) -> bool:
     except AttributeError:
         return False
     return True
+
+
+_KINDS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
+    ("spiking", (Spiking,)),
+    ("low-bit weights", (LowBit,)),
+    ("weights", Weighted),
+    ("batch norm", Norm),
+    ("activation", Activation),
+    ("pooling", (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d)),
+    ("encode, decode", (Encode, Decode, QuantizedInput)),
+)
+
+
+def _in_short(module: Any) -> str:
+    """Class and what matters most."""
+    name = type(module).__name__
+    if isinstance(module, nn.Conv2d):
+        height, width = module.kernel_size
+        name += f" {module.in_channels}→{module.out_channels}, {height}×{width}"
+        name += f" /{module.stride[0]}" if module.stride[0] > 1 else ""
+    elif isinstance(module, nn.Linear):
+        name += f" {module.in_features}→{module.out_features}"
+    elif isinstance(module, nn.AvgPool2d):
+        name += f" {module.kernel_size}"
+    elif isinstance(module, ClippedReLU | RateReLU):
+        name += f" ≤ {module.threshold:.3g}"
+    bits = getattr(module, "bits", None) if isinstance(module, LowBit | Spiking) else None
+    return f"{name}, {bits} bit" if bits else name
 
 
 def _described(module: nn.Module) -> str:

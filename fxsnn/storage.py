@@ -18,17 +18,26 @@ from fxsnn.errors import FileError
 def save_arrays(path: str | Path, arrays: Mapping[str, Tensor], document: Mapping[str, Any]) -> Path:
     """Write arrays, and a JSON document under "fxsnn" in the header's metadata.
 
-    The file appears whole or not at all: it is written beside its place and moved there.
+    The file appears whole or not at all.
 
     Raises:
         FileError: the folder does not exist or cannot be written.
     """
     from safetensors.torch import save
 
-    path = Path(path)
     content = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}, {"fxsnn": json.dumps(document)}
     )
+    return write_whole(path, content)
+
+
+def write_whole(path: str | Path, content: bytes) -> Path:
+    """Write a file that appears whole or not at all: it is written beside its place and moved there.
+
+    Raises:
+        FileError: the folder does not exist or cannot be written.
+    """
+    path = Path(path)
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

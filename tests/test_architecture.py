@@ -14,7 +14,7 @@ FLOORS: list[set[str]] = [
     {"fxsnn.difference"},
     {"fxsnn.target"},  # plain data
     {"fxsnn.lowbit", "fxsnn.hwtargets", "fxsnn.storage", "fxsnn.device", "fxsnn.datasets", "fxsnn.plots"},
-    {"fxsnn.neuron", "fxsnn.plugins"},
+    {"fxsnn.neuron", "fxsnn.plugins", "fxsnn.drawing"},
     {"fxsnn.layers"},  # arithmetic
     {"fxsnn.graph"},  # the program
     {"fxsnn.engine.chain", "fxsnn.engine.tables"},  # the engines
