@@ -8,6 +8,7 @@ logits = snn(images)
 """
 
 from fxsnn import datasets
+from fxsnn.budget import ErrorBudget, error_budget, layer_activations, stage_networks
 from fxsnn.compiler import check, convert, pipeline
 from fxsnn.errors import (
     AccuracyWarning,
@@ -32,6 +33,7 @@ from fxsnn.network import Run, SpikingNetwork
 from fxsnn.passes import Finetune
 from fxsnn.plugins import get_target
 from fxsnn.stages import Pass, Pipeline, Step
+from fxsnn.sweeps import Sweep, sweep
 from fxsnn.target import FitReport, HardwareTarget, Registers, Violation
 
 __version__ = "0.1.0"
@@ -40,6 +42,7 @@ __all__ = [
     "AccuracyWarning",
     "CalibrationWarning",
     "DataError",
+    "ErrorBudget",
     "FileError",
     "Finding",
     "Finetune",
@@ -63,6 +66,7 @@ __all__ = [
     "SpikeReLU",
     "SpikingNetwork",
     "Step",
+    "Sweep",
     "TargetError",
     "TrainingError",
     "UnknownName",
@@ -71,7 +75,11 @@ __all__ = [
     "check",
     "convert",
     "datasets",
+    "error_budget",
     "get_target",
+    "layer_activations",
     "pipeline",
     "spike_avg_pooling",
+    "stage_networks",
+    "sweep",
 ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fxsnn.engine import check_engine
@@ -13,6 +15,7 @@ from fxsnn.errors import AccuracyWarning, ModelError, OptionError, TargetError
 from fxsnn.graph import capture
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.neuron import Dynamics
+from fxsnn.observe import image_batches
 from fxsnn.passes import (
     CalibrateThresholds,
     Canonicalize,
@@ -27,6 +30,9 @@ from fxsnn.passes import (
 from fxsnn.plugins import get_target
 from fxsnn.stages import Pass, Pipeline
 from fxsnn.target import Bits, FitReport, HardwareTarget
+
+_SAMPLE = 32
+"""So many calibration images are kept: the report says what the network does on them."""
 
 CORRECTIONS = ("biases", "thresholds", "both")
 
@@ -194,4 +200,12 @@ def convert(
             AccuracyWarning,
             stacklevel=2,
         )
-    return SpikingNetwork(passes.run(model), chip, engine)
+    return SpikingNetwork(passes.run(model), chip, engine, _sample(calibration_data))
+
+
+def _sample(data: Any) -> Tensor | None:
+    """A few calibration images for the report; none of data that can be gone through only once."""
+    if data is None or isinstance(data, Iterator):
+        return None
+    with torch.random.fork_rng([]):  # looking into a shuffled loader is not to change what the user draws next
+        return next(iter(image_batches(data, None)))[:_SAMPLE].detach().clone()

@@ -330,6 +330,8 @@ class Spiking(nn.Module):
         leak: int32 [C].
         step: weight step, float64 [C].
         spike_value: what a spike is worth in activation units, float64 [C].
+        real_threshold: the threshold before it was rounded, in activation units, float64 [1].
+        real_bias: the bias before it was rounded to the leak, in activation units, float64 [C].
         input_unit: what one unit of the input is worth in activation units.
         input_magnitude: the largest magnitude an input can have: 1 for spikes, `None` for the analog input.
         constant_input: the input does not change over time and comes without a time axis.
@@ -342,6 +344,8 @@ class Spiking(nn.Module):
     leak: Tensor
     step: Tensor
     spike_value: Tensor
+    real_threshold: Tensor
+    real_bias: Tensor
     input_unit: float = 1.0
     input_magnitude: int | None = 1
     constant_input: bool = False
@@ -462,11 +466,13 @@ def spiking_form(
     neuron: IntegerNeuron,
     dynamics: Dynamics,
     *,
+    threshold: float,
     input_unit: float,
     input_magnitude: int | None,
     constant_input: bool,
 ) -> SpikeConv2d | SpikeLinear:
-    """The spiking layer that a layer with n-bit weights becomes; see `Spiking` for the arguments."""
+    """The spiking layer that a layer with n-bit weights becomes; `threshold` is the real one, see also `Spiking`."""
+    bias = torch.zeros_like(neuron.spike_value) if source.bias is None else source.bias.detach().double().clone()
     layer: SpikeConv2d | SpikeLinear
     layer = conv_like(SpikeConv2d, source) if isinstance(source, LowBitConv2d) else linear_like(SpikeLinear, source)
     codes = source.codes()
@@ -474,6 +480,8 @@ def spiking_form(
     layer.register_parameter("weight", None)
     layer.register_parameter("bias", None)
     layer.register_buffer("codes", codes)
+    layer.register_buffer("real_threshold", neuron.spike_value.new_tensor([threshold]))
+    layer.register_buffer("real_bias", bias)
     layer.input_unit, layer.input_magnitude, layer.constant_input = input_unit, input_magnitude, constant_input
     layer.largest_sum = int(codes.flatten(1).int().abs().sum(1).max()) * (input_magnitude or 0)
     layer.become_spiking(neuron, source.step, dynamics)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
+from fxsnn.activity import Meter
 from fxsnn.engine import check_engine, engine_for
 from fxsnn.engine.chain import Chain, Engine, Fingerprint, Recording, Unsupported, chain_of, fingerprint, watched
 from fxsnn.errors import Finding, ModelError, OptionError
 from fxsnn.graph import Graph
 from fxsnn.layers import Decode, Spiking, check_images
 from fxsnn.neuron import Dynamics
+from fxsnn.observe import image_batches
 from fxsnn.report import Report, report_of
 from fxsnn.storage import save_arrays
 from fxsnn.target import HardwareTarget
@@ -64,13 +66,16 @@ class SpikingNetwork(nn.Module):
         graph: the last graph of a pipeline; its tensors are copied.
         target: the chip it was compiled for.
         engine: what runs it, "auto", "numba", "triton" or "torch"; all give the same spikes.
+        sample: a few images; the report says what the network does on them.
 
     Raises:
         OptionError: there is no such engine.
         ModelError: a layer of the user's network has the name of an attribute of this class.
     """
 
-    def __init__(self, graph: Graph, target: HardwareTarget, engine: str = "auto") -> None:
+    def __init__(
+        self, graph: Graph, target: HardwareTarget, engine: str = "auto", sample: Tensor | None = None
+    ) -> None:
         super().__init__()
         check_engine(engine)
         with torch.inference_mode(False):  # tensors made in it do not tell when they are written into
@@ -90,6 +95,7 @@ class SpikingNetwork(nn.Module):
         self._target = target
         self._dynamics = self._spiking_layers()[0][1].dynamics or Dynamics()
         self._engine_name = engine
+        self._sample = sample
         self._compiled: _Compiled | None = None
         self.eval()
 
@@ -191,6 +197,11 @@ class SpikingNetwork(nn.Module):
         return self._target
 
     @property
+    def dynamics(self) -> Dynamics:
+        """T, reset and start of the membranes."""
+        return self._dynamics
+
+    @property
     def timesteps(self) -> int:
         """T, the number of steps of a run; it can be set at any time."""
         return self._dynamics.timesteps
@@ -229,7 +240,37 @@ class SpikingNetwork(nn.Module):
 
     @property
     def report(self) -> Report:
-        """The layer table."""
+        """What the layers take of the chip; what they do on a few of the calibration images, if there were any."""
+        return self._static_report() if self._sample is None else self.profile(self._sample)
+
+    def profile(self, images: Any) -> Report:
+        """The report, with what the network does on these images: rates, membranes, synaptic operations, cores.
+
+        Args:
+            images: a tensor [N, C, H, W], or an iterable of batches, such as a `DataLoader`; they are run a few at a
+                time.
+
+        Raises:
+            DataError: these cannot be images for the network.
+            OptionError: the engine that was asked for cannot run here.
+        """
+        meter = Meter(self.graph, self.timesteps)
+        for batch, run in self.runs(images):
+            meter.add(batch, run.spikes, run.membrane_range)
+        return report_of(self.graph, self._target, self._dynamics, meter.result())
+
+    def runs(self, images: Any) -> Iterator[tuple[Tensor, Run]]:
+        """Simulate a few images at a time, so that memory is bounded: the images and what their run showed.
+
+        Args:
+            images: as for `profile`.
+        """
+        device = next(self.buffers()).device
+        for batch in image_batches(images, None):
+            for part in batch.split(max(1, _FRAMES_AT_ONCE // self.timesteps)):
+                yield part, self.simulate(part.to(device))
+
+    def _static_report(self) -> Report:
         return report_of(self.graph, self._target, self._dynamics)
 
     def save(self, path: str | Path) -> Path:
@@ -245,7 +286,11 @@ class SpikingNetwork(nn.Module):
             {"name": self.graph.name(node), "op": node.op, "reads": [self.graph.name(n) for n in node.all_input_nodes]}
             for node in self.graph
         ]
-        document = {"report": self.report.to_dict(), "initial_membrane": self.initial_membrane, "graph": structure}
+        document = {
+            "report": self._static_report().to_dict(),
+            "initial_membrane": self.initial_membrane,
+            "graph": structure,
+        }
         return save_arrays(path, dict(self.state_dict()), document)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

@@ -102,21 +102,26 @@ class Histogram:
 
 
 def image_batches(data: Any, channels: int | None) -> Iterator[Tensor]:
-    """Batches of images from what users have: a tensor, or an iterable of batches or of (images, labels, ...).
+    """Batches of images from what users have, see `labelled_batches`."""
+    return (images for images, _ in labelled_batches(data, channels))
+
+
+def labelled_batches(data: Any, channels: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Batches of images, and their labels where there are some, from what users have.
 
     Args:
-        data: images [N, C, H, W], a pair of images and labels, or an iterable such as a `DataLoader`.
+        data: images [N, C, H, W], a pair of images and labels, or an iterable of batches or of (images, labels, ...),
+            such as a `DataLoader`.
         channels: what the network reads.
 
     Raises:
         DataError: there is no batch, or a batch holds no images for the network.
     """
-    if isinstance(data, tuple) and data and isinstance(data[0], Tensor) and data[0].dim() == 4:
-        data = data[0]
     batches: Iterable[Any]
-    if isinstance(data, Tensor):
-        check_images(data, channels)
-        batches = data.split(_CHUNK) if len(data) else ()
+    if isinstance(data, tuple) and [_is_images(one) for one in data[:2]] in ([True], [True, False]):
+        batches = _split(*data)
+    elif isinstance(data, Tensor):
+        batches = _split(data)
     elif isinstance(data, Iterable):
         batches = data
     else:
@@ -126,13 +131,25 @@ def image_batches(data: Any, channels: int | None) -> Iterator[Tensor]:
         )
     empty = True
     for batch in batches:
-        images = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        images, *rest = batch if isinstance(batch, tuple | list) and batch else (batch,)
         check_images(images, channels)
         if len(images):
             empty = False
-            yield images
+            labels = rest[0] if rest else None
+            fits = isinstance(labels, Tensor) and labels.shape == images.shape[:1] and not labels.is_floating_point()
+            yield images, labels if fits else None
     if empty:
         raise DataError("calibration data is empty; give at least one batch of images, or None to do without data")
+
+
+def _is_images(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 4
+
+
+def _split(images: Tensor, *rest: Any) -> Iterator[tuple[Any, ...]]:
+    """Tensors in batches."""
+    for start in range(0, len(images), _CHUNK):
+        yield images[start : start + _CHUNK], *(one[start : start + _CHUNK] for one in rest)
 
 
 class Watch(fx.Interpreter):

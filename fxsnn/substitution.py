@@ -161,21 +161,24 @@ def substitute(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None
     for node in graph.body(QuantizedInput):
         graph.bypass(node)
     for layer in layers:
-        graph.replace(layer.node, _spiking(graph[layer.node], layer, dynamics))
+        graph.replace(layer.node, _spiking(graph, layer, dynamics))
     for node in graph.body(ClippedReLU, RateReLU):
         graph.bypass(node)  # its threshold is in the neurons now
     graph.insert_after(graph.input(), "encode", encode)
     graph.insert_after(layers[-1].node, "decode", Decode(layers[-1].signal.value, dtype, dynamics))
 
 
-def _spiking(module: Any, layer: Neurons, dynamics: Dynamics) -> nn.Module:
+def _spiking(graph: Graph, layer: Neurons, dynamics: Dynamics) -> nn.Module:
+    module: Any = graph[layer.node]
     source = layer.source
-    if layer.neuron is None:
+    if layer.neuron is None or layer.activation is None:
         return SpikeAvgPool2d.compiled(module, source.value, dynamics)
+    activation: Any = graph[layer.activation]
     return spiking_form(
         module,
         layer.neuron,
         dynamics,
+        threshold=activation.threshold,
         input_unit=source.unit,
         input_magnitude=source.magnitude,
         constant_input=source.constant,

@@ -75,6 +75,8 @@ class HardwareTarget:
         registers: widths of the chip's registers.
         relu_behind_convolution: each convolution must have its ReLU directly behind it (batch norm may stand between).
         binary_traffic: all traffic between layers is spikes, 0 or 1.
+        core_inputs: input rows of a core; `None` where that is not known.
+        core_outputs: neurons of a core; `None` where that is not known.
 
     Raises:
         OptionError: the data contradict themselves.
@@ -87,6 +89,8 @@ class HardwareTarget:
     registers: Registers = field(default_factory=Registers)
     relu_behind_convolution: bool = True
     binary_traffic: bool = True
+    core_inputs: int | None = None
+    core_outputs: int | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -95,6 +99,12 @@ class HardwareTarget:
             raise OptionError(
                 f"target {self.name!r}: weight_bits is {self.weight_bits}; allowed are values of {ALL_BITS}"
             )
+        for name in ("core_inputs", "core_outputs"):
+            size = getattr(self, name)
+            if size is not None and (whole_number(size) or 0) < 1:
+                raise OptionError(
+                    f"target {self.name!r}: {name} is {size!r}; allowed are whole numbers from 1, or None"
+                )
         if self.input_channels is not None:
             table = {kernel: MappingProxyType(dict(row)) for kernel, row in self.input_channels.items()}
             for kernel, row in table.items():

@@ -17,4 +17,6 @@ TARGET = HardwareTarget(
     registers=Registers(codebook=11, threshold=18, leak=19),
     relu_behind_convolution=True,
     binary_traffic=True,
+    core_inputs=1024,
+    core_outputs=1024,
 )

@@ -179,7 +179,7 @@ class TestReport:
 
     def test_is_text_html_and_plain_data(self) -> None:
         assert "conv2" in str(SNN.report)
-        assert "<td>conv2</td>" in SNN.report._repr_html_()
+        assert ">conv2</td>" in SNN.report._repr_html_()
         assert json.loads(json.dumps(SNN.report.to_dict()))["layers"][0]["layer"] == "conv1"
 
 

@@ -1,0 +1,126 @@
+"""Every T from one simulation: accuracies are those of runs of that length, and so are the operations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch.utils.data import DataLoader, TensorDataset
+
+import fxsnn
+from fxsnn.errors import DataError, OptionError
+from fxsnn.sweeps import Point, Sweep, _recommended
+from tests.nets import Small, images, seeded
+
+Convert = Callable[..., fxsnn.SpikingNetwork]
+MODEL = seeded(Small)
+X = images(50)
+LABELS = MODEL(X).argmax(1)
+
+
+@pytest.fixture
+def snn(convert: Convert) -> fxsnn.SpikingNetwork:
+    return convert(MODEL, bits=4, timesteps=3, calibration_data=X)
+
+
+class TestAgainstRunsOfThatLength:
+    def test_accuracy_and_operations(self, snn: fxsnn.SpikingNetwork) -> None:
+        sweep = fxsnn.sweep(snn, (X, LABELS), timesteps=9)
+        assert [point.timesteps for point in sweep.points] == list(range(1, 10))
+        for timesteps in (1, 4, 9):
+            snn.timesteps = timesteps
+            totals = snn.profile(X).totals()
+            point = sweep.points[timesteps - 1]
+            right = 100 * float((snn(X).argmax(1) == LABELS).double().mean())
+            assert point.accuracy == pytest.approx(right)
+            assert point.synaptic_operations == pytest.approx(totals.synaptic_operations)
+            assert point.input_operations == pytest.approx(totals.input_operations)
+            assert point.latency == timesteps + 3  # four layers
+
+    def test_the_network_is_left_as_it_is(self, snn: fxsnn.SpikingNetwork) -> None:
+        fxsnn.sweep(snn, (X, LABELS), timesteps=5)
+        assert snn.timesteps == 3
+
+    def test_batches_do_not_matter(self, snn: fxsnn.SpikingNetwork) -> None:
+        whole = fxsnn.sweep(snn, (X, LABELS), timesteps=5)
+        parts = fxsnn.sweep(snn, DataLoader(TensorDataset(X, LABELS), 7), timesteps=5)
+        for one, other in zip(whole.points, parts.points, strict=True):
+            assert one.accuracy == pytest.approx(other.accuracy)
+            assert one.synaptic_operations == pytest.approx(other.synaptic_operations)
+
+
+class TestTheRecommendation:
+    @pytest.mark.parametrize(
+        ("accuracies", "lowest", "expected"),
+        [
+            ([50.0, 90.0, 95.0, 96.0], 90.0, 2),
+            ([50.0, 95.0, 80.0, 96.0], 90.0, 4),  # a lucky T is none
+            ([99.0, 99.0], 90.0, 1),
+            ([50.0, 60.0], 90.0, None),
+        ],
+    )
+    def test_is_the_smallest_from_which_on_all_are_good_enough(
+        self, accuracies: list[float], lowest: float, expected: int | None
+    ) -> None:
+        assert _recommended(accuracies, lowest) == expected
+
+    def test_is_held_against_the_ann_if_it_is_given(self, snn: fxsnn.SpikingNetwork) -> None:
+        sweep = fxsnn.sweep(snn, (X, LABELS), timesteps=4, model=MODEL)
+        assert (sweep.reference, sweep.reference_is_ann) == (100, True)
+        assert "of the ANN" in sweep.verdict()
+
+    def test_is_held_against_the_largest_t_otherwise(self, snn: fxsnn.SpikingNetwork) -> None:
+        sweep = fxsnn.sweep(snn, (X, LABELS), timesteps=4, tolerance=100)
+        assert sweep.reference == sweep.points[-1].accuracy
+        assert sweep.recommended == 1
+        assert "T=1 is the smallest from which on accuracy stays within 100 points" in sweep.verdict()
+
+    def test_there_may_be_none(self) -> None:
+        sweep = Sweep(100, (Point(1, 50.0, 1.0, 1.0, 2),), 99.0, True, 0.5, None)
+        assert sweep.verdict().startswith("No T up to 1 is within 0.5 points of 99.00 % of the ANN: fine-tune")
+
+
+class TestShowing:
+    POINTS = tuple(Point(t, 80.0 + t, 1000.0 * t, 10.0 * t, t + 3) for t in range(1, 13))
+    SWEEP = Sweep(400, POINTS, 92.0, False, 2.0, 10)
+
+    def test_as_text_with_powers_of_two_the_recommended_and_the_last(self) -> None:
+        assert [row[0] for row in self.SWEEP.rows()] == ["T", "1", "2", "4", "8", "10", "12"]
+        assert "recommended" in str(self.SWEEP)
+        assert "standard error of an accuracy: 1.36 points" in str(self.SWEEP)
+
+    def test_as_html_and_plain_data(self) -> None:
+        assert "recommended" in self.SWEEP._repr_html_()
+        assert json.loads(json.dumps(self.SWEEP.to_dict()))["recommended"] == 10
+
+    def test_as_a_picture(self) -> None:
+        axes = Figure().subplots()
+        assert self.SWEEP.plot(axes) is axes
+        legend = axes.get_legend()
+        assert legend is not None
+        labels = [text.get_text() for text in legend.get_texts()]
+        assert labels == ["accuracy", "90.0 %", "T=10", "synaptic operations"]
+
+
+class TestMistakes:
+    def test_images_without_labels(self, snn: fxsnn.SpikingNetwork) -> None:
+        for data in (X, (X, LABELS.float()), (X, LABELS[:3])):
+            with pytest.raises(DataError, match="a batch has no labels"):
+                fxsnn.sweep(snn, data)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [({"timesteps": 0}, "timesteps is 0"), ({"tolerance": -1}, "tolerance is -1"), ({"tolerance": None}, "None")],
+    )
+    def test_values_that_are_not_allowed(
+        self, snn: fxsnn.SpikingNetwork, options: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(OptionError, match=message):
+            fxsnn.sweep(snn, (X, LABELS), **options)
+
+    def test_labels_of_any_integer_type_are_taken(self, snn: fxsnn.SpikingNetwork) -> None:
+        assert fxsnn.sweep(snn, (X, LABELS.to(torch.uint8)), timesteps=2).images == 50
