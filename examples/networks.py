@@ -1,4 +1,4 @@
-"""The networks of the examples: ordinary PyTorch, nothing of fxsnn in them.
+"""The networks of the examples: ordinary PyTorch, nothing of fxsnn in them but where the trained weights lie.
 
 Both are legal on Hardware v1.0: `DigitNet` at 1 to 4 bits, `ColourNet` at 1 and 2 bits (at 3 with 37 channels,
 at 4 with 28).
@@ -6,8 +6,12 @@ at 4 with 28).
 
 from __future__ import annotations
 
+from importlib import resources
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fxsnn.storage import load_weights
 
 
 def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -63,6 +67,14 @@ class ColourNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, 10]."""
         return self.classifier(self.features(images).flatten(1))
+
+
+def digit_net() -> DigitNet:
+    """The trained network that ships with fxsnn, in evaluation mode; 99.5 % on the test set of MNIST."""
+    network = DigitNet()
+    with resources.as_file(resources.files("fxsnn") / "embedded" / "digit_net.pt") as path:
+        load_weights(network, path)
+    return network.eval()
 
 
 def network_for(dataset: str) -> nn.Module:

@@ -15,12 +15,11 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable
-from importlib import resources
 from itertools import chain
 from pathlib import Path
 
 import torch
-from networks import network_for
+from networks import digit_net, network_for
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
@@ -109,8 +108,7 @@ def trained_network(options: argparse.Namespace) -> nn.Module:
     if options.load_file is not None:
         load_weights(network, options.load_file)
     elif options.dataset in (datasets.EMBEDDED, "MNIST"):
-        with resources.as_file(resources.files("fxsnn") / "embedded" / "digit_net.pt") as path:
-            load_weights(network, path)
+        network = digit_net()
     else:
         raise fxsnn.FileError(
             f"--load_file is missing: there are no embedded weights for {options.dataset}. "

@@ -94,7 +94,7 @@ class Diff:
             return f"<p>{escape(self.title)}: nothing changed</p>"
         rows = [("", "name", "before", "after")]
         rows += [(one.kind, one.name, _cell(one.before), _cell(one.after)) for one in changes]
-        table = html(rows, [_COLOURS[one.kind] for one in changes])
+        table = html(rows, [_COLOURS[one.kind] for one in changes], wrap=True)
         return folded(f"{self.title}: {self.summary()}", table, len(changes))
 
 

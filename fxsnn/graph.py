@@ -498,7 +498,9 @@ def _untraceable(model: nn.Module, error: Exception) -> Finding:
 def _user_place(file: str, line: str) -> str:
     path = Path(file)
     library = any(folder in path.parents for folder in _LIBRARY_FOLDERS)
-    return "" if library or file.startswith("<") else f"{path.name}:{line}"
+    # Jupyter's kernel gives a cell the name of a temporary file that nobody ever sees.
+    name = "notebook cell" if path.parent.name.startswith("ipykernel_") else path.name
+    return "" if library or file.startswith("<") else f"{name}:{line}"
 
 
 def _copied(module: fx.GraphModule, tensor_copy: Any) -> fx.GraphModule:

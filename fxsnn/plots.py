@@ -75,6 +75,7 @@ def error_budget(axes: Axes, layers: Sequence[str], parts: Mapping[str, Sequence
         highs = [high + max(height, 0) for high, height in zip(highs, heights, strict=True)]
         lows = [low + min(height, 0) for low, height in zip(lows, heights, strict=True)]
     axes.axhline(0, color="black", linewidth=0.8)
+    axes.use_sticky_edges = False  # bars hold on to their ends, and the highest would touch the frame
     axes.margins(y=0.05)
     axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_ylabel("distance to the ANN (%)")

@@ -8,7 +8,8 @@ from html import escape
 Rows = Sequence[Sequence[str]]
 
 _LONG = 12
-_CELL = "padding:2px 8px;text-align:left;vertical-align:top;white-space:nowrap"
+_HEAD = "padding:2px 8px;text-align:left;vertical-align:bottom"
+_CELL = "padding:2px 8px;text-align:left;vertical-align:top"
 
 
 def aligned(rows: Rows) -> str:
@@ -38,21 +39,24 @@ def markdown(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def html(rows: Rows, colours: Sequence[str] = ()) -> str:
+def html(rows: Rows, colours: Sequence[str] = (), *, wrap: bool = False) -> str:
     """An HTML table.
 
     Args:
         rows: the cells.
         colours: background of each row but the header, "" for none.
+        wrap: cells may have several lines.
     """
+    style = _CELL if wrap else f"{_CELL};white-space:nowrap"
     header, *body = rows
-    head = "".join(f'<th style="{_CELL}">{escape(cell)}</th>' for cell in header)
+    head = "".join(f'<th style="{_HEAD}">{escape(cell)}</th>' for cell in header)
     lines = []
     for place, row in enumerate(body):
         colour = colours[place] if colours else ""
-        style = f' style="background:{colour};color:black"' if colour else ""
-        lines.append(f"<tr{style}>" + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in row) + "</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        shade = f' style="background:{colour};color:black"' if colour else ""
+        lines.append(f"<tr{shade}>" + "".join(f'<td style="{style}">{escape(cell)}</td>' for cell in row) + "</tr>")
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div style="overflow-x:auto">{table}</div>'
 
 
 def folded(title: str, content: str, rows: int) -> str:

@@ -75,14 +75,14 @@ def _about_weights(graph: Graph) -> Iterator[Finding]:
             node = next(iter(graph.calls(layer)), None)
             yield Finding(
                 layer or name,
-                f"its {attribute} has {count} values that are NaN or infinite",
+                f"its {attribute} has values that are NaN or infinite ({count})",
                 "Load weights from a training that did not diverge",
                 graph.source(node) if node is not None else "",
             )
     for name in sorted(graph.shared()):
         calls = graph.calls(name)
         if any(True for _ in graph[name].parameters()):
-            places = ", ".join(filter(None, (graph.source(node) for node in calls)))
+            places = ", ".join(dict.fromkeys(filter(None, (graph.source(node) for node in calls))))
             yield Finding(
                 name,
                 f"its weights are used {len(calls)} times in one forward",

@@ -147,7 +147,7 @@ def test_weights_that_are_not_finite_are_named(value: float) -> None:
         model.fc.bias[1] = value
     found = findings(model)
     assert set(found) == {"conv1", "fc"}
-    assert "its weight has 1 values that are NaN or infinite" in found["conv1"].problem
+    assert "its weight has values that are NaN or infinite (1)" in found["conv1"].problem
 
 
 def test_all_offenders_come_in_one_error() -> None:

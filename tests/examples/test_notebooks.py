@@ -1,0 +1,64 @@
+"""The notebooks run top to bottom, and are kept with what they show."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+REPOSITORY = Path(__file__).parents[2]
+NOTEBOOKS = sorted((REPOSITORY / "examples").glob("*.ipynb"))
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def shown(cell: Any) -> str:
+    """All text that a cell shows."""
+    parts = []
+    for output in cell.outputs:
+        data = output.get("data", {})
+        parts += [output.get("text", ""), *(data[kind] for kind in ("text/plain", "text/html") if kind in data)]
+    return "\n".join(parts)
+
+
+def test_there_are_three() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["1_first_conversion", "2_pass_by_pass", "3_bits_and_timesteps"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_is_kept_as_it_ran(path: Path) -> None:
+    cells = code_cells(read(path))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+    assert sum("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs) >= 1 or any(
+        "image/svg+xml" in output.get("data", {}) for cell in cells for output in cell.outputs
+    )
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_shows_no_path_of_the_machine_that_it_ran_on(path: Path) -> None:
+    for cell in code_cells(read(path)):
+        assert not re.search(r"(^|[\s\"'(])/[a-z]+/", shown(cell)), shown(cell)
+        assert "Warning" not in shown(cell), shown(cell)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("default")  # what Jupyter's packages warn about is theirs
+def test_it_runs_top_to_bottom(path: Path) -> None:
+    notebook = read(path)
+    before = [shown(cell) for cell in code_cells(notebook)]
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}})
+    client.execute(env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    after = [shown(cell) for cell in code_cells(notebook)]
+    assert [bool(text) for text in after] == [bool(text) for text in before]
