@@ -47,6 +47,9 @@ class TrainingOptions:
         momentum: of "sgd", from 0 to below 1.
         weight_decay: of the weights, not negative.
         optimiser: "sgd" or "adamw".
+        gradient_norm: the gradient of all that is trained is scaled down to this Euclidean norm where it is larger
+            (Pascanu et al. 2013); `None`: it is not. Deep networks of 1 or 2 bits start so far from the ANN that a few
+            unscaled steps kill their neurons.
         schedule: "cosine" down to 0, or "step": a tenth at 50 % and again at 75 % of all iterations. (For data without
             a length it goes on once an epoch.)
         distillation: share of the loss that is the distance from what the teacher says, 0 to 1; at 1 no labels are
@@ -68,6 +71,7 @@ class TrainingOptions:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     optimiser: str = "sgd"
+    gradient_norm: float | None = 1.0
     schedule: str = "cosine"
     distillation: float = 0.0
     temperature: float = 1.0
@@ -87,8 +91,8 @@ class TrainingOptions:
             self._require(name, whole_number, lambda value: value >= 0, "whole numbers from 0")
         if self.epochs + self.spiking_epochs < 1:
             raise OptionError("epochs and spiking_epochs are both 0; leave fine-tuning out instead")
-        for name in ("lr", "spiking_lr", "temperature"):
-            if name != "spiking_lr" or self.spiking_lr is not None:
+        for name in ("lr", "spiking_lr", "temperature", "gradient_norm"):
+            if name not in ("spiking_lr", "gradient_norm") or getattr(self, name) is not None:
                 self._require(name, _real_number, lambda value: value > 0, "positive numbers")
         self._require("momentum", _real_number, lambda value: 0 <= value < 1, "numbers from 0 to below 1")
         self._require("weight_decay", _real_number, lambda value: value >= 0, "numbers from 0")
@@ -448,6 +452,8 @@ class _Loop:
         optimiser.zero_grad()
         if math.isfinite(value):
             loss.backward(inputs=self.learned)
+            if self.options.gradient_norm is not None:
+                nn.utils.clip_grad_norm_(self.learned, self.options.gradient_norm)
             optimiser.step()
             self.student.confine()
             try:

@@ -38,6 +38,7 @@ class Finetune(Pass):
         momentum: of SGD.
         weight_decay: of the weights.
         optimiser: "sgd" or "adamw".
+        gradient_norm: scale a gradient down to this norm where it is larger; `None`: do not.
         schedule: "cosine" down to 0, or "step": a tenth at 50 % and again at 75 %.
         distillation: share of the loss that is the distance from what the teacher says, 0 to 1.
         temperature: at which distributions are compared in distillation.
@@ -68,6 +69,7 @@ class Finetune(Pass):
     spiking_epochs: int = 0
     spiking_lr: float | None = None
     optimiser: str = "sgd"
+    gradient_norm: float | None = 1.0
     schedule: str = "cosine"
     distillation: float = 0.0
     temperature: float = 1.0

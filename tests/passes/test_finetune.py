@@ -92,6 +92,24 @@ def test_the_learning_rate_falls_to_a_tenth_at_half_and_at_three_quarters(monkey
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001])
 
 
+def moved(**options: Any) -> float:
+    """How far one step of plain gradient descent with a learning rate of 1 moves weights and biases together."""
+    options = {"epochs": 1, "batch_size": 96, "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, **options}
+    after = finetune(**options)(GRAPH).after
+    changes = []
+    for node in GRAPH.nodes(LowBit):
+        for name in ("weight", "bias"):
+            old, new = (getattr(graph[node], name) for graph in (GRAPH, after))
+            changes.append((new - old).detach().flatten())
+    return float(torch.cat(changes).norm())
+
+
+def test_a_step_is_no_longer_than_the_gradient_may_be() -> None:
+    assert moved(gradient_norm=None) > 1e-2
+    assert moved(gradient_norm=1e-3) <= 1.0001e-3
+    assert moved(gradient_norm=1e6) == moved(gradient_norm=None)
+
+
 @pytest.mark.parametrize("last", [nn.Softmax(1), nn.LogSoftmax(1)])
 def test_networks_that_return_probabilities_are_trained_on_them(last: nn.Module) -> None:
     model = nn.Sequential(seeded(Small), last)
@@ -462,6 +480,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         ({"distillation": 1.5}, "distillation is 1.5"),
         ({"temperature": 0}, "temperature is 0"),
         ({"spiking_lr": -1}, "spiking_lr is -1"),
+        ({"gradient_norm": 0}, "gradient_norm is 0; allowed are positive numbers"),
+        ({"gradient_norm": float("inf")}, "gradient_norm is inf"),
         ({"patience": 0, "validation": 0.1}, "patience is 0"),
         ({"patience": 2}, "patience needs validation"),
     ],
