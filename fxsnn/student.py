@@ -147,6 +147,11 @@ class Student:
             layer.bias = nn.Parameter((bias.double() + by).to(layer.weight.dtype))
         self.round()
 
+    def threshold(self, node: Node) -> float:
+        """The threshold behind a layer, in activation units."""
+        activation: Any = self.graph[next(iter(node.users))]
+        return float(activation.threshold)
+
     def set_threshold(self, node: Node, threshold: float) -> None:
         """Set the threshold behind a layer; 0 leaves it as it is."""
         if threshold > 0:

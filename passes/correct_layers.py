@@ -19,6 +19,10 @@ from fxsnn.student import Student, float_form
 from fxsnn.target import HardwareTarget
 
 _CHUNK = 128
+_VALUES = 1 << 13
+"""So many values of a channel are kept of a chunk of images."""
+_VALUES_IN_ALL = 1 << 17
+_HALVINGS = 50
 
 
 class CorrectLayers(Pass):
@@ -27,14 +31,15 @@ class CorrectLayers(Pass):
     Each layer is seen with its n-bit weights and with the rates of spikes that the corrected layers before it really
     have on the data.
 
-    * Its bias is moved so that each channel has the mean it has in the float network (bias correction: Nagel et al.
-      2019, section 4.2, there with the float input).
-    * Then its threshold becomes that of least squared error, for the rates of T steps
-      under a steady drive.
+    * Its bias is moved so that each channel has the mean activation it has in the float network, both clipped at the
+      threshold (bias correction: Nagel et al. 2019, section 4.2, there of the mean in front of the activation; of what
+      comes behind it: Li et al. 2021, section 4.2). Equal means in front are not enough: low bits make drives narrower,
+      so that fewer and fewer of them get above zero, and deep networks fall silent.
+    * Then its threshold becomes that of least squared error, for the rates of T steps under a steady drive.
 
     Args:
-        data: images, an iterable of batches, or a `DataLoader` of (images, labels); gone through
-            once per layer and once more, twice per layer with both corrections.
+        data: images, an iterable of batches, or a `DataLoader` of (images, labels); gone through once per layer and
+            once more, twice per layer with both corrections.
         target: gives the widths of the registers.
         biases: correct biases; a layer without one gets one.
         thresholds: correct thresholds.
@@ -66,31 +71,50 @@ class CorrectLayers(Pass):
         """Edit `graph` in place."""
         if self.data is None:
             raise PipelineError("correct-layers needs data: images on which layers are seen")
-        wanted = self._channel_means(float_form(graph))
+        teacher = float_form(graph)  # before the graph becomes a student's
         student = Student(graph, self.target, self._dynamics())
+        wanted = self._mean_activations(teacher, student) if self.biases else {}
         for node in graph.body(LowBit):
             if self.biases:
-                found = self._channel_means(graph, student, node)[graph.name(node)]
-                student.move_bias(node, wanted[graph.name(node)] - found)
+                drives = self._drives(graph, student, node)
+                student.move_bias(node, shift_for_mean(drives, wanted[graph.name(node)], student.threshold(node)))
             if self.thresholds:
                 student.set_threshold(node, self._threshold(graph, student, node))
         student.finish()
 
-    def _channel_means(
-        self, graph: Graph, student: Student | None = None, only: Node | None = None
-    ) -> dict[str, Tensor]:
-        """Mean of each channel in front of the activation, over the data, by layer."""
-        nodes = [only] if only is not None else graph.body(nn.Conv2d, nn.Linear)
+    def _mean_activations(self, teacher: Graph, student: Student) -> dict[str, Tensor]:
+        """Mean activation of each channel in the float network, clipped at the student's threshold, by layer."""
+        nodes = teacher.body(nn.Conv2d, nn.Linear)
+        tops = {teacher.name(node): student.threshold(node) for node in student.graph.body(LowBit)}
         totals: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
 
         def add(node: Node, value: Tensor) -> None:
-            name, channels = graph.name(node), value.double().transpose(0, 1).flatten(1)
+            name = teacher.name(node)
+            channels = value.double().clamp(0, tops[name]).transpose(0, 1).flatten(1)
             totals[name] = totals.get(name, 0) + channels.sum(1)
             counts[name] = counts.get(name, 0) + channels.shape[1]
 
-        self._watch(graph, nodes, add, student)
+        self._watch(teacher, nodes, add, None)
         return {name: total / counts[name] for name, total in totals.items()}
+
+    def _drives(self, graph: Graph, student: Student, node: Node) -> Tensor:
+        """What stands in front of the activation of a layer, [C, n]: everything, or of much a random part."""
+        generator = torch.Generator().manual_seed(0)
+        kept: list[Tensor] = []
+        most = _VALUES
+
+        def add(_: Node, value: Tensor) -> None:
+            nonlocal kept, most
+            channels = value.double().transpose(0, 1).flatten(1)
+            if channels.shape[1] > most:
+                channels = channels[:, torch.randperm(channels.shape[1], generator=generator)[:most].to(value.device)]
+            kept.append(channels)
+            if sum(part.shape[1] for part in kept) > _VALUES_IN_ALL:  # from now on, and of what there is, only half
+                kept, most = [part[:, ::2] for part in kept], max(1, most // 2)
+
+        self._watch(graph, [node], add, student)
+        return torch.cat(kept, 1)
 
     def _threshold(self, graph: Graph, student: Student, node: Node) -> float:
         histogram = Histogram()
@@ -111,3 +135,22 @@ class CorrectLayers(Pass):
                     watch.run(images)
         if student is not None:
             student.forget()
+
+
+def shift_for_mean(values: Tensor, wanted: Tensor, top: float) -> Tensor:
+    """What to add to each row of values so that, clipped to 0..top, it has the mean that is wanted.
+
+    Args:
+        values: [C, n].
+        wanted: [C], from 0 to `top`.
+        top: positive.
+
+    >>> shift_for_mean(torch.tensor([[-1.0, 1.0]]), torch.tensor([1.0]), 10.0).round(decimals=4)  # 0 and 2
+    tensor([1.])
+    """
+    low, high = -values.amax(1).clamp_min(0), top - values.amin(1)  # all at 0, all at the top
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        less = (values + middle[:, None]).clamp(0, top).mean(1) < wanted
+        low, high = torch.where(less, middle, low), torch.where(less, high, middle)
+    return (low + high) / 2
