@@ -53,6 +53,11 @@ class Row:
     recipe: Mapping[str, Any]
     seconds: float
 
+    @property
+    def key(self) -> tuple[str, int, int, int]:
+        """What was measured."""
+        return self.dataset, self.bits, self.timesteps, self.seed
+
     def line(self) -> str:
         """All of it in a line."""
         spiking = ", ".join(f"T={t} {self.spiking[t - 1]:.2f}" for t in _TIMESTEPS if t <= len(self.spiking))
@@ -62,11 +67,18 @@ class Row:
         )
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """All rows in a folder."""
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*-seed*.json"))]
-    rows = [Row(**{**one, "spiking": tuple(one["spiking"])}) for one in found]
-    return sorted(rows, key=lambda row: (row.dataset, -row.bits, row.timesteps, row.seed))
+def read_rows(work: Path, report: Path) -> list[Row]:
+    """All rows of an earlier report and those that were finished since then, which come before older ones.
+
+    Args:
+        work: a folder with a file for each row.
+        report: a folder with a report.
+    """
+    earlier = report / "accuracy.json"
+    found = json.loads(earlier.read_text()) if earlier.exists() else []
+    found += [json.loads(path.read_text()) for path in sorted(work.glob("*-seed*.json"))]
+    rows = {row.key: row for row in (Row(**{**one, "spiking": tuple(one["spiking"])}) for one in found)}
+    return sorted(rows.values(), key=lambda row: (row.dataset, -row.bits, row.timesteps, row.seed))
 
 
 def spread(values: Sequence[float]) -> str:

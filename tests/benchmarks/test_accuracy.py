@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,11 @@ def test_a_row_is_measured_reported_and_kept(tmp_path: Path) -> None:
         path.unlink()
     assert run(tmp_path) == row  # read, not measured again
     assert not list((tmp_path / "work").glob("*.pt"))
+    shutil.rmtree(tmp_path / "work")
+    assert run(tmp_path) == row  # the report has it
+    assert not (tmp_path / "work").exists()
+    assert run(tmp_path, "--again")["spiking"] == row["spiking"]
+    assert (tmp_path / "work").exists()
 
 
 @pytest.mark.usefixtures("digits")
