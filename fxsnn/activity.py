@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxsnn.errors import DataError
 from fxsnn.graph import Graph
 from fxsnn.layers import Encode, Spiking
 
@@ -55,10 +56,10 @@ def fan_out(layer: Any, size: tuple[int, ...]) -> Tensor:
         layer: a spiking layer.
         size: of its input, (channels, height, width) or (features,).
     """
-    inputs = torch.zeros(1, *size, dtype=torch.float64, requires_grad=True)
     if isinstance(layer, nn.Linear):
         return torch.full(size, float(layer.out_features), dtype=torch.float64)
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        inputs = torch.zeros(1, *size, dtype=torch.float64, requires_grad=True)
         if isinstance(layer, nn.Conv2d):
             ones = torch.ones(layer.codes.shape, dtype=torch.float64)  # type: ignore[arg-type]
             sums = nn.functional.conv2d(inputs, ones, None, layer.stride, layer.padding, layer.dilation, layer.groups)
@@ -94,6 +95,7 @@ class Meter:
 
     def __init__(self, graph: Graph, timesteps: int) -> None:
         self.images = 0
+        self._size: tuple[int, ...] | None = None
         self._timesteps = timesteps
         self._layers = {graph.name(node): graph[node] for node in graph.nodes(Spiking)}
         self._sources = sources(graph)
@@ -105,7 +107,17 @@ class Meter:
         self._ranges: dict[str, tuple[float, float]] = {}
 
     def add(self, images: Tensor, spikes: Mapping[str, Tensor], ranges: Mapping[str, tuple[float, float]]) -> None:
-        """What a run on some images showed: spikes [T, N, ...] and ranges of membranes, by layer."""
+        """What a run on some images showed: spikes [T, N, ...] and ranges of membranes, by layer.
+
+        Raises:
+            DataError: the images are not of the size of those before.
+        """
+        size = tuple(images.shape[1:])
+        if self._size not in (None, size):
+            raise DataError(
+                f"images have sizes {self._size} and {size}; a neuron is one place: give images of one size"
+            )
+        self._size = size
         self.images += len(images)
         for name, layer in self._layers.items():
             source = self._sources[name]

@@ -20,13 +20,12 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxsnn.errors import DataError, OptionError
-from fxsnn.graph import Graph, Weighted
+from fxsnn.graph import Graph, Weighted, capture
 from fxsnn.layers import Encode, QuantizedInput, Spiking, conv_like, linear_like
 from fxsnn.network import SpikingNetwork
 from fxsnn.neuron import Dynamics, integrate_and_fire, steady_spike_counts
 from fxsnn.observe import Watch, labelled_batches
 from fxsnn.passes import Canonicalize, CheckConvRelu, FoldBatchNorm
-from fxsnn.stages import Pipeline
 from fxsnn.tables import aligned, html
 
 if TYPE_CHECKING:
@@ -160,7 +159,10 @@ class _Layer:
 
 def _ann(model: nn.Module) -> Graph:
     """The user's network with batch norms folded, in double precision."""
-    return Pipeline((Canonicalize(), CheckConvRelu(), FoldBatchNorm())).run(model).detached(torch.float64)
+    graph = capture(model)
+    for one in (Canonicalize(), CheckConvRelu(), FoldBatchNorm()):  # verified when the network was converted
+        graph = one(graph).after
+    return graph.detached(torch.float64)
 
 
 def _layers(ann: Graph, snn: SpikingNetwork) -> list[_Layer]:
@@ -506,7 +508,11 @@ def _device(snn: SpikingNetwork) -> torch.device:
 
 
 def _parts(data: Any, channels: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    for images, labels in labelled_batches(data, channels):
+    labelled = None
+    for images, labels in labelled_batches(data, channels, what="data"):
+        if labelled not in (None, labels is not None):
+            raise DataError("some batches have labels and some have none; give all of them, or none")
+        labelled = labels is not None
         parts = images.split(_AT_ONCE)
         for i, part in enumerate(parts):
             yield part, None if labels is None else labels[i * _AT_ONCE : i * _AT_ONCE + len(part)]
@@ -599,8 +605,10 @@ def _output(graph: Graph, layer: _Layer, given: Tensor) -> Tensor:
     names = [str(layer.node.target)]
     if not layer.pools:
         names.append(str(layer.out.target))
-    elif f"{layer.name}_neurons" in graph:
-        names.append(f"{layer.name}_neurons")
+    else:
+        behind = graph.sole_user(graph.calls(names[0])[0])
+        if behind is not None and graph.is_a(behind, _Neurons):
+            names.append(str(behind.target))
     value = given
     for name in names:
         value = graph[name](value)
@@ -655,14 +663,17 @@ def _worst(layers: Sequence[LayerBudget], snn: SpikingNetwork) -> Worst:
 
 def _advice(row: LayerBudget, snn: SpikingNetwork) -> str:
     if row.cause == "clipping":
-        return "Raise its threshold: a higher percentile, or calibration='mse' or 'max', on more images"
+        return "Raise its threshold: a higher percentile, or calibration='max', on more images"
     if row.cause == "weights":
         layer: Any = snn.graph[row.layer]
         wider = [bits for bits in snn.target.weight_bits if bits > layer.bits and _fits(snn, layer, bits)]
         more = f"give it more bits (the target allows {max(wider)}), or " if wider else ""
         return f"Its {layer.bits}-bit weights say too little: {more}fine-tune (finetune=fxsnn.Finetune(data))"
     if row.cause == "rounding":
-        return "Its threshold is a small integer: use more bits, which make the weight step finer, or fine-tune"
+        return (
+            "Its integers are coarse: fine-tune, which has them in the loop (finetune=fxsnn.Finetune(data)), train it "
+            "with a smaller bias if the leak fills its register, or use a target with wider registers"
+        )
     start = ["start membranes at half a threshold (initial_membrane=0.5)"] if snn.initial_membrane == 0 else []
     reset = ["reset by subtraction"] if snn.reset == "zero" else []
     spiking = ", spiking_epochs=2" if row.cause == "timing" else ""

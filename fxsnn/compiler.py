@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxsnn.engine import check_engine
-from fxsnn.errors import AccuracyWarning, ModelError, OptionError, TargetError
+from fxsnn.errors import AccuracyWarning, DataError, ModelError, OptionError, TargetError
 from fxsnn.graph import capture
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.neuron import Dynamics
@@ -207,5 +207,15 @@ def _sample(data: Any) -> Tensor | None:
     """A few calibration images for the report; none of data that can be gone through only once."""
     if data is None or isinstance(data, Iterator):
         return None
-    with torch.random.fork_rng([]):  # looking into a shuffled loader is not to change what the user draws next
-        return next(iter(image_batches(data, None)))[:_SAMPLE].detach().clone()
+    parts: list[Tensor] = []
+    try:
+        with torch.random.fork_rng([]):  # PyTorch's generator is not to notice that a shuffled loader was looked into
+            for images in image_batches(data, None):
+                if parts and images.shape[1:] != parts[0].shape[1:]:
+                    break
+                parts.append(images.detach())
+                if sum(map(len, parts)) >= _SAMPLE:
+                    break
+    except DataError:  # used up: what is only for the report must not spoil a conversion
+        return None
+    return torch.cat(parts)[:_SAMPLE].clone()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import product
 
 FORMULA = (
-    "an output tile of h x w positions reads ((h-1)*stride + kernel) * ((w-1)*stride + kernel) * channels inputs, "
-    "takes bits rows for each and has h*w*channels neurons; the tile size with the fewest cores counts"
+    "an output tile of h x w positions reads the inputs under its windows, each once, takes bits rows for each and has "
+    "h*w*channels neurons; the tile size with the fewest cores counts"
 )
 
 
@@ -23,8 +23,9 @@ class Shape:
 
     Attributes:
         out_size: (height, width) of its output map; (1, 1) for a fully connected layer.
-        window: (height, width) of what a neuron reads, dilation included.
+        kernel: (height, width) of what a neuron reads.
         stride: (vertical, horizontal).
+        dilation: (vertical, horizontal).
         in_channels: per group, or input features.
         out_channels: per group, or output features.
         groups: groups; a pooling has as many as channels.
@@ -32,8 +33,9 @@ class Shape:
     """
 
     out_size: tuple[int, int]
-    window: tuple[int, int]
+    kernel: tuple[int, int]
     stride: tuple[int, int]
+    dilation: tuple[int, int]
     in_channels: int
     out_channels: int
     groups: int
@@ -41,9 +43,13 @@ class Shape:
 
     def rows(self, height: int, width: int) -> int:
         """Input rows that an output tile of `height` x `width` positions of one group takes."""
-        tall = (height - 1) * self.stride[0] + self.window[0]
-        wide = (width - 1) * self.stride[1] + self.window[1]
+        tall, wide = (self._read(axis, count) for axis, count in enumerate((height, width)))
         return tall * wide * self.in_channels * self.bits
+
+    def _read(self, axis: int, count: int) -> int:
+        """Places along an axis that so many positions read."""
+        stride, dilation = self.stride[axis], self.dilation[axis]
+        return len({i * stride + j * dilation for i in range(count) for j in range(self.kernel[axis])})
 
 
 def estimated_cores(shape: Shape, inputs: int, outputs: int) -> int:
@@ -54,9 +60,9 @@ def estimated_cores(shape: Shape, inputs: int, outputs: int) -> int:
         inputs: input rows of a core.
         outputs: neurons of a core.
 
-    >>> estimated_cores(Shape((1, 1), (1, 1), (1, 1), 4096, 100, 1, 2), 1024, 1024)  # 8,192 rows
+    >>> estimated_cores(Shape((1, 1), (1, 1), (1, 1), (1, 1), 4096, 100, 1, 2), 1024, 1024)  # 8,192 rows
     8
-    >>> estimated_cores(Shape((32, 32), (3, 3), (1, 1), 56, 56, 1, 2), 1024, 1024)  # a core holds a position
+    >>> estimated_cores(Shape((32, 32), (3, 3), (1, 1), (1, 1), 56, 56, 1, 2), 1024, 1024)  # a core holds a position
     1024
     """
     height, width = shape.out_size

@@ -178,7 +178,8 @@ class SpikingNetwork(nn.Module):
         with torch.no_grad():
             compiled = self._compiled_for(images)
             if compiled is None or compiled.engine is None:
-                return {name: counts.int() for name, counts in self.simulate(images).spike_counts.items()}
+                runs = [self.simulate(part).spike_counts for part in self._parts(images)]
+                return {name: torch.cat([counts[name].int() for counts in runs]) for name in runs[0]}
             check_images(images, compiled.chain.encode.channels)
             parts = [Recording(everything=False) for _ in images.split(compiled.engine.images_at_once)]
             for part, recording in zip(images.split(compiled.engine.images_at_once), parts, strict=True):
@@ -266,9 +267,15 @@ class SpikingNetwork(nn.Module):
             images: as for `profile`.
         """
         device = next(self.buffers()).device
-        for batch in image_batches(images, None):
-            for part in batch.split(max(1, _FRAMES_AT_ONCE // self.timesteps)):
+        for batch in image_batches(images, None, what="data"):
+            for part in self._parts(batch):
                 yield part, self.simulate(part.to(device))
+
+    def _parts(self, images: Any) -> tuple[Tensor, ...]:
+        """So many images at a time as PyTorch simulates best."""
+        check_images(images, self.graph.input_channels)
+        parts: tuple[Tensor, ...] = images.split(max(1, _FRAMES_AT_ONCE // self.timesteps))
+        return parts
 
     def _static_report(self) -> Report:
         return report_of(self.graph, self._target, self._dynamics)

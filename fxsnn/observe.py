@@ -101,22 +101,39 @@ class Histogram:
         return best
 
 
-def image_batches(data: Any, channels: int | None) -> Iterator[Tensor]:
-    """Batches of images from what users have, see `labelled_batches`."""
-    return (images for images, _ in labelled_batches(data, channels))
-
-
-def labelled_batches(data: Any, channels: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Batches of images, and their labels where there are some, from what users have.
+def image_batches(data: Any, channels: int | None, *, what: str = "calibration data") -> Iterator[Tensor]:
+    """Batches of images from what users have: a tensor, or an iterable of batches or of (images, labels, ...).
 
     Args:
-        data: images [N, C, H, W], a pair of images and labels, or an iterable of batches or of (images, labels, ...),
-            such as a `DataLoader`.
+        data: images [N, C, H, W], a pair of images and labels, or an iterable such as a `DataLoader`.
         channels: what the network reads.
+        what: what it is, for messages.
 
     Raises:
         DataError: there is no batch, or a batch holds no images for the network.
     """
+    return (images for images, _ in _batches(data, channels, what))
+
+
+def labelled_batches(data: Any, channels: int | None, *, what: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The same with labels: integers [N], `None` where there are none.
+
+    Raises:
+        DataError: as above; or what comes with the images is no labels for them.
+    """
+    for images, rest in _batches(data, channels, what):
+        labels = rest[0] if rest else None
+        if labels is None:
+            yield images, None
+            continue
+        if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or labels.is_floating_point():
+            found = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+            raise DataError(f"labels are {found}; expected a tensor of integers {[len(images)]}, or images alone")
+        yield images, labels
+
+
+def _batches(data: Any, channels: int | None, what: str) -> Iterator[tuple[Tensor, list[Any]]]:
+    """Batches of images, and what comes with them."""
     batches: Iterable[Any]
     if isinstance(data, tuple) and [_is_images(one) for one in data[:2]] in ([True], [True, False]):
         batches = _split(*data)
@@ -126,7 +143,7 @@ def labelled_batches(data: Any, channels: int | None) -> Iterator[tuple[Tensor, 
         batches = data
     else:
         raise DataError(
-            f"calibration data is a {type(data).__name__}; expected images [N, C, H, W], or an iterable of batches "
+            f"{what} is a {type(data).__name__}; expected images [N, C, H, W], or an iterable of batches "
             "such as a DataLoader"
         )
     empty = True
@@ -135,11 +152,9 @@ def labelled_batches(data: Any, channels: int | None) -> Iterator[tuple[Tensor, 
         check_images(images, channels)
         if len(images):
             empty = False
-            labels = rest[0] if rest else None
-            fits = isinstance(labels, Tensor) and labels.shape == images.shape[:1] and not labels.is_floating_point()
-            yield images, labels if fits else None
+            yield images, rest
     if empty:
-        raise DataError("calibration data is empty; give at least one batch of images, or None to do without data")
+        raise DataError(f"{what} is empty; give at least one batch of images")
 
 
 def _is_images(value: object) -> bool:

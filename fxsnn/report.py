@@ -51,7 +51,7 @@ class LayerRow:
         gain: codebook gain.
         threshold: smallest and largest integer threshold.
         leak: smallest and largest integer leak.
-        codebook: smallest and largest entry that is used: code times gain; `None` for pooling.
+        codebook: smallest and largest entry that codes of these bits have: code times gain; `None` for pooling.
         spike_value: what a spike is worth in activation units, mean over the channels.
         fan_in: synapses of a neuron.
         rows: input rows that these take on a core: fan-in times bits (1 for pooling).
@@ -226,7 +226,7 @@ class Report:
         """One line about the whole network."""
         given = "analog" if self.input_bits is None else f"{self.input_bits} bits, step {self.input_unit:.4g}"
         run = f"{self.target}, T={self.timesteps}, reset by {self.reset}"
-        return f"{run}; input {given}; untouched: {', '.join(self.tail)}"
+        return f"{run}; input {given}; untouched: {', '.join(self.tail) or 'nothing'}"
 
     def sections(self) -> list[tuple[str, Rows]]:
         """Titles and tables."""
@@ -380,13 +380,12 @@ def _shape(layer: Any, size: tuple[int, ...]) -> Shape:
     """What the estimate of cores needs of a layer whose output has a size."""
     bits: int = layer.bits
     if isinstance(layer, nn.Linear):
-        return Shape((1, 1), (1, 1), (1, 1), layer.in_features, layer.out_features, 1, bits)
+        return Shape((1, 1), (1, 1), (1, 1), (1, 1), layer.in_features, layer.out_features, 1, bits)
     out_size = (size[1], size[2])
     if isinstance(layer, nn.Conv2d):
-        spread = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
-        channels, groups = (layer.in_channels, layer.out_channels), layer.groups
-        stride = (layer.stride[0], layer.stride[1])
-        per_group = [count // groups for count in channels]
-        return Shape(out_size, (spread[0], spread[1]), stride, per_group[0], per_group[1], groups, bits)
+        kernel, stride, dilation = ((pair[0], pair[1]) for pair in (layer.kernel_size, layer.stride, layer.dilation))
+        groups = layer.groups
+        inputs, outputs = layer.in_channels // groups, layer.out_channels // groups
+        return Shape(out_size, kernel, stride, dilation, inputs, outputs, groups, bits)
     stride = layer.stride if isinstance(layer.stride, tuple) else (layer.stride, layer.stride)
-    return Shape(out_size, layer.window(), stride, 1, 1, size[0], 1)
+    return Shape(out_size, layer.window(), stride, (1, 1), 1, 1, size[0], 1)

@@ -7,6 +7,7 @@ snn.timesteps = sweep.recommended
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from html import escape
@@ -14,7 +15,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from fxsnn.activity import Meter
@@ -144,8 +145,8 @@ def sweep(
             T, use images held out from training, not the test set.
         timesteps: the largest T.
         tolerance: how many points of accuracy below the reference are good enough.
-        model: the ANN, whose accuracy is then the reference; it must give logits for images. `None`: the accuracy at
-            the largest T is.
+        model: the ANN, whose accuracy in evaluation mode is then the reference; it is left as it is. `None`: the
+            accuracy at the largest T is.
         progress: show a progress bar.
 
     Raises:
@@ -156,25 +157,35 @@ def sweep(
         raise OptionError(f"tolerance is {tolerance!r}; allowed are numbers from 0, in points of accuracy")
     longest = SpikingNetwork(snn.graph, snn.target, snn.engine)
     longest.timesteps = replace(snn.dynamics, timesteps=timesteps).timesteps
+    ann = None if model is None else _evaluated(model)
     meter = Meter(longest.graph, longest.timesteps)
     hits = torch.zeros(longest.timesteps, dtype=torch.float64)
     right = 0
     with torch.no_grad():
-        batches = labelled_batches(data, longest.graph.input_channels)
+        batches = labelled_batches(data, longest.graph.input_channels, what="data")
         for images, labels in tqdm(batches, desc="sweeping T", disable=None if progress else True):
             if labels is None:
                 raise DataError("a batch has no labels; give (images, labels), labels an integer tensor [N]")
             labels = labels.cpu()
             for start, (part, run) in _numbered(longest.runs(images)):
                 meter.add(part, run.spikes, run.membrane_range)
-                hits += (run.logits.argmax(2).cpu() == labels[start : start + len(part)]).sum(1)
-            if model is not None:
-                right += int((model(images).argmax(1).cpu() == labels).sum())
+                hits += (run.logits.flatten(2).argmax(2).cpu() == labels[start : start + len(part)]).sum(1)
+            if ann is not None:
+                right += int((ann(images).flatten(1).argmax(1).cpu() == labels).sum())
     accuracies = (100 * hits / meter.images).tolist()
     points = _points(longest, meter, accuracies)
     reference = accuracies[-1] if model is None else 100 * right / meter.images
     recommended = _recommended(accuracies, reference - tolerance)
     return Sweep(meter.images, points, reference, model is not None, tolerance, recommended)
+
+
+def _evaluated(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The model in evaluation mode, wherever it is and whatever its type; the user's own stays as it is."""
+    if not isinstance(model, nn.Module):
+        return model
+    own = copy.deepcopy(model).eval()
+    weight = next(own.parameters(), torch.empty(0))
+    return lambda images: own(images.to(weight.device, weight.dtype))
 
 
 def _numbered(runs: Any) -> Any:

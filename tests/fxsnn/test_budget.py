@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -201,6 +202,28 @@ class TestStages:
         for one, other in zip(whole.layers, parts.layers, strict=True):
             assert one.sizes == pytest.approx(other.sizes)
 
+    def test_names_of_layers_may_be_any(self, convert: Convert) -> None:
+        """One that is called like the neurons which the budget puts behind a pooling."""
+        layers = [("conv", nn.Conv2d(3, 4, 3)), ("relu", nn.ReLU()), ("pool", nn.AvgPool2d(2))]
+        layers += [("pool_neurons", nn.Conv2d(4, 6, 3)), ("relu2", nn.ReLU())]
+        layers += [("flat", nn.Flatten()), ("fc", nn.Linear(54, 5))]
+        model = seeded(lambda: nn.Sequential(OrderedDict(layers)))
+        snn = convert(model, calibration_data=images(16))
+        budget = fxsnn.error_budget(model, snn, images())
+        assert [row.layer for row in budget.layers] == ["conv", "pool", "pool_neurons"]
+        assert budget.layers[1].sizes["timesteps"] > 0
+        TestAllTogether().assert_same(model, snn, images())
+
+    def test_images_of_any_shape_are_taken_without_a_word(
+        self, convert: Convert, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        model = seeded(lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 9 * 97, 5)))
+        x = torch.randn(4, 1, 11, 99, generator=torch.Generator().manual_seed(0))
+        snn = convert(model, calibration_data=x, example=x)
+        caplog.clear()
+        fxsnn.error_budget(model, snn, x)
+        assert not caplog.records
+
     def test_an_analog_input_has_nothing_rounded(self, convert: Convert) -> None:
         budget = fxsnn.error_budget(MODEL, convert(MODEL, calibration_data=images(16), input_bits=None), images())
         assert budget.stages[1].distance == 0
@@ -245,6 +268,15 @@ class TestMistakes:
         with pytest.raises(ModelError):
             fxsnn.error_budget(nn.Sequential(nn.Conv2d(3, 2, 3)), convert(MODEL), images())
 
+    def test_labels_that_do_not_fit_are_refused(self, convert: Convert) -> None:
+        snn, x = convert(MODEL, calibration_data=images(16)), images(8)
+        labels = torch.arange(8) % 5
+        for wrong in ((x, labels[:4]), (x, labels.float()), [(x, "labels")]):
+            with pytest.raises(DataError, match=r"labels are .*; expected a tensor of integers \[8\], or images alone"):
+                fxsnn.error_budget(MODEL, snn, wrong)
+        with pytest.raises(DataError, match="some batches have labels and some have none"):
+            fxsnn.error_budget(MODEL, snn, [(x, labels), x])
+
     @pytest.mark.parametrize("wrong", [images(channels=1), images(size=9), images()[:0], [], 7])
     def test_what_are_no_images_for_it_are_refused(self, convert: Convert, wrong: Any) -> None:
         with pytest.raises(DataError):
@@ -256,4 +288,6 @@ class TestMistakes:
         fxsnn.error_budget(MODEL, snn, images())
         after = (*MODEL.state_dict().values(), *snn.state_dict().values())
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-        assert all(isinstance(module, Spiking) for name, module in snn.named_children() if name in ("conv1", "pool"))
+        assert [name for name, module in snn.named_children() if isinstance(module, Spiking)] == [
+            "conv1", "pool", "conv2", "hidden",
+        ]  # fmt: skip

@@ -164,6 +164,18 @@ class TestAsAModule:
         assert kinds == ["SpikeConv2d", "SpikeAvgPool2d", "SpikeConv2d", "SpikeAvgPool2d", "SpikeLinear"]
 
 
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+def test_counts_are_those_of_the_spikes_a_few_images_at_a_time(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    snn, many = converted(engine=engine), images(40)
+    expected = snn.simulate(many).spike_counts
+    monkeypatch.setattr("fxsnn.network._FRAMES_AT_ONCE", 7 * snn.timesteps)
+    found = snn.count_spikes(many)
+    assert list(found) == list(expected)
+    for name, counts in found.items():
+        assert counts.dtype == torch.int32
+        assert torch.equal(counts, expected[name].int())
+
+
 class TestReport:
     def test_has_a_row_for_every_spiking_layer_and_names_the_tail(self) -> None:
         report = SNN.report

@@ -147,6 +147,24 @@ class TestWithoutFurtherImages:
         assert "snn.profile(images) gives the report with them" in str(report)
         assert "firing rate" not in str(report)
 
+    def test_single_images_are_collected(self, convert: Convert) -> None:
+        many = images(50, channels=1, size=6)
+        report = convert(seeded(Tiny), calibration_data=list(many.split(1))).report
+        assert report.images == 32
+        sizes = [many[:20], many[:20, :, :5, :5]]
+        pooling = seeded(lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+        assert convert(pooling, calibration_data=sizes).report.images == 20
+
+    def test_what_is_used_up_does_not_spoil_a_conversion(self, convert: Convert) -> None:
+        class Once:
+            def __init__(self) -> None:
+                self.batches = iter([X])
+
+            def __iter__(self) -> Iterator[Tensor]:
+                return self.batches
+
+        assert convert(seeded(Tiny), calibration_data=Once()).report.images == 0
+
     def test_data_for_one_time_are_not_looked_into(self, convert: Convert) -> None:
         def once() -> Iterator[Tensor]:
             yield X
@@ -205,11 +223,24 @@ class TestShowing:
         assert heights == pytest.approx([100 * rows / 1024 for rows in (36, 4, 36, 18)])
 
 
+def test_in_inference_mode_it_is_the_same(snn: fxsnn.SpikingNetwork) -> None:
+    with torch.inference_mode():
+        report = snn.profile(X)
+    assert report == snn.profile(X)
+
+
 def test_what_are_no_images_is_refused(snn: fxsnn.SpikingNetwork) -> None:
     with pytest.raises(DataError, match="that is 3 channels"):
         snn.profile(images())
-    with pytest.raises(DataError, match="empty"):
+    with pytest.raises(DataError, match="data is empty"):
         snn.profile(X[:0])
+
+
+def test_images_of_several_sizes_are_refused(convert: Convert) -> None:
+    pooling = seeded(lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    snn = convert(pooling, calibration_data=X)
+    with pytest.raises(DataError, match=r"images have sizes \(1, 6, 6\) and \(1, 5, 5\).*give images of one size"):
+        snn.profile([X, X[..., :5, :5]])
 
 
 @pytest.mark.parametrize("size", [0, -3, 2.5, True])

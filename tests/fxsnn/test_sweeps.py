@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fxsnn
@@ -73,6 +75,23 @@ class TestTheRecommendation:
         assert (sweep.reference, sweep.reference_is_ann) == (100, True)
         assert "of the ANN" in sweep.verdict()
 
+    def test_the_ann_is_left_as_it_is_and_seen_in_evaluation_mode(self, snn: fxsnn.SpikingNetwork) -> None:
+        model = copy.deepcopy(MODEL).double().train()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        assert fxsnn.sweep(snn, (X, LABELS), timesteps=2, model=model).reference == 100
+        assert model.training
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+    def test_logits_may_be_maps_of_one_pixel(self, convert: Convert) -> None:
+        model = seeded(
+            lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+        )
+        snn = convert(model, bits=4, timesteps=8, calibration_data=X)
+        sweep = fxsnn.sweep(snn, (X, model(X).flatten(1).argmax(1)), timesteps=8, model=model)
+        assert sweep.reference == 100
+        right = float((snn(X).flatten(1).argmax(1) == model(X).flatten(1).argmax(1)).double().mean())
+        assert sweep.points[-1].accuracy == pytest.approx(100 * right)
+
     def test_is_held_against_the_largest_t_otherwise(self, snn: fxsnn.SpikingNetwork) -> None:
         sweep = fxsnn.sweep(snn, (X, LABELS), timesteps=4, tolerance=100)
         assert sweep.reference == sweep.points[-1].accuracy
@@ -108,9 +127,14 @@ class TestShowing:
 
 class TestMistakes:
     def test_images_without_labels(self, snn: fxsnn.SpikingNetwork) -> None:
-        for data in (X, (X, LABELS.float()), (X, LABELS[:3])):
-            with pytest.raises(DataError, match="a batch has no labels"):
-                fxsnn.sweep(snn, data)
+        with pytest.raises(DataError, match="a batch has no labels"):
+            fxsnn.sweep(snn, X)
+        for wrong in (LABELS.float(), LABELS[:3]):
+            with pytest.raises(DataError, match=r"labels are .*; expected a tensor of integers \[50\]"):
+                fxsnn.sweep(snn, (X, wrong))
+        for nothing, message in ((None, "data is a NoneType"), ([], "data is empty")):
+            with pytest.raises(DataError, match=message):
+                fxsnn.sweep(snn, nothing)
 
     @pytest.mark.parametrize(
         ("options", "message"),
