@@ -148,11 +148,13 @@ def picture(rows: Sequence[Row]) -> bytes:
     for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
         of_it = [group for group in groups(rows) if group[0].dataset == dataset]
         curves = {
-            f"{group[0].bits} bits": [statistics.mean(values) for values in zip(*(row.spiking for row in group))]  # noqa: B905
+            f"{group[0].bits} bit{'s' if group[0].bits > 1 else ''}": [
+                statistics.mean(values) for values in zip(*(row.spiking for row in group), strict=True)
+            ]
             for group in of_it
         }
         best = max(statistics.mean(row.ann for row in group) for group in of_it)
-        accuracy_against_timesteps(axes, curves, best)
+        accuracy_against_timesteps(axes, curves, best, [4 - group[0].bits for group in of_it])
         axes.set_title(dataset)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)

@@ -28,7 +28,10 @@ _HATCHES = ("", "//", "..", "xx", "\\\\", "--", "oo")
 
 
 def accuracy_against_timesteps(
-    axes: Axes, curves: Mapping[str, Sequence[float]], ann_accuracy: float | None = None
+    axes: Axes,
+    curves: Mapping[str, Sequence[float]],
+    ann_accuracy: float | None = None,
+    styles: Sequence[int] | None = None,
 ) -> Axes:
     """Accuracy against T, one line a network.
 
@@ -36,8 +39,9 @@ def accuracy_against_timesteps(
         axes: where to draw.
         curves: label to accuracies in percent; entry t belongs to t + 1 timesteps.
         ann_accuracy: of the float network, in percent; a dashed line.
+        styles: number of the colour and marker of each line, so that a network has the same in several pictures.
     """
-    for i, (label, accuracies) in enumerate(curves.items()):
+    for i, (label, accuracies) in zip(styles or range(len(curves)), curves.items(), strict=True):
         axes.plot(
             range(1, len(accuracies) + 1),
             accuracies,

@@ -30,6 +30,9 @@ def test_the_lines_differ_in_colour_and_marker() -> None:
     plots.accuracy_against_timesteps(axes, {str(bits): [1.0, 2.0] for bits in (1, 2, 3, 4)})
     assert len({line.get_color() for line in axes.get_lines()}) == 4
     assert len({line.get_marker() for line in axes.get_lines()}) == 4
+    alone = Figure().subplots()
+    plots.accuracy_against_timesteps(alone, {"2": [1.0, 2.0]}, styles=[2])
+    assert alone.get_lines()[0].get_color() == axes.get_lines()[2].get_color()
 
 
 def test_a_raster_has_a_mark_for_every_spike() -> None:
