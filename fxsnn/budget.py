@@ -157,12 +157,14 @@ class _Layer:
         return self.spiking.bits == 0
 
 
-def _ann(model: nn.Module) -> Graph:
-    """The user's network with batch norms folded, in double precision."""
+def _ann(model: nn.Module, snn: SpikingNetwork) -> Graph:
+    """The user's network with batch norms folded, in double precision, where the spiking network is."""
     graph = capture(model)
     for one in (Canonicalize(), CheckConvRelu(), FoldBatchNorm()):  # verified when the network was converted
         graph = one(graph).after
-    return graph.detached(torch.float64)
+    own = graph.detached(torch.float64)
+    own.module.to(_device(snn))
+    return own
 
 
 def _layers(ann: Graph, snn: SpikingNetwork) -> list[_Layer]:
@@ -216,7 +218,7 @@ def stage_networks(model: nn.Module, snn: SpikingNetwork) -> dict[str, Graph]:
     Raises:
         OptionError: `snn` was not converted from `model`.
     """
-    return _stages(_ann(model), snn)
+    return _stages(_ann(model, snn), snn)
 
 
 def _stages(ann: Graph, snn: SpikingNetwork) -> dict[str, Graph]:
@@ -298,7 +300,7 @@ def layer_activations(model: nn.Module, snn: SpikingNetwork, images: Tensor) -> 
         OptionError: `snn` was not converted from `model`.
         DataError: the images are no images for the network.
     """
-    ann = _ann(model)
+    ann = _ann(model, snn)
     layers = _layers(ann, snn)
     with torch.no_grad():
         analog = _analog(ann, layers, images.to(_device(snn), torch.float64))
@@ -482,7 +484,7 @@ def error_budget(model: nn.Module, snn: SpikingNetwork, images: Any) -> ErrorBud
         ModelError: `model` cannot be converted.
         DataError: the images are no images for the network.
     """
-    ann = _ann(model)
+    ann = _ann(model, snn)
     stages, layers = _stages(ann, snn), _layers(ann, snn)
     sums = [_Sums() for _ in layers]
     outputs = {name: _Outputs() for name in stages}
