@@ -89,7 +89,7 @@ def transform(options: argparse.Namespace) -> None:
     for bits in options.weight_bitwidth:
         print(f"\n{bits} bits\n{fxsnn.check(network, target=options.target, bits=bits)}")
         quantised, snn = converted(network, bits, splits.train, options)
-        print(snn.report)
+        print(snn.profile(next(iter(test))[0]))
         quantised_accuracy = accuracy(quantised, test, f"{bits} bits, quantised")
         spiking = accuracy_over_time(snn, test, max(options.timesteps, LONGEST_PLOTTED), f"{bits} bits, spiking")
         curves[f"{bits} bits"] = spiking
