@@ -61,7 +61,7 @@ def fan_out(layer: Any, size: tuple[int, ...]) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         inputs = torch.zeros(1, *size, dtype=torch.float64, requires_grad=True)
         if isinstance(layer, nn.Conv2d):
-            ones = torch.ones(layer.codes.shape, dtype=torch.float64)  # type: ignore[arg-type]
+            ones = torch.ones(layer.codes.shape, dtype=torch.float64)  # type: ignore[arg-type]  # a module's attribute
             sums = nn.functional.conv2d(inputs, ones, None, layer.stride, layer.padding, layer.dilation, layer.groups)
         else:
             sums = layer.weighted_sum(inputs)

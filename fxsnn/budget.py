@@ -27,6 +27,7 @@ from fxsnn.neuron import Dynamics, integrate_and_fire, steady_spike_counts
 from fxsnn.observe import Watch, labelled_batches
 from fxsnn.passes import Canonicalize, CheckConvRelu, FoldBatchNorm
 from fxsnn.tables import aligned, html
+from fxsnn.target import AUTOMATIC, KernelSize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -516,8 +517,7 @@ def _parts(data: Any, channels: int | None) -> Iterator[tuple[Tensor, Tensor | N
             raise DataError("some batches have labels and some have none; give all of them, or none")
         labelled = labels is not None
         parts = images.split(_AT_ONCE)
-        for i, part in enumerate(parts):
-            yield part, None if labels is None else labels[i * _AT_ONCE : i * _AT_ONCE + len(part)]
+        yield from zip(parts, [None] * len(parts) if labels is None else labels.split(_AT_ONCE), strict=True)
 
 
 class _Sums:
@@ -663,13 +663,20 @@ def _worst(layers: Sequence[LayerBudget], snn: SpikingNetwork) -> Worst:
     return Worst(row.layer, row.cause, row.sizes[row.cause], _advice(row, snn))
 
 
+def _reads(layer: Any) -> tuple[KernelSize | None, int]:
+    """Kernel size and input channels per group, as a target asks for them."""
+    if isinstance(layer, nn.Conv2d):
+        return (layer.kernel_size[0], layer.kernel_size[1]), layer.in_channels // layer.groups
+    return None, layer.in_features
+
+
 def _advice(row: LayerBudget, snn: SpikingNetwork) -> str:
     if row.cause == "clipping":
         return "Raise its threshold: a higher percentile, or calibration='max', on more images"
     if row.cause == "weights":
         layer: Any = snn.graph[row.layer]
-        wider = [bits for bits in snn.target.weight_bits if bits > layer.bits and _fits(snn, layer, bits)]
-        more = f"give it more bits (the target allows {max(wider)}), or " if wider else ""
+        widest = snn.target.bits_of(row.layer, AUTOMATIC, *_reads(layer))
+        more = f"give it more bits (the target allows {widest}), or " if widest > layer.bits else ""
         return f"Its {layer.bits}-bit weights say too little: {more}fine-tune (finetune=fxsnn.Finetune(data))"
     if row.cause == "rounding":
         return (
@@ -682,11 +689,3 @@ def _advice(row: LayerBudget, snn: SpikingNetwork) -> str:
     remedies = [*start, *reset, f"use a larger T than {snn.timesteps}", "fine-tune for this T"]
     why = "Spikes come too unevenly" if row.cause == "timing" else f"Rates are too coarse at T={snn.timesteps}"
     return f"{why}: {', or '.join(remedies)} (finetune=fxsnn.Finetune(data{spiking}))"
-
-
-def _fits(snn: SpikingNetwork, layer: Any, bits: int) -> bool:
-    """Whether the target takes a layer with so many bits."""
-    if not isinstance(layer, nn.Conv2d):
-        return True
-    limit = snn.target.input_channel_limit((layer.kernel_size[0], layer.kernel_size[1]), bits)
-    return limit is None or layer.in_channels // layer.groups <= limit

@@ -52,11 +52,7 @@ def accuracy_against_timesteps(
         )
     if ann_accuracy is not None:
         axes.axhline(ann_accuracy, color="black", linestyle="--", linewidth=1, label=f"ANN {ann_accuracy:.1f} %")
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.set_xlabel("timesteps T")
-    axes.set_ylabel("accuracy (%)")
-    axes.grid(alpha=0.3)
+    _accuracy_over_timesteps(axes)
     axes.legend(loc="lower right")
     return axes
 
@@ -81,9 +77,8 @@ def error_budget(axes: Axes, layers: Sequence[str], parts: Mapping[str, Sequence
     axes.axhline(0, color="black", linewidth=0.8)
     axes.use_sticky_edges = False  # bars hold on to their ends, and the highest would touch the frame
     axes.margins(y=0.05)
-    axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right", rotation_mode="anchor")
+    _name_layers(axes, layers)
     axes.set_ylabel("distance to the ANN (%)")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return axes
 
 
@@ -102,12 +97,11 @@ def shares_by_layer(axes: Axes, layers: Sequence[str], shares: Mapping[str, Sequ
         for place, value in zip(places, values, strict=True):
             if value > _HIGHEST:
                 axes.text(place, _HIGHEST, f"{value:.0f} %", ha="center", va="bottom", fontsize="small")
-    axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right", rotation_mode="anchor")
+    _name_layers(axes, layers)
     axes.set_ylabel("share (%)")
     axes.set_ylim(0, _HIGHEST)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return axes
 
 
@@ -140,11 +134,7 @@ def timesteps_sweep(
     lines += right.plot(steps, millions, color=_COLOURS[1], linestyle="-.", label="synaptic operations")
     right.set_ylabel("synaptic operations per image (millions)")
     right.set_ylim(bottom=0)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.set_xlabel("timesteps T")
-    axes.set_ylabel("accuracy (%)")
-    axes.grid(alpha=0.3)
+    _accuracy_over_timesteps(axes)
     axes.legend(handles=lines, loc="lower right")
     return axes
 
@@ -256,6 +246,20 @@ def weight_code_histogram(axes: Axes, codes: ArrayLike, bits: int) -> Axes:
     axes.set_xlabel(f"weight code ({bits} bit{'s' if bits > 1 else ''})")
     axes.set_ylabel("share of the weights (%)")
     return axes
+
+
+def _accuracy_over_timesteps(axes: Axes) -> None:
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.set_xlabel("timesteps T")
+    axes.set_ylabel("accuracy (%)")
+    axes.grid(alpha=0.3)
+
+
+def _name_layers(axes: Axes, layers: Sequence[str]) -> None:
+    """A layer at each place, and the legend beside the bars, which are there by now."""
+    axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right", rotation_mode="anchor")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
 def _values(values: Any) -> np.ndarray:

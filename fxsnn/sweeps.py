@@ -105,15 +105,16 @@ class Sweep:
             return f"No T up to {len(self.points)} is {bound}: fine-tune, use more bits, or a larger T."
         return f"T={self.recommended} is the smallest from which on accuracy stays {bound}."
 
+    def _basis(self) -> str:
+        return f"{self.images} images; standard error of an accuracy: {self.standard_error:.2f} points"
+
     def __str__(self) -> str:
-        error = f"{self.images} images; standard error of an accuracy: {self.standard_error:.2f} points"
-        return "\n".join([aligned(self.rows()), self.verdict(), error])
+        return "\n".join([aligned(self.rows()), self.verdict(), self._basis()])
 
     def _repr_html_(self) -> str:
         header, *rows = self.rows()
         colours = ["#cfe3f1" if row[-1] else "" for row in rows]
-        error = f"{self.images} images; standard error of an accuracy: {self.standard_error:.2f} points"
-        return f"{html([header, *rows], colours)}<p><b>{escape(self.verdict())}</b> {escape(error)}</p>"
+        return f"{html([header, *rows], colours)}<p><b>{escape(self.verdict())}</b> {escape(self._basis())}</p>"
 
     def plot(self, axes: Axes) -> Axes:
         """Draw accuracy and synaptic operations against T, see `fxsnn.plots.timesteps_sweep`."""
@@ -167,13 +168,15 @@ def sweep(
             if labels is None:
                 raise DataError("a batch has no labels; give (images, labels), labels an integer tensor [N]")
             labels = labels.cpu()
-            for start, (part, run) in _numbered(longest.runs(images)):
+            start = 0
+            for part, run in longest.runs(images):
                 meter.add(part, run.spikes, run.membrane_range)
                 hits += (run.logits.flatten(2).argmax(2).cpu() == labels[start : start + len(part)]).sum(1)
+                start += len(part)
             if ann is not None:
                 right += int((ann(images).flatten(1).argmax(1).cpu() == labels).sum())
     accuracies = (100 * hits / meter.images).tolist()
-    points = _points(longest, meter, accuracies)
+    points = _points(meter, accuracies)
     reference = accuracies[-1] if model is None else 100 * right / meter.images
     recommended = _recommended(accuracies, reference - tolerance)
     return Sweep(meter.images, points, reference, model is not None, tolerance, recommended)
@@ -188,15 +191,7 @@ def _evaluated(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda images: own(images.to(weight.device, weight.dtype))
 
 
-def _numbered(runs: Any) -> Any:
-    """Parts with the place of their first image."""
-    start = 0
-    for part, run in runs:
-        yield start, (part, run)
-        start += len(part)
-
-
-def _points(snn: SpikingNetwork, meter: Meter, accuracies: list[float]) -> tuple[Point, ...]:
+def _points(meter: Meter, accuracies: list[float]) -> tuple[Point, ...]:
     first, *others = meter.operations.values()
     inputs = first.cumsum(0) / meter.images
     operations = sum(others, torch.zeros_like(first)).cumsum(0) / meter.images
