@@ -30,7 +30,7 @@ from fxsnn.storage import load_arrays
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from accuracy_report import Row, read_rows, write
 from accuracy_training import Augmented, Data, Recipe, accuracies_over_time, accuracy, load, trained
-from networks import ColourNet, DigitNet
+from networks import ColourNet, DigitNet, GroupedColourNet
 from simulators_report import write_whole
 
 LONGEST = 64
@@ -72,18 +72,20 @@ def _digits(ann: Recipe) -> Experiment:
 
 
 def _colours(ann: Recipe) -> Experiment:
-    widths = {1: 56, 2: 56, 3: 28, 4: 28}  # as wide as Hardware v1.0 allows at 2 and at 4 bits
-    options = {"lr": 0.02, "spiking_epochs": 2, "spiking_lr": 0.01, "precision": "bfloat16"}
+    grouped = ("GroupedColourNet, 56 channels", partial(GroupedColourNet, 56))  # as wide as Hardware v1.0 allows at
+    narrow = ("ColourNet, 28 channels", partial(ColourNet, 28))  # 2 bits, and at 4
+    networks = {1: grouped, 2: grouped, 3: narrow, 4: narrow}
+    options = {"lr": 0.02, "spiking_epochs": 1, "spiking_lr": 0.01, "precision": "bfloat16"}
     return Experiment(
-        {bits: f"ColourNet, {width} channels" for bits, width in widths.items()},
-        {bits: partial(ColourNet, width) for bits, width in widths.items()},
+        {bits: name for bits, (name, _) in networks.items()},
+        {bits: build for bits, (_, build) in networks.items()},
         ann,
-        {bits: {**options, "epochs": 6} for bits in _ALL_BITS},
+        {bits: {**options, "epochs": epochs} for bits, epochs in {1: 6, 2: 5, 3: 4, 4: 4}.items()},
         _CONVERT,
     )
 
 
-_COLOUR_ANN = Recipe(epochs=30, lr=0.05, batch_size=64, shift=4, flip=True, precision="bfloat16")
+_COLOUR_ANN = Recipe(epochs=24, lr=0.05, batch_size=64, shift=4, flip=True, precision="bfloat16")
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "MNIST": _digits(Recipe(epochs=12, precision="bfloat16")),

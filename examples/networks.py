@@ -1,7 +1,7 @@
 """The networks of the examples: ordinary PyTorch, nothing of fxsnn in them but where the trained weights lie.
 
-Both are legal on Hardware v1.0: `DigitNet` at 1 to 4 bits, `ColourNet` at 1 and 2 bits (at 3 with 37 channels,
-at 4 with 28).
+All are legal on Hardware v1.0: `DigitNet` at 1 to 4 bits, `ColourNet` and `GroupedColourNet` at 1 and 2 bits (at 3
+with 37 channels, at 4 with 28).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from fxsnn.storage import load_weights
 
 
-def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
+def conv_block(in_channels: int, out_channels: int, groups: int = 1) -> nn.Sequential:
     """A 3x3 convolution that keeps the size of its map, with batch norm and ReLU."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
@@ -63,6 +63,32 @@ class ColourNet(nn.Module):
             conv_block(width, width), conv_block(width, 2 * width), nn.AvgPool2d(2),
         )  # fmt: skip
         self.classifier = nn.Linear(2 * width * 4 * 4, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, 10]."""
+        return self.classifier(self.features(images).flatten(1))
+
+
+class GroupedColourNet(nn.Module):
+    """Colour images [N, 3, 32, 32] to ten logits; six convolutions, wide where the maps are small.
+
+    A chip limits the channels that a neuron reads, not those that a layer has: wide layers are cut into groups.
+
+    Args:
+        width: the most channels that any neuron reads.
+    """
+
+    def __init__(self, width: int = 56) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        in_channels = 3
+        for index, out_channels in enumerate((28, 56, 112, 112, 112, 224)):
+            layers.append(conv_block(in_channels, out_channels, groups=-(-in_channels // width)))
+            if index % 2:
+                layers.append(nn.AvgPool2d(2))
+            in_channels = out_channels
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(in_channels * 4 * 4, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, 10]."""

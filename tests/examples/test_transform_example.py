@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transform_example
-from networks import ColourNet, DigitNet
+from networks import ColourNet, DigitNet, GroupedColourNet
 from safetensors import safe_open
 
 import fxsnn
@@ -100,6 +100,10 @@ def test_the_networks_are_legal_where_they_say_so() -> None:
         assert fxsnn.check(DigitNet(), target="hw_v1.0", bits=bits).ok
     for bits in (1, 2):
         assert fxsnn.check(ColourNet(), target="hw_v1.0", bits=bits).ok
+        assert fxsnn.check(GroupedColourNet(), target="hw_v1.0", bits=bits).ok
+    for bits, channels in ((3, 37), (4, 28)):
+        assert fxsnn.check(ColourNet(channels), target="hw_v1.0", bits=bits).ok
+        assert fxsnn.check(GroupedColourNet(channels), target="hw_v1.0", bits=bits).ok
 
 
 def test_the_embedded_network_knows_its_digits() -> None:
