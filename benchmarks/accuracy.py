@@ -72,8 +72,9 @@ def _digits(ann: Recipe) -> Experiment:
 
 
 def _colours(ann: Recipe) -> Experiment:
-    grouped = ("GroupedColourNet, 56 channels", partial(GroupedColourNet, 56))  # as wide as Hardware v1.0 allows at
-    narrow = ("ColourNet, 28 channels", partial(ColourNet, 28))  # 2 bits, and at 4
+    # As wide as Hardware v1.0 allows at 2 bits, and at 4.
+    grouped: tuple[str, Callable[[], nn.Module]] = ("GroupedColourNet, 56 channels", partial(GroupedColourNet, 56))
+    narrow: tuple[str, Callable[[], nn.Module]] = ("ColourNet, 28 channels", partial(ColourNet, 28))
     networks = {1: grouped, 2: grouped, 3: narrow, 4: narrow}
     options = {"lr": 0.02, "spiking_epochs": 1, "spiking_lr": 0.01, "precision": "bfloat16"}
     return Experiment(

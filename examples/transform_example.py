@@ -44,7 +44,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--load_file", type=Path, help="trained weights; none: those of the embedded digit network")
     parser.add_argument("--dataset", default=datasets.EMBEDDED, help=f"one of {', '.join(datasets.names())}")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the data set lies")
-    parser.add_argument("--save_file", type=Path, default=Path("out/snn.safetensors"), help="where the result goes")
+    parser.add_argument("--save_file", type=Path, default=Path("out/snn.fxsnn"), help="where the result goes")
     parser.add_argument("--batch_size", type=int, default=128, help="for calibration and fine-tuning")
     parser.add_argument("--test_batch_size", type=int, default=128)
     parser.add_argument("--timesteps", type=int, default=16)
@@ -97,7 +97,7 @@ def transform(options: argparse.Namespace) -> None:
             f"{bits} bits: ANN {float_accuracy:.2f} %, quantised {quantised_accuracy:.2f} %, "
             f"spiking {spiking[options.timesteps - 1]:.2f} % at T={options.timesteps}"
         )
-        written.append(snn.save(save_file(options, bits)))
+        written.append(snn.save(save_file(options, bits), golden=next(iter(test))[0][:2]))
     written.append(draw(curves, float_accuracy, options.save_file.with_name("accuracy_against_timesteps.png")))
     print(f"\nwritten in {time.perf_counter() - start:.0f} s:", *written, sep="\n  ")
 

@@ -27,16 +27,17 @@ from fxsnn.errors import (
     TrainingError,
     UnknownName,
 )
+from fxsnn.golden import Verification
 from fxsnn.graph import Graph, capture
 from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SpikeReLU, spike_avg_pooling
+from fxsnn.loading import load, verify
 from fxsnn.network import Run, SpikingNetwork
 from fxsnn.passes import Finetune
 from fxsnn.plugins import get_target
 from fxsnn.stages import Pass, Pipeline, Step
 from fxsnn.sweeps import Sweep, sweep
 from fxsnn.target import FitReport, HardwareTarget, Registers, Violation
-
-__version__ = "0.1.0"
+from fxsnn.version import __version__
 
 __all__ = [
     "AccuracyWarning",
@@ -70,7 +71,9 @@ __all__ = [
     "TargetError",
     "TrainingError",
     "UnknownName",
+    "Verification",
     "Violation",
+    "__version__",
     "capture",
     "check",
     "convert",
@@ -78,8 +81,10 @@ __all__ = [
     "error_budget",
     "get_target",
     "layer_activations",
+    "load",
     "pipeline",
     "spike_avg_pooling",
     "stage_networks",
     "sweep",
+    "verify",
 ]

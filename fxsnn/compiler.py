@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -30,6 +31,7 @@ from fxsnn.passes import (
 from fxsnn.plugins import get_target
 from fxsnn.stages import Pass, Pipeline
 from fxsnn.target import Bits, FitReport, HardwareTarget
+from fxsnn.version import __version__
 
 _SAMPLE = 32
 """So many calibration images are kept: the report says what the network does on them."""
@@ -200,7 +202,30 @@ def convert(
             AccuracyWarning,
             stacklevel=2,
         )
-    return SpikingNetwork(passes.run(model), chip, engine, _sample(calibration_data))
+    graph = capture(model)
+    if passes.example is None:
+        passes = replace(passes, example=graph.example_input())
+    size = None if passes.example is None else tuple(passes.example.shape[1:])
+    options = {
+        "target": chip.name,
+        "bits": bits if isinstance(bits, int | str) else dict(bits),
+        "timesteps": timesteps,
+        "reset": reset,
+        "initial_membrane": initial_membrane,
+        "calibration": None if calibration_data is None else calibration,
+        "percentile": percentile if calibration_data is not None and calibration == "percentile" else None,
+        "input_bits": input_bits,
+        "per_channel": per_channel,
+        "correction": correction,
+        "finetune": None if finetune is None else finetune.describe(),
+    }
+    provenance = {"versions": _versions(), "options": options, "passes": [one.describe() for one in passes.passes]}
+    return SpikingNetwork(passes.run(graph), chip, engine, _sample(calibration_data), size, provenance)
+
+
+def _versions() -> dict[str, str]:
+    """What made a network."""
+    return {"fxsnn": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def _sample(data: Any) -> Tensor | None:

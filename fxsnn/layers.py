@@ -475,17 +475,46 @@ def spiking_form(
     bias = torch.zeros_like(neuron.spike_value) if source.bias is None else source.bias.detach().double().clone()
     layer: SpikeConv2d | SpikeLinear
     layer = conv_like(SpikeConv2d, source) if isinstance(source, LowBitConv2d) else linear_like(SpikeLinear, source)
-    codes = source.codes()
-    layer.bits = source.bits
+    fill(
+        layer,
+        source.codes(),
+        source.bits,
+        neuron,
+        source.step,
+        dynamics,
+        real_threshold=neuron.spike_value.new_tensor([threshold]),
+        real_bias=bias,
+        input_unit=input_unit,
+        input_magnitude=input_magnitude,
+        constant_input=constant_input,
+    )
+    return layer
+
+
+def fill(
+    layer: SpikeConv2d | SpikeLinear,
+    codes: Tensor,
+    bits: int,
+    neuron: IntegerNeuron,
+    step: Tensor,
+    dynamics: Dynamics,
+    *,
+    real_threshold: Tensor,
+    real_bias: Tensor,
+    input_unit: float,
+    input_magnitude: int | None,
+    constant_input: bool,
+) -> None:
+    """Give a layer that has its geometry the codes, integers and real values of `Spiking`."""
+    layer.bits = bits
     layer.register_parameter("weight", None)
     layer.register_parameter("bias", None)
     layer.register_buffer("codes", codes)
-    layer.register_buffer("real_threshold", neuron.spike_value.new_tensor([threshold]))
-    layer.register_buffer("real_bias", bias)
+    layer.register_buffer("real_threshold", real_threshold)
+    layer.register_buffer("real_bias", real_bias)
     layer.input_unit, layer.input_magnitude, layer.constant_input = input_unit, input_magnitude, constant_input
     layer.largest_sum = int(codes.flatten(1).int().abs().sum(1).max()) * (input_magnitude or 0)
-    layer.become_spiking(neuron, source.step, dynamics)
-    return layer
+    layer.become_spiking(neuron, step, dynamics)
 
 
 class SpikeAvgPool2d(Spiking, nn.AvgPool2d):

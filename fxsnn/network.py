@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,19 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxsnn.activity import Meter
+from fxsnn.document import described
 from fxsnn.engine import check_engine, engine_for
 from fxsnn.engine.chain import Chain, Engine, Fingerprint, Recording, Unsupported, chain_of, fingerprint, watched
-from fxsnn.errors import Finding, ModelError, OptionError
+from fxsnn.errors import FileError, Finding, FxsnnWarning, ModelError, OptionError
+from fxsnn.golden import golden_arrays
 from fxsnn.graph import Graph
 from fxsnn.layers import Decode, Spiking, check_images
 from fxsnn.neuron import Dynamics
 from fxsnn.observe import image_batches
+from fxsnn.reconstruction import rebuilt
 from fxsnn.report import Report, report_of
 from fxsnn.storage import save_arrays
-from fxsnn.target import HardwareTarget
+from fxsnn.target import HardwareTarget, whole_number
 
 _FRAMES_AT_ONCE = 256
 """Images times steps that PyTorch runs together: few, whose spikes stay in the cache, are faster than a whole batch."""
@@ -67,6 +72,8 @@ class SpikingNetwork(nn.Module):
         target: the chip it was compiled for.
         engine: what runs it, "auto", "numba", "triton" or "torch"; all give the same spikes.
         sample: a few images; the report says what the network does on them.
+        image_size: channels, height and width of an image, where there is no sample to tell.
+        provenance: where the network comes from, plain data; it is kept in files.
 
     Raises:
         OptionError: there is no such engine.
@@ -74,7 +81,13 @@ class SpikingNetwork(nn.Module):
     """
 
     def __init__(
-        self, graph: Graph, target: HardwareTarget, engine: str = "auto", sample: Tensor | None = None
+        self,
+        graph: Graph,
+        target: HardwareTarget,
+        engine: str = "auto",
+        sample: Tensor | None = None,
+        image_size: tuple[int, ...] | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_engine(engine)
@@ -96,6 +109,8 @@ class SpikingNetwork(nn.Module):
         self._dynamics = self._spiking_layers()[0][1].dynamics or Dynamics()
         self._engine_name = engine
         self._sample = sample
+        self._image_size = image_size if sample is None else tuple(sample.shape[1:])
+        self._provenance = {} if provenance is None else dict(provenance)
         self._compiled: _Compiled | None = None
         self.eval()
 
@@ -203,6 +218,11 @@ class SpikingNetwork(nn.Module):
         return self._dynamics
 
     @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the network comes from: versions, options and passes of its conversion; a copy."""
+        return copy.deepcopy(self._provenance)
+
+    @property
     def timesteps(self) -> int:
         """T, the number of steps of a run; it can be set at any time."""
         return self._dynamics.timesteps
@@ -280,25 +300,54 @@ class SpikingNetwork(nn.Module):
     def _static_report(self) -> Report:
         return report_of(self.graph, self._target, self._dynamics)
 
-    def save(self, path: str | Path) -> Path:
-        """Write all arrays and the description of the network to one safetensors file, atomically and without pickle.
+    def save(self, path: str | Path, *, golden: int | Tensor = 2) -> Path:
+        """Write the network to one file, atomically and without pickle; `fxsnn.load` reads it, `docs/FILE.md` describes
+        it.
 
-        Tensors are named `layer.codes`, `layer.threshold`, `layer.leak` and so on, the tail's as in its state dict; the
-        header's metadata holds the report as JSON under "fxsnn".
+        It is a safetensors file: weight codes at their real width, thresholds, leaks, steps and the tail as arrays,
+        the structure as JSON. Golden vectors are images with the spikes of every layer and the logits they must give.
+
+        Args:
+            path: the file; the usual suffix is `.fxsnn`.
+            golden: on how many images golden vectors are made, the first ones of the calibration data, or noise if
+                there were none; or these images themselves, [N, C, H, W]. 0: none.
 
         Raises:
-            FileError: the file cannot be written.
+            FileError: the file cannot be written, or something in the tail has no name in the format.
+            DataError: these cannot be images for the network.
         """
-        structure = [
-            {"name": self.graph.name(node), "op": node.op, "reads": [self.graph.name(n) for n in node.all_input_nodes]}
-            for node in self.graph
-        ]
-        document = {
-            "report": self._static_report().to_dict(),
-            "initial_membrane": self.initial_membrane,
-            "graph": structure,
-        }
-        return save_arrays(path, dict(self.state_dict()), document)
+        images = self._golden_images(golden)
+        size = self._image_size if images is None else tuple(images.shape[1:])
+        document, arrays = described(self.graph, self._target, self._dynamics, size, self._provenance)
+        if images is not None:
+            document["golden"] = {"images": len(images)}
+            device = next(self.buffers()).device
+            arrays |= golden_arrays(self.simulate, images.to(device))
+        try:
+            rebuilt(document, {name: tensor.detach().cpu() for name, tensor in arrays.items()})
+        except FileError as error:
+            raise FileError(f"the network cannot be written: {error}") from error
+        return save_arrays(path, arrays, document)
+
+    def _golden_images(self, golden: int | Tensor) -> Tensor | None:
+        if isinstance(golden, Tensor):
+            check_images(golden, self.graph.input_channels)
+            return golden if len(golden) else None
+        count = whole_number(golden)
+        if count is None or count < 0:
+            raise OptionError(f"golden is {golden!r}; allowed are a number of images, or images")
+        if count == 0 or (self._sample is None and self._image_size is None):
+            if count:
+                warnings.warn(
+                    "the file has no golden vectors: the network has not seen an image yet; pass golden=images",
+                    FxsnnWarning,
+                    stacklevel=3,
+                )
+            return None
+        if self._sample is not None:
+            return self._sample[:count]
+        assert self._image_size is not None
+        return torch.randn(count, *self._image_size, generator=torch.Generator().manual_seed(0))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move or cast the program too: tensors that the tail holds without a module are its own."""

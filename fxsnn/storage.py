@@ -1,8 +1,10 @@
-"""Files: arrays and JSON in one safetensors file, written atomically, no pickle; and weights read safely."""
+"""Files: arrays and JSON in one safetensors file, written atomically, sealed, no pickle; and weights read safely."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -14,21 +16,46 @@ from torch import Tensor, nn
 
 from fxsnn.errors import FileError
 
+DOCUMENT = "fxsnn"
+"""Key of the JSON document in the metadata of the header."""
+
+SEAL = "sha256"
+"""Name of the array with the digest of the document and of all other arrays, 32 bytes."""
+
+LARGEST_HEADER = 2 << 20
+"""Bytes; what Python makes of so much JSON fits into 200 MB, and takes less than a second."""
+
+_TYPES = {
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.bool: "BOOL",
+}
+"""Types of arrays and their names in the file."""
+
 
 def save_arrays(path: str | Path, arrays: Mapping[str, Tensor], document: Mapping[str, Any]) -> Path:
-    """Write arrays, and a JSON document under "fxsnn" in the header's metadata.
+    """Write arrays, a JSON document under "fxsnn" in the header's metadata, and a digest of both.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all, and is the same to the byte for the same content.
 
     Raises:
-        FileError: the folder does not exist or cannot be written.
+        FileError: the folder does not exist or cannot be written, or the document is too large.
     """
     from safetensors.torch import save
 
-    content = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}, {"fxsnn": json.dumps(document)}
-    )
-    return write_whole(path, content)
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    if len(text) > LARGEST_HEADER // 2:
+        raise FileError(f"{path} cannot be written: its description takes {len(text):,} bytes, too many to be read")
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}
+    seal = torch.frombuffer(bytearray(_digest(text, whole)), dtype=torch.uint8)
+    return write_whole(path, save({**whole, SEAL: seal}, {DOCUMENT: text}))
 
 
 def write_whole(path: str | Path, content: bytes) -> Path:
@@ -58,18 +85,89 @@ def write_whole(path: str | Path, content: bytes) -> Path:
 def load_arrays(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Arrays and document of a file that `save_arrays` wrote.
 
+    Nothing in the file is executed, and no more memory is used than the file is long.
+
     Raises:
         FileError: the file is missing, damaged, or no such file.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
+        text = _document_of(Path(path))
         with safe_open(path, "pt") as file:
-            document = json.loads((file.metadata() or {})["fxsnn"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise FileError(f"{path} cannot be read as a file of fxsnn: {error}") from error
+            # Copies: what safetensors gives may be a view of the file, which can change.
+            arrays = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        seal = arrays.pop(SEAL)
+        if bytes(seal.flatten().tolist()) != _digest(text, arrays):
+            raise ValueError("its content does not have the digest that was written with it")
+        document = strict_json(text)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (SafetensorError, KeyError, ValueError) as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise FileError(f"{path} cannot be read as a file of fxsnn, or is damaged: {reason}") from error
     return arrays, document
+
+
+def _document_of(path: Path) -> str:
+    """The JSON text in the metadata of a safetensors file; its sizes are checked before anything is read.
+
+    Raises:
+        OSError, KeyError, ValueError: the file is missing or is no such file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= size - 8:
+            raise ValueError("it does not begin with the length of a header")
+        if length > LARGEST_HEADER:
+            raise ValueError(f"its header takes {length:,} bytes; allowed are {LARGEST_HEADER:,}")
+        header = strict_json(file.read(length).decode())
+    metadata = header["__metadata__"]
+    text = metadata[DOCUMENT] if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise ValueError("its header has no description")
+    return text
+
+
+def strict_json(text: str) -> dict[str, Any]:
+    """A JSON object, without repeated keys and without numbers that are not finite.
+
+    Raises:
+        ValueError: the text is something else, or nested too deeply.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("its description is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"its description is a {type(value).__name__}, no object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("its description has a key twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"its description has the number {text}")
+    return value
+
+
+def _digest(text: str, arrays: Mapping[str, Tensor]) -> bytes:
+    """SHA-256 of the document and then, in the order of their names, of name, type, shape and bytes of each array."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(arrays.items()):
+        if tensor.dtype not in _TYPES:
+            raise ValueError(f"array {name!r} is {tensor.dtype}")
+        digest.update(f"\n{name} {_TYPES[tensor.dtype]} {','.join(map(str, tensor.shape))}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.digest()
 
 
 def _umask() -> int:

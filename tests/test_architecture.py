@@ -10,11 +10,11 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 FLOORS: list[set[str]] = [
-    {"fxsnn.errors", "fxsnn.tables", "fxsnn.cores"},  # words
+    {"fxsnn.errors", "fxsnn.tables", "fxsnn.cores", "fxsnn.version"},  # words
     {"fxsnn.difference"},
     {"fxsnn.target"},  # plain data
     {"fxsnn.lowbit", "fxsnn.hwtargets", "fxsnn.storage", "fxsnn.device", "fxsnn.datasets", "fxsnn.plots"},
-    {"fxsnn.neuron", "fxsnn.plugins", "fxsnn.drawing"},
+    {"fxsnn.neuron", "fxsnn.plugins", "fxsnn.drawing", "fxsnn.packing"},
     {"fxsnn.layers"},  # arithmetic
     {"fxsnn.graph"},  # the program
     {"fxsnn.engine.chain", "fxsnn.engine.tables"},  # the engines
@@ -25,14 +25,15 @@ FLOORS: list[set[str]] = [
     {"fxsnn.engine.planning"},
     {"fxsnn.engine.cpu", "fxsnn.engine.cuda"},
     {"fxsnn.engine"},
-    {"fxsnn.overview", "fxsnn.activity"},
-    {"fxsnn.stages", "fxsnn.observe", "fxsnn.moments", "fxsnn.fitting", "fxsnn.report"},  # the machine
+    {"fxsnn.overview", "fxsnn.activity", "fxsnn.document"},
+    {"fxsnn.stages", "fxsnn.observe", "fxsnn.moments", "fxsnn.fitting", "fxsnn.report"}
+    | {"fxsnn.reconstruction", "fxsnn.golden"},  # the machine
     {"fxsnn.substitution"},
     {"fxsnn.network"},
     {"fxsnn.student"},
     {"fxsnn.finetune"},
     {"fxsnn.passes"},
-    {"fxsnn.compiler", "fxsnn.budget", "fxsnn.sweeps"},
+    {"fxsnn.compiler", "fxsnn.budget", "fxsnn.sweeps", "fxsnn.loading"},
     {"fxsnn"},
 ]
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 import transform_example
 from networks import ColourNet, DigitNet, GroupedColourNet
-from safetensors import safe_open
 
 import fxsnn
 from fxsnn import datasets
@@ -33,28 +31,27 @@ class TestTransforming:
         status = transform_example.main(
             [
                 *("--load_file", str(tmp_path / "w.pt"), "--dataset", "digits", "--data_dir", str(tmp_path)),
-                *("--save_file", str(tmp_path / "net.safetensors"), "--batch_size", "16", "--test_batch_size", "24"),
+                *("--save_file", str(tmp_path / "net.fxsnn"), "--batch_size", "16", "--test_batch_size", "24"),
                 *("--timesteps", "4", "--reset_mode", "zero", "--weight_bitwidth", "3", "--finetune_lr", "0.001"),
                 *("--finetune_epochs", "1", "--finetune_wd", "0", "--finetune_momentum", "0.5"),
                 *("--target", "generic", "--seed", "3", "--device", "cpu"),
             ]
         )
         assert status == 0, capsys.readouterr().err
-        with safe_open(tmp_path / "net.safetensors", framework="np") as file:
-            report = json.loads(file.metadata()["fxsnn"])["report"]
-        assert (report["target"], report["timesteps"], report["reset"]) == ("generic", 4, "zero")
-        assert {layer["bits"] for layer in report["layers"] if layer["bits"]} == {3}
+        report = fxsnn.load(tmp_path / "net.fxsnn").report
+        assert (report.target, report.timesteps, report.reset) == ("generic", 4, "zero")
+        assert {layer.bits for layer in report.layers if layer.bits} == {3}
 
     def test_it_says_what_was_measured_and_where_the_files_are(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        save_file = tmp_path / "new" / "net.safetensors"
+        save_file = tmp_path / "new" / "net.fxsnn"
         bits = ["--weight_bitwidth", "4", "3", "--finetune_epochs", "0", "--timesteps", "16"]
         assert transform_example.main([*bits, "--save_file", str(save_file), "--device", "cpu"]) == 0
         said = capsys.readouterr().out
         for word in ("ANN on digits: ", "4 bits: ANN ", "quantised ", "spiking ", "at T=16", "SpikeConv2d", "conv2"):
             assert word in said
-        for name in ("net_4bit.safetensors", "net_3bit.safetensors", "accuracy_against_timesteps.png"):
+        for name in ("net_4bit.fxsnn", "net_3bit.fxsnn", "accuracy_against_timesteps.png"):
             assert str(save_file.with_name(name)) in said
             assert save_file.with_name(name).stat().st_size > 1000
         assert save_file.with_name("accuracy_against_timesteps.png").read_bytes().startswith(b"\x89PNG")
@@ -77,7 +74,7 @@ class TestTransforming:
 def test_a_mistake_gets_one_message_and_no_traceback(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_file = tmp_path / "net.safetensors"
+    save_file = tmp_path / "net.fxsnn"
     assert transform_example.main([*arguments, "--save_file", str(save_file)]) == 2
     assert message in capsys.readouterr().err
     assert not save_file.exists()

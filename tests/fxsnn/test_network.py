@@ -6,16 +6,14 @@ import copy
 import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import nn
 
 import fxsnn
-from fxsnn.errors import DataError, FileError, OptionError
+from fxsnn.errors import DataError, OptionError
 from fxsnn.layers import Spiking
 from tests.nets import HandWritten, OneRelu, Small, images, seeded
 
@@ -193,33 +191,3 @@ class TestReport:
         assert "conv2" in str(SNN.report)
         assert ">conv2</td>" in SNN.report._repr_html_()
         assert json.loads(json.dumps(SNN.report.to_dict()))["layers"][0]["layer"] == "conv1"
-
-
-class TestSaving:
-    def test_all_arrays_and_the_report_can_be_read_without_fxsnn(self, tmp_path: Path) -> None:
-        path = SNN.save(tmp_path / "net.safetensors")
-        with safe_open(path, framework="np") as file:
-            document = json.loads(file.metadata()["fxsnn"])
-            codes, weight = file.get_tensor("conv1.codes"), file.get_tensor("fc.weight")
-        assert document["report"]["timesteps"] == 16
-        assert [node["name"] for node in document["graph"]][:3] == ["x", "encode", "conv1"]
-        conv: Any = SNN.get_submodule("conv1")
-        assert (codes == conv.codes.numpy()).all()
-        assert (weight == seeded(Small).fc.weight.detach().numpy()).all()
-
-    def test_a_failure_leaves_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = SNN.save(tmp_path / "net.safetensors")
-        old = path.read_bytes()
-
-        def fail(*_: Any) -> None:
-            raise OSError("disk full")
-
-        monkeypatch.setattr("os.replace", fail)
-        with pytest.raises(FileError, match="cannot be written: disk full"):
-            converted(bits=4).save(path)
-        assert path.read_bytes() == old
-        assert list(tmp_path.iterdir()) == [path]
-
-    def test_a_folder_that_does_not_exist_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(FileError, match="nowhere"):
-            SNN.save(tmp_path / "nowhere" / "net.safetensors")

@@ -1,0 +1,116 @@
+"""Read a network file of fxsnn with numpy alone, run it, and hold it against its golden vectors.
+
+    python examples/read_network.py net.fxsnn
+
+The file says all that a chip's tool chain needs; docs/FILE.md describes it. Sums are float64, exact up to 2^53.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TYPES = {"U8": "u1", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
+
+
+def read(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The document and the arrays of a safetensors file."""
+    content = Path(path).read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    document = json.loads(header.pop("__metadata__")["fxsnn"])
+    arrays = {}
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        flat = np.frombuffer(content[start + first : start + last], TYPES[entry["dtype"]])
+        arrays[name] = flat.reshape(entry["shape"])
+    return document, arrays
+
+
+def unpacked(packed: np.ndarray, bits: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Unsigned values of so many bits, the first one in the lowest bits of the first byte."""
+    planes = np.unpackbits(packed, bitorder="little")[: bits * int(np.prod(shape))].reshape(-1, bits)
+    return (planes.astype(int) << np.arange(bits)).sum(1).reshape(shape)
+
+
+def codes(packed: np.ndarray, bits: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Weight codes: two's complement; at 1 bit, 1 is +1 and 0 is -1."""
+    values = unpacked(packed, bits, shape)
+    return 2.0 * values - 1 if bits == 1 else values - (values >> (bits - 1) << bits) * 1.0
+
+
+def windows(x: np.ndarray, node: dict[str, Any]) -> np.ndarray:
+    """What each neuron of a convolution or pooling reads, [N, C, height, width, kernel height, kernel width]."""
+    top, bottom, left, right = node["padding"]
+    (down, across), (rows, columns) = node.get("dilation", (1, 1)), node["kernel_size"]
+    size = (down * (rows - 1) + 1, across * (columns - 1) + 1)
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    seen = np.lib.stride_tricks.sliding_window_view(padded, size, axis=(2, 3))
+    return seen[:, :, :: node["stride"][0], :: node["stride"][1], ::down, ::across]
+
+
+def sums(x: np.ndarray, node: dict[str, Any], packed: np.ndarray) -> np.ndarray:
+    """Sum over the inputs of code times input."""
+    if node["op"] == "spike_linear":
+        return x.reshape(len(x), -1) @ codes(packed, node["bits"], (node["out_features"], node["in_features"])).T
+    groups, outputs = node["groups"], node["out_channels"]
+    weight = codes(packed, node["bits"], (outputs, node["in_channels"] // groups, *node["kernel_size"]))
+    parts = zip(np.split(windows(x, node), groups, 1), np.split(weight, groups), strict=True)
+    return np.concatenate([np.tensordot(part, w, ((1, 4, 5), (1, 2, 3))) for part, w in parts], 3).transpose(0, 3, 1, 2)
+
+
+def spikes(x: np.ndarray, node: dict[str, Any], arrays: dict[str, np.ndarray], dynamics: dict[str, Any]) -> np.ndarray:
+    """Spikes [T, N, ...] of a layer that reads spikes [T, N, ...], or [1, N, ...] that is the same at every step."""
+    frames, name = x.reshape(-1, *x.shape[2:]), node["name"]
+    if node["op"] == "spike_avg_pool2d":
+        drive, theta = windows(frames, node).sum((4, 5)), np.prod(node["kernel_size"])
+    else:
+        drive = node["gain"] * sums(frames, node, arrays[name + ".codes"])
+        theta, leak = (arrays[f"{name}.{part}"].reshape(-1, *[1] * (drive.ndim - 2)) for part in ("threshold", "leak"))
+        drive = drive + leak
+    drive, fired = drive.reshape(*x.shape[:2], *drive.shape[1:]), []
+    membrane = np.zeros(drive.shape[1:]) + (theta // 2 if dynamics["initial_membrane"] else 0)
+    for step in range(dynamics["timesteps"]):
+        membrane = membrane + drive[step % len(drive)]
+        fired.append(membrane >= theta)
+        membrane = membrane - theta * fired[-1] if dynamics["reset"] == "subtraction" else membrane * ~fired[-1]
+    return np.stack(fired).astype(float)
+
+
+def main(path: str) -> int:
+    """Run the golden images; 0 if every spike and the logits are as they must be."""
+    document, arrays = read(path)
+    values, wrong, scale, leading = [arrays["golden/images"][None]], 0, np.ones(1), 2
+    for node in document["nodes"][1:]:
+        x, op, name = values[node["reads"]], node["op"], node["name"]
+        if op == "encode" and node["bits"]:
+            x = np.clip(np.round(x / node["unit"]), -(1 << (node["bits"] - 1)), (1 << (node["bits"] - 1)) - 1)
+        elif op.startswith("spike_"):
+            x, scale = spikes(x, node, arrays, document["dynamics"]), arrays[name + ".spike_value"]
+            errors = int((x != unpacked(arrays["golden/spikes/" + name], 1, x.shape)).sum())
+            print(f"{name}: {int(x.sum()):,} spikes, {errors} wrong")
+            wrong += errors
+        elif op == "decode":  # from here on there is no time any more
+            x, leading = x.mean(0) * scale.reshape(-1, *[1] * (x.ndim - 3)), 1
+        elif op == "flatten":
+            x = x.reshape(*x.shape[:leading], -1)
+        elif op == "linear":
+            x = x @ arrays[name + ".weight"].T + (arrays[name + ".bias"] if node["bias"] else 0)
+        elif op in ("softmax", "log_softmax"):
+            x = x - np.log(np.exp(x).sum(node["dim"], keepdims=True))
+            x = np.exp(x) if op == "softmax" else x
+        elif op == "adaptive_avg_pool2d" and node["output_size"] == [1, 1]:
+            x = x.mean((2, 3), keepdims=True)
+        elif op not in ("encode", "output"):
+            print(f"{name}: this reader does not know {op}; the logits remain to be seen")
+            return int(wrong > 0)
+        values.append(x)
+    error = np.abs(values[-1] - arrays["golden/logits"]).max() / np.abs(arrays["golden/logits"]).max()
+    print(f"logits differ by {error:.1e} of the largest")
+    return int(wrong > 0 or not error < 1e-4)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,3 @@
+"""The version of fxsnn."""
+
+__version__ = "0.1.0"
