@@ -14,25 +14,22 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable
-from itertools import chain
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from networks import digit_net, network_for
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
+from torch.utils.data import DataLoader, Dataset
 
 import fxsnn
 from fxsnn import datasets, plots
+from fxsnn.cli import CALIBRATION_IMAGES, some_of
 from fxsnn.device import choose_device
+from fxsnn.evaluation import Batches, accuracy, accuracy_over_time
 from fxsnn.storage import load_weights
 
-CALIBRATION_IMAGES = 2000
 LONGEST_PLOTTED = 32
-
-Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -121,9 +118,6 @@ def converted(
     network: nn.Module, bits: int, train: Dataset[tuple[Tensor, int]], options: argparse.Namespace
 ) -> tuple[Callable[[Tensor], Tensor], fxsnn.SpikingNetwork]:
     """The network with n-bit weights, and its spiking form."""
-    generator = torch.Generator().manual_seed(options.seed)
-    size = len(train)  # type: ignore[arg-type]  # every data set of the registry is map-style
-    chosen = torch.randperm(size, generator=generator)[:CALIBRATION_IMAGES].tolist()
     finetune = fxsnn.Finetune(
         DataLoader(train, options.batch_size, shuffle=True),
         epochs=options.finetune_epochs,
@@ -138,42 +132,13 @@ def converted(
         bits=bits,
         timesteps=options.timesteps,
         reset=options.reset_mode,
-        calibration_data=DataLoader(Subset(train, chosen), options.batch_size),
+        calibration_data=DataLoader(some_of(train, CALIBRATION_IMAGES, options.seed), options.batch_size),
         finetune=finetune,
         progress=True,
     )
     for step in passes.steps(network):
         print(f"  {step}")
     return step.before, fxsnn.SpikingNetwork(step.after, fxsnn.get_target(options.target))
-
-
-def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str) -> float:
-    """Share of the images that are classified correctly, in percent."""
-    hits = count = 0
-    with torch.no_grad():
-        for images, labels in tqdm(batches, desc=title, disable=None, leave=False):
-            hits += int((network(images.to(device_of(network))).argmax(1).cpu() == labels).sum())
-            count += len(labels)
-    return 100 * hits / count
-
-
-def accuracy_over_time(snn: fxsnn.SpikingNetwork, batches: Batches, timesteps: int, title: str) -> list[float]:
-    """Accuracy in percent after 1, 2, ... `timesteps` steps, from one run."""
-    own, snn.timesteps = snn.timesteps, timesteps
-    hits, count = torch.zeros(timesteps), 0
-    for images, labels in tqdm(batches, desc=title, disable=None, leave=False):
-        logits = snn.early_readout(images.to(device_of(snn)))
-        hits += (logits.argmax(2).cpu() == labels).sum(1)
-        count += len(labels)
-    snn.timesteps = own
-    return (100 * hits / count).tolist()
-
-
-def device_of(network: object) -> torch.device:
-    """Where a network's tensors are."""
-    module = network.module if isinstance(network, fxsnn.Graph) else network
-    assert isinstance(module, nn.Module)
-    return next(chain(module.parameters(), module.buffers())).device
 
 
 def save_file(options: argparse.Namespace, bits: int) -> Path:

@@ -8,13 +8,17 @@ A data set is a function from a folder to its two halves. Registering one takes 
     def letters(data_dir):
         return datasets.Splits(train=my_training_set, test=my_test_set)
 
+The name of a file that ends in .npz stands for the arrays in it: `train_images`, `train_labels`, `test_images` and
+`test_labels`, or `images` and `labels`, which are then both halves.
+
 Both halves are map-style data sets of `(image, label)`: a float tensor [channels, height, width], normalised as the
 network expects it, and an integer class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,13 +75,15 @@ def load(name: str, data_dir: str | Path = "data") -> Splits:
     """The training and the test half of the data set `name`.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()`, or the path of an .npz file.
         data_dir: the folder that holds the files; the embedded data set needs none.
 
     Raises:
         UnknownName: there is no such data set; the message lists those that exist.
-        DataError: its files are not in `data_dir`.
+        DataError: its files are not in `data_dir`, or the .npz file does not hold images and labels.
     """
+    if name.endswith(".npz"):
+        return _from_arrays(Path(name))
     try:
         function = _registered[name]
     except KeyError:
@@ -105,6 +111,40 @@ def _normalised(images: np.ndarray, labels: np.ndarray) -> TensorDataset:
     """Digits [N, 28, 28] in 0..255 as the networks see them: float32 [N, 1, 28, 28], zero mean and unit deviation."""
     pixels = torch.from_numpy(images).unsqueeze(1).float() / 255
     return TensorDataset((pixels - MNIST_MEAN[0]) / MNIST_STD[0], torch.from_numpy(labels).long())
+
+
+def _from_arrays(path: Path) -> Splits:
+    """The halves in an .npz file; nothing in it is unpickled."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as arrays: {error}") from error
+    if "images" in arrays:
+        half = _tensors(path, arrays, "")
+        return Splits(half, half)
+    return Splits(_tensors(path, arrays, "train_"), _tensors(path, arrays, "test_"))
+
+
+def _tensors(path: Path, arrays: Mapping[str, np.ndarray], prefix: str) -> TensorDataset:
+    images, labels = (arrays.get(f"{prefix}{name}") for name in ("images", "labels"))
+    if images is None or labels is None:
+        raise DataError(
+            f"{path} has {', '.join(arrays) or 'no arrays'}; it needs train_images, train_labels, test_images and "
+            "test_labels, or images and labels"
+        )
+    if (
+        images.ndim != 4
+        or images.dtype.kind != "f"
+        or labels.shape != images.shape[:1]
+        or labels.dtype.kind not in "iu"
+    ):
+        raise DataError(
+            f"{path}: {prefix}images are {images.dtype} {list(images.shape)} and {prefix}labels {labels.dtype} "
+            f"{list(labels.shape)}; expected floats [N, C, H, W], normalised as the network was trained on them, and "
+            "integers [N]"
+        )
+    return TensorDataset(torch.from_numpy(images).float(), torch.from_numpy(labels.astype(np.int64)))
 
 
 def _from_torchvision(class_name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> DatasetFunction:

@@ -182,7 +182,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Args:
         model: the network as it was trained.
         path: a file that `torch.save(model.state_dict(), path)` wrote. A state dict under the key "state_dict", "model"
-            or "net" is found too, and a prefix "module." is taken off.
+            or "net" is found too, and a prefix "module." is taken off. A `.safetensors` file is read as such.
 
     Raises:
         FileError: the file is missing, damaged, holds something else, or does not match; `model` is then unchanged.
@@ -191,7 +191,12 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if not path.is_file():
         raise FileError(f"{path}: there is no such file of weights")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise FileError(
             f"{path} cannot be read as a state dict ({type(error).__name__}); it is damaged, or was not written by "

@@ -13,7 +13,8 @@ FLOORS: list[set[str]] = [
     {"fxsnn.errors", "fxsnn.tables", "fxsnn.cores", "fxsnn.version"},  # words
     {"fxsnn.difference"},
     {"fxsnn.target"},  # plain data
-    {"fxsnn.lowbit", "fxsnn.hwtargets", "fxsnn.storage", "fxsnn.device", "fxsnn.datasets", "fxsnn.plots"},
+    {"fxsnn.lowbit", "fxsnn.hwtargets", "fxsnn.storage", "fxsnn.device", "fxsnn.datasets", "fxsnn.plots"}
+    | {"fxsnn.user_code"},
     {"fxsnn.neuron", "fxsnn.plugins", "fxsnn.drawing", "fxsnn.packing"},
     {"fxsnn.layers"},  # arithmetic
     {"fxsnn.graph"},  # the program
@@ -33,8 +34,10 @@ FLOORS: list[set[str]] = [
     {"fxsnn.student"},
     {"fxsnn.finetune"},
     {"fxsnn.passes"},
-    {"fxsnn.compiler", "fxsnn.budget", "fxsnn.sweeps", "fxsnn.loading"},
+    {"fxsnn.compiler", "fxsnn.budget", "fxsnn.sweeps", "fxsnn.loading", "fxsnn.evaluation"},
     {"fxsnn"},
+    {"fxsnn.cli"},
+    {"fxsnn.__main__"},
 ]
 
 FOLDERS = {

@@ -12,6 +12,7 @@ from networks import ColourNet, DigitNet, GroupedColourNet
 import fxsnn
 from fxsnn import datasets
 from fxsnn.datasets import Splits
+from fxsnn.evaluation import accuracy
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_the_embedded_network_knows_its_digits() -> None:
     options = transform_example.parse([])
     network = transform_example.trained_network(options)
     test = torch.utils.data.DataLoader(datasets.load("digits").test, 500)
-    assert transform_example.accuracy(network, test, "ANN") >= 99.0
+    assert accuracy(network, test, "ANN") >= 99.0
 
 
 def test_a_data_set_without_embedded_weights_needs_a_file() -> None:

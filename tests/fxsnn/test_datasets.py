@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,3 +80,36 @@ class TestTheUsersOwn:
     def test_cannot_take_a_name_that_is_taken(self) -> None:
         with pytest.raises(OptionError, match=r"data set 'MNIST' is already registered by fxsnn\.datasets"):
             datasets.register("MNIST")(lambda _: datasets.load("digits"))
+
+
+class TestArraysInAFile:
+    def test_two_halves_or_one_for_both(self, tmp_path: Path) -> None:
+        x, y = np.ones((6, 1, 4, 4), np.float64), np.arange(6)
+        np.savez(tmp_path / "two.npz", train_images=x, train_labels=y, test_images=x[:2], test_labels=y[:2])
+        np.savez(tmp_path / "one.npz", images=x, labels=y)
+        splits = datasets.load(str(tmp_path / "two.npz"))
+        assert (len(splits.train), len(splits.test)) == (6, 2)  # type: ignore[arg-type]
+        image, label = splits.train[3]
+        assert (image.dtype, image.shape, int(label)) == (torch.float32, (1, 4, 4), 3)
+        one = datasets.load(str(tmp_path / "one.npz"))
+        assert one.train is one.test
+
+    @pytest.mark.parametrize(
+        ("arrays", "message"),
+        [
+            ({}, "has no arrays; it needs train_images"),
+            ({"images": np.ones((2, 1, 4, 4))}, "has images; it needs"),
+            ({"images": np.ones((2, 4, 4)), "labels": np.arange(2)}, r"images are float64 \[2, 4, 4\]"),
+            ({"images": np.ones((2, 1, 4, 4), np.uint8), "labels": np.arange(2)}, "images are uint8 .*normalised"),
+            ({"images": np.ones((2, 1, 4, 4)), "labels": np.arange(3)}, r"labels int64 \[3\]"),
+        ],
+    )
+    def test_what_is_wrong_with_them_is_said(self, arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
+        np.savez(tmp_path / "x.npz", **arrays)
+        with pytest.raises(DataError, match=message):
+            datasets.load(str(tmp_path / "x.npz"))
+
+    def test_nothing_is_unpickled(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "x.npz", images=np.array([{}], dtype=object))
+        with pytest.raises(DataError, match="cannot be read as arrays"):
+            datasets.load(str(tmp_path / "x.npz"))
