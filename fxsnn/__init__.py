@@ -19,6 +19,7 @@ from fxsnn.errors import (
     FxsnnError,
     FxsnnWarning,
     GraphError,
+    InterchangeWarning,
     ModelError,
     OptionError,
     PipelineError,
@@ -29,6 +30,7 @@ from fxsnn.errors import (
 )
 from fxsnn.golden import Verification
 from fxsnn.graph import Graph, capture
+from fxsnn.interchange import from_nir, model_from_nir, nir_input, to_nir
 from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SpikeReLU, spike_avg_pooling
 from fxsnn.loading import load, verify
 from fxsnn.network import Run, SpikingNetwork
@@ -53,6 +55,7 @@ __all__ = [
     "Graph",
     "GraphError",
     "HardwareTarget",
+    "InterchangeWarning",
     "ModelError",
     "OptionError",
     "Pass",
@@ -79,12 +82,16 @@ __all__ = [
     "convert",
     "datasets",
     "error_budget",
+    "from_nir",
     "get_target",
     "layer_activations",
     "load",
+    "model_from_nir",
+    "nir_input",
     "pipeline",
     "spike_avg_pooling",
     "stage_networks",
     "sweep",
+    "to_nir",
     "verify",
 ]

@@ -15,7 +15,8 @@ FxsnnError
 
 FxsnnWarning
 ├── CalibrationWarning  thresholds that deserve a second look
-└── AccuracyWarning     a choice of options that is known to cost accuracy
+├── AccuracyWarning     a choice of options that is known to cost accuracy
+└── InterchangeWarning  another program will compute something else from what was written
 """
 
 from __future__ import annotations
@@ -121,6 +122,10 @@ class CalibrationWarning(FxsnnWarning):
 
 class AccuracyWarning(FxsnnWarning):
     """A choice of options that is known to cost accuracy."""
+
+
+class InterchangeWarning(FxsnnWarning):
+    """Another program computes something else from what was written."""
 
 
 def listing(findings: Sequence[Finding]) -> str:

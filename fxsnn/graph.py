@@ -403,9 +403,9 @@ def capture(model: nn.Module) -> Graph:
     tracer = _Tracer()
     try:
         graph = tracer.trace(own, concrete_args=_defaults(own))
+        module = fx.GraphModule(own, graph, type(model).__name__)
     except Exception as error:
         raise ModelError([_untraceable(model, error)]) from error
-    module = fx.GraphModule(own, graph, type(model).__name__)
     _drop_unused_inputs(module)
     return Graph(module)
 

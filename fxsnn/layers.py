@@ -123,7 +123,7 @@ class ClippedReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as `x`."""
-        clipped = x.clamp(0, self.threshold)
+        clipped = x.clamp(0.0, self.threshold)
         if self.levels is None:
             return clipped
         step = self.threshold / self.levels
@@ -350,10 +350,13 @@ class Spiking(nn.Module):
     input_magnitude: int | None = 1
     constant_input: bool = False
     largest_sum: int = 0
+    largest_leak: int = 0
+    largest_threshold: int = 0
 
     def become_spiking(self, neuron: IntegerNeuron, step: Tensor, dynamics: Dynamics) -> None:
         """Take over the integers."""
         self.gain = neuron.gain
+        self.largest_leak, self.largest_threshold = int(neuron.leak.abs().max()), int(neuron.threshold.max())
         self.register_buffer("threshold", neuron.threshold)
         self.register_buffer("leak", neuron.leak)
         self.register_buffer("step", step.double().expand(len(neuron.threshold)).clone())
@@ -401,7 +404,7 @@ class Spiking(nn.Module):
         """An integer type that holds the membrane after T steps in the worst case."""
         assert self.dynamics is not None
         steps = self.dynamics.timesteps
-        worst = steps * (self.gain * self.largest_sum + int(self.leak.abs().max())) + 2 * int(self.threshold.max())
+        worst = steps * (self.gain * self.largest_sum + self.largest_leak) + 2 * self.largest_threshold
         return torch.int32 if worst < 1 << 31 else torch.int64
 
     def run_with(self, dynamics: Dynamics) -> None:
@@ -542,6 +545,9 @@ class SpikeAvgPool2d(Spiking, nn.AvgPool2d):
 
     def weighted_sum(self, x: Tensor) -> Tensor:
         """Sum over each window."""
+        if torch.compiler.is_compiling():  # torch.onnx drops a divisor without a word; `drive` rounds what this leaves
+            height, width = self.window()
+            return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding) * (height * width)
         return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding, divisor_override=1)
 
     def forward(self, x: Tensor) -> Tensor:

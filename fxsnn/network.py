@@ -218,6 +218,11 @@ class SpikingNetwork(nn.Module):
         return self._dynamics
 
     @property
+    def image_size(self) -> tuple[int, ...] | None:
+        """Channels, height and width of the images it was converted with; `None` where it saw none."""
+        return self._image_size
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Where the network comes from: versions, options and passes of its conversion; a copy."""
         return copy.deepcopy(self._provenance)

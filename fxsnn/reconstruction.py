@@ -216,7 +216,8 @@ def _require_names(nodes: list[Mapping[str, Any]], problems: _Problems) -> None:
     for name in sorted(set(held)):
         if any(one == name or one.startswith(f"{name}.") for one in inner):
             problems(f"{name}: it is a layer and holds another one")
-        if _NAME.fullmatch(name) is None or any(hasattr(taken, part) for part in name.split(".")):
+        parts = name.split(".")
+        if _NAME.fullmatch(name) is None or any(hasattr(taken, part) or keyword.iskeyword(part) for part in parts):
             problems(f"{name}: a layer cannot be named so")
     images = str(nodes[0]["name"])
     if not images.isidentifier() or keyword.iskeyword(images) or images == "self":

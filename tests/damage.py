@@ -176,7 +176,7 @@ def edits() -> Iterator[tuple[str, Edit]]:
         "nodes/@conv1/padding": [[1, 1], [1, 2, 1, 1], [0, 0, 0, 0], [-1, 1, 1, 1], [4096] * 4],
         "nodes/@conv1/dilation": [[0, 0], [9, 9]],
         "nodes/@conv1/groups": [0, 2, 3, 1 << 20],
-        "nodes/@conv1/name": ["conv2", "../conv1", 'a"];import os;["', "__class__", "forward", "a.b", "ö", "", "a\n"],
+        "nodes/@conv1/name": ["conv2", "../conv1", 'a"];import os;["', "__class__", "if", "a.b", "ö", "", "a\n"],
         "nodes/@conv1/op": ["spike_linear", "exec", "call"],
         "nodes/@conv1/reads": [0, 2, 5, 99, -1, "encode", None],
         "nodes/@hidden/in_features": [127, 1 << 24],

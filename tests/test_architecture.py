@@ -34,7 +34,7 @@ FLOORS: list[set[str]] = [
     {"fxsnn.student"},
     {"fxsnn.finetune"},
     {"fxsnn.passes"},
-    {"fxsnn.compiler", "fxsnn.budget", "fxsnn.sweeps", "fxsnn.loading", "fxsnn.evaluation"},
+    {"fxsnn.compiler", "fxsnn.budget", "fxsnn.sweeps", "fxsnn.loading", "fxsnn.evaluation"} | {"fxsnn.interchange"},
     {"fxsnn"},
     {"fxsnn.cli"},
     {"fxsnn.__main__"},

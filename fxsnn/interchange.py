@@ -1,0 +1,483 @@
+"""NIR, the Neuromorphic Intermediate Representation (Pedersen et al. 2024): to other simulators and back.
+
+NIR knows convolutions, integrate-and-fire neurons and little else: no bit widths, no T, no reset by subtraction, no
+start of the membranes, no decoding. What it cannot say goes into the metadata of the graph; what a reader would
+therefore compute otherwise is refused, or warned about. `docs/NIR.md` says what each reader makes of such a graph.
+
+    graph = fxsnn.to_nir(snn)               # snn: reset="zero", initial_membrane=0
+    nir.write("net.nir", graph)
+    snn = fxsnn.from_nir("net.nir")
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import keyword
+import warnings
+from collections.abc import Mapping
+from dataclasses import fields
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxsnn.document import described
+from fxsnn.engine.chain import chain_of
+from fxsnn.errors import FileError, Finding, InterchangeWarning, ModelError, OptionError
+from fxsnn.network import SpikingNetwork
+from fxsnn.packing import pack_codes
+from fxsnn.reconstruction import Rebuilt, rebuilt
+from fxsnn.storage import strict_json
+
+DIFFERENCES = ("refuse", "warn")
+_KEY = "fxsnn"
+_IN_NODES = ("codes", "threshold", "leak")
+"""Arrays of a layer that the nodes of the graph hold; the others are in its metadata."""
+
+Size = tuple[int, ...]
+
+
+def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size | None = None) -> Any:
+    """The network as a `nir.NIRGraph`.
+
+    Weights are code times gain, biases leaks, thresholds those of the chip: integers, in float32. With reset to zero
+    thresholds are half lower: `>` and `>=`, which readers do not agree on, are then the same for integers. The graph
+    reads the integer input, `nir_input(snn, images)`, the same at every step; logits are the mean of its output over
+    the steps.
+
+    Args:
+        snn: the network.
+        differences: what to do where a reader that follows NIR computes something else, "refuse" or "warn".
+        image_size: channels, height and width of an image, where the network does not know it.
+
+    Raises:
+        ModelError: a reader would compute something else, and `differences` is "refuse"; or NIR cannot say it at all.
+        OptionError: an option has a value that is not allowed.
+    """
+    import nir
+
+    if differences not in DIFFERENCES:
+        raise OptionError(f"differences is {differences!r}; allowed are {' and '.join(map(repr, DIFFERENCES))}")
+    document, arrays = described(snn.graph, snn.target, snn.dynamics, image_size or snn.image_size, snn.provenance)
+    arrays = {name: tensor.detach().cpu() for name, tensor in arrays.items()}
+    found = rebuilt(document, arrays)
+    if found.image_size is None:
+        raise OptionError("the network does not know how large an image is; pass image_size=(channels, height, width)")
+    tail = _tail(document)
+    problems = [*_differences(snn), *tail.left_out]
+    if problems and differences == "refuse":
+        raise ModelError(problems)
+    if problems:
+        told = "; ".join(f"{one.layer}: {one.problem}" for one in problems)
+        warnings.warn(f"a reader of this NIR graph computes something else: {told}", InterchangeWarning, stacklevel=2)
+    writer = _Writer(nir, snn, found)
+    writer.body(document["nodes"])
+    if tail.linear is not None:
+        writer.linear(tail.linear, arrays)
+    kept = {name: tensor.numpy() for name, tensor in arrays.items() if name.rpartition(".")[2] not in _IN_NODES}
+    return writer.graph({_KEY: json.dumps({"document": document, "layers": writer.layers}), "arrays": kept})
+
+
+def nir_input(snn: SpikingNetwork, images: Tensor) -> Tensor:
+    """What a graph of `to_nir` reads for these images, at every step: their integers, float32 [N, ...].
+
+    Args:
+        snn: the network.
+        images: as for a call of it.
+    """
+    with torch.no_grad():
+        return chain_of(snn.graph).encode(images)
+
+
+def from_nir(source: str | Path | Any) -> SpikingNetwork:
+    """The spiking network of a graph that `to_nir` made.
+
+    Weights, thresholds and leaks are those of the graph's nodes, all else is from its metadata; they must be integers
+    that fit the target, and agree.
+
+    Args:
+        source: a `nir.NIRGraph`, or a file of one.
+
+    Raises:
+        FileError: there is no such file, it is no NIR graph, or not one that `to_nir` made, or it was changed into
+            something that the target cannot hold. (`model_from_nir` reads graphs of others.)
+    """
+    graph = _graph(source)
+    text = graph.metadata.get(_KEY) if isinstance(graph.metadata, dict) else None
+    if text is None:
+        raise FileError(
+            "the NIR graph has no metadata of fxsnn: bits, T and units are not known. Read it with "
+            "fxsnn.model_from_nir and convert what that gives"
+        )
+    try:
+        described_ = strict_json(text.decode() if isinstance(text, bytes) else str(text))
+        document, layers = described_["document"], described_["layers"]
+        arrays = {name: torch.from_numpy(np.array(one)) for name, one in graph.metadata.get("arrays", {}).items()}
+        for node in document["nodes"]:
+            if node["name"] in layers:
+                arrays |= _integers(node, [graph.nodes[name] for name in layers[node["name"]]], document)
+        found = rebuilt(document, arrays)
+    except FileError as error:
+        raise FileError(f"the NIR graph cannot be read: {error}") from error.__cause__
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(f"the NIR graph cannot be read: it is not as to_nir made it ({error})") from error
+    return SpikingNetwork(
+        found.graph, found.target, image_size=found.image_size, provenance=document.get("provenance", {})
+    )
+
+
+def _differences(snn: SpikingNetwork) -> list[Finding]:
+    found = []
+    if snn.reset == "subtraction":
+        found.append(
+            Finding(
+                "reset",
+                "the network subtracts the threshold at a spike, NIR's IF is set to a value",
+                'Convert with reset="zero", or pass differences="warn" and tell the reader to subtract',
+            )
+        )
+    if snn.initial_membrane:
+        found.append(
+            Finding(
+                "initial_membrane",
+                "membranes start at half the threshold, NIR's IF starts at 0",
+                'Convert with initial_membrane=0, or pass differences="warn" and set the membranes in the reader',
+            )
+        )
+    return found
+
+
+class _Tail:
+    """The part of the tail that NIR can say: a flatten and a fully connected layer.
+
+    Attributes:
+        linear: the node of the fully connected layer, `None` without one that reads the spikes.
+        left_out: what NIR cannot say.
+    """
+
+    def __init__(self, linear: Mapping[str, Any] | None, left_out: list[Finding]) -> None:
+        self.linear = linear
+        self.left_out = left_out
+
+
+def _tail(document: Mapping[str, Any]) -> _Tail:
+    ops = [node["op"] for node in document["nodes"]]
+    behind = document["nodes"][ops.index("decode") + 1 : -1]
+    rest = behind[1:] if behind and behind[0]["op"] == "flatten" else behind
+    linear = rest[0] if rest and rest[0]["op"] == "linear" else None
+    unsaid = rest[1:] if linear is not None else behind
+    remedy = 'Apply it to what the reader gives, and pass differences="warn"'
+    left_out = [
+        Finding(str(node["name"]), "it comes behind that" if place else f"NIR has no {node['op']}", remedy)
+        for place, node in enumerate(unsaid)
+    ]
+    return _Tail(linear, left_out)
+
+
+class _Writer:
+    """Puts nodes in a row. Their alphabetical order is that of execution: files keep no other."""
+
+    def __init__(self, nir: Any, snn: SpikingNetwork, found: Rebuilt) -> None:
+        assert found.image_size is not None
+        self._nir = nir
+        self._chain = dict(chain_of(found.graph).layers)
+        self._sizes = found.sizes
+        self._zero = snn.reset == "zero"
+        self._size: Size = found.image_size
+        self._nodes: list[tuple[str, Any]] = []
+        self.layers: dict[str, list[str]] = {}
+        self._add("input", nir.Input(input_type={"input": np.array(self._size)}))
+
+    def _add(self, name: str, node: Any) -> str:
+        safe = "".join(letter if letter.isalnum() else "_" for letter in name)
+        self._nodes.append((f"n{len(self._nodes):04d}_{safe}", node))
+        return self._nodes[-1][0]
+
+    def body(self, nodes: list[Mapping[str, Any]]) -> None:
+        for node in nodes:
+            if node["op"] == "decode":
+                return
+            if node["op"] == "flatten":
+                self._flatten()
+            elif node["op"].startswith("spike_"):
+                name = str(node["name"])
+                if node["op"] == "spike_linear" and len(self._size) > 1:
+                    self._flatten()
+                names = [self._add(name, self._synapses(node))]
+                self._size = self._sizes[name]
+                self.layers[name] = [*names, self._add(f"{name}_neurons", self._neurons(name))]
+
+    def linear(self, node: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> None:
+        """Reads spikes: what a spike is worth is multiplied into its weights."""
+        if len(self._size) > 1:
+            channels = self._size[0]
+            self._flatten()
+        else:
+            channels = prod(self._size)
+        value = list(self._chain.values())[-1].spike_value.float()
+        each = value.repeat_interleave(prod(self._size) // channels)
+        weight = arrays[f"{node['name']}.weight"].float() * each
+        rows = len(weight)
+        bias = arrays[f"{node['name']}.bias"].float() if node["bias"] else torch.zeros(rows)
+        self._add(str(node["name"]), self._nir.Affine(weight=weight.numpy(), bias=bias.numpy()))
+        self._size = (rows,)
+
+    def graph(self, metadata: dict[str, Any]) -> Any:
+        self._add("output", self._nir.Output(output_type={"output": np.array(self._size)}))
+        names = [name for name, _ in self._nodes]
+        graph = self._nir.NIRGraph(nodes=dict(self._nodes), edges=list(itertools.pairwise(names)))
+        graph.metadata = metadata
+        return graph
+
+    def _flatten(self) -> None:
+        # From the back: the same with and without a batch, which readers do not agree on.
+        self._add(
+            "flatten",
+            self._nir.Flatten(input_type={"input": np.array(self._size)}, start_dim=-len(self._size), end_dim=-1),
+        )
+        self._size = (prod(self._size),)
+
+    def _synapses(self, node: Mapping[str, Any]) -> Any:
+        layer: Any = self._chain[node["name"]]
+        if node["op"] == "spike_linear":
+            weight = layer.codes.float() * layer.gain
+            return self._nir.Affine(weight=weight.numpy(), bias=layer.leak.float().numpy())
+        top, bottom, left, right = node["padding"]
+        if top != bottom or left != right:
+            remedy = "Pad both sides alike: NIR has one number for both"
+            raise ModelError([Finding(str(node["name"]), f"its padding is {node['padding']}", remedy)])
+        if node["op"] == "spike_avg_pool2d":
+            if not top and not left:  # readers ignore the padding of a pooling
+                kernel, stride = np.array(node["kernel_size"]), np.array(node["stride"])
+                return self._nir.SumPool2d(kernel_size=kernel, stride=stride, padding=np.array([0, 0]))
+            weight = torch.eye(node["channels"])[:, :, None, None].repeat(1, 1, *node["kernel_size"])
+            bias, dilation = torch.zeros(node["channels"]), (1, 1)
+        else:
+            weight = dense(layer.codes.float() * layer.gain, node["groups"])  # readers fail on groups
+            bias, dilation = layer.leak.float(), tuple(node["dilation"])
+        return self._nir.Conv2d(
+            input_shape=self._size[1:],
+            weight=weight.numpy(),
+            stride=tuple(node["stride"]),
+            padding=(top, left),
+            dilation=dilation,
+            groups=1,
+            bias=bias.numpy(),
+        )
+
+    def _neurons(self, name: str) -> Any:
+        layer = self._chain[name]
+        threshold = layer.threshold.float().view(-1, *[1] * (len(self._size) - 1)).expand(self._size).contiguous()
+        if self._zero and layer.input_magnitude is not None:
+            threshold = threshold - 0.5
+        kind = self._nir.IF
+        options = {"v_reset": np.zeros(self._size, np.float32)} if "v_reset" in _field_names(kind) else {}
+        return kind(r=np.ones(self._size, np.float32), v_threshold=threshold.numpy(), **options)
+
+
+def dense(weight: Tensor, groups: int) -> Tensor:
+    """The weight of a convolution in groups as that of one without, zeros between the groups.
+
+    Args:
+        weight: [out, in / groups, height, width].
+        groups: how many.
+
+    Returns:
+        [out, in, height, width].
+    """
+    outputs, inputs = len(weight) // groups, weight.shape[1]
+    whole = weight.new_zeros(len(weight), inputs * groups, *weight.shape[2:])
+    for group in range(groups):
+        rows = slice(group * outputs, (group + 1) * outputs)
+        whole[rows, group * inputs : (group + 1) * inputs] = weight[rows]
+    return whole
+
+
+def _field_names(kind: type) -> set[str]:
+    return {one.name for one in fields(kind)}
+
+
+def _graph(source: str | Path | Any) -> Any:
+    import nir
+
+    if not isinstance(source, str | Path):
+        if not isinstance(source, nir.NIRGraph):
+            raise FileError(f"a {type(source).__name__} is neither a nir.NIRGraph nor a file")
+        return source
+    try:
+        graph = nir.read(source)
+    except OSError as error:
+        raise FileError(f"{source} cannot be read: {error}") from error
+    except Exception as error:  # whatever the package raises on what it does not expect
+        raise FileError(f"{source} cannot be read as a NIR graph: {type(error).__name__}: {error}") from error
+    if not isinstance(graph, nir.NIRGraph):
+        raise FileError(f"{source} holds a {type(graph).__name__}, no NIR graph")
+    return graph
+
+
+def _integers(node: Mapping[str, Any], nodes: list[Any], document: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Codes, thresholds and leaks of a layer, from the graph's nodes."""
+    name, (synapses, neurons) = str(node["name"]), nodes
+    if node["op"] == "spike_avg_pool2d":
+        return {}
+    weight = torch.from_numpy(np.array(synapses.weight)).double()
+    if node["op"] == "spike_conv2d":
+        groups, outputs, inputs = node["groups"], node["out_channels"], node["in_channels"]
+        blocks = weight.view(groups, outputs // groups, groups, inputs // groups, *node["kernel_size"])
+        parts = torch.cat([blocks[group, :, group] for group in range(groups)])
+        if not torch.equal(dense(parts, groups), weight):
+            raise FileError(f"{name}: weights between its {groups} groups are not zero")
+        weight = parts
+    codes = weight / node["gain"]
+    threshold = torch.from_numpy(np.array(neurons.v_threshold)).double().flatten(1 if weight.dim() > 2 else 0)
+    if weight.dim() > 2:
+        if not torch.equal(threshold, threshold[:, :1].expand_as(threshold)):
+            raise FileError(f"{name}: thresholds differ within a channel")
+        threshold = threshold[:, 0]
+    first = next(one for one in document["nodes"] if one["op"].startswith("spike_"))["name"] == name
+    analog = first and next(one for one in document["nodes"] if one["op"] == "encode")["bits"] is None
+    if document["dynamics"]["reset"] == "zero" and not analog:
+        threshold = threshold + 0.5
+    leak = torch.from_numpy(np.array(synapses.bias)).double()
+    for what, values in (("weights over the gain", codes), ("thresholds", threshold), ("biases", leak)):
+        if not torch.equal(values, values.round()) or bool(values.abs().max() >= 1 << 31):
+            raise FileError(f"{name}: its {what} are not integers")
+    top = (1 << (node["bits"] - 1)) - 1 if node["bits"] > 1 else 1
+    if bool((codes.abs() > top).any()) or (node["bits"] == 1 and bool((codes == 0).any())):
+        raise FileError(f"{name}: its weights are not {node['bits']}-bit codes times {node['gain']}")
+    return {
+        f"{name}.codes": pack_codes(codes.to(torch.int8), node["bits"]),
+        f"{name}.threshold": threshold.to(torch.int32),
+        f"{name}.leak": leak.to(torch.int32),
+    }
+
+
+def model_from_nir(source: str | Path | Any) -> nn.Module:
+    """An ordinary network for `convert`, from any NIR graph that is a chain of convolutions, fully connected layers,
+    poolings and integrate-and-fire neurons.
+
+    Over many steps an IF neuron fires at the rate `clamp(r * drive / v_threshold, 0, 1)`; so its weights are divided by
+    `v_threshold / r` of their output, and a ReLU takes its place. The activations are firing rates. A last layer
+    without neurons stays as it is.
+
+    Args:
+        source: a `nir.NIRGraph`, or a file of one.
+
+    Raises:
+        FileError: there is no such file, or it is no NIR graph.
+        ModelError: the graph is no chain, or has other nodes; all of them.
+    """
+    graph = _graph(source)
+    chain = _in_order(graph)
+    findings = [
+        Finding(
+            name,
+            f"it is a {type(node).__name__}",
+            "Allowed are Conv2d, Affine, Linear, IF, SumPool2d, AvgPool2d, Flatten",
+        )
+        for name, node in chain
+        if type(node).__name__ not in _KNOWN
+    ]
+    if findings:
+        raise ModelError(findings)
+    layers: dict[str, nn.Module] = {}
+    scaled: nn.Conv2d | nn.Linear | None = None
+    worth = 1.0  # what the pooled activations are worth more than the spikes that the next layer reads
+    for name, node in chain:
+        kind, safe = type(node).__name__, name.replace(".", "_")
+        safe = f"{safe}_" if keyword.iskeyword(safe) else safe  # torch.fx cannot call a layer "if"
+        if kind == "IF":
+            share = torch.from_numpy(np.asarray(node.r) / np.asarray(node.v_threshold)).float()
+            if scaled is not None:
+                _divide(scaled, share, name)
+                layers[safe] = nn.ReLU()
+            elif not torch.allclose(share, share.flatten()[0]):
+                raise ModelError([Finding(name, "thresholds behind a pooling differ", "Give them one threshold")])
+            else:
+                worth *= float(share.flatten()[0])
+            scaled = None
+        elif kind in ("Conv2d", "Affine", "Linear"):
+            layers[safe] = scaled = _weighted(node, worth)
+            worth = 1.0
+        elif kind == "Flatten":
+            layers[safe] = nn.Flatten()
+        elif kind in ("SumPool2d", "AvgPool2d"):
+            kernel, stride, padding = (_pair(one) for one in (node.kernel_size, node.stride, node.padding))
+            layers[safe] = nn.AvgPool2d(kernel, stride, padding)
+            worth *= prod(kernel) if kind == "SumPool2d" else 1
+    model = nn.Sequential()
+    for name, layer in layers.items():
+        model.add_module(name, layer)
+    return model.eval()
+
+
+_KNOWN = ("Input", "Output", "Conv2d", "Affine", "Linear", "IF", "SumPool2d", "AvgPool2d", "Flatten")
+
+
+def _in_order(graph: Any) -> list[tuple[str, Any]]:
+    """The nodes of a chain from its input to its output.
+
+    Raises:
+        ModelError: it is none.
+    """
+    behind: dict[str, list[str]] = {}
+    for source, reader in graph.edges:
+        behind.setdefault(source, []).append(reader)
+    (here,) = [name for name, node in graph.nodes.items() if type(node).__name__ == "Input"] or [""]
+    chain: list[tuple[str, Any]] = []
+    while here and len(chain) <= len(graph.nodes):
+        chain.append((here, graph.nodes[here]))
+        readers = behind.get(here, [])
+        if len(readers) > 1:
+            raise ModelError([Finding(here, f"{len(readers)} nodes read it", "Only chains can be converted")])
+        here = readers[0] if readers else ""
+    if len(chain) != len(graph.nodes):
+        found = f"{len(chain)} of its {len(graph.nodes)} nodes form a chain from an input"
+        raise ModelError([Finding("graph", found, "Only chains can be converted")])
+    return chain
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    height, width = np.broadcast_to(value, 2)
+    return int(height), int(width)
+
+
+def _weighted(node: Any, worth: float) -> nn.Conv2d | nn.Linear:
+    """A convolution or fully connected layer, for an input that is worth `worth`."""
+    weight = torch.from_numpy(np.array(node.weight)).float() * worth
+    bias = getattr(node, "bias", None)
+    layer: nn.Conv2d | nn.Linear
+    if type(node).__name__ == "Conv2d":
+        padding = node.padding if isinstance(node.padding, str) else _pair(node.padding)
+        groups, (outputs, inputs, height, width) = int(node.groups), weight.shape
+        layer = nn.Conv2d(
+            inputs * groups,
+            outputs,
+            (height, width),
+            _pair(node.stride),
+            padding,
+            _pair(node.dilation),
+            groups,
+            bias=bias is not None,
+        )
+    else:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    layer.weight = nn.Parameter(weight)
+    if bias is not None:
+        layer.bias = nn.Parameter(torch.from_numpy(np.array(bias)).float())
+    return layer
+
+
+def _divide(layer: nn.Conv2d | nn.Linear, share: Tensor, name: str) -> None:
+    """Turn drives into shares of the threshold."""
+    outputs = len(layer.weight)
+    each = share.expand(outputs, 1) if share.dim() == 0 or share.numel() == 1 else share.reshape(len(share), -1)
+    if len(each) != outputs or not torch.allclose(each, each[:, :1].expand_as(each)):
+        raise ModelError([Finding(name, "thresholds differ within a channel", "Give each channel one threshold")])
+    layer.weight = nn.Parameter(layer.weight.detach() * each[:, 0].view(-1, *[1] * (layer.weight.dim() - 1)))
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(layer.bias.detach() * each[:, 0])

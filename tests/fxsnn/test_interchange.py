@@ -1,0 +1,278 @@
+"""NIR: what is written is run by other simulators to the same spikes, and what cannot be said is refused."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import nir
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from torch import Tensor, nn
+
+import fxsnn
+from fxsnn.errors import FileError, InterchangeWarning, ModelError, OptionError
+from fxsnn.interchange import dense
+from tests.engines import same
+from tests.nets import CONVERTIBLE, Small, images, seeded
+from tests.readers import Trains, run_norse, run_sinabs
+from tests.test_against_reference import SEEDS, Planned, converted, noise, quiet, random_case, random_networks
+
+PLAIN: dict[str, Any] = {"reset": "zero", "initial_membrane": 0}
+
+
+def network(model: nn.Module | None = None, **options: Any) -> fxsnn.SpikingNetwork:
+    """A small network that NIR can say, unless options say otherwise."""
+    given: dict[str, Any] = {"target": "generic", "bits": 2, "timesteps": 7, "calibration_data": images(32), **PLAIN}
+    with quiet():
+        return fxsnn.convert(model or seeded(Small), **{**given, **options})
+
+
+def assert_same_spikes(trains: Trains, run: fxsnn.Run) -> None:
+    """Every layer, every step, every neuron."""
+    assert len(trains) == len(run.spikes)
+    for (name, expected), train in zip(run.spikes.items(), trains, strict=True):
+        assert train.numel() == expected.numel(), name
+        assert torch.equal(train.reshape(expected.shape), expected), name
+
+
+def through_a_file(graph: Any, folder: Path) -> Any:
+    """The graph as a reader finds it."""
+    nir.write(folder / "net.nir", graph)
+    return nir.read(folder / "net.nir")
+
+
+class TestOtherSimulators:
+    @pytest.mark.parametrize("bits", [1, 4])
+    @pytest.mark.parametrize("name", ["modules", "dense", "hand-written"])
+    def test_norse_as_it_is_and_sinabs_make_the_same_spikes_and_logits(
+        self, name: str, bits: int, tmp_path: Path
+    ) -> None:
+        snn = network(seeded(CONVERTIBLE[name]), bits=bits)
+        x = images(1, seed=5)
+        run, drive = snn.simulate(x), fxsnn.nir_input(snn, x)
+        graph = through_a_file(fxsnn.to_nir(snn), tmp_path)
+        for trains, outputs in (run_norse(graph, drive, 7), run_sinabs(graph, drive, 7, "zero")):
+            assert_same_spikes(trains, run)
+            torch.testing.assert_close(outputs.mean(0), run.logits[-1], rtol=1e-4, atol=1e-5)
+
+    @random_networks(15)
+    @given(SEEDS)
+    def test_random_networks_make_the_same_spikes_in_both(self, seed: int) -> None:
+        plan, options = random_case(seed)
+        x = noise(plan, 1, seed)
+        snn = converted(Planned(plan).eval(), x, options)
+        snn.reset, snn.initial_membrane, snn.timesteps = "zero", 0, 6
+        run, drive = snn.simulate(x), fxsnn.nir_input(snn, x)
+        graph = fxsnn.to_nir(snn)
+        assert_same_spikes(run_norse(graph, drive, 6)[0], run)
+        assert_same_spikes(run_sinabs(graph, drive, 6, "zero")[0], run)
+
+    @pytest.mark.parametrize("start", [0, 0.5])
+    def test_sinabs_told_to_subtract_and_where_to_start_makes_the_same_spikes(self, start: float) -> None:
+        snn = network(reset="subtraction", initial_membrane=start)
+        with pytest.warns(InterchangeWarning, match="reset: the network subtracts"):
+            graph = fxsnn.to_nir(snn, differences="warn")
+        x = images(1, seed=5)
+        run = snn.simulate(x)
+        membranes = [
+            (torch.from_numpy(graph.nodes[name].v_threshold) * start).floor()
+            for name in graph.nodes
+            if name.endswith("_neurons")
+        ]
+        trains, _ = run_sinabs(graph, fxsnn.nir_input(snn, x), snn.timesteps, "subtraction", membranes)
+        assert_same_spikes(trains, run)
+
+    def test_a_reader_that_is_not_told_computes_something_else(self) -> None:
+        snn = network(reset="subtraction", initial_membrane=0.5, timesteps=16)
+        with quiet():
+            graph = fxsnn.to_nir(snn, differences="warn")
+        x = images(1, seed=5)
+        trains, _ = run_norse(graph, fxsnn.nir_input(snn, x), snn.timesteps)
+        assert trains[0].sum() < snn.simulate(x).spikes["conv1"].sum()
+
+    def test_groups_and_padded_poolings_are_said_in_a_way_that_readers_know(self) -> None:
+        def build() -> nn.Module:
+            return nn.Sequential(
+                nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(3, 2, 1),
+                nn.Conv2d(4, 6, (3, 2), stride=(1, 2), dilation=(2, 1), groups=2), nn.ReLU(), nn.Flatten(),
+                nn.Linear(36, 5),
+            )  # fmt: skip
+
+        snn = network(seeded(build))
+        x = images(1, seed=5)
+        graph = fxsnn.to_nir(snn)
+        for trains, _ in (
+            run_norse(graph, fxsnn.nir_input(snn, x), 7),
+            run_sinabs(graph, fxsnn.nir_input(snn, x), 7, "zero"),
+        ):
+            assert_same_spikes(trains, snn.simulate(x))
+        assert same(fxsnn.from_nir(graph).simulate(x).spikes, snn.simulate(x).spikes)
+
+
+class TestBackFromNir:
+    @pytest.mark.parametrize("reset", ["subtraction", "zero"])
+    @pytest.mark.parametrize("name", CONVERTIBLE)
+    def test_gives_the_very_network(self, name: str, reset: str, tmp_path: Path) -> None:
+        snn = network(seeded(CONVERTIBLE[name]), reset=reset, initial_membrane=0.5 if reset == "subtraction" else 0)
+        with quiet():
+            graph = fxsnn.to_nir(snn, differences="warn")
+        nir.write(tmp_path / "net.nir", graph)
+        back = fxsnn.from_nir(tmp_path / "net.nir")
+        expected, found = snn.simulate(images()), back.simulate(images())
+        assert same(found.spikes, expected.spikes)
+        assert torch.equal(found.logits, expected.logits)
+        assert (back.target, back.dynamics, back.provenance) == (snn.target, snn.dynamics, snn.provenance)
+
+    def test_an_analog_input_comes_back_too(self) -> None:
+        snn = network(input_bits=None)
+        assert same(fxsnn.from_nir(fxsnn.to_nir(snn)).simulate(images()).spikes, snn.simulate(images()).spikes)
+
+    def test_what_was_changed_in_the_graph_counts(self) -> None:
+        snn = network()
+        graph = fxsnn.to_nir(snn)
+        layer = next(name for name in graph.nodes if name.endswith("conv2"))
+        graph.nodes[layer].bias = graph.nodes[layer].bias + 1000
+        conv: Any = fxsnn.from_nir(graph).get_submodule("conv2")
+        own: Any = snn.get_submodule("conv2")
+        assert torch.equal(conv.leak, own.leak + 1000)
+
+    @pytest.mark.parametrize(
+        ("node", "attribute", "change", "message"),
+        [
+            ("conv2", "weight", lambda one: one + 0.5, "conv2: its weights over the gain are not integers"),
+            ("conv2", "weight", lambda one: one * 4, "conv2: its weights are not 2-bit codes"),
+            ("conv2", "bias", lambda one: one + 0.25, "conv2: its biases are not integers"),
+            ("conv2", "bias", lambda one: one + 1e7, "conv2: its leak is .* generic holds"),
+            ("conv2_neurons", "v_threshold", lambda one: one * 3 + 1, "conv2: its spike value is not threshold"),
+            ("conv2_neurons", "v_threshold", lambda one: one + np.arange(4.0), "thresholds differ within a channel"),
+        ],
+    )
+    def test_into_something_that_the_target_cannot_hold_is_refused(
+        self, node: str, attribute: str, change: Any, message: str
+    ) -> None:
+        graph = fxsnn.to_nir(network())
+        name = next(one for one in graph.nodes if one.endswith(f"_{node}"))
+        setattr(graph.nodes[name], attribute, change(getattr(graph.nodes[name], attribute)))
+        with pytest.raises(FileError, match=message):
+            fxsnn.from_nir(graph)
+
+    def test_a_graph_of_others_a_missing_file_and_no_graph_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(FileError, match=r"no metadata of fxsnn.*model_from_nir"):
+            fxsnn.from_nir(foreign())
+        with pytest.raises(FileError, match=r"none\.nir cannot be read"):
+            fxsnn.from_nir(tmp_path / "none.nir")
+        (tmp_path / "text.nir").write_text("no graph")
+        with pytest.raises(FileError, match=r"text\.nir cannot be read"):
+            fxsnn.from_nir(tmp_path / "text.nir")
+        with pytest.raises(FileError, match="a int is neither"):
+            fxsnn.from_nir(3)
+
+
+class TestWhatNirCannotSay:
+    def test_is_refused_all_at_once_unless_a_warning_is_enough(self) -> None:
+        snn = network(seeded(CONVERTIBLE["one relu"]), reset="subtraction", initial_membrane=0.5)
+        with pytest.raises(
+            ModelError, match=r"(?s)6 problems:.*pool: NIR has no adaptive_avg_pool2d.*softmax"
+        ) as error:
+            fxsnn.to_nir(snn)
+        assert [finding.layer for finding in error.value.findings][:2] == ["reset", "initial_membrane"]
+        with pytest.warns(InterchangeWarning, match="computes something else: reset: .*pool: NIR has no"):
+            graph = fxsnn.to_nir(snn, differences="warn")
+        assert [type(node).__name__ for node in graph.nodes.values()][-2:] == ["IF", "Output"]
+
+    def test_padding_that_differs_between_sides_is_always_refused(self) -> None:
+        def build() -> nn.Module:
+            return nn.Sequential(nn.Conv2d(3, 4, 4, padding="same"), nn.ReLU(), nn.Flatten(), nn.Linear(576, 5))
+
+        with pytest.warns(UserWarning, match="padding='same'"):
+            snn = network(seeded(build))
+        with pytest.raises(ModelError, match=r"0: its padding is \[1, 2, 1, 2\]"):
+            fxsnn.to_nir(snn, differences="warn")
+
+    def test_the_size_of_images_must_be_known(self) -> None:
+        snn = network()
+        bare = fxsnn.SpikingNetwork(snn.graph, snn.target)
+        with pytest.raises(OptionError, match="pass image_size"):
+            fxsnn.to_nir(bare)
+        assert len(fxsnn.to_nir(bare, image_size=(3, 12, 12)).nodes) == len(fxsnn.to_nir(snn).nodes)
+
+    def test_differences_is_one_of_two_words(self) -> None:
+        with pytest.raises(OptionError, match="differences is 'ignore'"):
+            fxsnn.to_nir(network(), differences="ignore")
+
+
+def foreign(**changes: Any) -> Any:
+    """A graph as others write it: a convolution, neurons, a sum over windows with neurons, a fully connected end."""
+    generator = np.random.default_rng(0)
+    full = np.full((4, 8, 8), 1.0)
+    nodes = {
+        "input": nir.Input(input_type={"input": np.array([2, 8, 8])}),
+        "conv": nir.Conv2d(
+            (8, 8), generator.normal(size=(4, 2, 3, 3)) / 2, (1, 1), (1, 1), (1, 1), 1, generator.normal(size=4) / 4
+        ),
+        "if": nir.IF(full, full * np.array([0.5, 1, 2, 4])[:, None, None]),
+        "pool": nir.SumPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])),
+        "pool.if": nir.IF(np.ones((4, 4, 4)), np.full((4, 4, 4), 4.0)),
+        "flatten": nir.Flatten({"input": np.array([4, 4, 4])}, 0, -1),
+        "fc": nir.Linear(generator.normal(size=(3, 64))),
+        "output": nir.Output(output_type={"output": np.array([3])}),
+        **changes,
+    }
+    return nir.NIRGraph(nodes=nodes, edges=list(itertools.pairwise(nodes)))
+
+
+class TestGraphsOfOthers:
+    def test_become_networks_whose_activations_are_the_rates_of_their_neurons(self) -> None:
+        model = fxsnn.model_from_nir(foreign())
+        assert isinstance(model, nn.Sequential)
+        assert [type(layer).__name__ for layer in model] == ["Conv2d", "ReLU", "AvgPool2d", "Flatten", "Linear"]
+        x = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+        graph = foreign()
+        drive = torch.nn.functional.conv2d(
+            x.double(), torch.tensor(graph.nodes["conv"].weight), torch.tensor(graph.nodes["conv"].bias), padding=1
+        )
+        rates = (drive / torch.tensor([0.5, 1, 2, 4]).view(1, -1, 1, 1)).clamp_min(0)
+        with torch.no_grad():
+            torch.testing.assert_close(model[:2](x), rates.float())
+            pooled = torch.nn.functional.avg_pool2d(rates, 2).flatten(1)
+            torch.testing.assert_close(model(x), (pooled @ torch.tensor(graph.nodes["fc"].weight).T).float())
+
+    def test_can_be_converted(self) -> None:
+        x = torch.rand(8, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+        snn = network(fxsnn.model_from_nir(foreign()), bits=4, timesteps=32, calibration_data=x)
+        assert snn(x).shape == (8, 3)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"if": nir.LIF(*[np.ones((4, 8, 8))] * 4)}, "if: it is a LIF. Allowed are Conv2d"),
+            ({"if": nir.IF(np.ones((4, 8, 8)), 1 + np.arange(256.0).reshape(4, 8, 8))}, "if: thresholds differ within"),
+            ({"pool.if": nir.IF(np.ones((4, 4, 4)), 1 + np.arange(64.0).reshape(4, 4, 4))}, "behind a pooling differ"),
+        ],
+    )
+    def test_other_nodes_are_refused_by_name(self, changes: Any, message: str) -> None:
+        with pytest.raises(ModelError, match=message):
+            fxsnn.model_from_nir(foreign(**changes))
+
+    def test_what_is_no_chain_is_refused(self) -> None:
+        graph = foreign()
+        graph.edges.append(("if", "fc"))
+        with pytest.raises(ModelError, match=r"if: 2 nodes read it\. Only chains"):
+            fxsnn.model_from_nir(graph)
+        graph = foreign()
+        graph.edges.pop(2)
+        with pytest.raises(ModelError, match="graph: 3 of its 8 nodes form a chain"):
+            fxsnn.model_from_nir(graph)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_a_dense_weight_is_that_of_the_convolution_in_groups(groups: int) -> None:
+    conv = nn.Conv2d(6, 6, 3, groups=groups, bias=False)
+    whole = dense(conv.weight.detach(), groups)
+    x: Tensor = images(2, 6, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.nn.functional.conv2d(x, whole), conv(x))

@@ -1,0 +1,90 @@
+"""The spiking network is a PyTorch module like any other: torch.export, torch.compile and ONNX take it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxsnn
+from tests.nets import CONVERTIBLE, Functional, Small, images, seeded
+from tests.test_against_reference import quiet
+
+
+def network(name: str = "modules", **options: Any) -> fxsnn.SpikingNetwork:
+    """A small converted network."""
+    given: dict[str, Any] = {"target": "hw_v1.0", "bits": 2, "timesteps": 5, "calibration_data": images(32), **options}
+    with quiet():
+        return fxsnn.convert(seeded(CONVERTIBLE[name]), **given)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:torch")
+class TestExport:
+    @pytest.mark.parametrize("name", CONVERTIBLE)
+    def test_gives_a_program_with_the_same_logits(self, name: str) -> None:
+        snn = network(name)
+        program = torch.export.export(snn, (images(),))
+        with torch.no_grad():
+            torch.testing.assert_close(program.module()(images(seed=3)), snn(images(seed=3)), rtol=1e-6, atol=1e-6)
+
+    def test_takes_any_number_of_images_if_it_is_told_so(self) -> None:
+        snn = network(reset="zero")
+        batch = {"images": {0: torch.export.Dim("batch", min=1, max=64)}}
+        program = torch.export.export(snn, (images(),), dynamic_shapes=batch)
+        for count in (1, 9):
+            with torch.no_grad():
+                torch.testing.assert_close(program.module()(images(count)), snn(images(count)), rtol=1e-6, atol=1e-6)
+
+    def test_can_be_saved_and_loaded_without_fxsnn_in_it(self, tmp_path: Path) -> None:
+        snn = network()
+        torch.export.save(torch.export.export(snn, (images(),)), tmp_path / "net.pt2")
+        loaded = torch.export.load(tmp_path / "net.pt2")
+        targets = {str(node.target) for node in loaded.graph.nodes if node.op == "call_function"}
+        assert all("fxsnn" not in target for target in targets)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded.module()(images(seed=3)), snn(images(seed=3)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"reset": "zero", "initial_membrane": 0}])
+def test_compile_takes_the_whole_network_without_a_break(options: dict[str, Any]) -> None:
+    snn = network(**options)
+    compiled = torch.compile(snn, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images(seed=3)), snn(images(seed=3)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compile_to_machine_code_gives_the_same_logits() -> None:
+    snn = network("without classifier", timesteps=2)
+    compiled = torch.compile(snn, fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images()), snn(images()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("build", [Small, Functional])
+def test_stages_go_to_onnx_and_so_does_the_spiking_network(build: type[nn.Module]) -> None:
+    pytest.importorskip("onnxscript")
+    from onnx.reference import ReferenceEvaluator
+
+    x: Tensor = images(2)
+    with quiet():
+        steps = list(
+            fxsnn.pipeline(target="hw_v1.0", bits=3, timesteps=3, calibration_data=images(32)).steps(seeded(build))
+        )
+    exported = {}
+    for step in steps:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(step.after.module, (x,), dynamo=True, verbose=False)
+            expected = step.after(x)
+        assert program is not None
+        (found,) = ReferenceEvaluator(program.model_proto).run(
+            None, {program.model_proto.graph.input[0].name: x.numpy()}
+        )
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
+        exported[step.name] = program
+    assert list(exported)[-1] == "substitute-spikes"
