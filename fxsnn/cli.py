@@ -1,8 +1,8 @@
 """The command line: check, convert, eval, report, verify, targets.
 
 Exit status: 0, 1 for a "no" (the network does not fit, golden vectors differ), 2 for a user's mistake, which gets one
-message and no traceback, 130 when it is interrupted. With `--json`, standard output is one JSON object, errors too;
-progress bars and warnings go to standard error.
+message and no traceback, 3 for an error that fxsnn did not expect, 130 when it is interrupted. With `--json`, standard
+output is one JSON object, errors too; progress bars, warnings and what the user's code prints go to standard error.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
+import os
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from fxsnn import datasets, user_code
@@ -36,7 +39,7 @@ from fxsnn.passes import Finetune
 from fxsnn.plugins import target_sources
 from fxsnn.storage import load_weights, write_whole
 from fxsnn.tables import aligned
-from fxsnn.target import AUTOMATIC, Bits, HardwareTarget
+from fxsnn.target import AUTOMATIC, Bits, HardwareTarget, whole_number
 from fxsnn.version import __version__
 
 CALIBRATION_IMAGES = 2000
@@ -63,26 +66,55 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     command: Callable[[argparse.Namespace], Answer] = options.command
     try:
-        with _warnings_as_lines():
+        with redirect_stdout(sys.stderr), _warnings_as_lines():
+            for script in options.run or ():
+                user_code.run(script)
             answer = command(options)
-    except FxsnnError as error:
-        if options.traceback:
-            traceback.print_exc()
-        if options.json:
-            findings = [asdict(one) for one in error.findings] if isinstance(error, ModelError) else []
-            kind = type(error).__name__
-            print(json.dumps({"error": {"type": kind, "message": str(error), "findings": findings}}, indent=2))
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except FxsnnError as error:
+        return _failed(error, options, 2)
+    except Exception as error:  # a user's mistake that nobody thought of, or ours
+        return _failed(error, options, 3)
+    return _printed(json.dumps(_finite(answer.data), indent=2) if options.json else answer.text, answer.status)
+
+
+def _failed(error: Exception, options: argparse.Namespace, status: int) -> int:
+    """Say what happened, for people and machines."""
+    if options.traceback:
+        traceback.print_exc()
+    kind, message = type(error).__name__, str(error)
+    hint = "" if status == 2 or options.traceback else " (--traceback shows where)"
+    print(f"{kind}: {message if status == 2 else next(iter(message.splitlines()), '')}{hint}", file=sys.stderr)
+    if options.json:
+        findings = [asdict(one) for one in error.findings] if isinstance(error, ModelError) else []
+        text = json.dumps({"error": {"type": kind, "message": message, "findings": findings}}, indent=2)
+        return _printed(text, status)
+    return status
+
+
+def _printed(text: str, status: int) -> int:
+    """Print an answer; who reads it may have gone (`fxsnn report FILE | head`), or have no room."""
     try:
-        print(json.dumps(answer.data, indent=2) if options.json else answer.text)
+        print(text)
         sys.stdout.flush()
-    except BrokenPipeError:  # `fxsnn report FILE | head`
-        sys.stderr.close()
-    return answer.status
+    except BrokenPipeError:
+        # Python flushes once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"the answer cannot be written: {error.strerror}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _finite(value: Any) -> Any:
+    """Plain data for JSON, which has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager
@@ -111,6 +143,13 @@ def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     shared.add_argument("--traceback", action="store_true", help="show where an error was raised, too")
+    shared.add_argument(
+        "--import",
+        dest="run",
+        action="append",
+        metavar="CODE",
+        help="first run this script or module, for its data sets",
+    )
 
     def add(name: str, command: Callable[[argparse.Namespace], Answer], help_text: str) -> argparse.ArgumentParser:
         one = commands.add_parser(
@@ -137,7 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(one, None, "calibrate on its training half; none: thresholds without data")
     one.add_argument("--calibration", choices=("percentile", "max", "mse"), default="percentile")
     one.add_argument("--percentile", type=float, default=99.9)
-    one.add_argument("--calibration-images", type=int, default=CALIBRATION_IMAGES, help="how many, chosen at random")
+    one.add_argument(
+        "--calibration-images", type=_positive, default=CALIBRATION_IMAGES, help="how many, chosen at random"
+    )
     one.add_argument("--correction", choices=("biases", "thresholds", "both"), help="without training, from the data")
     one.add_argument("--input-bits", type=int, default=8, help="width of the integer input")
     one.add_argument("--per-layer", action="store_true", help="one weight step a layer instead of one a channel")
@@ -148,19 +189,19 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--finetune-momentum", type=float, default=0.9)
     one.add_argument("--checkpoint", type=Path, help="keep the state of the training here, and go on from it")
     one.add_argument("--golden", type=int, default=2, help="images with golden vectors in the file")
-    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--seed", type=_seed, default=0)
 
     one = add("eval", eval_command, "accuracy of a network file")
     _add_file(one)
     _add_data(one, datasets.EMBEDDED, "measure on its test half")
     one.add_argument("--timesteps", type=int, nargs="+", help="T; none: the file's own")
-    one.add_argument("--limit", type=int, help="so many images, the first ones; none: all")
+    one.add_argument("--limit", type=_positive, help="so many images, the first ones; none: all")
     _add_model(one, required=False)
 
     one = add("report", report_command, "what a network file takes of the chip")
     _add_file(one)
     _add_data(one, None, "what the network does on its test images; none: on the file's golden ones")
-    one.add_argument("--limit", type=int, default=32, help="so many images, the first ones")
+    one.add_argument("--limit", type=_positive, default=32, help="so many images, the first ones")
     one.add_argument("--html", type=Path, help="write the report as a page, too")
 
     one = add("verify", verify_command, "does a network file still give its golden vectors?")
@@ -169,6 +210,20 @@ def _parser() -> argparse.ArgumentParser:
 
     add("targets", targets_command, "the chips that are known")
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"it is {number}; allowed are numbers from 1")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 1 << 63:
+        raise argparse.ArgumentTypeError(f"it is {number}; allowed are numbers from 0 to 2^63 - 1")
+    return number
 
 
 def _add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -191,7 +246,7 @@ def _add_data(parser: argparse.ArgumentParser, default: str | None, use: str) ->
         "--data", default=default, help=f"{known}, FILE.npz, or module:function that gives both halves; {use}"
     )
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets lie")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=_positive, default=128)
     _add_engine(parser)
 
 
@@ -222,10 +277,10 @@ def convert_command(options: argparse.Namespace) -> Answer:
     torch.manual_seed(options.seed)
     network = _model(options).to(choose_device(options.device))
     train = None if options.data is None else _halves(options).train
-    epochs = options.finetune_epochs + options.finetune_spiking_epochs
-    if train is None and (epochs or options.correction):
+    tuned = bool(options.finetune_epochs or options.finetune_spiking_epochs)
+    if train is None and (tuned or options.correction):
         raise OptionError("fine-tuning and correction need --data")
-    finetune = None if train is None or not epochs else Finetune(
+    finetune = None if train is None or not tuned else Finetune(
         DataLoader(train, options.batch_size, shuffle=True),
         epochs=options.finetune_epochs,
         spiking_epochs=options.finetune_spiking_epochs,
@@ -265,11 +320,14 @@ def convert_command(options: argparse.Namespace) -> Answer:
 
 def eval_command(options: argparse.Namespace) -> Answer:
     """Accuracy of a network file on test images, at any T from one run; beside the ANN's, if there is a model."""
+    if options.model is None and options.weights is not None:
+        raise OptionError("--weights needs --model")
+    model = None if options.model is None else _model(options)  # its code may register data sets
     snn = _network(options)
     timesteps = sorted(replace(snn.dynamics, timesteps=one).timesteps for one in options.timesteps or [snn.timesteps])
-    test, images = _batches(_halves(options).test, options)
+    test, images = _batches(_halves(options).test, snn, options)
     found = accuracy_over_time(snn, test, timesteps[-1], "spiking")
-    ann = None if options.model is None else accuracy(_model(options), test, "ANN")
+    ann = None if model is None else accuracy(model, test, "ANN")
     rows = [("T", "accuracy"), *((str(one), f"{found[one - 1]:.2f} %") for one in timesteps)]
     rows += [] if ann is None else [("ANN", f"{ann:.2f} %")]
     data = {
@@ -285,9 +343,9 @@ def eval_command(options: argparse.Namespace) -> Answer:
 def report_command(options: argparse.Namespace) -> Answer:
     """What a network file takes of its chip, and what it does on images."""
     snn = _network(options)
-    report = snn.report if options.data is None else snn.profile(_batches(_halves(options).test, options)[0])
+    report = snn.report if options.data is None else snn.profile(_batches(_halves(options).test, snn, options)[0])
     if options.html is not None:
-        page = f"<!doctype html><meta charset=utf-8><title>{options.file.name}</title>{report._repr_html_()}"
+        page = f"<!doctype html><meta charset=utf-8><title>{escape(options.file.name)}</title>{report._repr_html_()}"
         write_whole(options.html, page.encode())
     data = {"file": str(options.file), "provenance": snn.provenance, "report": report.to_dict()}
     return Answer(f"{report}{_provenance(snn)}", data)
@@ -319,20 +377,17 @@ def bits_from(text: str) -> Bits:
     try:
         if "=" in text:
             pairs = [part.split("=") for part in text.split(",")]
-            return {layer.strip(): int(bits) for layer, bits in pairs}
+            found = {layer.strip(): int(bits) for layer, bits in pairs}
+            if len(found) < len(pairs):
+                raise ValueError("a layer is named twice")
+            return found
         return text if text == AUTOMATIC else int(text)
     except ValueError:
         raise OptionError(f"--bits is {text!r}; allowed are 1 to 4, {AUTOMATIC!r}, or conv1=4,conv2=2") from None
 
 
 def some_of(data: Dataset[Any], count: int, seed: int) -> Dataset[Any]:
-    """So many of its images, chosen at random under a seed.
-
-    Raises:
-        OptionError: the count is not positive.
-    """
-    if count < 1:
-        raise OptionError(f"--calibration-images is {count}; allowed are numbers from 1")
+    """So many of its images, chosen at random under a seed."""
     size = len(data)  # type: ignore[arg-type]  # every data set of the registry is map-style
     return Subset(data, torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count].tolist())
 
@@ -349,30 +404,61 @@ def _network(options: argparse.Namespace) -> SpikingNetwork:
 
 
 def _halves(options: argparse.Namespace) -> datasets.Splits:
-    if ":" not in options.data or options.data.endswith(".npz"):
-        return datasets.load(options.data, options.data_dir)
-    halves = user_code.function_from(options.data)(options.data_dir)
-    if not isinstance(halves, tuple) or len(halves) != 2:
-        raise DataError(
-            f"{options.data} gives a {type(halves).__name__}; expected is fxsnn.datasets.Splits(train, test)"
-        )
+    name = options.data
+    if ":" not in name or name.endswith(".npz"):
+        halves: Any = datasets.load(name, options.data_dir)
+    else:
+        halves = user_code.called(name, options.data_dir)
+        if not isinstance(halves, tuple) or len(halves) != 2:
+            raise DataError(f"{name} gives a {type(halves).__name__}; expected is fxsnn.datasets.Splits(train, test)")
+    for half in halves:
+        _require_images(name, half)
     return datasets.Splits(*halves)
 
 
-def _batches(data: Dataset[Any], options: argparse.Namespace) -> tuple[Batches, int]:
+def _require_images(name: str, half: Any) -> None:
+    """The first element of a half is an image with its label, as `fxsnn.datasets` says."""
+    with user_code.failures_named(name, "A half is a map-style data set of (image, label)"):
+        size = len(half)
+        image, label = half[0] if size else (None, None)
+    if not size:
+        raise DataError(f"data set {name!r}: a half has no images")
+    label = int(label) if isinstance(label, Tensor) and label.numel() == 1 and not label.is_floating_point() else label
+    if (
+        not isinstance(image, Tensor)
+        or image.dim() != 3
+        or not image.is_floating_point()
+        or whole_number(label) is None
+    ):
+        shape = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise DataError(
+            f"data set {name!r}: an image is {shape}, its label a {type(label).__name__}; expected are a floating "
+            "tensor [C, H, W], normalised as the network was trained on it, and a whole number"
+        )
+
+
+def _batches(data: Dataset[Any], snn: SpikingNetwork, options: argparse.Namespace) -> tuple[Batches, int]:
     """The first images of a data set, and how many they are."""
-    size: int = len(data)  # type: ignore[arg-type]  # every data set of the registry is map-style
+    image = data[0][0]
+    try:
+        snn(image[None].to(next(snn.buffers()).device))
+    except RuntimeError as error:
+        made_for = "others" if snn.image_size is None else str(list(snn.image_size))
+        raise DataError(
+            f"images of {options.data} are {list(image.shape)}; the network was made for {made_for}"
+        ) from error
+    size: int = len(data)  # type: ignore[arg-type]  # `_halves` saw to it
     if options.limit is not None:
-        if options.limit < 1:
-            raise OptionError(f"--limit is {options.limit}; allowed are numbers from 1")
         size = min(size, options.limit)
         data = Subset(data, range(size))
     return DataLoader(data, options.batch_size), size
 
 
 def _provenance(snn: SpikingNetwork) -> str:
-    versions = snn.provenance.get("versions", {})
-    return f"\nmade with {', '.join(f'{name} {version}' for name, version in versions.items())}" if versions else ""
+    versions = snn.provenance.get("versions")
+    told = [f"{name} {one}" for name, one in versions.items()] if isinstance(versions, dict) else []
+    text = ", ".join(told)
+    return f"\nmade with {text}" if text and text.isprintable() else ""
 
 
 def _target_text(chip: HardwareTarget, origin: str) -> str:

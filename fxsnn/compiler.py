@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from fxsnn.passes import (
 )
 from fxsnn.plugins import get_target
 from fxsnn.stages import Pass, Pipeline
-from fxsnn.target import Bits, FitReport, HardwareTarget
+from fxsnn.target import Bits, FitReport, HardwareTarget, whole_number
 from fxsnn.version import __version__
 
 _SAMPLE = 32
@@ -206,16 +206,15 @@ def convert(
     if passes.example is None:
         passes = replace(passes, example=graph.example_input())
     size = None if passes.example is None else tuple(passes.example.shape[1:])
+    choice = chip.require_choice(bits)
     options = {
         "target": chip.name,
-        "bits": bits if isinstance(bits, int | str) else dict(bits),
-        "timesteps": timesteps,
-        "reset": reset,
-        "initial_membrane": initial_membrane,
+        "bits": dict(choice) if isinstance(choice, Mapping) else choice,
+        **asdict(Dynamics(timesteps, reset, initial_membrane)),
         "calibration": None if calibration_data is None else calibration,
-        "percentile": percentile if calibration_data is not None and calibration == "percentile" else None,
-        "input_bits": input_bits,
-        "per_channel": per_channel,
+        "percentile": float(percentile) if calibration_data is not None and calibration == "percentile" else None,
+        "input_bits": whole_number(input_bits),
+        "per_channel": bool(per_channel),
         "correction": correction,
         "finetune": None if finetune is None else finetune.describe(),
     }

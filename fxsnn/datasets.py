@@ -116,7 +116,10 @@ def _normalised(images: np.ndarray, labels: np.ndarray) -> TensorDataset:
 def _from_arrays(path: Path) -> Splits:
     """The halves in an .npz file; nothing in it is unpickled."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("it is a single array; np.savez writes several")
+        with file:
             arrays = dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as arrays: {error}") from error

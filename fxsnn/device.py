@@ -33,6 +33,8 @@ def choose_device(wanted: str | None = None) -> torch.device:
 def _existing(wanted: str) -> torch.device:
     try:
         device = torch.device(wanted)
+        if device.type == "meta":
+            raise RuntimeError("nothing is computed there")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # PyTorch asserts that it was built with CUDA
         raise OptionError(f"device {wanted!r} cannot be used here: {str(error).splitlines()[0]}") from error

@@ -7,6 +7,7 @@ back. Everything that can stand in the tail is named here: a file cannot call an
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,9 @@ FLOAT_TYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
+
+NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){0,15}")
+LONGEST_NAME = 256
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -113,8 +117,12 @@ def described(
                 )
             )
             continue
-        nodes.append({"op": described.pop("op"), "name": _name(graph, node), **described})
-        arrays |= {f"{nodes[-1]['name']}.{name}" if name else nodes[-1]["name"]: tensor for name, tensor in own}
+        name = _name(graph, node)
+        if NAME.fullmatch(name) is None or len(name) > LONGEST_NAME:
+            problem = f"files allow letters, digits, _ and - in its name, {LONGEST_NAME} of them at most"
+            problems.append(graph.finding(node, problem, "Rename it"))
+        nodes.append({"op": described.pop("op"), "name": name, **described})
+        arrays |= {f"{name}.{part}" if part else name: tensor for part, tensor in own}
     if problems:
         raise FileError(f"the network cannot be written: {listing(problems)}")
     document = {
@@ -168,9 +176,10 @@ def _module(module: Any) -> tuple[dict[str, Any], list[Array]]:
     if isinstance(module, Spiking):
         return _spiking(module)
     if kind is Encode:
-        return {"op": "encode", "unit": module.unit, "bits": module.bits, "channels": module.channels}, []
+        bits = None if module.bits is None else int(module.bits)
+        return {"op": "encode", "unit": module.unit, "bits": bits, "channels": module.channels}, []
     if kind is Decode:
-        return {"op": "decode", "type": _type_name(module.spike_value.dtype)}, []
+        return {"op": "decode"}, [("spike_value", module.spike_value)]
     if kind in (nn.Linear, FoldedLinear):
         bias = module.bias is not None
         fields = {
@@ -239,10 +248,6 @@ def _pair(value: int | tuple[int, ...]) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value)
 
 
-def _type_name(dtype: torch.dtype) -> str:
-    return next(name for name, one in FLOAT_TYPES.items() if one is dtype)
-
-
 def _call(node: Node, places: Mapping[Node, int]) -> dict[str, Any]:
     """A call of a function or method."""
     arguments = list(node.args)
@@ -254,6 +259,8 @@ def _call(node: Node, places: Mapping[Node, int]) -> dict[str, Any]:
         plain = getattr(node.target, "__name__", "")
         if not name and plain in METHODS and getattr(torch, plain, None) is node.target:
             name = plain
+    if name in ("add", "mul") and len(arguments) == 2 and not isinstance(arguments[0], Node):
+        arguments.reverse()  # 2 * x is x * 2
     if name not in METHODS | {"getitem", "shape"}:
         raise _NoName(f"{node.target if node.op == 'call_method' else getattr(node.target, '__name__', node.target)}")
     if not set(node.kwargs) <= OPTIONS or not arguments or not isinstance(arguments[0], Node):

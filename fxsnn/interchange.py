@@ -23,20 +23,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxsnn.document import described
 from fxsnn.engine.chain import chain_of
-from fxsnn.errors import FileError, Finding, InterchangeWarning, ModelError, OptionError
+from fxsnn.errors import FileError, Finding, FxsnnError, InterchangeWarning, ModelError, OptionError
 from fxsnn.network import SpikingNetwork
 from fxsnn.packing import pack_codes
-from fxsnn.reconstruction import Rebuilt, rebuilt
+from fxsnn.reconstruction import Rebuilt, rebuilt, require_schema
 from fxsnn.storage import strict_json
 
 DIFFERENCES = ("refuse", "warn")
 _KEY = "fxsnn"
 _IN_NODES = ("codes", "threshold", "leak")
 """Arrays of a layer that the nodes of the graph hold; the others are in its metadata."""
+
+_LARGEST_EXACT = 1 << 24
 
 Size = tuple[int, ...]
 
@@ -74,6 +76,8 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
     if problems:
         told = "; ".join(f"{one.layer}: {one.problem}" for one in problems)
         warnings.warn(f"a reader of this NIR graph computes something else: {told}", InterchangeWarning, stacklevel=2)
+    if other := sorted(name for name, tensor in arrays.items() if tensor.dtype == torch.bfloat16):
+        raise ModelError([Finding(name, "NIR files hold no bfloat16", "Call snn.float() first") for name in other])
     writer = _Writer(nir, snn, found)
     writer.body(document["nodes"])
     if tail.linear is not None:
@@ -116,18 +120,42 @@ def from_nir(source: str | Path | Any) -> SpikingNetwork:
     try:
         described_ = strict_json(text.decode() if isinstance(text, bytes) else str(text))
         document, layers = described_["document"], described_["layers"]
+        require_schema(document)
         arrays = {name: torch.from_numpy(np.array(one)) for name, one in graph.metadata.get("arrays", {}).items()}
         for node in document["nodes"]:
             if node["name"] in layers:
                 arrays |= _integers(node, [graph.nodes[name] for name in layers[node["name"]]], document)
         found = rebuilt(document, arrays)
+        snn = SpikingNetwork(found.graph, found.target, image_size=found.image_size, provenance=document["provenance"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InterchangeWarning)
+            again = to_nir(snn, differences="warn")
     except FileError as error:
         raise FileError(f"the NIR graph cannot be read: {error}") from error.__cause__
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, FxsnnError) as error:
         raise FileError(f"the NIR graph cannot be read: it is not as to_nir made it ({error})") from error
-    return SpikingNetwork(
-        found.graph, found.target, image_size=found.image_size, provenance=document.get("provenance", {})
-    )
+    if changed := _changed(graph, again):
+        raise FileError(
+            "the NIR graph cannot be read: only weights, biases and thresholds of its spiking layers may be changed; "
+            f"changed were {', '.join(changed)}"
+        )
+    return snn
+
+
+def _changed(graph: Any, again: Any) -> list[str]:
+    """What is not as `to_nir` writes the network that was read."""
+    found = [] if sorted(graph.edges) == sorted(again.edges) else ["edges"]
+    found += sorted(graph.nodes.keys() ^ again.nodes.keys())
+    for name in sorted(graph.nodes.keys() & again.nodes.keys()):
+        left, right = graph.nodes[name], again.nodes[name]
+        if type(left) is not type(right):
+            found.append(name)
+            continue
+        for one in sorted(_field_names(type(right)) - {"metadata", "input_type", "output_type", "input_shape"}):
+            here, there = (np.asarray(getattr(node, one)) for node in (left, right))
+            if here.shape != there.shape or not np.array_equal(here, there):
+                found.append(f"{name}.{one}")
+    return found
 
 
 def _differences(snn: SpikingNetwork) -> list[Finding]:
@@ -244,8 +272,7 @@ class _Writer:
     def _synapses(self, node: Mapping[str, Any]) -> Any:
         layer: Any = self._chain[node["name"]]
         if node["op"] == "spike_linear":
-            weight = layer.codes.float() * layer.gain
-            return self._nir.Affine(weight=weight.numpy(), bias=layer.leak.float().numpy())
+            return self._nir.Affine(weight=_entries(layer).numpy(), bias=_exact(node["name"], layer.leak).numpy())
         top, bottom, left, right = node["padding"]
         if top != bottom or left != right:
             remedy = "Pad both sides alike: NIR has one number for both"
@@ -257,8 +284,8 @@ class _Writer:
             weight = torch.eye(node["channels"])[:, :, None, None].repeat(1, 1, *node["kernel_size"])
             bias, dilation = torch.zeros(node["channels"]), (1, 1)
         else:
-            weight = dense(layer.codes.float() * layer.gain, node["groups"])  # readers fail on groups
-            bias, dilation = layer.leak.float(), tuple(node["dilation"])
+            weight = dense(_entries(layer), node["groups"])  # readers fail on groups
+            bias, dilation = _exact(node["name"], layer.leak), tuple(node["dilation"])
         return self._nir.Conv2d(
             input_shape=self._size[1:],
             weight=weight.numpy(),
@@ -271,12 +298,31 @@ class _Writer:
 
     def _neurons(self, name: str) -> Any:
         layer = self._chain[name]
-        threshold = layer.threshold.float().view(-1, *[1] * (len(self._size) - 1)).expand(self._size).contiguous()
+        whole = _exact(name, layer.threshold, _LARGEST_EXACT // 2)
+        threshold = whole.view(-1, *[1] * (len(self._size) - 1)).expand(self._size).contiguous()
         if self._zero and layer.input_magnitude is not None:
             threshold = threshold - 0.5
         kind = self._nir.IF
         options = {"v_reset": np.zeros(self._size, np.float32)} if "v_reset" in _field_names(kind) else {}
         return kind(r=np.ones(self._size, np.float32), v_threshold=threshold.numpy(), **options)
+
+
+def _entries(layer: Any) -> Tensor:
+    """Codebook entries, code times gain; at most 2^24 by the registers of any target."""
+    entries: Tensor = layer.codes.float() * layer.gain
+    return entries
+
+
+def _exact(name: str, values: Tensor, largest: int = _LARGEST_EXACT) -> Tensor:
+    """Integers as float32.
+
+    Raises:
+        ModelError: float32 does not hold one of them, or not with a half beside it.
+    """
+    if int(values.abs().max()) > largest:
+        problem = f"it has the integer {int(values.abs().max()):,}; float32 holds those up to {largest:,}"
+        raise ModelError([Finding(str(name), problem, "Use a target with narrower registers")])
+    return values.float()
 
 
 def dense(weight: Tensor, groups: int) -> Tensor:
@@ -338,8 +384,8 @@ def _integers(node: Mapping[str, Any], nodes: list[Any], document: Mapping[str, 
         if not torch.equal(threshold, threshold[:, :1].expand_as(threshold)):
             raise FileError(f"{name}: thresholds differ within a channel")
         threshold = threshold[:, 0]
-    first = next(one for one in document["nodes"] if one["op"].startswith("spike_"))["name"] == name
-    analog = first and next(one for one in document["nodes"] if one["op"] == "encode")["bits"] is None
+    spiking = [one["name"] for one in document["nodes"] if one["op"].startswith("spike_")]
+    analog = spiking[0] == name and any(one["op"] == "encode" and one["bits"] is None for one in document["nodes"])
     if document["dynamics"]["reset"] == "zero" and not analog:
         threshold = threshold + 0.5
     leak = torch.from_numpy(np.array(synapses.bias)).double()
@@ -371,51 +417,75 @@ def model_from_nir(source: str | Path | Any) -> nn.Module:
         FileError: there is no such file, or it is no NIR graph.
         ModelError: the graph is no chain, or has other nodes; all of them.
     """
-    graph = _graph(source)
-    chain = _in_order(graph)
+    chain = _in_order(_graph(source))
     findings = [
-        Finding(
-            name,
-            f"it is a {type(node).__name__}",
-            "Allowed are Conv2d, Affine, Linear, IF, SumPool2d, AvgPool2d, Flatten",
-        )
+        Finding(name, f"it is a {type(node).__name__}", f"Allowed are {', '.join(_KNOWN[2:])}")
         for name, node in chain
         if type(node).__name__ not in _KNOWN
     ]
+    kinds = [type(node).__name__ for _, node in chain]
+    for before, (name, node) in zip(kinds, chain[1:], strict=False):
+        if type(node).__name__ == "IF":
+            if before not in _DRIVING:
+                findings.append(
+                    Finding(name, f"it reads a {before}", "Neurons stand behind what has weights, or a pooling")
+                )
+            elif not bool((np.asarray(node.v_threshold) > 0).all() and (np.asarray(node.r) > 0).all()):
+                findings.append(Finding(name, "a threshold or r is not positive", "Give it positive ones"))
+        if type(node).__name__ == "Flatten" and not _flattens_all(node):
+            findings.append(Finding(name, "it flattens some dimensions only", "Flatten everything but the batch"))
+    if kinds[-2:-1] == ["SumPool2d"]:
+        findings.append(
+            Finding(chain[-2][0], "a sum over windows is the output", "Use AvgPool2d, or put a layer behind it")
+        )
     if findings:
         raise ModelError(findings)
-    layers: dict[str, nn.Module] = {}
+    model = nn.Sequential()
     scaled: nn.Conv2d | nn.Linear | None = None
     worth = 1.0  # what the pooled activations are worth more than the spikes that the next layer reads
     for name, node in chain:
-        kind, safe = type(node).__name__, name.replace(".", "_")
-        safe = f"{safe}_" if keyword.iskeyword(safe) else safe  # torch.fx cannot call a layer "if"
-        if kind == "IF":
-            share = torch.from_numpy(np.asarray(node.r) / np.asarray(node.v_threshold)).float()
-            if scaled is not None:
-                _divide(scaled, share, name)
-                layers[safe] = nn.ReLU()
-            elif not torch.allclose(share, share.flatten()[0]):
+        kind = type(node).__name__
+        if kind in ("Input", "Output"):
+            continue
+        if kind == "IF" and scaled is None:
+            share = np.asarray(node.r) / np.asarray(node.v_threshold)
+            if not np.allclose(share, share.flat[0]):
                 raise ModelError([Finding(name, "thresholds behind a pooling differ", "Give them one threshold")])
-            else:
-                worth *= float(share.flatten()[0])
+            worth *= float(share.flat[0])
+            continue
+        if kind == "IF" and scaled is not None:
+            _divide(scaled, torch.from_numpy(np.asarray(node.r) / np.asarray(node.v_threshold)).float(), name)
+            layer: nn.Module = nn.ReLU()
             scaled = None
-        elif kind in ("Conv2d", "Affine", "Linear"):
-            layers[safe] = scaled = _weighted(node, worth)
-            worth = 1.0
         elif kind == "Flatten":
-            layers[safe] = nn.Flatten()
+            layer = nn.Flatten()
         elif kind in ("SumPool2d", "AvgPool2d"):
             kernel, stride, padding = (_pair(one) for one in (node.kernel_size, node.stride, node.padding))
-            layers[safe] = nn.AvgPool2d(kernel, stride, padding)
+            layer, scaled = nn.AvgPool2d(kernel, stride, padding), None
             worth *= prod(kernel) if kind == "SumPool2d" else 1
-    model = nn.Sequential()
-    for name, layer in layers.items():
-        model.add_module(name, layer)
+        else:
+            layer = scaled = _weighted(node, worth)
+            worth = 1.0
+        model.add_module(_unused_name(model, name), layer)
     return model.eval()
 
 
-_KNOWN = ("Input", "Output", "Conv2d", "Affine", "Linear", "IF", "SumPool2d", "AvgPool2d", "Flatten")
+def _unused_name(model: nn.Sequential, name: str) -> str:
+    """The name of a node, such that PyTorch and torch.fx can call a layer so."""
+    safe = name.replace(".", "_")
+    while hasattr(model, safe) or hasattr(fx.GraphModule, safe) or keyword.iskeyword(safe) or not safe:
+        safe += "_"
+    return safe
+
+
+def _flattens_all(node: Any) -> bool:
+    """Whether a flatten joins all dimensions but that of the batch."""
+    before, after = (np.atleast_1d(next(iter(one.values()))) for one in (node.input_type, node.output_type))
+    return len(after) == 1 or (int(node.start_dim), int(node.end_dim)) == (-len(before), -1)
+
+
+_DRIVING = ("Conv2d", "Affine", "Linear", "SumPool2d", "AvgPool2d")
+_KNOWN = ("Input", "Output", *_DRIVING, "IF", "Flatten")
 
 
 def _in_order(graph: Any) -> list[tuple[str, Any]]:
@@ -427,16 +497,17 @@ def _in_order(graph: Any) -> list[tuple[str, Any]]:
     behind: dict[str, list[str]] = {}
     for source, reader in graph.edges:
         behind.setdefault(source, []).append(reader)
-    (here,) = [name for name, node in graph.nodes.items() if type(node).__name__ == "Input"] or [""]
+    inputs = [name for name, node in graph.nodes.items() if type(node).__name__ == "Input"]
+    here = inputs[0] if len(inputs) == 1 else ""
     chain: list[tuple[str, Any]] = []
-    while here and len(chain) <= len(graph.nodes):
+    while here in graph.nodes and len(chain) <= len(graph.nodes):
         chain.append((here, graph.nodes[here]))
         readers = behind.get(here, [])
         if len(readers) > 1:
             raise ModelError([Finding(here, f"{len(readers)} nodes read it", "Only chains can be converted")])
         here = readers[0] if readers else ""
     if len(chain) != len(graph.nodes):
-        found = f"{len(chain)} of its {len(graph.nodes)} nodes form a chain from an input"
+        found = f"{len(chain)} of its {len(graph.nodes)} nodes form a chain from its input (it has {len(inputs)})"
         raise ModelError([Finding("graph", found, "Only chains can be converted")])
     return chain
 

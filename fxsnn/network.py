@@ -18,12 +18,12 @@ from fxsnn.document import described
 from fxsnn.engine import check_engine, engine_for
 from fxsnn.engine.chain import Chain, Engine, Fingerprint, Recording, Unsupported, chain_of, fingerprint, watched
 from fxsnn.errors import FileError, Finding, FxsnnWarning, ModelError, OptionError
-from fxsnn.golden import golden_arrays
+from fxsnn.golden import Golden, golden_arrays
 from fxsnn.graph import Graph
 from fxsnn.layers import Decode, Spiking, check_images
 from fxsnn.neuron import Dynamics
 from fxsnn.observe import image_batches
-from fxsnn.reconstruction import rebuilt
+from fxsnn.reconstruction import DAMAGED, rebuilt
 from fxsnn.report import Report, report_of
 from fxsnn.storage import save_arrays
 from fxsnn.target import HardwareTarget, whole_number
@@ -314,8 +314,8 @@ class SpikingNetwork(nn.Module):
 
         Args:
             path: the file; the usual suffix is `.fxsnn`.
-            golden: on how many images golden vectors are made, the first ones of the calibration data, or noise if
-                there were none; or these images themselves, [N, C, H, W]. 0: none.
+            golden: on how many images golden vectors are made: the first calibration images, of which a network keeps
+                32 at most, or noise if there were none; or these images themselves, [N, C, H, W]. 0: none.
 
         Raises:
             FileError: the file cannot be written, or something in the tail has no name in the format.
@@ -328,10 +328,13 @@ class SpikingNetwork(nn.Module):
             document["golden"] = {"images": len(images)}
             device = next(self.buffers()).device
             arrays |= golden_arrays(self.simulate, images.to(device))
-        try:
-            rebuilt(document, {name: tensor.detach().cpu() for name, tensor in arrays.items()})
+        arrays = {name: tensor.detach().cpu() for name, tensor in arrays.items()}
+        try:  # what is written can be read
+            found = rebuilt(document, arrays)
+            if images is not None:
+                Golden.of(arrays, len(images), self.timesteps, found.image_size, found.sizes, found.logits)
         except FileError as error:
-            raise FileError(f"the network cannot be written: {error}") from error
+            raise FileError(f"the network cannot be written: {str(error).removeprefix(DAMAGED).strip()}") from error
         return save_arrays(path, arrays, document)
 
     def _golden_images(self, golden: int | Tensor) -> Tensor | None:

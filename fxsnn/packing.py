@@ -11,6 +11,9 @@ from torch import Tensor
 
 from fxsnn.lowbit import largest_code
 
+_AT_ONCE = 1 << 20
+"""So many values are unpacked at a time: in between, each bit takes a byte."""
+
 
 def packed_size(shape: Sequence[int], bits: int) -> int:
     """How many bytes values of so many bits take."""
@@ -37,10 +40,10 @@ def unpack_codes(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
     Raises:
         ValueError: the bytes are too many or too few, or a code is not one of those that `bits` bits have.
     """
-    values = _unpacked(packed, bits, shape).to(torch.int8)
+    codes = _unpacked(packed, bits, shape).view(torch.int8)
     if bits == 1:
-        return 2 * values - 1
-    codes = torch.where(values >= 1 << (bits - 1), values - (1 << bits), values)
+        return codes.mul_(2).sub_(1)
+    codes.sub_((codes >> (bits - 1)) << bits)
     if bool((codes < -largest_code(bits)).any()):
         raise ValueError(f"it has the code {int(codes.min())}; {bits} bits have -{largest_code(bits)} and above")
     return codes
@@ -69,8 +72,12 @@ def _unpacked(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
     count, expected = math.prod(shape), packed_size(shape, bits)
     if packed.dtype != torch.uint8 or packed.dim() != 1 or len(packed) != expected:
         raise ValueError(f"it is {packed.dtype} {list(packed.shape)}; expected are {expected} bytes")
-    planes = np.unpackbits(packed.numpy(), bitorder="little")
-    if planes[count * bits :].any():
-        raise ValueError("its unused bits are not 0")
-    values = planes[: count * bits].reshape(-1, bits) << np.arange(bits, dtype=np.uint8)
-    return torch.from_numpy(values.sum(1, dtype=np.uint8)).reshape(tuple(shape))
+    values = np.empty(count, np.uint8)
+    for start in range(0, count, _AT_ONCE):  # eight values begin at a whole byte, whatever the bits
+        stop = min(count, start + _AT_ONCE)
+        piece = np.unpackbits(packed[start * bits // 8 : -(-stop * bits // 8)].numpy(), bitorder="little")
+        if piece[(stop - start) * bits :].any():
+            raise ValueError("its unused bits are not 0")
+        planes = piece[: (stop - start) * bits].reshape(-1, bits) << np.arange(bits, dtype=np.uint8)
+        values[start:stop] = planes.sum(1, dtype=np.uint8)
+    return torch.from_numpy(values).reshape(tuple(shape))

@@ -11,7 +11,6 @@ import itertools
 import json
 import keyword
 import operator
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
-from fxsnn.document import ACTIVATIONS, FLOAT_TYPES, METHODS, VERSION, target_data
+from fxsnn.document import ACTIVATIONS, FLOAT_TYPES, METHODS, NAME, VERSION, target_data
 from fxsnn.errors import FileError, FxsnnError
 from fxsnn.graph import Graph
 from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, fill
@@ -32,7 +31,14 @@ from fxsnn.packing import unpack_codes
 from fxsnn.target import HardwareTarget, Registers, fit_layer
 
 _MOST_TOLD = 20
-_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # as in the schema, where "$" lets a line end through
+_CAST = 2.0**-7
+"""By so much what `decode` multiplies with may differ: a network may have been cast to bfloat16, and back."""
+
+_MOST_CALLS = 64
+_MOST_CONTAINERS = 1024
+_DEEPEST = 16
+_LARGEST_VALUE = 1 << 24
+"""So many numbers may a step of the tail have for one image."""
 _RELATIVE = 1e-9
 """By so much a spike value may differ from threshold * step * unit / gain."""
 
@@ -59,6 +65,9 @@ class Rebuilt:
     logits: Size | None
 
 
+DAMAGED = "it is damaged or was not written by fxsnn:"
+
+
 class _Problems:
     """Collects what is wrong, to tell it all at once."""
 
@@ -73,7 +82,7 @@ class _Problems:
         if self.found:
             more = len(self.found) - _MOST_TOLD
             told = self.found[:_MOST_TOLD] + ([f"... and {more} more"] if more > 0 else [])
-            raise FileError("\n".join(["it is damaged or was not written by fxsnn:", *(f"  {one}" for one in told)]))
+            raise FileError("\n".join([DAMAGED, *(f"  {one}" for one in told)]))
 
 
 def schema() -> dict[str, Any]:
@@ -90,21 +99,47 @@ def require_schema(document: Document) -> None:
         FileError: it is of another version, or not what the schema says.
     """
     from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
 
     if document.get("format") != "fxsnn" or "version" not in document:
         raise FileError("it holds no spiking network of fxsnn, or one from before files could be loaded")
     version = document["version"]
-    if isinstance(version, int) and not isinstance(version, bool) and version > VERSION:
+    if type(version) is int and version > VERSION:
         raise FileError(f"it has version {version}; this fxsnn reads versions up to {VERSION}. Install a newer fxsnn")
     nodes = document.get("nodes")
     rules = schema()
     most = rules["properties"]["nodes"]["maxItems"]
-    if isinstance(nodes, list) and len(nodes) > most:
+    nodes = nodes if isinstance(nodes, list) else []
+    if len(nodes) > most:
         raise FileError(f"it has {len(nodes):,} nodes; allowed are {most:,}")
+    calls = [node for node in nodes if isinstance(node, dict) and node.get("op") == "call"]
+    if len(calls) > _MOST_CALLS:
+        raise FileError(f"it has {len(calls):,} calls in its tail; allowed are {_MOST_CALLS}")
+    # To JSON Schema 3.0 is an integer too; to PyTorch it is none.
+    kinds = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    strict = extend(Draft202012Validator, type_checker=kinds)
     problems = _Problems()
-    for error in itertools.islice(Draft202012Validator(rules).iter_errors(document), _MOST_TOLD):
+    for error in itertools.islice(strict(rules).iter_errors(document), _MOST_TOLD):
         problems(f"{error.json_path}: {_short(error.message)}")
+    if type(version) is not int:
+        problems(f"$.version: {_short(repr(version))} is no integer")
+    if _depth(document["provenance"] if not problems.found else {}) > _DEEPEST:
+        problems(f"$.provenance: it is nested more than {_DEEPEST} deep")
     problems.stop()
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects are nested; what JSON's parser lets through is less deep than Python's stack."""
+    depth, level = 0, [value]
+    while level:
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+            if isinstance(inner, dict | list)
+        ]
+        depth += 1
+    return depth
 
 
 def _short(message: str) -> str:
@@ -150,6 +185,9 @@ def _target(data: Mapping[str, Any], problems: _Problems) -> HardwareTarget:
         (row["kernel_size"][0], row["kernel_size"][1]): {int(bits): most for bits, most in row["limits"].items()}
         for row in rows
     }  # fmt: skip
+    for key in ("name", "description"):
+        if not data[key].isprintable():
+            problems(f"$.target.{key}: it has characters that cannot be printed")
     plain = {**data, "weight_bits": tuple(data["weight_bits"]), "input_channels": table}
     try:
         return HardwareTarget(**{**plain, "registers": Registers(**data["registers"])})
@@ -211,14 +249,20 @@ def _require_names(nodes: list[Mapping[str, Any]], problems: _Problems) -> None:
     held = [str(node["name"]) for node in nodes if node["op"] not in ("images", "call", "output")]
     for name in sorted({name for name in held if held.count(name) > 1}):
         problems(f"{name}: {held.count(name)} nodes have this name")
-    taken = fx.GraphModule(nn.Module(), fx.Graph())
+    taken, container = fx.GraphModule(nn.Module(), fx.Graph()), nn.Module()
     inner = {name.rpartition(".")[0] for name in held}
     for name in sorted(set(held)):
         if any(one == name or one.startswith(f"{name}.") for one in inner):
             problems(f"{name}: it is a layer and holds another one")
-        parts = name.split(".")
-        if _NAME.fullmatch(name) is None or any(hasattr(taken, part) or keyword.iskeyword(part) for part in parts):
-            problems(f"{name}: a layer cannot be named so")
+        first, *others = name.split(".")
+        reserved = hasattr(taken, first) or any(hasattr(container, part) for part in others)
+        if NAME.fullmatch(name) is None or reserved or any(map(keyword.iskeyword, (first, *others))):
+            problems(f"{name}: a layer cannot be named so in a file")
+    containers = {
+        ".".join(parts[:depth]) for parts in (name.split(".") for name in held) for depth in range(1, len(parts))
+    }
+    if len(containers) > _MOST_CONTAINERS:
+        problems(f"$.nodes: their names have {len(containers):,} containers; allowed are {_MOST_CONTAINERS:,}")
     images = str(nodes[0]["name"])
     if not images.isidentifier() or keyword.iskeyword(images) or images == "self":
         problems(f"{images}: images cannot be named so")
@@ -333,16 +377,19 @@ class _Builder:
     def _module(self, node: Mapping[str, Any]) -> nn.Module:
         op, name = node["op"], node["name"]
         if op == "encode":
-            encode = Encode(node["unit"], node["bits"], node["channels"])
+            encode = Encode(float(node["unit"]), node["bits"], node["channels"])
             self._magnitude, self._value = encode.magnitude, torch.full((1,), encode.unit, dtype=torch.float64)
             return encode
         if op in ("spike_conv2d", "spike_linear"):
             return self._layer(node)
         if op == "spike_avg_pool2d":
             return self._pooling(node)
-        if op == "decode":
-            return Decode(self._value, FLOAT_TYPES[node["type"]], self._dynamics)
         floats = tuple(FLOAT_TYPES.values())
+        if op == "decode":
+            value = self._array(f"{name}.spike_value", (len(self._value),), floats)
+            if not self._problem.found and not _close(value.double(), self._value, _CAST):
+                self._problem(f"{name}: its spike value is not that of the last spiking layer")
+            return Decode(value, value.dtype, self._dynamics)
         if op == "linear":
             rows, columns = node["out_features"], node["in_features"]
             linear = nn.Linear(columns, rows, node["bias"], device="meta")
@@ -383,7 +430,7 @@ class _Builder:
         return SpikeAvgPool2d.compiled(pool, value, self._dynamics)
 
     def _layer(self, node: Mapping[str, Any]) -> nn.Module:
-        name, bits, unit = str(node["name"]), node["bits"], node["input_unit"]
+        name, bits, unit = str(node["name"]), node["bits"], float(node["input_unit"])
         layer = self._geometry(node)
         outputs = layer.weight.shape[0]
         codes = self._codes(name, bits, tuple(layer.weight.shape))
@@ -511,8 +558,8 @@ def _frozen(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
 
-def _close(left: Tensor, right: Tensor) -> bool:
-    return bool(((left - right).abs() <= _RELATIVE * right.abs()).all())
+def _close(left: Tensor, right: Tensor, relative: float = _RELATIVE) -> bool:
+    return bool(((left - right).abs() <= relative * right.abs()).all())
 
 
 def _put(root: nn.Module, name: str, module: nn.Module) -> None:
@@ -525,21 +572,39 @@ def _put(root: nn.Module, name: str, module: nn.Module) -> None:
     root.add_module(last, module)
 
 
+class _Sizes(fx.Interpreter):
+    """Runs a tail on the meta device, where nothing is computed, and holds every step's size and dimension."""
+
+    def run_node(self, n: Node) -> Any:
+        module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
+        if isinstance(module, nn.Softmax | nn.LogSoftmax) and module.dim is not None:
+            given = self.fetch_args_kwargs_from_env(n)[0][0]
+            if not -given.dim() <= module.dim < given.dim():
+                raise ValueError(f"{n.target}: softmax along dimension {module.dim} of {given.dim()}")
+        value = super().run_node(n)
+        if isinstance(value, Tensor) and value.numel() > max(1, len(value) if value.dim() else 1) * _LARGEST_VALUE:
+            raise ValueError(f"{n.name}: a value of {list(value.shape)} is too large")
+        return value
+
+
 def _logits(graph: Graph, sizes: Mapping[int, Size], image_size: Size) -> Size:
-    """The size of the output; the tail runs on the meta device, where nothing is computed."""
+    """The size of the output without the batch, whatever the batch is."""
     decode = next(iter(graph.nodes(Decode)))
     tail = copy.deepcopy(graph.behind(decode)).to("meta")
     module = graph[decode]
     assert isinstance(module, Decode)
-    value = torch.empty(2, *sizes[max(sizes)], dtype=module.spike_value.dtype, device="meta")
-    try:
-        with torch.no_grad():
-            logits = tail(value, torch.empty(2, *image_size, device="meta"))
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FileError(
-            f"it is damaged or was not written by fxsnn: its tail does not fit together: {_short(reason)}"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.dim() < 1 or len(logits) != 2:
-        raise FileError("it is damaged or was not written by fxsnn: its tail does not give logits for each image")
-    return tuple(logits.shape[1:])
+    found = []
+    for batch in (2, 3):
+        value = torch.empty(batch, *sizes[max(sizes)], dtype=module.spike_value.dtype, device="meta")
+        try:
+            with torch.no_grad():
+                logits = _Sizes(tail).run(value, torch.empty(batch, *image_size, device="meta"))
+        except Exception as error:  # of any kind: the file says what is called
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise FileError(f"{DAMAGED} its tail does not fit together: {_short(reason)}") from error
+        if not isinstance(logits, Tensor) or logits.dim() < 1 or len(logits) != batch or not logits.numel():
+            raise FileError(f"{DAMAGED} its tail does not give logits for each image")
+        found.append(tuple(logits.shape[1:]))
+    if found[0] != found[1]:
+        raise FileError(f"{DAMAGED} what its tail gives depends on the number of images")
+    return found[0]

@@ -51,6 +51,8 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Tensor], document: Mappin
     from safetensors.torch import save
 
     text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    if SEAL in arrays:
+        raise FileError(f"{path} cannot be written: an array is named {SEAL!r}, which is the name of the checksum")
     if len(text) > LARGEST_HEADER // 2:
         raise FileError(f"{path} cannot be written: its description takes {len(text):,} bytes, too many to be read")
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}
@@ -64,28 +66,30 @@ def write_whole(path: str | Path, content: bytes) -> Path:
     Raises:
         FileError: the folder does not exist or cannot be written.
     """
-    path = Path(path)
+    place = Path(path).resolve()  # through links: what they lead to is written, not they
+    if place.exists() and not place.is_file():
+        raise FileError(f"{path} cannot be written: it is there and no file")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=".fxsnn-")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
+            os.replace(temporary, place)
         except BaseException:
             os.unlink(temporary)
             raise
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
-    return path
+    return Path(path)
 
 
 def load_arrays(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Arrays and document of a file that `save_arrays` wrote.
 
-    Nothing in the file is executed, and no more memory is used than the file is long.
+    Nothing in the file is executed; memory is used for twice its length at most.
 
     Raises:
         FileError: the file is missing, damaged, or no such file.
@@ -98,13 +102,13 @@ def load_arrays(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             # Copies: what safetensors gives may be a view of the file, which can change.
             arrays = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # it is no mapping
         seal = arrays.pop(SEAL)
-        if bytes(seal.flatten().tolist()) != _digest(text, arrays):
+        if seal.dtype != torch.uint8 or bytes(seal.flatten().tolist()) != _digest(text, arrays):
             raise ValueError("its content does not have the digest that was written with it")
         document = strict_json(text)
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, KeyError, ValueError) as error:
-        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error  # PyTorch raises what it likes
         raise FileError(f"{path} cannot be read as a file of fxsnn, or is damaged: {reason}") from error
     return arrays, document
 
@@ -116,6 +120,8 @@ def _document_of(path: Path) -> str:
         OSError, KeyError, ValueError: the file is missing or is no such file.
     """
     size = path.stat().st_size
+    if not path.is_file():
+        raise ValueError("it is no file")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= size - 8:
@@ -142,6 +148,7 @@ def strict_json(text: str) -> dict[str, Any]:
         raise ValueError("its description is nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError(f"its description is a {type(value).__name__}, no object")
+    json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     return value
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+import sysconfig
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,9 @@ from typing import Any
 from torch import nn
 
 from fxsnn.errors import Finding, FxsnnError, ModelError
+
+_NOT_THEIRS = (Path(__file__).parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
+"""Where lines of code lie that are not the user's."""
 
 
 def model_from(place: str) -> nn.Module:
@@ -27,27 +31,39 @@ def model_from(place: str) -> nn.Module:
         ModelError: the code cannot be found or fails, or what it gives is no model.
     """
     module, factory = _found(place)
-    try:
-        model = factory if isinstance(factory, nn.Module) else _called(place, module, factory)
-    except FxsnnError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise _failed(place, module, error) from error
+    with failures_named(place, "Name a function or class that is called without arguments"):
+        model = factory if isinstance(factory, nn.Module) else _made(place, module, factory)
     if not isinstance(model, nn.Module):
         raise ModelError([Finding(place, f"it gives a {type(model).__name__}", "Return a torch.nn.Module")])
     return model.eval()
 
 
-def function_from(place: str) -> Callable[..., Any]:
-    """The function that `package.module:function` or `script.py:function` names.
+def called(place: str, *arguments: Any) -> Any:
+    """What the function that `package.module:function` or `script.py:function` names gives.
 
     Raises:
         ModelError: the code cannot be found or fails, or has no such function.
     """
-    _, function = _found(place)
+    module, function = _found(place)
     if not callable(function):
         raise ModelError([Finding(place, f"it is a {type(function).__name__}", "Name a function")])
-    return function
+    with failures_named(place, "Mend that line"), _importable(module):
+        return function(*arguments)
+
+
+@contextmanager
+def failures_named(place: str, remedy: str) -> Iterator[None]:
+    """What the user's code raises becomes a finding about `place` that names the line.
+
+    Raises:
+        ModelError: the code inside raised something that is not ours.
+    """
+    try:
+        yield
+    except FxsnnError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _failed(place, error, remedy) from error
 
 
 def run(place: str) -> None:
@@ -59,7 +75,7 @@ def run(place: str) -> None:
     _imported(place, place)
 
 
-def _called(place: str, module: ModuleType, factory: Any) -> Any:
+def _made(place: str, module: ModuleType, factory: Any) -> Any:
     if not callable(factory):
         raise ModelError([Finding(place, f"it is a {type(factory).__name__}", f"Name one of: {_candidates(module)}")])
     with _importable(module):
@@ -71,6 +87,9 @@ def _found(place: str) -> tuple[ModuleType, Any]:
     code, colon, name = place.rpartition(":")
     if not colon:
         code, name = place, ""
+    if not code:
+        remedy = "Write package.module:factory or script.py:factory"
+        raise ModelError([Finding(place or "model", "it names no code", remedy)])
     module = _imported(code, place)
     if name:
         found: Any = module
@@ -114,16 +133,19 @@ def _imported(code: str, place: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError) and error.name and code.startswith(error.name):
             remedy = "Install it, call fxsnn from the folder that it is in, or name a script such as net.py"
             raise ModelError([Finding(place, f"there is no module {error.name!r}", remedy)]) from error
-        raise _failed(place, None, error) from error
+        raise _failed(place, error, "Mend that line") from error
 
 
 def _script(path: Path, place: str) -> ModuleType:
     if not path.is_file():
         raise ModelError([Finding(place, f"there is no file {path}", "Give the path of a script, or package.module")])
+    for known in list(sys.modules.values()):  # a script that is named twice runs once
+        if getattr(known, "__file__", None) == str(path.resolve()):
+            return known
     name = path.stem
     while name in sys.modules:
         name = f"{name}_"
-    specification = importlib.util.spec_from_file_location(name, path)
+    specification = importlib.util.spec_from_file_location(name, path.resolve())
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -156,19 +178,18 @@ def _importable(module: ModuleType) -> Iterator[None]:
         yield
 
 
-def _failed(place: str, module: ModuleType | None, error: BaseException) -> ModelError:
+def _failed(place: str, error: BaseException, remedy: str) -> ModelError:
     """The user's code raised: what, and on which of its lines."""
     where, trace = "", error.__traceback__
     while trace is not None:
         file = Path(trace.tb_frame.f_code.co_filename)
-        if file.suffix == ".py" and file.parent != Path(__file__).parent and "importlib" not in file.parts:
+        if file.suffix == ".py" and not any(file.is_relative_to(folder) for folder in _NOT_THEIRS):
             where = f"{file.name}:{trace.tb_lineno}"
         trace = trace.tb_next
     if isinstance(error, SyntaxError):
         where = f"{Path(error.filename or place).name}:{error.lineno}"
         return ModelError([Finding(place, f"it is no valid Python ({error.msg})", "Mend that line", where)])
     reason = next(iter(str(error).splitlines()), "")
-    remedy = "Name a function or class that is called without arguments" if module else "Mend that line"
     if isinstance(error, ModuleNotFoundError):
         remedy = "Install what it imports"
     return ModelError([Finding(place, f"it fails with {type(error).__name__}: {reason}", remedy, where)])

@@ -97,6 +97,12 @@ def strange(trap: Path) -> Iterator[tuple[str, bytes]]:
     yield "a header without metadata", raw(b"{}")
     yield "metadata that is a list", raw(b'{"__metadata__": [1]}')
     yield "metadata of another program", raw(b'{"__metadata__": {"format": "pt"}}')
+    surrogate = {"__metadata__": {"fxsnn": json.dumps({"a": "\ud800"})}}
+    yield "half a surrogate pair", raw(json.dumps(surrogate).encode())
+    empty = {"a": {"dtype": "F64", "shape": [0, (1 << 64) - 1], "data_offsets": [0, 0]}}
+    seal = {"sha256": {"dtype": "F32", "shape": [8], "data_offsets": [0, 32]}}
+    yield "an empty array of huge shape", raw(json.dumps({"__metadata__": {"fxsnn": "{}"}, **empty}).encode())
+    yield "a seal of floats", raw(json.dumps({"__metadata__": {"fxsnn": "{}"}, **seal}).encode(), bytes(32))
     yield "a key twice", raw(b'{"__metadata__": {"fxsnn": "{}"}, "__metadata__": {"fxsnn": "{}"}}')
     yield "a huge number", raw(b'{"__metadata__": {"fxsnn": "{}"}, "a": ' + b"9" * 10_000 + b"}")
     yield "NaN", raw(b'{"__metadata__": {"fxsnn": "{}"}, "a": NaN}')
@@ -110,6 +116,14 @@ def node(document: dict[str, Any], name: str) -> dict[str, Any]:
     """The node of that name."""
     found: dict[str, Any] = next(one for one in document["nodes"] if one["name"] == name)
     return found
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """An object in an object in an object."""
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
 
 
 def edits() -> Iterator[tuple[str, Edit]]:
@@ -155,30 +169,34 @@ def edits() -> Iterator[tuple[str, Edit]]:
     yield "a code of -2", array("conv1.codes", lambda one: one * 0 + 0b10101010)
     lies: dict[str, list[Any]] = {
         "format": ["other", None],
-        "version": [0, 2, 99, "1", 1.5, True, None, -1],
-        "golden": [{"images": 0}, {"images": 1}, {"images": 3}, None, {"images": 1 << 40}, {}],
+        "version": [1.0, 0, 2, 99, "1", 1.5, True, None, -1],
+        "golden": [{"images": 2.0}, {"images": 0}, {"images": 1}, {"images": 3}, None, {"images": 1 << 40}, {}],
         "nodes": [[], [1], {}, None, [{"op": "images"}] * 5000],
         "image_size": [None, [3, 12], [3, 13, 12], [4, 12, 12], [3, 1, 1], [0, 12, 12], [3, 1 << 24, 1 << 24]],
         "dynamics/timesteps": [0, -1, 3, 1.5, 1 << 20, "5", None],
         "dynamics/reset": ["none", 0],
         "dynamics/initial_membrane": [0.25, "0"],
-        "target/name": ["", 1],
+        "target/name": ["", 1, "\x1b[31mred"],
+        "provenance": [1, [], nested(900)],
         "target/registers": [{"codebook": 3, "threshold": 18, "leak": 19}, {}, {"codebook": 99}],
         "target/weight_bits": [[], [5], [1, 3, 4]],
-        "target/input_channels": [[{"kernel_size": [3, 3], "limits": {"2": 2}}], [], None, [{"kernel_size": [3, 3]}]],
-        "nodes/@conv1/bits": [1, 3, 4, 0, 9],
+        "target/input_channels": [
+            [{"kernel_size": [3, 3], "limits": {}}], [{"kernel_size": [3, 3], "limits": {"2": 2}}], [], None,
+            [{"kernel_size": [3, 3]}],
+        ],
+        "nodes/@conv1/bits": [1, 3, 4, 0, 9, 2.0],
         "nodes/@conv1/gain": [0, 1, 1 << 20, "7"],
-        "nodes/@conv1/input_unit": [0, -1, 5.0],
+        "nodes/@conv1/input_unit": [0, -1, 5.0, 10**300],
         "nodes/@conv1/in_channels": [1, 1 << 24],
         "nodes/@conv2/out_channels": [4, 1 << 24],
-        "nodes/@conv1/kernel_size": [[0, 3], [5, 5], [3], [4096, 4096]],
+        "nodes/@conv1/kernel_size": [[3.0, 3], [0, 3], [5, 5], [3], [4096, 4096]],
         "nodes/@conv1/stride": [[0, 1], [2, 2], [1, 1, 1]],
         "nodes/@conv1/padding": [[1, 1], [1, 2, 1, 1], [0, 0, 0, 0], [-1, 1, 1, 1], [4096] * 4],
         "nodes/@conv1/dilation": [[0, 0], [9, 9]],
-        "nodes/@conv1/groups": [0, 2, 3, 1 << 20],
+        "nodes/@conv1/groups": [1.0, 0, 2, 3, 1 << 20],
         "nodes/@conv1/name": ["conv2", "../conv1", 'a"];import os;["', "__class__", "if", "a.b", "ö", "", "a\n"],
         "nodes/@conv1/op": ["spike_linear", "exec", "call"],
-        "nodes/@conv1/reads": [0, 2, 5, 99, -1, "encode", None],
+        "nodes/@conv1/reads": [1.0, 0, 2, 5, 99, -1, "encode", None],
         "nodes/@hidden/in_features": [127, 1 << 24],
         "nodes/@hidden/out_features": [1 << 24],
         "nodes/@fc/in_features": [15, 1 << 24],
@@ -186,10 +204,9 @@ def edits() -> Iterator[tuple[str, Edit]]:
         "nodes/@fc/reads": [3],
         "nodes/@pool/padding": [[0, 1, 0, 0], [2, 2, 2, 2]],
         "nodes/@pool/channels": [4],
-        "nodes/@encode/unit": [0, -1],
+        "nodes/@encode/unit": [0, -1, 10**400, 1e300],
         "nodes/@encode/bits": [0, 64],
         "nodes/@encode/channels": [4],
-        "nodes/@decode/type": ["int8", "complex64"],
         "nodes/@x/name": ["class", "self", "1", "a-b"],
     }  # fmt: skip
     for path, values in lies.items():
@@ -208,6 +225,34 @@ def edits() -> Iterator[tuple[str, Edit]]:
             document["nodes"][-1]["reads"] = len(document["nodes"]) - 2
 
         yield f"a call of {function}", edit
+
+    def tail(*nodes: dict[str, Any]) -> Edit:
+        """More nodes in front of the output, one behind the other; `before` stands for the one before."""
+
+        def edit(document: dict[str, Any], _: Any) -> None:
+            for place, one in enumerate(nodes):
+                before = len(document["nodes"]) - 2
+                text = json.dumps({"name": f"more{place}", **one}).replace('"before"', str(before))
+                document["nodes"].insert(-1, json.loads(text))
+            document["nodes"][-1]["reads"] = len(document["nodes"]) - 2
+
+        return edit
+
+    def invoke(function: str, *arguments: Any) -> dict[str, Any]:
+        return {**call, "function": function, "arguments": [{"node": "before"}, *arguments]}
+
+    grow = [invoke("unsqueeze", -1), invoke("unsqueeze", -1)]
+    pool = {"op": "adaptive_avg_pool2d", "reads": "before", "output_size": [4096, 4096]}
+    deep = ".".join(["a"] * 16)
+    yield "softmax along a dimension that is not there", tail({"op": "softmax", "reads": "before", "dim": 7})
+    yield "a tail for one number of images", tail(invoke("reshape", [2, 5]))
+    yield "a tail that gives nothing", tail(invoke("getitem", [0]), invoke("unsqueeze", 0))
+    yield "a tail that grows", tail(*grow, pool, invoke("mean", [2, 3]))
+    yield "many calls", tail(*[invoke("add", [[1] * 8] * 7)] * 300)
+    yield "many calls with many arguments", tail(*[invoke("add", [1] * 8, [1] * 8, [1] * 8)] * 60)
+    activations = [{"op": "activation", "reads": "before", "function": "relu"}] * 900
+    yield "names in many containers", tail(*({**one, "name": f"b{n}.{deep}.c"} for n, one in enumerate(activations)))
+    yield "names too long", tail({**activations[0], "name": f"{deep}.{deep}"})
 
     def add(name: str) -> Edit:
         return lambda _, arrays: arrays.update({name: torch.zeros(2)})

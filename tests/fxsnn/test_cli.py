@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import fxsnn
+from fxsnn import datasets
 from fxsnn.cli import bits_from, main
 from fxsnn.errors import OptionError
 from tests.nets import Small, images, seeded
@@ -55,6 +56,22 @@ def halves(data_dir):
 
 def one_half(data_dir):
     return [1]
+
+def failing(data_dir):
+    raise OSError("no disk")
+
+def nothing(data_dir):
+    return None, None
+
+def words(data_dir):
+    half = [(torch.zeros(3, 12, 12), "cat")]
+    return half, half
+
+@fxsnn.datasets.register("mine")
+def mine(data_dir):
+    return halves(data_dir)
+
+print("a script that talks")
 """
 
 
@@ -66,7 +83,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "lacking.py").write_text("import a_package_that_nobody_has\n")
     x = images(60).numpy()
     np.savez(tmp_path / "data.npz", images=x, labels=np.arange(60) % 5)
+    np.savez(tmp_path / "small.npz", images=x[:, :, :6, :6], labels=np.arange(60) % 5)
+    np.savez(tmp_path / "empty.npz", images=x[:0], labels=np.arange(0))
+    np.save(tmp_path / "single.npy", x)
+    (tmp_path / "single.npy").rename(tmp_path / "single.npz")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "_registered", dict(datasets._registered))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
     return tmp_path
 
 
@@ -96,7 +119,7 @@ def file(folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
 class TestCheck:
     def test_a_network_that_fits(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         status, out, err = called(capsys, "check", "net.py:Net", "--bits", "2")
-        assert (status, err) == (0, "")
+        assert (status, err) == (0, "a script that talks\n")
         assert "The network fits hw_v1.0 at 2 bits." in out
 
     def test_one_that_does_not_is_a_no_with_everything_at_once(
@@ -108,7 +131,6 @@ class TestCheck:
 
     def test_a_module_is_found_as_python_would(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert called(capsys, "check", "net:trained", "--bits", "auto")[0] == 0
-        del sys.modules["net"]
 
     def test_bits_by_layer(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         _, found = as_json(capsys, "check", "net.py", "--bits", "conv1=3")
@@ -224,13 +246,23 @@ def test_verify_says_no_where_spikes_differ(file: Path, capsys: pytest.CaptureFi
         ("convert net.py --data none.npz", "none.npz cannot be read as arrays"),
         ("convert net.py --data SVHN", "unknown data set 'SVHN'; known: digits"),
         ("convert net.py --data net.py:one_half", "net.py:one_half gives a list"),
-        ("convert net.py --data digits --calibration-images 0", "--calibration-images is 0"),
         ("convert net.py --data digits -o x", "images have shape [128, 1, 28, 28], that is 1 channels"),
         ("convert net.py --device gpu", "device 'gpu' cannot be used here"),
         ("eval net.py", "net.py cannot be read as a file of fxsnn"),
         ("eval none.fxsnn", "none.fxsnn cannot be read: No such file"),
         ("eval net.fxsnn --timesteps 0", "timesteps is 0"),
-        ("eval net.fxsnn --data data.npz --limit 0", "--limit is 0"),
+        ("eval net.fxsnn --data data.npz --weights w.pt", "--weights needs --model"),
+        ("eval net.fxsnn --data digits", "that is 1 channels; expected"),
+        ("eval net.fxsnn --data small.npz", "images of small.npz are [3, 6, 6]; the network was made for [3, 12, 12]"),
+        ("eval net.fxsnn --data empty.npz", "data set 'empty.npz': a half has no images"),
+        ("eval net.fxsnn --data single.npz", "it is a single array; np.savez writes several"),
+        ("eval net.fxsnn --data net.py:failing", "net.py:failing (net.py:39): it fails with OSError: no disk"),
+        ("eval net.fxsnn --data net.py:nothing", "it fails with TypeError: object of type 'NoneType'"),
+        ("eval net.fxsnn --data net.py:words", "an image is torch.float32 [3, 12, 12], its label a str"),
+        ("check net.py --bits conv1=2,conv1=3", "--bits is 'conv1=2,conv1=3'"),
+        ("check :", "it names no code"),
+        ("convert net.py --device meta", "device 'meta' cannot be used here"),
+        ("convert net.py --data data.npz --finetune-epochs -1 --finetune-spiking-epochs 1", "epochs is -1"),
         ("report net.fxsnn --engine gpu", "engine is 'gpu'"),
         ("verify none.fxsnn", "none.fxsnn cannot be read: No such file"),
     ],
@@ -240,11 +272,35 @@ def test_a_mistake_gets_one_message_and_no_traceback(
     arguments: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, out, err = called(capsys, *arguments.split())
-    assert (status, out) == (2, "")
+    assert (status, out) == (2, ""), err
     assert message in err
     assert "Traceback" not in err
     status, found = as_json(capsys, *arguments.split())
     assert (status, message in found["error"]["message"]) == (2, True)
+
+
+def test_data_sets_that_the_users_code_registers_are_known(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for where in (["--import", "net.py"], ["--model", "net.py:Net"]):
+        status, found = as_json(capsys, "eval", "net.fxsnn", "--data", "mine", *where)
+        assert (status, found["images"]) == (0, 40)
+
+
+def test_an_error_that_nobody_expected_has_a_status_of_its_own(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr("fxsnn.cli.check", fail)
+    status, out, err = called(capsys, "check", "net.py:Net")
+    assert (status, out) == (3, "")
+    assert err.endswith("RuntimeError: first line (--traceback shows where)\n")
+
+
+def test_numbers_that_json_does_not_have_are_null(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from fxsnn.cli import _finite
+
+    assert _finite({"a": [float("nan"), 1.5, (float("inf"),)]}) == {"a": [None, 1.5, [None]]}
 
 
 def test_the_traceback_is_there_on_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,7 +309,13 @@ def test_the_traceback_is_there_on_request(folder: Path, capsys: pytest.CaptureF
     assert "return 1 / 0" in err
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["check"], ["eval"], ["convert", "net.py", "--reset", "soft"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["fly"], ["check"], ["eval"], ["convert", "net.py", "--reset", "soft"], ["eval", "x", "--limit", "0"],
+        ["eval", "x", "--batch-size", "-3"], ["convert", "net.py", "--seed", "-1"],
+    ],
+)  # fmt: skip
 def test_what_the_parser_refuses_is_a_mistake_too(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)

@@ -39,6 +39,16 @@ def assert_same_spikes(trains: Trains, run: fxsnn.Run) -> None:
         assert torch.equal(train.reshape(expected.shape), expected), name
 
 
+def by_name(graph: Any, name: str) -> Any:
+    """The node of a layer."""
+    return next(node for key, node in graph.nodes.items() if key[6:] == name)
+
+
+def last_affine(graph: Any) -> Any:
+    """The final fully connected layer."""
+    return by_name(graph, "fc")
+
+
 def through_a_file(graph: Any, folder: Path) -> Any:
     """The graph as a reader finds it."""
     nir.write(folder / "net.nir", graph)
@@ -160,6 +170,23 @@ class TestBackFromNir:
         with pytest.raises(FileError, match=message):
             fxsnn.from_nir(graph)
 
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda graph: graph.edges.clear(), "changed were edges"),
+            (lambda graph: setattr(last_affine(graph), "weight", last_affine(graph).weight * 0), "_fc.weight"),
+            (lambda graph: setattr(by_name(graph, "conv1"), "padding", (0, 0)), "_conv1.padding"),
+            (lambda graph: setattr(by_name(graph, "conv1"), "weight", np.zeros(3)), "not as to_nir made it"),
+            (lambda graph: setattr(by_name(graph, "conv1_neurons"), "v_threshold", np.array(3.0)), "not as to_nir"),
+            (lambda graph: graph.metadata.update(fxsnn="{"), "not as to_nir made it"),
+        ],
+    )
+    def test_other_changes_are_refused(self, change: Any, message: str) -> None:
+        graph = fxsnn.to_nir(network())
+        change(graph)
+        with pytest.raises(FileError, match=message):
+            fxsnn.from_nir(graph)
+
     def test_a_graph_of_others_a_missing_file_and_no_graph_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(FileError, match=r"no metadata of fxsnn.*model_from_nir"):
             fxsnn.from_nir(foreign())
@@ -184,14 +211,26 @@ class TestWhatNirCannotSay:
             graph = fxsnn.to_nir(snn, differences="warn")
         assert [type(node).__name__ for node in graph.nodes.values()][-2:] == ["IF", "Output"]
 
+    @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
     def test_padding_that_differs_between_sides_is_always_refused(self) -> None:
         def build() -> nn.Module:
             return nn.Sequential(nn.Conv2d(3, 4, 4, padding="same"), nn.ReLU(), nn.Flatten(), nn.Linear(576, 5))
 
-        with pytest.warns(UserWarning, match="padding='same'"):
-            snn = network(seeded(build))
+        snn = network(seeded(build))
         with pytest.raises(ModelError, match=r"0: its padding is \[1, 2, 1, 2\]"):
             fxsnn.to_nir(snn, differences="warn")
+
+    def test_integers_that_float32_does_not_hold_are_refused(self) -> None:
+        snn = network(target=fxsnn.HardwareTarget("wide", registers=fxsnn.Registers(11, 30, 30)), bits=4)
+        conv: Any = snn.get_submodule("conv1")
+        with torch.no_grad():
+            conv.leak.fill_((1 << 24) + 1)
+        with pytest.raises(ModelError, match=r"conv1: it has the integer 16,777,217; float32 holds those up to"):
+            fxsnn.to_nir(snn)
+
+    def test_a_bfloat16_tail_is_refused(self) -> None:
+        with pytest.raises(ModelError, match=r"NIR files hold no bfloat16\. Call snn\.float\(\)"):
+            fxsnn.to_nir(network().bfloat16())
 
     def test_the_size_of_images_must_be_known(self) -> None:
         snn = network()
@@ -251,6 +290,12 @@ class TestGraphsOfOthers:
         [
             ({"if": nir.LIF(*[np.ones((4, 8, 8))] * 4)}, "if: it is a LIF. Allowed are Conv2d"),
             ({"if": nir.IF(np.ones((4, 8, 8)), 1 + np.arange(256.0).reshape(4, 8, 8))}, "if: thresholds differ within"),
+            ({"if": nir.IF(np.ones((4, 8, 8)), np.zeros((4, 8, 8)))}, "if: a threshold or r is not positive"),
+            (
+                {"conv": nir.IF(np.ones((2, 8, 8)), np.ones((2, 8, 8)))},
+                r"conv: it reads a Input\. .*(?s:.*)if: it reads a IF",
+            ),
+            ({"flatten": nir.Flatten({"input": np.array([4, 4, 4])}, 1, 2)}, "flatten: it flattens some"),
             ({"pool.if": nir.IF(np.ones((4, 4, 4)), 1 + np.arange(64.0).reshape(4, 4, 4))}, "behind a pooling differ"),
         ],
     )

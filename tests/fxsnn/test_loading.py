@@ -123,6 +123,27 @@ class TestWhatIsSavedComesBack:
         snn = network(seeded(Plain))
         assert_same(snn, fxsnn.load(snn.save(tmp_path / "net.fxsnn")), images())
 
+    @pytest.mark.parametrize("cast", ["double", "half", "bfloat16"])
+    def test_a_network_that_was_cast_and_back(self, cast: str, tmp_path: Path) -> None:
+        for snn in (getattr(network(), cast)(), getattr(network(), cast)().float()):
+            loaded = fxsnn.load(snn.save(tmp_path / "net.fxsnn"))
+            assert_same(snn, loaded, images().to(snn.get_submodule("fc").weight.dtype))
+            assert fxsnn.verify(tmp_path / "net.fxsnn").ok
+
+    @pytest.mark.parametrize("tail", [lambda x: x.sum(1), lambda x: x.argmax(1), lambda x: 2 * x + 1])
+    def test_a_tail_that_gives_one_number_a_class_or_scaled_logits(self, tail: Any, tmp_path: Path) -> None:
+        class Ended(Small):
+            def forward(self, x: Tensor) -> Any:
+                return tail(super().forward(x))
+
+        snn = network(seeded(Ended))
+        assert_same(snn, fxsnn.load(snn.save(tmp_path / "net.fxsnn")), images())
+        assert fxsnn.verify(tmp_path / "net.fxsnn").ok
+
+    def test_numbers_of_numpy_among_the_options(self, tmp_path: Path) -> None:
+        snn = network(bits={"conv1": np.int64(2)}, per_channel=np.True_, input_bits=np.int64(8))
+        assert fxsnn.load(snn.save(tmp_path / "net.fxsnn")).provenance["options"]["bits"] == {"conv1": 2}
+
     def test_saving_what_was_loaded_gives_the_same_file_to_the_byte(self, file: Path, tmp_path: Path) -> None:
         again = fxsnn.load(file).save(tmp_path / "again.fxsnn")
         assert again.read_bytes() == file.read_bytes()
@@ -290,6 +311,31 @@ class TestSaving:
             network(seeded(Strange)).save(tmp_path / "net.fxsnn")
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_name_that_files_do_not_allow_is_told(self, tmp_path: Path) -> None:
+        model = seeded(Small)
+        for name in ("conv 1", "größe"):
+            inner = nn.Sequential()
+            inner.add_module(name, nn.Conv2d(3, 4, 3))
+            inner.add_module("relu", nn.ReLU())
+            odd = nn.Sequential(inner, nn.Flatten(), nn.Linear(400, 5))
+            with pytest.raises(
+                FileError, match=rf"0\.{name}.*: files allow letters, digits, _ and - in its name.*Rename"
+            ):
+                network(odd.eval()).save(tmp_path / "net.fxsnn")
+        assert model.training is False
+
+    def test_golden_images_that_are_not_finite_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(FileError, match="golden/images' has values that are NaN or infinite"):
+            network().save(tmp_path / "net.fxsnn", golden=torch.full((1, 3, 12, 12), torch.inf))
+
+    def test_a_link_stays_one_and_what_is_no_file_is_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "link.fxsnn").symlink_to(tmp_path / "real.fxsnn")
+        network().save(tmp_path / "link.fxsnn")
+        assert (tmp_path / "link.fxsnn").is_symlink()
+        assert fxsnn.verify(tmp_path / "real.fxsnn").ok
+        with pytest.raises(FileError, match="it is there and no file"):
+            network().save(tmp_path)
+
     def test_a_failure_leaves_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = network().save(tmp_path / "net.fxsnn")
         old = path.read_bytes()
@@ -319,7 +365,7 @@ def test_every_damaged_file_is_refused_and_none_does_anything(file: Path, tmp_pa
         [sys.executable, "-m", "tests.damage", tmp_path], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    outcomes = {names[name]: outcome for name, outcome in json.loads(done.stdout).items()}
+    outcomes = {f"{name} {names[name]}": outcome for name, outcome in json.loads(done.stdout).items()}
     assert len(outcomes) == len(files)
     assert {name: outcome for name, (outcome, _) in outcomes.items() if not outcome.startswith("FileError: ")} == {}
     assert {name: seconds for name, (_, seconds) in outcomes.items() if seconds > 1} == {}
