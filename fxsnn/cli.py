@@ -345,7 +345,11 @@ def report_command(options: argparse.Namespace) -> Answer:
     snn = _network(options)
     report = snn.report if options.data is None else snn.profile(_batches(_halves(options).test, snn, options)[0])
     if options.html is not None:
-        page = f"<!doctype html><meta charset=utf-8><title>{escape(options.file.name)}</title>{report._repr_html_()}"
+        name = escape(options.file.name)
+        page = (
+            f"<!doctype html><meta charset=utf-8><title>{name}</title><style>body {{ font-family: sans-serif }}</style>"
+            f"<h1>{name}</h1>{report._repr_html_()}<p>{escape(_provenance(snn).strip())}</p>"
+        )
         write_whole(options.html, page.encode())
     data = {"file": str(options.file), "provenance": snn.provenance, "report": report.to_dict()}
     return Answer(f"{report}{_provenance(snn)}", data)

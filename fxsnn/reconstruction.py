@@ -30,6 +30,9 @@ from fxsnn.neuron import Dynamics, IntegerNeuron
 from fxsnn.packing import unpack_codes
 from fxsnn.target import HardwareTarget, Registers, fit_layer
 
+DAMAGED = "it is damaged or was not written by fxsnn:"
+"""How messages about files begin."""
+
 _MOST_TOLD = 20
 _CAST = 2.0**-7
 """By so much what `decode` multiplies with may differ: a network may have been cast to bfloat16, and back."""
@@ -63,9 +66,6 @@ class Rebuilt:
     image_size: Size | None
     sizes: Mapping[str, Size]
     logits: Size | None
-
-
-DAMAGED = "it is damaged or was not written by fxsnn:"
 
 
 class _Problems:
@@ -275,7 +275,7 @@ def _require_names(nodes: list[Mapping[str, Any]], problems: _Problems) -> None:
 
 
 def _sizes(nodes: list[Mapping[str, Any]], image_size: Size | None, problems: _Problems) -> dict[int, Size]:
-    """The output of each node of the body, without the batch; of channels alone where the size is not known."""
+    """The size of what each node of the body gives, without the batch; empty where that of images is not known."""
     if image_size is None:
         return {}
     sizes: dict[int, Size] = {0: image_size}
