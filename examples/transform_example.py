@@ -138,7 +138,8 @@ def converted(
     )
     for step in passes.steps(network):
         print(f"  {step}")
-    return step.before, fxsnn.SpikingNetwork(step.after, fxsnn.get_target(options.target))
+    made = {"versions": {"fxsnn": fxsnn.__version__}, "passes": [one.describe() for one in passes.passes]}
+    return step.before, fxsnn.SpikingNetwork(step.after, fxsnn.get_target(options.target), provenance=made)
 
 
 def save_file(options: argparse.Namespace, bits: int) -> Path:

@@ -39,6 +39,8 @@ class TestTransforming:
             ]
         )
         assert status == 0, capsys.readouterr().err
+        assert fxsnn.verify(tmp_path / "net.fxsnn").ok
+        assert "Finetune(epochs=1, lr=0.001" in str(fxsnn.load(tmp_path / "net.fxsnn").provenance["passes"])
         report = fxsnn.load(tmp_path / "net.fxsnn").report
         assert (report.target, report.timesteps, report.reset) == ("generic", 4, "zero")
         assert {layer.bits for layer in report.layers if layer.bits} == {3}

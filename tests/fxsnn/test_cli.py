@@ -55,6 +55,13 @@ def halves(data_dir):
     half = torch.utils.data.TensorDataset(torch.randn(40, 3, 12, 12), torch.arange(40) % 5)
     return fxsnn.datasets.Splits(half, half)
 
+def ranked():
+    class Ranked(Net):
+        def forward(self, x):
+            return torch.sort(super().forward(x))[0]
+
+    return Ranked()
+
 def one_half(data_dir):
     return [1]
 
@@ -174,6 +181,15 @@ class TestConvert:
         assert "epochs=1" in made["options"]["finetune"]
         assert (made["options"]["per_channel"], made["options"]["correction"]) == (False, "biases")
 
+    def test_says_before_a_long_training_that_the_network_cannot_be_written(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("fxsnn.cli.Finetune", None)
+        options = ["--data", "data.npz", "--finetune-epochs", "9", "-o", "out.fxsnn"]
+        status, _, err = called(capsys, "convert", "net.py:ranked", *options)
+        assert status == 2
+        assert "sort has no name in the format of files" in err
+
 
 class TestEval:
     def test_gives_the_accuracy_at_every_t_beside_the_anns(
@@ -259,7 +275,7 @@ def test_verify_says_no_where_spikes_differ(file: Path, capsys: pytest.CaptureFi
         ("eval net.fxsnn --data small.npz", "images of small.npz are [3, 6, 6]; the network was made for [3, 12, 12]"),
         ("eval net.fxsnn --data empty.npz", "data set 'empty.npz': a half has no images"),
         ("eval net.fxsnn --data single.npz", "it is a single array; np.savez writes several"),
-        ("eval net.fxsnn --data net.py:failing", "net.py:failing (net.py:39): it fails with OSError: no disk"),
+        ("eval net.fxsnn --data net.py:failing", "net.py:failing (net.py:46): it fails with OSError: no disk"),
         ("eval net.fxsnn --data net.py:nothing", "it fails with TypeError: object of type 'NoneType'"),
         ("eval net.fxsnn --data net.py:words", "an image is torch.float32 [3, 12, 12], its label a str"),
         ("check net.py --bits conv1=2,conv1=3", "--bits is 'conv1=2,conv1=3'"),
