@@ -76,12 +76,12 @@ def _colours(ann: Recipe) -> Experiment:
     grouped: tuple[str, Callable[[], nn.Module]] = ("GroupedColourNet, 56 channels", partial(GroupedColourNet, 56))
     narrow: tuple[str, Callable[[], nn.Module]] = ("ColourNet, 28 channels", partial(ColourNet, 28))
     networks = {1: grouped, 2: grouped, 3: narrow, 4: narrow}
-    options = {"lr": 0.02, "spiking_epochs": 1, "spiking_lr": 0.01, "precision": "bfloat16"}
+    options = {"lr": 0.02, "spiking_epochs": 3, "spiking_lr": 0.01, "distillation": 0.5, "precision": "bfloat16"}
     return Experiment(
         {bits: name for bits, (name, _) in networks.items()},
         {bits: build for bits, (_, build) in networks.items()},
         ann,
-        {bits: {**options, "epochs": epochs} for bits, epochs in {1: 6, 2: 5, 3: 4, 4: 4}.items()},
+        {bits: {**options, "epochs": epochs} for bits, epochs in {1: 5, 2: 4, 3: 6, 4: 6}.items()},
         _CONVERT,
     )
 

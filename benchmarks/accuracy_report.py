@@ -140,22 +140,26 @@ def document(rows: Sequence[Row]) -> str:
 
 
 def picture(rows: Sequence[Row]) -> bytes:
-    """PNG: accuracy against T, a panel for each data set, a line for each bit width, seeds averaged."""
+    """PNG: accuracy against T, a panel for each network and data set, a line for each bit width, seeds averaged."""
     from matplotlib.figure import Figure
 
-    datasets = list(dict.fromkeys(row.dataset for row in rows))
-    figure = Figure(figsize=(4.6 * len(datasets), 4), layout="constrained")
-    for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
-        of_it = [group for group in groups(rows) if group[0].dataset == dataset]
+    panels = list(dict.fromkeys((row.dataset, row.network) for row in rows))
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(5 * columns, 3.6 * lines), layout="constrained")
+    for axes, panel in zip(figure.subplots(lines, columns, squeeze=False).flat, panels, strict=False):
+        of_it = [group for group in groups(rows) if (group[0].dataset, group[0].network) == panel]
         curves = {
             f"{group[0].bits} bit{'s' if group[0].bits > 1 else ''}": [
                 statistics.mean(values) for values in zip(*(row.spiking for row in group), strict=True)
             ]
             for group in of_it
         }
-        best = max(statistics.mean(row.ann for row in group) for group in of_it)
-        accuracy_against_timesteps(axes, curves, best, [4 - group[0].bits for group in of_it])
-        axes.set_title(dataset)
+        ann = statistics.mean(row.ann for group in of_it for row in group)
+        accuracy_against_timesteps(axes, curves, ann, [4 - group[0].bits for group in of_it])
+        axes.set_title(", ".join(panel))
+    for axes in figure.axes[len(panels) :]:
+        axes.remove()
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150)
     return image.getvalue()
