@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ Array = tuple[str, Tensor]
 
 def target_data(target: HardwareTarget) -> dict[str, Any]:
     """A target as plain data."""
-    registers, table = target.registers, target.input_channels
+    table = target.input_channels
     limits = None if table is None else [
         {"kernel_size": list(kernel), "limits": {str(bits): most for bits, most in row.items()}}
         for kernel, row in table.items()
@@ -79,11 +80,7 @@ def target_data(target: HardwareTarget) -> dict[str, Any]:
         "description": target.description,
         "weight_bits": list(target.weight_bits),
         "input_channels": limits,
-        "registers": {
-            "codebook": registers.codebook,
-            "threshold": registers.threshold,
-            "leak": registers.leak,
-        },
+        "registers": asdict(target.registers),
         "relu_behind_convolution": target.relu_behind_convolution,
         "binary_traffic": target.binary_traffic,
         "core_inputs": target.core_inputs,
@@ -129,11 +126,7 @@ def described(
         "format": FORMAT,
         "version": VERSION,
         "target": target_data(target),
-        "dynamics": {
-            "timesteps": dynamics.timesteps,
-            "reset": dynamics.reset,
-            "initial_membrane": dynamics.initial_membrane,
-        },
+        "dynamics": asdict(dynamics),
         "image_size": None if image_size is None else list(image_size),
         "nodes": nodes,
         "golden": None,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fxsnn.errors import FileError, FxsnnError
-from fxsnn.packing import pack_spikes, packed_size, unpack_spikes
+from fxsnn.packing import pack_spikes, unpack_spikes
 
 IMAGES, SPIKES, LOGITS = "golden/images", "golden/spikes/", "golden/logits"
 
@@ -89,8 +89,7 @@ class Golden:
         problems += [
             f"array {name[:80]!r}: nothing needs it" for name in arrays if _is_golden(name) and name not in known
         ]
-        if problems:
-            raise FileError("\n".join(["its golden vectors are damaged:", *(f"  {one}" for one in problems[:20])]))
+        _stop(problems)
         spikes = {}
         for name, shape in ((IMAGES, (count, *image_size)), (LOGITS, (count, *logits))):
             found = arrays[name]
@@ -102,16 +101,11 @@ class Golden:
             elif not bool(found.isfinite().all()):
                 problems.append(f"array {name!r} has values that are NaN or infinite")
         for name, size in sizes.items():
-            packed, shape = arrays[SPIKES + name], (timesteps, count, *size)
-            if packed_size(shape, 1) != packed.numel():
-                problems.append(f"array {SPIKES + name!r} has {packed.numel()} bytes; {list(shape)} spikes take others")
-                continue
             try:
-                spikes[name] = unpack_spikes(packed, shape)
+                spikes[name] = unpack_spikes(arrays[SPIKES + name], (timesteps, count, *size))
             except ValueError as error:
                 problems.append(f"array {SPIKES + name!r}: {error}")
-        if problems:
-            raise FileError("\n".join(["its golden vectors are damaged:", *(f"  {one}" for one in problems[:20])]))
+        _stop(problems)
         return cls(arrays[IMAGES], spikes, arrays[LOGITS])
 
 
@@ -123,6 +117,12 @@ def require_none(arrays: Mapping[str, Tensor]) -> None:
     """
     if any(_is_golden(name) for name in arrays):
         raise FileError("it is damaged: it has golden vectors that its description does not speak of")
+
+
+def _stop(problems: list[str]) -> None:
+    """Raise what was found, if anything was."""
+    if problems:
+        raise FileError("\n".join(["its golden vectors are damaged:", *(f"  {one}" for one in problems[:20])]))
 
 
 def _is_golden(name: str) -> bool:

@@ -16,7 +16,7 @@ import json
 import keyword
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ def _changed(graph: Any, again: Any) -> list[str]:
             continue
         for one in sorted(_field_names(type(right)) - {"metadata", "input_type", "output_type", "input_shape"}):
             here, there = (np.asarray(getattr(node, one)) for node in (left, right))
-            if here.shape != there.shape or not np.array_equal(here, there):
+            if not np.array_equal(here, there):
                 found.append(f"{name}.{one}")
     return found
 
@@ -179,6 +179,7 @@ def _differences(snn: SpikingNetwork) -> list[Finding]:
     return found
 
 
+@dataclass(frozen=True)
 class _Tail:
     """The part of the tail that NIR can say: a flatten and a fully connected layer.
 
@@ -187,9 +188,8 @@ class _Tail:
         left_out: what NIR cannot say.
     """
 
-    def __init__(self, linear: Mapping[str, Any] | None, left_out: list[Finding]) -> None:
-        self.linear = linear
-        self.left_out = left_out
+    linear: Mapping[str, Any] | None
+    left_out: tuple[Finding, ...]
 
 
 def _tail(document: Mapping[str, Any]) -> _Tail:
@@ -199,10 +199,10 @@ def _tail(document: Mapping[str, Any]) -> _Tail:
     linear = rest[0] if rest and rest[0]["op"] == "linear" else None
     unsaid = rest[1:] if linear is not None else behind
     remedy = 'Apply it to what the reader gives, and pass differences="warn"'
-    left_out = [
+    left_out = tuple(
         Finding(str(node["name"]), "it comes behind that" if place else f"NIR has no {node['op']}", remedy)
         for place, node in enumerate(unsaid)
-    ]
+    )
     return _Tail(linear, left_out)
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
-from fxsnn.document import ACTIVATIONS, FLOAT_TYPES, METHODS, NAME, VERSION, target_data
+from fxsnn.document import ACTIVATIONS, FLOAT_TYPES, FORMAT, METHODS, NAME, VERSION, target_data
 from fxsnn.errors import FileError, FxsnnError
 from fxsnn.graph import Graph
 from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, fill
@@ -101,7 +101,7 @@ def require_schema(document: Document) -> None:
     from jsonschema import Draft202012Validator
     from jsonschema.validators import extend
 
-    if document.get("format") != "fxsnn" or "version" not in document:
+    if document.get("format") != FORMAT or "version" not in document:
         raise FileError("it holds no spiking network of fxsnn, or one from before files could be loaded")
     version = document["version"]
     if type(version) is int and version > VERSION:
