@@ -25,11 +25,12 @@ from typing import Any
 from torch import nn
 
 import fxsnn
+from fxsnn.evaluation import accuracy, accuracy_over_time
 from fxsnn.storage import load_arrays
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from accuracy_report import Row, read_rows, write
-from accuracy_training import Augmented, Data, Recipe, accuracies_over_time, accuracy, load, trained
+from accuracy_training import Augmented, Data, Recipe, batches, load, trained
 from networks import ColourNet, DigitNet, GroupedColourNet
 from simulators_report import write_whole
 
@@ -122,18 +123,17 @@ def measured(name: str, experiment: Experiment, data: Data, bits: int, timesteps
     *_, last = passes.steps(ann)
     _, state = load_arrays(checkpoint)
     snn = fxsnn.SpikingNetwork(last.after, fxsnn.get_target(TARGET))
-    held_out = accuracy(snn, data.held_out)
-    snn.timesteps = LONGEST
+    test = batches(data.test)
     return Row(
         dataset=name,
         network=network,
         bits=bits,
         timesteps=timesteps,
         seed=seed,
-        ann=accuracy(ann, data.test),
-        quantised=accuracy(last.before, data.test),
-        spiking=tuple(accuracies_over_time(snn.early_readout, data.test, LONGEST)),
-        held_out=held_out,
+        ann=accuracy(ann, test),
+        quantised=accuracy(last.before, test),
+        spiking=tuple(accuracy_over_time(snn, test, LONGEST)),
+        held_out=accuracy(snn, batches(data.held_out)),
         ann_recipe=asdict(experiment.ann),
         ann_seconds=ann_seconds,
         recipe={**experiment.convert, **options},

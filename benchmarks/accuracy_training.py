@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from fxsnn import datasets
+from fxsnn.evaluation import Batches, accuracy
 
 HELD_OUT = 5000
 """Training images on which choices are made; the test set is looked at once."""
@@ -122,23 +123,9 @@ def moved(images: Tensor, pixels: int, *, flip: bool) -> Tensor:
     return padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def accuracy(network: Callable[[Tensor], Tensor], data: tuple[Tensor, Tensor]) -> float:
-    """Share of the images that are classified correctly, in percent."""
-    batches = zip(*(part.split(500) for part in data), strict=True)
-    with torch.no_grad():
-        hits = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in batches)
-    return 100 * hits / len(data[1])
-
-
-def accuracies_over_time(
-    readout: Callable[[Tensor], Tensor], data: tuple[Tensor, Tensor], timesteps: int
-) -> list[float]:
-    """Accuracy in percent after each step, for what gives logits [T, N, classes]."""
-    hits = torch.zeros(timesteps)
-    with torch.no_grad():
-        for x, y in zip(*(part.split(500) for part in data), strict=True):
-            hits += (readout(x).argmax(2) == y).sum(1)
-    return (100 * hits / len(data[1])).tolist()
+def batches(data: tuple[Tensor, Tensor]) -> Batches:
+    """Images and labels, 500 at a time."""
+    return list(zip(*(part.split(500) for part in data), strict=True))
 
 
 def cycle(done: float) -> float:
@@ -167,14 +154,16 @@ def trained(
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         done, seconds = state["done"], state["seconds"]
-    batches = Augmented(data.train, recipe)
+    shuffled = Augmented(data.train, recipe)
     for epoch in range(done, recipe.epochs):
         start = time.perf_counter()
         torch.manual_seed(1000 * seed + epoch)  # an interrupted training goes on as it would have
         network.train()
-        for iteration, (images, labels) in enumerate(tqdm(batches, f"epoch {epoch + 1}/{recipe.epochs}", disable=None)):
+        for iteration, (images, labels) in enumerate(
+            tqdm(shuffled, f"epoch {epoch + 1}/{recipe.epochs}", disable=None)
+        ):
             for group in optimiser.param_groups:
-                group["lr"] = recipe.lr * cycle((epoch + iteration / len(batches)) / recipe.epochs)
+                group["lr"] = recipe.lr * cycle((epoch + iteration / len(shuffled)) / recipe.epochs)
             optimiser.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
                 logits = network(images)
@@ -183,7 +172,7 @@ def trained(
         seconds += time.perf_counter() - start
         state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
         _save({**state, "done": epoch + 1, "seconds": seconds}, path)
-        held_out = accuracy(network.eval(), data.held_out)
+        held_out = accuracy(network.eval(), batches(data.held_out))
         _log.info("ANN, epoch %d: held-out accuracy %.2f %%, %.0f s", epoch + 1, held_out, seconds)
     return network.eval(), seconds
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from fxsnn import datasets
+from fxsnn.evaluation import accuracy
 
 HELD_OUT = 5000
 
@@ -39,20 +40,10 @@ def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     return padded[..., rows : rows + height, columns : columns + width]
 
 
-def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of the images that are classified correctly, in percent."""
-    network.eval()
-    with torch.no_grad():
-        hits = sum(
-            int((network(x).argmax(1) == y).sum()) for x, y in zip(images.split(500), labels.split(500), strict=True)
-        )
-    return 100 * hits / len(labels)
-
-
 def train(network: nn.Module, images: Tensor, labels: Tensor, options: argparse.Namespace) -> None:
     """SGD with a one-cycle learning rate, random shifts, and flips where the images are coloured."""
     generator = torch.Generator().manual_seed(options.seed)
-    held_out = (images[-HELD_OUT:], labels[-HELD_OUT:])
+    held_out = list(zip(images[-HELD_OUT:].split(500), labels[-HELD_OUT:].split(500), strict=True))
     images, labels = images[:-HELD_OUT], labels[:-HELD_OUT]
     optimiser = torch.optim.SGD(
         network.parameters(), lr=options.lr, momentum=0.9, weight_decay=options.wd, nesterov=True
@@ -80,7 +71,8 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, options: argparse.
             schedule.step()
         seconds = time.perf_counter() - start
         print(
-            f"epoch {epoch + 1:3d}  held-out accuracy {accuracy(network, *held_out):.2f} %  {seconds:.0f} s", flush=True
+            f"epoch {epoch + 1:3d}  held-out accuracy {accuracy(network.eval(), held_out):.2f} %  {seconds:.0f} s",
+            flush=True,
         )
 
 
@@ -103,7 +95,7 @@ def main() -> None:
     splits = datasets.load(options.dataset, options.data_dir)
     network = network_for(options.dataset).to(memory_format=torch.channels_last)
     train(network, *as_tensors(splits.train), options)
-    test_accuracy = accuracy(network, *as_tensors(splits.test))
+    test_accuracy = accuracy(network.eval(), DataLoader(splits.test, 500))
     torch.save({name: value.contiguous() for name, value in network.state_dict().items()}, options.save_file)
     print(f"test accuracy {test_accuracy:.2f} %; weights in {options.save_file}")
 
