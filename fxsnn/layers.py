@@ -193,6 +193,8 @@ class _Rate(torch.autograd.Function):
         ratio = x / value  # in the type of the thresholds: bfloat16 would round at other ones
         if rates is None:
             rates = steady_spike_counts(ratio, dynamics).div_(dynamics.timesteps)
+        else:  # in the order in memory of all the rest, which would be slow with two orders
+            rates = torch.empty_like(ratio).copy_(rates)
         ctx.save_for_backward(ratio, rates, value, unit)
         # Esser's scale 1 / sqrt(neurons * T) is for the step: the threshold moves T times as far, and its gradient is
         # a T-th of the step's.

@@ -12,6 +12,7 @@ sums are added to 16-bit ones before they can overflow.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -64,30 +65,23 @@ def convolution_tables(codes: NDArray[np.int8], groups: int) -> ConvolutionTable
 
     Lookups whose weights are all zero are left out.
     """
-    per_block = padded(_ungrouped(codes, groups), 0)
-    per_block = per_block.reshape(-1, CHANNELS, *per_block.shape[1:])  # [blocks, 4 outputs, inputs, height, width]
-    tables, group, tap, flushes, blocks, offset = [], [], [], [0], [0], []
-    for block in per_block:
-        inputs = padded(block.swapaxes(0, 1), 0)
-        # [input groups, height, width, 4 outputs, 4 inputs]
-        weights = inputs.reshape(-1, CHANNELS, *inputs.shape[1:]).transpose(0, 3, 4, 2, 1)
-        used = np.argwhere(weights.any(axis=(3, 4)))
-        sums = weights[tuple(used.T)] @ _BITS.T.astype(np.int64)  # [lookups, 4 outputs, 16]
-        lowest = sums.min(axis=2, keepdims=True)
-        tables.append((sums - lowest).astype(np.uint8))
-        group.append(used[:, 0])
-        tap.append(used[:, 1:])
-        offset.append(lowest.sum(axis=(0, 2)))
-        flushes += [flushes[-1] + run for run in _runs((sums - lowest).max(axis=2))]
+    full = padded(_ungrouped(codes, groups), 0)
+    full = padded(full.swapaxes(0, 1), 0)  # [inputs, outputs, height, width]
+    inputs, outputs, height, width = full.shape
+    # [blocks, input groups, height, width, 4 outputs, 4 inputs]
+    weights = full.reshape(inputs // CHANNELS, CHANNELS, -1, CHANNELS, height, width).transpose(2, 0, 4, 5, 3, 1)
+    used = np.argwhere(weights.any(axis=(4, 5)))
+    looked_up = weights[tuple(used.T)]  # [lookups, 4 outputs, 4 inputs]
+    lowest = np.minimum(looked_up, 0).sum(axis=2, dtype=np.int16)
+    tables = (looked_up @ _BITS.T.astype(np.int16) - lowest[..., None]).astype(np.uint8)
+    largest = np.abs(looked_up).sum(axis=2, dtype=np.int64)
+    offset = np.zeros((outputs // CHANNELS, CHANNELS), np.int64)
+    np.add.at(offset, used[:, 0], lowest)
+    flushes, blocks = [0], [0]
+    for start, end in pairwise(np.searchsorted(used[:, 0], np.arange(len(offset) + 1))):
+        flushes += [start + run for run in _runs(largest[start:end])]
         blocks.append(len(flushes) - 1)
-    return ConvolutionTables(
-        np.concatenate(tables),
-        np.concatenate(group),
-        np.concatenate(tap),
-        np.array(flushes),
-        np.array(blocks),
-        np.concatenate(offset),
-    )
+    return ConvolutionTables(tables, used[:, 1], used[:, 2:], np.array(flushes), np.array(blocks), offset.reshape(-1))
 
 
 def pooling_tables(channels: int, kernel: tuple[int, int]) -> ConvolutionTables:
@@ -106,10 +100,10 @@ def pooling_tables(channels: int, kernel: tuple[int, int]) -> ConvolutionTables:
     )
 
 
-def _ungrouped(codes: NDArray[np.int8], groups: int) -> NDArray[np.int64]:
+def _ungrouped(codes: NDArray[np.int8], groups: int) -> NDArray[np.int8]:
     """Codes [out channels, in channels, height, width] with zeros where a group does not read a channel."""
     outputs, inputs = len(codes) // groups, codes.shape[1]
-    full = np.zeros((len(codes), inputs * groups, *codes.shape[2:]), np.int64)
+    full = np.zeros((len(codes), inputs * groups, *codes.shape[2:]), np.int8)
     for number in range(groups):
         rows, columns = slice(number * outputs, (number + 1) * outputs), slice(number * inputs, (number + 1) * inputs)
         full[rows, columns] = codes[rows]
@@ -118,11 +112,9 @@ def _ungrouped(codes: NDArray[np.int8], groups: int) -> NDArray[np.int64]:
 
 def _runs(largest: NDArray[np.int64]) -> list[int]:
     """Ends of the longest runs of lookups whose largest entries [lookups, 4] cannot overflow a byte together."""
-    ends: list[int] = []
-    total = np.zeros(CHANNELS, np.int64)
-    for place, entries in enumerate(largest):
-        if (total + entries).max() > LARGEST_BYTE_SUM:
-            ends.append(place)
-            total = np.zeros(CHANNELS, np.int64)
-        total = total + entries
-    return [*ends, len(largest)]
+    reached = np.concatenate([np.zeros((1, CHANNELS), np.int64), largest.cumsum(axis=0)])
+    ends = [0]
+    while ends[-1] < len(largest):
+        allowed = reached[ends[-1]] + LARGEST_BYTE_SUM
+        ends.append(min(int(np.searchsorted(*of, side="right")) for of in zip(reached.T, allowed, strict=True)) - 1)
+    return ends[1:] or [0]
