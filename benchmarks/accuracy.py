@@ -31,7 +31,7 @@ from fxsnn.storage import load_arrays
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from accuracy_report import Row, read_rows, write
 from accuracy_training import Augmented, Data, Recipe, batches, load, trained
-from networks import ColourNet, DigitNet, GroupedColourNet
+from networks import DigitNet, StridedColourNet
 from simulators_report import write_whole
 
 LONGEST = 64
@@ -74,20 +74,19 @@ def _digits(ann: Recipe) -> Experiment:
 
 def _colours(ann: Recipe) -> Experiment:
     # As wide as Hardware v1.0 allows at 2 bits, and at 4.
-    grouped: tuple[str, Callable[[], nn.Module]] = ("GroupedColourNet, 56 channels", partial(GroupedColourNet, 56))
-    narrow: tuple[str, Callable[[], nn.Module]] = ("ColourNet, 28 channels", partial(ColourNet, 28))
-    networks = {1: grouped, 2: grouped, 3: narrow, 4: narrow}
-    options = {"lr": 0.02, "spiking_epochs": 3, "spiking_lr": 0.01, "distillation": 0.5, "precision": "bfloat16"}
+    width = {1: 56, 2: 56, 3: 28, 4: 28}
+    options: dict[str, Any] = {"epochs": 6, "lr": 0.02, "spiking_epochs": 3, "spiking_lr": 0.01}
+    options |= {"distillation": 0.5, "precision": "bfloat16"}
     return Experiment(
-        {bits: name for bits, (name, _) in networks.items()},
-        {bits: build for bits, (_, build) in networks.items()},
+        {bits: f"StridedColourNet, {channels} channels" for bits, channels in width.items()},
+        {bits: partial(StridedColourNet, channels) for bits, channels in width.items()},
         ann,
-        {bits: {**options, "epochs": epochs} for bits, epochs in {1: 5, 2: 4, 3: 6, 4: 6}.items()},
+        dict.fromkeys(_ALL_BITS, options),
         _CONVERT,
     )
 
 
-_COLOUR_ANN = Recipe(epochs=24, lr=0.05, batch_size=64, shift=4, flip=True, precision="bfloat16")
+_COLOUR_ANN = Recipe(epochs=30, lr=0.05, batch_size=64, shift=4, flip=True, precision="bfloat16")
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "MNIST": _digits(Recipe(epochs=12, precision="bfloat16")),

@@ -1,7 +1,7 @@
 """The networks of the examples: ordinary PyTorch, nothing of fxsnn in them but where the trained weights lie.
 
-All are legal on Hardware v1.0: `DigitNet` at 1 to 4 bits, `ColourNet` and `GroupedColourNet` at 1 and 2 bits (at 3
-with 37 channels, at 4 with 28).
+All are legal on Hardware v1.0: `DigitNet` at 1 to 4 bits, the colour networks at 1 and 2 bits (at 3 with 37 channels,
+at 4 with 28).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from fxsnn.storage import load_weights
 
 
-def conv_block(in_channels: int, out_channels: int, groups: int = 1) -> nn.Sequential:
-    """A 3x3 convolution that keeps the size of its map, with batch norm and ReLU."""
+def conv_block(in_channels: int, out_channels: int, *, groups: int = 1, stride: int = 1) -> nn.Sequential:
+    """A 3x3 convolution with batch norm and ReLU; at stride 1 it keeps the size of its map."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, groups=groups, bias=False),
+        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
@@ -88,6 +88,31 @@ class GroupedColourNet(nn.Module):
                 layers.append(nn.AvgPool2d(2))
             in_channels = out_channels
         self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(in_channels * 4 * 4, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, 10]."""
+        return self.classifier(self.features(images).flatten(1))
+
+
+class StridedColourNet(nn.Module):
+    """Colour images [N, 3, 32, 32] to ten logits; six convolutions, in groups as in `GroupedColourNet`.
+
+    Maps shrink by strides, because a pooling layer is one more layer of neurons, which rounds and delays spikes. Only
+    the last maps are averaged, adaptively: that is left to the computer that reads the chip.
+
+    Args:
+        width: the most channels that any neuron reads.
+    """
+
+    def __init__(self, width: int = 56) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        in_channels = 3
+        for out_channels, stride in ((28, 1), (56, 1), (112, 2), (112, 1), (224, 2), (224, 1)):
+            layers.append(conv_block(in_channels, out_channels, groups=-(-in_channels // width), stride=stride))
+            in_channels = out_channels
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4))
         self.classifier = nn.Linear(in_channels * 4 * 4, 10)
 
     def forward(self, images: Tensor) -> Tensor:
