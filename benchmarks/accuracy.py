@@ -75,8 +75,14 @@ def _digits(ann: Recipe) -> Experiment:
 def _colours(ann: Recipe) -> Experiment:
     # As wide as Hardware v1.0 allows at 2 bits, and at 4.
     width = {1: 56, 2: 56, 3: 28, 4: 28}
-    options: dict[str, Any] = {"epochs": 6, "lr": 0.02, "spiking_epochs": 3, "spiking_lr": 0.01}
-    options |= {"distillation": 0.5, "precision": "bfloat16"}
+    options = {
+        "epochs": 6,
+        "lr": 0.02,
+        "spiking_epochs": 3,
+        "spiking_lr": 0.01,
+        "distillation": 0.5,
+        "precision": "bfloat16",
+    }
     return Experiment(
         {bits: f"StridedColourNet, {channels} channels" for bits, channels in width.items()},
         {bits: partial(StridedColourNet, channels) for bits, channels in width.items()},

@@ -6,6 +6,7 @@ at 4 with 28).
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import resources
 
 import torch.nn.functional as F
@@ -14,8 +15,13 @@ from torch import Tensor, nn
 from fxsnn.storage import load_weights
 
 
-def conv_block(in_channels: int, out_channels: int, *, groups: int = 1, stride: int = 1) -> nn.Sequential:
-    """A 3x3 convolution with batch norm and ReLU; at stride 1 it keeps the size of its map."""
+def conv_block(in_channels: int, out_channels: int, *, width: int | None = None, stride: int = 1) -> nn.Sequential:
+    """A 3x3 convolution with batch norm and ReLU; at stride 1 it keeps the size of its map.
+
+    A chip limits the channels that a neuron reads, not those that a layer has: where there are more than `width`, the
+    layer is cut into groups.
+    """
+    groups = 1 if width is None else -(-in_channels // width)
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels),
@@ -70,9 +76,7 @@ class ColourNet(nn.Module):
 
 
 class GroupedColourNet(nn.Module):
-    """Colour images [N, 3, 32, 32] to ten logits; six convolutions, wide where the maps are small.
-
-    A chip limits the channels that a neuron reads, not those that a layer has: wide layers are cut into groups.
+    """Colour images [N, 3, 32, 32] to ten logits; six convolutions in groups, wide where the maps are small.
 
     Args:
         width: the most channels that any neuron reads.
@@ -80,15 +84,13 @@ class GroupedColourNet(nn.Module):
 
     def __init__(self, width: int = 56) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        in_channels = 3
-        for index, out_channels in enumerate((28, 56, 112, 112, 112, 224)):
-            layers.append(conv_block(in_channels, out_channels, groups=-(-in_channels // width)))
-            if index % 2:
-                layers.append(nn.AvgPool2d(2))
-            in_channels = out_channels
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(in_channels * 4 * 4, 10)
+        block = partial(conv_block, width=width)
+        self.features = nn.Sequential(
+            block(3, 28), block(28, 56), nn.AvgPool2d(2),
+            block(56, 112), block(112, 112), nn.AvgPool2d(2),
+            block(112, 112), block(112, 224), nn.AvgPool2d(2),
+        )  # fmt: skip
+        self.classifier = nn.Linear(224 * 4 * 4, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, 10]."""
@@ -96,7 +98,7 @@ class GroupedColourNet(nn.Module):
 
 
 class StridedColourNet(nn.Module):
-    """Colour images [N, 3, 32, 32] to ten logits; six convolutions, in groups as in `GroupedColourNet`.
+    """Colour images [N, 3, 32, 32] to ten logits; six convolutions in groups, wide where the maps are small.
 
     Maps shrink by strides, because a pooling layer is one more layer of neurons, which rounds and delays spikes. Only
     the last maps are averaged, adaptively: that is left to the computer that reads the chip.
@@ -107,13 +109,13 @@ class StridedColourNet(nn.Module):
 
     def __init__(self, width: int = 56) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        in_channels = 3
-        for out_channels, stride in ((28, 1), (56, 1), (112, 2), (112, 1), (224, 2), (224, 1)):
-            layers.append(conv_block(in_channels, out_channels, groups=-(-in_channels // width), stride=stride))
-            in_channels = out_channels
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4))
-        self.classifier = nn.Linear(in_channels * 4 * 4, 10)
+        block = partial(conv_block, width=width)
+        self.features = nn.Sequential(
+            block(3, 28), block(28, 56),
+            block(56, 112, stride=2), block(112, 112),
+            block(112, 224, stride=2), block(224, 224), nn.AdaptiveAvgPool2d(4),
+        )  # fmt: skip
+        self.classifier = nn.Linear(224 * 4 * 4, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, 10]."""

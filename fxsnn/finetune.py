@@ -471,7 +471,8 @@ class _Loop:
 
     def _distance(self, said: Tensor, images: Tensor) -> Tensor:
         """Hinton et al. 2015: cross entropy of softened distributions, times the square of the temperature."""
-        wanted = self._taught(images)
+        with self._precision():
+            wanted = self._taught(images)
         if wanted.shape != said.shape:
             raise DataError(f"the teacher gives outputs of shape {list(wanted.shape)}, the network {list(said.shape)}")
         temperature = self.options.temperature
@@ -480,7 +481,7 @@ class _Loop:
 
     def _taught(self, images: Tensor) -> Tensor:
         """Log-probabilities of the teacher, whether it gives probabilities, their logarithms or logits."""
-        with torch.no_grad(), self._precision():
+        with torch.no_grad():
             outputs = _outputs(self.task.teacher, images)
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:
             raise DataError("the teacher must give a tensor [N, classes]")

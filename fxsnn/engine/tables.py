@@ -116,5 +116,6 @@ def _runs(largest: NDArray[np.int64]) -> list[int]:
     ends = [0]
     while ends[-1] < len(largest):
         allowed = reached[ends[-1]] + LARGEST_BYTE_SUM
-        ends.append(min(int(np.searchsorted(*of, side="right")) for of in zip(reached.T, allowed, strict=True)) - 1)
+        beyond = [np.searchsorted(sums, most, side="right") for sums, most in zip(reached.T, allowed, strict=True)]
+        ends.append(int(min(beyond)) - 1)
     return ends[1:] or [0]

@@ -327,6 +327,18 @@ def test_a_teacher_may_give_logits_where_the_network_gives_probabilities(precisi
     assert losses[2] == pytest.approx(losses[0], rel=tolerance)
 
 
+def test_the_teacher_runs_in_mixed_precision_but_for_validation() -> None:
+    class Watched(Small):
+        def forward(self, images: Tensor) -> Tensor:
+            mixed.append((len(images), torch.is_autocast_enabled("cpu")))
+            return super().forward(images)
+
+    mixed: list[tuple[int, bool]] = []
+    options = {"teacher": seeded(Watched), "precision": "bfloat16", "batch_size": 32}
+    finetune(IMAGES[:32], distillation=1, validation=[IMAGES[:7]], epochs=1, **options)(GRAPH)
+    assert mixed == [(7, False), (32, True), (7, False)]
+
+
 def test_a_teacher_with_other_classes_is_refused() -> None:
     with pytest.raises(DataError, match=r"the teacher gives outputs of shape \[32, 7\], the network \[32, 5\]"):
         finetune(distillation=1, teacher=nn.Sequential(seeded(Small), nn.Linear(5, 7)))(GRAPH)
