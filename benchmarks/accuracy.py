@@ -6,7 +6,7 @@ Trains an ordinary network, converts it at each bit width with fine-tuning for T
 n-bit form and its spiking form at every number of steps up to 64. Choices were made on 5,000 training images that are
 held out from everything else; the test set is measured once at the end of a row. What is finished is kept in a folder:
 an interrupted call goes on. The report has all rows that are there and those that it had before; `--again` measures
-them anew.
+them anew. Mixed precision is slow on processors without AVX-512: `--float32`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from fxsnn.evaluation import accuracy, accuracy_over_time
 from fxsnn.storage import load_arrays
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from accuracy_report import Row, read_rows, write
+from accuracy_report import Row, machine, read_rows, write
 from accuracy_training import Augmented, Data, Recipe, batches, load, trained
 from networks import DigitNet, StridedColourNet
 from simulators_report import write_whole
@@ -55,6 +55,14 @@ class Experiment:
     ann: Recipe
     finetune: Mapping[int, Mapping[str, Any]]
     convert: Mapping[str, Any] = field(default_factory=dict)
+
+    def in_float32(self) -> Experiment:
+        """The same without mixed precision."""
+        plain = {
+            bits: {name: "float32" if name == "precision" else value for name, value in options.items()}
+            for bits, options in self.finetune.items()
+        }
+        return replace(self, ann=replace(self.ann, precision="float32"), finetune=plain)
 
 
 _ALL_BITS = (1, 2, 3, 4)
@@ -143,6 +151,7 @@ def measured(name: str, experiment: Experiment, data: Data, bits: int, timesteps
         ann_seconds=ann_seconds,
         recipe={**experiment.convert, **options},
         seconds=sum(epoch["seconds"] for epoch in state["history"]),
+        machine=machine(),
     )
 
 
@@ -156,6 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--work", type=Path, default=Path("out/accuracy"), help="what is finished is kept here")
     parser.add_argument("--out", type=Path, default=Path("out/accuracy"), help="where the report goes, and may be")
+    parser.add_argument("--float32", action="store_true", help="no mixed precision, which is slow without AVX-512")
     parser.add_argument("--again", action="store_true", help="measure rows that the report has, too")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.datasets if name not in EXPERIMENTS]
@@ -166,12 +176,13 @@ def main(arguments: list[str] | None = None) -> int:
     reported = set() if options.again else {row.key for row in read_rows(options.work, options.out)}
     for name in options.datasets:
         data = load(name, options.data_dir)
+        experiment = EXPERIMENTS[name].in_float32() if options.float32 else EXPERIMENTS[name]
         for seed in options.seeds:
             for bits in options.bits:
                 for timesteps in options.timesteps:
                     path = options.work / f"{name}-{bits}bits-T{timesteps}-seed{seed}.json"
                     if not path.exists() and (name, bits, timesteps, seed) not in reported:
-                        row = measured(name, EXPERIMENTS[name], data, bits, timesteps, seed, options.work)
+                        row = measured(name, experiment, data, bits, timesteps, seed, options.work)
                         write_whole(path, json.dumps(asdict(row), indent=1).encode())
                         print(row.line(), flush=True)
     rows = read_rows(options.work, options.out)

@@ -37,6 +37,7 @@ class Row:
         ann_seconds: how long that took.
         recipe: how the network was converted and fine-tuned.
         seconds: how long the fine-tuning took, interruptions left out.
+        machine: where that was.
     """
 
     dataset: str
@@ -52,6 +53,7 @@ class Row:
     ann_seconds: float
     recipe: Mapping[str, Any]
     seconds: float
+    machine: str
 
     @property
     def key(self) -> tuple[str, int, int, int]:
@@ -65,6 +67,12 @@ class Row:
             f"{self.dataset}, {self.network}, {self.bits} bits, fine-tuned for T={self.timesteps}, seed {self.seed}: "
             f"ANN {self.ann:.2f}, quantised {self.quantised:.2f}, spiking {spiking}; {self.seconds:.0f} s"
         )
+
+
+def machine() -> str:
+    """Where this runs: results are the same twice only on one machine."""
+    threads = torch.get_num_threads()
+    return f"{processor()}, {threads} threads, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def read_rows(work: Path, report: Path) -> list[Row]:
@@ -116,14 +124,22 @@ def _times(group: list[Row]) -> list[tuple[float, float]]:
     return [(row.ann_seconds, row.seconds) for row in group]
 
 
-def recipes(rows: Sequence[Row]) -> str:
-    """The recipes, each with the rows that it is of."""
+def provenance(rows: Sequence[Row]) -> str:
+    """Recipes and machines, each with the rows that it is of."""
     found: dict[str, list[str]] = {}
     for group in groups(rows):
-        row = group[0]
-        found.setdefault(f"ANN: {_options(row.ann_recipe)}", []).append(f"{row.dataset} {row.bits} bits")
-        found.setdefault(f"fine-tuning: {_options(row.recipe)}", []).append(f"{row.dataset} {row.bits} bits")
-    return "\n".join(f"- {recipe} ({', '.join(dict.fromkeys(names))})" for recipe, names in found.items())
+        seeds: dict[str, list[int]] = {}
+        for row in group:
+            for line in _provenance(row):
+                seeds.setdefault(line, []).append(row.seed)
+        for line, of in seeds.items():
+            some = "" if len(of) == len(group) else f", seed{'s' if len(of) > 1 else ''} {' and '.join(map(str, of))}"
+            found.setdefault(line, []).append(f"{group[0].dataset} {group[0].bits} bits{some}")
+    return "\n".join(f"- {line} ({'; '.join(dict.fromkeys(names))})" for line, names in sorted(found.items()))
+
+
+def _provenance(row: Row) -> tuple[str, ...]:
+    return f"ANN: {_options(row.ann_recipe)}", f"fine-tuning: {_options(row.recipe)}", f"machine: {row.machine}"
 
 
 def _options(recipe: Mapping[str, Any]) -> str:
@@ -132,11 +148,10 @@ def _options(recipe: Mapping[str, Any]) -> str:
 
 def document(rows: Sequence[Row]) -> str:
     """The Markdown page."""
-    where = f"Measured on {processor()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
-    where += f"torch {torch.__version__}. Accuracies in percent on the whole test set."
+    where = "Accuracies in percent on the whole test set; of several seeds the mean and half the range."
     if any(row.dataset == "CIFAR10-JPEG" for row in rows):
         where += " CIFAR10-JPEG are the images of CIFAR-10 as JPEG files (quality 75): pixels differ a little."
-    return "\n\n".join(["# Accuracy", where, results_table(rows), "## Recipes", recipes(rows)]) + "\n"
+    return "\n\n".join(["# Accuracy", where, results_table(rows), "## Recipes and machines", provenance(rows)]) + "\n"
 
 
 def picture(rows: Sequence[Row]) -> bytes:

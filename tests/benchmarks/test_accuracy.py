@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import accuracy
 import accuracy_training
 import pytest
 import torch
-from accuracy_report import spread
+from accuracy_report import Row, provenance, results_table, spread
 from accuracy_training import Augmented, Recipe, cycle, moved
 from networks import DigitNet
 
 RECIPE = Recipe(epochs=2, lr=0.05)
+ROW = Row("digits", "DigitNet", 2, 8, 0, 99.0, 98.0, (90.0,) * 64, 97.0, {"epochs": 2}, 9.0, {"lr": 0.1}, 5.0, "a CPU")
 
 
 @pytest.fixture
@@ -53,6 +55,7 @@ def test_a_row_is_measured_reported_and_kept(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "accuracy.md").read_text()
     assert "| digits | DigitNet | 2 | T = 4 | 1 |" in text
     assert "- fine-tuning: epochs=1, lr=0.01 (digits 2 bits)" in text
+    assert f"- machine: {row['machine']} (digits 2 bits)" in text
     assert (tmp_path / "out" / "accuracy.png").stat().st_size > 10_000
     kept = list((tmp_path / "work").glob("*.pt"))
     for path in kept:
@@ -119,6 +122,36 @@ def test_the_learning_rate_rises_and_falls() -> None:
 def test_seeds_are_averaged() -> None:
     assert spread([90.0]) == "90.00"
     assert spread([90.0, 91.0, 92.5]) == "91.17 ± 1.25"
+
+
+def test_a_line_of_the_report_is_of_all_seeds() -> None:
+    rows = [ROW, replace(ROW, seed=1, ann=98.0), replace(ROW, bits=1, timesteps=4)]
+    two, one = results_table(rows).splitlines()[2:]
+    assert two.startswith("| digits | DigitNet | 2 | T = 8 | 2 | 98.50 ± 0.50 | 98.00 ± 0.00 |")
+    assert "| 8.50 ± 0.50 |" in two  # the loss of each seed against its own ANN
+    assert one.startswith("| digits | DigitNet | 1 | T = 4 | 1 | 99.00 | 98.00 |")
+
+
+def test_recipes_and_machines_name_their_rows_and_the_seeds_where_these_differ() -> None:
+    other = replace(ROW, seed=1, ann_recipe={"epochs": 3}, machine="another CPU")
+    rows = [ROW, other, replace(other, seed=2), replace(ROW, bits=1)]
+    assert provenance(rows).splitlines() == [
+        "- ANN: epochs=2 (digits 2 bits, seed 0; digits 1 bits)",
+        "- ANN: epochs=3 (digits 2 bits, seeds 1 and 2)",
+        "- fine-tuning: lr=0.1 (digits 2 bits; digits 1 bits)",
+        "- machine: a CPU (digits 2 bits, seed 0; digits 1 bits)",
+        "- machine: another CPU (digits 2 bits, seeds 1 and 2)",
+    ]
+
+
+def test_mixed_precision_can_be_left_out() -> None:
+    mixed = accuracy.EXPERIMENTS["CIFAR10"]
+    plain = mixed.in_float32()
+    assert mixed.ann.precision == mixed.finetune[2]["precision"] == "bfloat16"
+    assert plain.ann == replace(mixed.ann, precision="float32")
+    assert plain.finetune[2] == {**mixed.finetune[2], "precision": "float32"}
+    digits = accuracy.EXPERIMENTS["MNIST"]
+    assert digits.in_float32().finetune == digits.finetune  # had none
 
 
 def test_unknown_data_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
