@@ -8,8 +8,9 @@ logits = snn(images)
 """
 
 from fxsnn import datasets
-from fxsnn.budget import ErrorBudget, error_budget, layer_activations, stage_networks
+from fxsnn.budget import ErrorBudget, error_budget
 from fxsnn.compiler import check, convert, pipeline
+from fxsnn.effects import layer_activations, stage_networks
 from fxsnn.errors import (
     AccuracyWarning,
     CalibrationWarning,

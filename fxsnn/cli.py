@@ -455,7 +455,7 @@ def _batches(data: Dataset[Any], snn: SpikingNetwork, options: argparse.Namespac
     """The first images of a data set, and how many they are."""
     image = data[0][0]
     try:
-        snn(image[None].to(next(snn.buffers()).device))
+        snn(image[None].to(snn.device))
     except RuntimeError as error:
         made_for = "others" if snn.image_size is None else str(list(snn.image_size))
         raise DataError(

@@ -45,7 +45,7 @@ def accuracy_over_time(snn: SpikingNetwork, batches: Batches, timesteps: int, ti
     hits, count = torch.zeros(timesteps, dtype=torch.float64), 0
     try:
         for images, labels in tqdm(batches, desc=title, disable=None, leave=False):
-            logits = snn.early_readout(images.to(_device_of(snn)))
+            logits = snn.early_readout(images.to(snn.device))
             hits += (logits.argmax(2).cpu() == labels).sum(1)
             count += len(labels)
     finally:

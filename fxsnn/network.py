@@ -218,6 +218,11 @@ class SpikingNetwork(nn.Module):
         return self._dynamics
 
     @property
+    def device(self) -> torch.device:
+        """Where its tensors are, and where images have to be."""
+        return next(self.buffers()).device
+
+    @property
     def image_size(self) -> tuple[int, ...] | None:
         """Channels, height and width of the images it was converted with; `None` where it saw none."""
         return self._image_size
@@ -291,10 +296,9 @@ class SpikingNetwork(nn.Module):
         Args:
             images: as for `profile`.
         """
-        device = next(self.buffers()).device
         for batch in image_batches(images, None, what="data"):
             for part in self._parts(batch):
-                yield part, self.simulate(part.to(device))
+                yield part, self.simulate(part.to(self.device))
 
     def _parts(self, images: Any) -> tuple[Tensor, ...]:
         """So many images at a time as PyTorch simulates best."""
@@ -326,8 +330,7 @@ class SpikingNetwork(nn.Module):
         document, arrays = described(self.graph, self._target, self._dynamics, size, self._provenance)
         if images is not None:
             document["golden"] = {"images": len(images)}
-            device = next(self.buffers()).device
-            arrays |= golden_arrays(self.simulate, images.to(device))
+            arrays |= golden_arrays(self.simulate, images.to(self.device))
         arrays = {name: tensor.detach().cpu() for name, tensor in arrays.items()}
         try:  # what is written can be read
             found = rebuilt(document, arrays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -133,6 +134,14 @@ class HandWritten(nn.Module):
         x = self.relu2(self.conv2(self.pool(x)))
         x = fxsnn.spike_avg_pooling(x, 2)
         return self.fc(self.relu3(self.hidden(x.flatten(1))))
+
+
+def pool_neurons() -> nn.Module:
+    """A layer is called like the neurons that stand behind a pooling in some networks of `fxsnn.effects`."""
+    layers = [("conv", nn.Conv2d(3, 4, 3)), ("relu", nn.ReLU()), ("pool", nn.AvgPool2d(2))]
+    layers += [("pool_neurons", nn.Conv2d(4, 6, 3)), ("relu2", nn.ReLU())]
+    layers += [("flat", nn.Flatten()), ("fc", nn.Linear(54, 5))]
+    return nn.Sequential(OrderedDict(layers))
 
 
 def without_classifier() -> nn.Module:

@@ -34,6 +34,7 @@ FLOORS: list[set[str]] = [
     {"fxsnn.student"},
     {"fxsnn.finetune"},
     {"fxsnn.passes"},
+    {"fxsnn.effects"},
     {"fxsnn.compiler", "fxsnn.budget", "fxsnn.sweeps", "fxsnn.loading", "fxsnn.evaluation"} | {"fxsnn.interchange"},
     {"fxsnn"},
     {"fxsnn.cli"},

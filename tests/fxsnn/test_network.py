@@ -152,6 +152,10 @@ class TestAsAModule:
         assert SNN.timesteps == 16
         assert other.simulate(images()).logits.shape[0] == 3
 
+    def test_its_device_is_where_its_tensors_are(self) -> None:
+        assert SNN.device == torch.device("cpu")
+        assert copy.deepcopy(SNN).to("meta").device == torch.device("meta")
+
     def test_it_is_in_evaluation_mode_and_says_what_it_is(self) -> None:
         assert not SNN.training
         assert "target=hw_v1.0, timesteps=16, reset='subtraction'" in repr(SNN)
