@@ -31,10 +31,11 @@ from fxsnn.errors import (
 )
 from fxsnn.golden import Verification
 from fxsnn.graph import Graph, capture
-from fxsnn.interchange import from_nir, model_from_nir, nir_input, to_nir
+from fxsnn.interchange import from_nir, nir_input, to_nir
 from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SpikeReLU, spike_avg_pooling
 from fxsnn.loading import load, verify
 from fxsnn.network import Run, SpikingNetwork
+from fxsnn.nir_model import model_from_nir
 from fxsnn.passes import Finetune
 from fxsnn.plugins import get_target
 from fxsnn.stages import Pass, Pipeline, Step

@@ -14,7 +14,7 @@ FLOORS: list[set[str]] = [
     {"fxsnn.difference"},
     {"fxsnn.target"},  # plain data
     {"fxsnn.lowbit", "fxsnn.hwtargets", "fxsnn.storage", "fxsnn.device", "fxsnn.datasets", "fxsnn.plots"}
-    | {"fxsnn.user_code"},
+    | {"fxsnn.user_code", "fxsnn.nir_model"},
     {"fxsnn.neuron", "fxsnn.plugins", "fxsnn.drawing", "fxsnn.packing"},
     {"fxsnn.layers"},  # arithmetic
     {"fxsnn.graph"},  # the program
