@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
+from fxsnn.batches import labelled_batches
 from fxsnn.effects import (
     EFFECTS,
     MatchedLayer,
@@ -30,7 +31,6 @@ from fxsnn.errors import DataError
 from fxsnn.graph import Graph
 from fxsnn.layers import QuantizedInput
 from fxsnn.network import SpikingNetwork
-from fxsnn.observe import labelled_batches
 from fxsnn.tables import aligned, html
 from fxsnn.target import AUTOMATIC, KernelSize
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxsnn.batches import image_batches
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, ModelError, OptionError, TargetError
 from fxsnn.graph import capture
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.neuron import Dynamics
-from fxsnn.observe import image_batches
 from fxsnn.passes import (
     CalibrateThresholds,
     Canonicalize,

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
+from fxsnn.batches import check_labels, images_and_labels, length_of
 from fxsnn.errors import DataError, FileError, OptionError, TargetError, TrainingError
 from fxsnn.graph import Graph
-from fxsnn.layers import check_images
 from fxsnn.storage import load_arrays, save_arrays
 from fxsnn.student import Student
 from fxsnn.target import whole_number
@@ -138,112 +138,6 @@ class Epoch:
     validation: float | None
     lr: float
     seconds: float
-
-
-# Data ----------------------------------------------------------------------------------------------------------------
-
-
-def batches_of(
-    data: Any, batch_size: int = 128, *, labels: bool = True, shuffle: bool = True, what: str = "fine-tuning data"
-) -> Iterable[Any]:
-    """What users have as something that can be gone through once per epoch.
-
-    Args:
-        data: an iterable of batches, or tensors: a pair of images and labels, or images alone.
-        batch_size: for tensors.
-        labels: batches must have labels.
-        shuffle: for tensors.
-        what: what it is, for messages.
-
-    Raises:
-        DataError: it is neither, or it is empty.
-    """
-    tensors = _tensors(data, labels=labels, what=what)
-    if tensors is not None:
-        if len(tensors[0]) == 0:
-            raise DataError(f"{what} is empty")
-        data = DataLoader(TensorDataset(*tensors), batch_size, shuffle=shuffle)
-    if not isinstance(data, Iterable) or isinstance(data, Tensor):
-        raise DataError(
-            f"{what} is a {type(data).__name__}; expected a pair (images, labels) or an iterable of such "
-            "batches, such as a DataLoader"
-        )
-    if length_of(data) == 0:
-        raise DataError(f"{what} is empty")
-    return data
-
-
-def _tensors(data: Any, *, labels: bool, what: str) -> tuple[Tensor, ...] | None:
-    """Images, or images and labels, if that is what `data` are."""
-    if isinstance(data, Tensor) and not labels:
-        return (data,)
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
-        if len(data[0]) != len(data[1]):
-            raise DataError(f"{what}: there are {len(data[0])} images and {len(data[1])} labels")
-        return data
-    return None
-
-
-def length_of(data: Iterable[Any]) -> int | None:
-    """How many batches there are, if it is known beforehand."""
-    try:
-        return len(data)  # type: ignore[arg-type]  # a DataLoader always has the method, and raises where it has no length
-    except TypeError:
-        return None
-
-
-def held_out(data: Any, share: float, seed: int, *, labels: bool = True) -> tuple[Any, Any]:
-    """Split tensors into training and validation data, at random.
-
-    Args:
-        data: a pair of images and labels, or images alone.
-        share: of the images that are held out, between 0 and 1.
-        seed: of the choice.
-        labels: there must be labels.
-
-    Raises:
-        OptionError: the share is not between 0 and 1, or data that come in batches would have to be split.
-        DataError: there are not as many images as labels, or fewer than two.
-    """
-    if not 0 < share < 1:
-        raise OptionError(f"validation is {share!r}; allowed are shares between 0 and 1, data, or None")
-    tensors = _tensors(data, labels=labels, what="fine-tuning data")
-    if tensors is None:
-        raise OptionError(
-            f"validation is {share!r}, but data that come in batches cannot be split: give the validation data"
-        )
-    if len(tensors[0]) < 2:
-        raise DataError(f"fine-tuning data are {len(tensors[0])} images; validation needs one of at least two")
-    order = torch.randperm(len(tensors[0]), generator=torch.Generator().manual_seed(seed))
-    count = min(max(1, round(share * len(order))), len(order) - 1)
-    parts = [tuple(part[chosen] for part in tensors) for chosen in (order[count:].sort()[0], order[:count].sort()[0])]
-    kept, out = parts if isinstance(data, tuple) else [part[0] for part in parts]
-    return kept, out
-
-
-def _parts(batch: Any, channels: int | None, *, labels: bool) -> tuple[Tensor, Tensor | None]:
-    """Images and labels of a batch."""
-    if not labels:
-        images = batch[0] if isinstance(batch, tuple | list) and batch else batch
-        check_images(images, channels)
-        return images, None
-    if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[1], Tensor):
-        raise DataError("a batch for fine-tuning must be (images, labels); labels are an integer tensor [N]")
-    images, given = batch[:2]
-    check_images(images, channels)
-    if given.is_floating_point() or given.dtype == torch.bool or given.shape != images.shape[:1]:
-        raise DataError(
-            f"labels are {given.dtype} of shape {list(given.shape)}; expected integers of shape {[len(images)]}"
-        )
-    return images, given.long()
-
-
-def _check_labels(labels: Tensor, classes: int) -> None:
-    if not bool(((labels >= 0) & (labels < classes)).all()):
-        raise DataError(
-            f"labels go from {int(labels.min())} to {int(labels.max())}; the network has {classes} "
-            f"classes, 0 to {classes - 1}"
-        )
 
 
 def _outputs(network: Callable[[Tensor], Any], images: Tensor) -> Any:
@@ -387,7 +281,7 @@ class _Loop:
         total = hits = count = labelled = 0.0
         lr = self.lrs[phase]
         for iteration, batch in enumerate(self.task.batches):
-            images, labels = _parts(batch, self.student.graph.input_channels, labels=self.labels)
+            images, labels = images_and_labels(batch, self.student.graph.input_channels, labels=self.labels)
             if len(images) == 0:
                 continue
             done = (self.state.done[phase] + (iteration / self.size if self.size else 0)) / epochs
@@ -442,7 +336,7 @@ class _Loop:
         with self._precision():
             outputs = _outputs(self.student.graph, images)
         if labels is not None:
-            _check_labels(labels, outputs.shape[1])
+            check_labels(labels, outputs.shape[1])
         said, share = self.likelihood(outputs), self.options.distillation
         loss = said.new_zeros(())
         if labels is not None and share < 1:
@@ -497,13 +391,13 @@ class _Loop:
         network, hits, count = self.student.spiking(), 0, 0
         with torch.no_grad():
             for batch in self.task.validation:
-                images, labels = _parts(batch, self.student.graph.input_channels, labels=self.labels)
+                images, labels = images_and_labels(batch, self.student.graph.input_channels, labels=self.labels)
                 if len(images) == 0:
                     continue
                 images = images.to(self.device, self.weight.dtype)
                 outputs = _outputs(network, images)
                 if labels is not None:
-                    _check_labels(labels, outputs.shape[1])
+                    check_labels(labels, outputs.shape[1])
                 wanted = self._taught(images).argmax(1) if labels is None else labels.to(self.device)
                 hits += int((outputs.argmax(1) == wanted).sum())
                 count += len(images)

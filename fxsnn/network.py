@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxsnn.activity import Meter
+from fxsnn.batches import image_batches
 from fxsnn.document import described
 from fxsnn.engine import check_engine, engine_for
 from fxsnn.engine.chain import Chain, Engine, Fingerprint, Recording, Unsupported, chain_of, fingerprint, watched
@@ -22,7 +23,6 @@ from fxsnn.golden import Golden, golden_arrays
 from fxsnn.graph import Graph
 from fxsnn.layers import Decode, Spiking, check_images
 from fxsnn.neuron import Dynamics
-from fxsnn.observe import image_batches
 from fxsnn.reconstruction import DAMAGED, rebuilt
 from fxsnn.report import Report, report_of
 from fxsnn.storage import save_arrays

@@ -6,7 +6,7 @@ count: adding up integers gives the same result in every order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -14,16 +14,15 @@ from torch import Tensor, fx
 from torch.fx.node import Node
 from tqdm import tqdm
 
+from fxsnn.batches import image_batches
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph
-from fxsnn.layers import check_images
 from fxsnn.neuron import Dynamics, steady_spike_counts
 
 _MANTISSA_BITS = 10  # a bin is 2^-10, about 0.1 %, wide
 _LEAST_EXPONENT, _EXPONENTS = -32, 64
 _BINS = _EXPONENTS << _MANTISSA_BITS
 _FIRST = (127 + _LEAST_EXPONENT) << _MANTISSA_BITS
-_CHUNK = 256
 _MSE_CANDIDATES = 200
 
 
@@ -99,72 +98,6 @@ class Histogram:
             if error < least:
                 best, least = threshold, error
         return best
-
-
-def image_batches(data: Any, channels: int | None, *, what: str = "calibration data") -> Iterator[Tensor]:
-    """Batches of images from what users have: a tensor, or an iterable of batches or of (images, labels, ...).
-
-    Args:
-        data: images [N, C, H, W], a pair of images and labels, or an iterable such as a `DataLoader`.
-        channels: what the network reads.
-        what: what it is, for messages.
-
-    Raises:
-        DataError: there is no batch, or a batch holds no images for the network.
-    """
-    return (images for images, _ in _batches(data, channels, what))
-
-
-def labelled_batches(data: Any, channels: int | None, *, what: str) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The same with labels: integers [N], `None` where there are none.
-
-    Raises:
-        DataError: as above; or what comes with the images is no labels for them.
-    """
-    for images, rest in _batches(data, channels, what):
-        labels = rest[0] if rest else None
-        if labels is None:
-            yield images, None
-            continue
-        if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or labels.is_floating_point():
-            found = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-            raise DataError(f"labels are {found}; expected a tensor of integers {[len(images)]}, or images alone")
-        yield images, labels
-
-
-def _batches(data: Any, channels: int | None, what: str) -> Iterator[tuple[Tensor, list[Any]]]:
-    """Batches of images, and what comes with them."""
-    batches: Iterable[Any]
-    if isinstance(data, tuple) and [_is_images(one) for one in data[:2]] in ([True], [True, False]):
-        batches = _split(*data)
-    elif isinstance(data, Tensor):
-        batches = _split(data)
-    elif isinstance(data, Iterable):
-        batches = data
-    else:
-        raise DataError(
-            f"{what} is a {type(data).__name__}; expected images [N, C, H, W], or an iterable of batches "
-            "such as a DataLoader"
-        )
-    empty = True
-    for batch in batches:
-        images, *rest = batch if isinstance(batch, tuple | list) and batch else (batch,)
-        check_images(images, channels)
-        if len(images):
-            empty = False
-            yield images, rest
-    if empty:
-        raise DataError(f"{what} is empty; give at least one batch of images")
-
-
-def _is_images(value: object) -> bool:
-    return isinstance(value, Tensor) and value.dim() == 4
-
-
-def _split(images: Tensor, *rest: Any) -> Iterator[tuple[Any, ...]]:
-    """Tensors in batches."""
-    for start in range(0, len(images), _CHUNK):
-        yield images[start : start + _CHUNK], *(one[start : start + _CHUNK] for one in rest)
 
 
 class Watch(fx.Interpreter):

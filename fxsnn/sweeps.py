@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fxsnn.activity import Meter
+from fxsnn.batches import labelled_batches
 from fxsnn.errors import DataError, OptionError
 from fxsnn.network import SpikingNetwork
-from fxsnn.observe import labelled_batches
 from fxsnn.tables import aligned, html
 
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
+from fxsnn.batches import image_batches
 from fxsnn.errors import OptionError, PipelineError
 from fxsnn.graph import Graph
 from fxsnn.layers import LowBit
 from fxsnn.neuron import Dynamics
-from fxsnn.observe import Histogram, Watch, image_batches
+from fxsnn.observe import Histogram, Watch
 from fxsnn.stages import Pass, facts
 from fxsnn.student import Student, float_form
 from fxsnn.target import HardwareTarget

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from fxsnn.batches import batches_of, held_out
 from fxsnn.errors import OptionError, PipelineError
-from fxsnn.finetune import Epoch, Task, TrainingOptions, batches_of, held_out, train
+from fxsnn.finetune import Epoch, Task, TrainingOptions, train
 from fxsnn.graph import Graph
 from fxsnn.neuron import Dynamics
 from fxsnn.stages import Pass, facts

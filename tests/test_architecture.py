@@ -17,7 +17,7 @@ FLOORS: list[set[str]] = [
     | {"fxsnn.user_code", "fxsnn.nir_model"},
     {"fxsnn.neuron", "fxsnn.plugins", "fxsnn.drawing", "fxsnn.packing"},
     {"fxsnn.layers"},  # arithmetic
-    {"fxsnn.graph"},  # the program
+    {"fxsnn.graph", "fxsnn.batches"},  # the program, and what it reads
     {"fxsnn.engine.chain", "fxsnn.engine.tables"},  # the engines
     {"fxsnn.engine.planes"},
     {"fxsnn.engine.kernels"},

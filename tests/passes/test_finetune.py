@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import fxsnn
 from fxsnn.errors import DataError, FileError, OptionError, PipelineError, TrainingError
-from fxsnn.finetune import Epoch, held_out
+from fxsnn.finetune import Epoch
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit
 from fxsnn.passes import CalibrateThresholds, Canonicalize, Finetune, FoldBatchNorm, QuantizeWeights, SubstituteSpikes
@@ -399,10 +399,6 @@ def test_a_share_of_the_images_can_be_held_out() -> None:
     history: list[Epoch] = []
     finetune(epochs=2, validation=0.25, on_epoch=history.append)(GRAPH)
     assert all(epoch.validation is not None for epoch in history)
-    kept, out = held_out(DATA, 0.25, seed=0)
-    assert (len(kept[0]), len(out[0])) == (72, 24)
-    together = torch.cat([kept[0], out[0]]).flatten(1).sum(1).sort()[0]
-    assert torch.equal(together, IMAGES.flatten(1).sum(1).sort()[0])
 
 
 def test_without_progress_it_stops_early() -> None:
