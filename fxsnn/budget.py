@@ -384,8 +384,12 @@ def _advice(row: LayerBudget, snn: SpikingNetwork) -> str:
     if row.cause == "weights":
         layer: Any = snn.graph[row.layer]
         widest = snn.target.bits_of(row.layer, AUTOMATIC, *_reads(layer))
-        more = f"give it more bits (the target allows {widest}), or " if widest > layer.bits else ""
-        return f"Its {layer.bits}-bit weights say too little: {more}fine-tune (finetune=fxsnn.Finetune(data))"
+        remedies = [f"give it more bits (the target allows {widest})"] if widest > layer.bits else []
+        given = snn.provenance.get("options", {})
+        if not given.get("correction") and not given.get("finetune"):
+            remedies.append("correct the biases (correction='biases', no labels needed)")
+        remedies.append("fine-tune (finetune=fxsnn.Finetune(data))")
+        return f"Its {layer.bits}-bit weights say too little: {', or '.join(remedies)}"
     if row.cause == "rounding":
         return (
             "Its integers are coarse: fine-tune, which has them in the loop (finetune=fxsnn.Finetune(data)), train it "

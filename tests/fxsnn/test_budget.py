@@ -46,7 +46,16 @@ class TestTheCulprit:
         snn = convert(MODEL, **{**FINE, "bits": {layer: 1}})
         worst = fxsnn.error_budget(MODEL, snn, images(16, seed=3)).worst
         assert (worst.layer, worst.effect) == (layer, "weights")
-        assert "Its 1-bit weights say too little: give it more bits (the target allows 4), or fine-tune" in worst.advice
+        more, correct, tune = worst.advice.split(", or ")
+        assert more == "Its 1-bit weights say too little: give it more bits (the target allows 4)"
+        assert correct == "correct the biases (correction='biases', no labels needed)"
+        assert tune.startswith("fine-tune")
+
+    def test_what_was_corrected_already_is_not_advised(self, convert: Convert) -> None:
+        snn = convert(MODEL, **{**FINE, "bits": {"conv2": 1}, "correction": "both"})
+        worst = fxsnn.error_budget(MODEL, snn, images(16, seed=3)).worst
+        assert worst.effect == "weights"
+        assert "correct" not in worst.advice
 
     def test_two_timesteps_are_timesteps(self, convert: Convert) -> None:
         worst = fxsnn.error_budget(MODEL, convert(MODEL, **{**FINE, "timesteps": 2}), images(16, seed=3)).worst
