@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -79,6 +80,31 @@ def _split(images: Tensor, *rest: Any) -> Iterator[tuple[Any, ...]]:
     """Tensors in batches."""
     for start in range(0, len(images), _AT_ONCE):
         yield images[start : start + _AT_ONCE], *(one[start : start + _AT_ONCE] for one in rest)
+
+
+@contextmanager
+def accepted(
+    images: Tensor, by: str = "the network", *, what: str = "images", size: tuple[int, ...] | None = None
+) -> Iterator[None]:
+    """Around running a network on images: what PyTorch cannot compute on their shape is the images' fault.
+
+    Args:
+        images: what it is run on.
+        by: what is run, for the message.
+        what: what they are, for the message.
+        size: channels, height and width that it is known to accept.
+
+    Raises:
+        DataError: instead of PyTorch's `RuntimeError`.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        known = "" if size is None else f" (it was made with {list(size)})"
+        raise DataError(f"{by} does not accept {what} of shape {list(images.shape)}{known}: {reason}") from error
 
 
 # Training ------------------------------------------------------------------------------------------------------------

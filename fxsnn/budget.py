@@ -386,6 +386,9 @@ def _advice(row: LayerBudget, snn: SpikingNetwork) -> str:
         widest = snn.target.bits_of(row.layer, AUTOMATIC, *_reads(layer))
         remedies = [f"give it more bits (the target allows {widest})"] if widest > layer.bits else []
         given = snn.provenance.get("options", {})
+        if given.get("finetune"):
+            more = f"; {remedies[0]}, or fine-tune longer" if remedies else "; fine-tune longer"
+            return f"Fine-tuning has moved them, which does no harm where the stages keep the accuracy{more} if not"
         if not given.get("correction") and not given.get("finetune"):
             remedies.append("correct the biases (correction='biases', no labels needed)")
         remedies.append("fine-tune (finetune=fxsnn.Finetune(data))")

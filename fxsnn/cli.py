@@ -265,8 +265,7 @@ def _add_file(parser: argparse.ArgumentParser) -> None:
 def check_command(options: argparse.Namespace) -> Answer:
     """Whether a network, trained or not, can be converted for a chip; everything that stands in the way, at once."""
     report = check(_model(options), target=options.target, bits=bits_from(options.bits))
-    data = {"ok": report.ok, **asdict(report)}
-    return Answer(str(report), data, 0 if report.ok else 1)
+    return Answer(str(report), report.to_dict(), 0 if report.ok else 1)
 
 
 def convert_command(options: argparse.Namespace) -> Answer:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fxsnn.batches import image_batches
+from fxsnn.document import unwritable
 from fxsnn.engine import check_engine
-from fxsnn.errors import AccuracyWarning, DataError, ModelError, OptionError, TargetError
+from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
 from fxsnn.graph import capture
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.neuron import Dynamics
@@ -82,12 +83,16 @@ def pipeline(
         if correction not in CORRECTIONS:
             allowed = ", ".join(map(repr, CORRECTIONS))
             raise OptionError(f"correction is {correction!r}; allowed are {allowed}, or None")
+        if calibration_data is None:
+            raise OptionError(f"correction={correction!r} needs images: pass calibration_data")
         biases, thresholds = correction != "thresholds", correction != "biases"
         passes.append(CorrectLayers(calibration_data, chip, biases, thresholds, **asdict(dynamics)))
     if finetune is not None:
+        if not isinstance(finetune, Finetune):
+            raise OptionError(f"finetune is a {type(finetune).__name__}; expected fxsnn.Finetune(data, ...), or None")
         passes.append(_completed(finetune, target=chip, **asdict(dynamics)))
     passes.append(SubstituteSpikes(chip, dynamics.timesteps, reset, initial_membrane))
-    return Pipeline(tuple(passes), example)
+    return Pipeline(tuple(passes), _example(_sample(calibration_data, 2)) if example is None else example)
 
 
 def _completed(finetune: Finetune, **options: Any) -> Finetune:
@@ -105,7 +110,7 @@ def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits) -> FitR
 
     Returns:
         A report with `.ok`, `.layers`, `.violations` (limits of the chip) and `.findings` (all else), everything at
-        once. Print it.
+        once, and `.unwritable`, what would keep the converted network from being saved. Print it.
 
     Raises:
         OptionError: unknown target, or bits that it does not know.
@@ -118,7 +123,8 @@ def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits) -> FitR
         return FitReport(chip.name, bits, (), (), error.findings)
     report = CheckLimits(chip, bits).report(graph)
     clashes = name_clashes([name for name, _ in graph.module.named_children()])
-    return replace(report, findings=(*CheckConvRelu().findings(graph), *clashes))
+    findings = (*CheckConvRelu().findings(graph), *clashes)
+    return replace(report, findings=findings, unwritable=() if findings else tuple(unwritable(graph)))
 
 
 def convert(
@@ -160,7 +166,8 @@ def convert(
         correction: "biases", "thresholds" or "both": suit them to n-bit weights and spikes without training, from the
             calibration data, see `fxsnn.passes.CorrectLayers`.
         finetune: train the n-bit weights, see `fxsnn.Finetune`.
-        example: images on which rewrites are verified; `None`: random images of a size that the network accepts.
+        example: images on which rewrites are verified; `None`: calibration images, or random ones of a size that the
+            network accepts.
         engine: what runs the spiking network, "auto", "numba", "triton" or "torch"; all give the same spikes. It can be
             changed afterwards.
         progress: show progress bars.
@@ -173,6 +180,7 @@ def convert(
     """
     chip = get_target(target)
     check_engine(engine)
+    sample = _sample(calibration_data)
     passes = pipeline(
         target=chip,
         bits=bits,
@@ -186,7 +194,7 @@ def convert(
         per_channel=per_channel,
         correction=correction,
         finetune=finetune,
-        example=example,
+        example=_example(sample) if example is None else example,
         progress=progress,
     )
     report = check(model, target=chip, bits=bits)
@@ -194,11 +202,14 @@ def convert(
         raise TargetError(report.problems, report)
     if report.findings:
         raise ModelError(report.findings)
+    if report.unwritable:
+        told = "; ".join(map(str, report.unwritable))
+        warnings.warn(f"the spiking network cannot be saved: {told}", FxsnnWarning, stacklevel=2)
     narrowest = min(row.bits for row in report.layers)
     if narrowest <= 2 and finetune is None:
         warnings.warn(
             f"{narrowest}-bit weights without fine-tuning lose much of the accuracy; "
-            "pass finetune=fxsnn.Finetune(data)",
+            "pass finetune=fxsnn.Finetune(data), or --finetune-epochs on the command line",
             AccuracyWarning,
             stacklevel=2,
         )
@@ -219,7 +230,12 @@ def convert(
         "finetune": None if finetune is None else finetune.describe(),
     }
     provenance = {"versions": _versions(), "options": options, "passes": [one.describe() for one in passes.passes]}
-    return SpikingNetwork(passes.run(graph), chip, engine, _sample(calibration_data), size, provenance)
+    return SpikingNetwork(passes.run(graph), chip, engine, sample, size, provenance)
+
+
+def _example(sample: Tensor | None) -> Tensor | None:
+    """Calibration images on which rewrites are verified; what is not finite is left for calibration to refuse."""
+    return sample[:2] if sample is not None and bool(torch.isfinite(sample).all()) else None
 
 
 def _versions() -> dict[str, str]:
@@ -227,8 +243,8 @@ def _versions() -> dict[str, str]:
     return {"fxsnn": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def _sample(data: Any) -> Tensor | None:
-    """A few calibration images for the report; none of data that can be gone through only once."""
+def _sample(data: Any, most: int = _SAMPLE) -> Tensor | None:
+    """The first calibration images, `most` at most; none of data that can be gone through only once."""
     if data is None or isinstance(data, Iterator):
         return None
     parts: list[Tensor] = []
@@ -238,8 +254,8 @@ def _sample(data: Any) -> Tensor | None:
                 if parts and images.shape[1:] != parts[0].shape[1:]:
                     break
                 parts.append(images.detach())
-                if sum(map(len, parts)) >= _SAMPLE:
+                if sum(map(len, parts)) >= most:
                     break
-    except DataError:  # used up: what is only for the report must not spoil a conversion
+    except DataError:  # calibration says what is wrong with them
         return None
-    return torch.cat(parts)[:_SAMPLE].clone()
+    return torch.cat(parts)[:most].clone()

@@ -16,7 +16,7 @@ def choose_device(wanted: str | None = None) -> torch.device:
 
     Args:
         wanted: a PyTorch device such as "cpu" or "cuda:1", taken as it is; `None` lets GPUtil pick the least-loaded
-            GPU, and means CPU where there is none.
+            GPU (where it cannot be imported, the one with the most free memory), and means CPU where there is none.
 
     Raises:
         OptionError: `wanted` is no device, or one that this machine does not have.
@@ -42,10 +42,12 @@ def _existing(wanted: str) -> torch.device:
 
 
 def _least_loaded() -> int | None:
-    # GPUtil 1.4 imports distutils, gone since Python 3.12, and runs nvidia-smi, which may be missing or broken.
     try:
         import GPUtil
-
+    except ImportError as error:  # GPUtil 1.4 needs distutils, which is gone since Python 3.12
+        _log.info("GPUtil cannot be imported (%r): taking the GPU with the most free memory", error)
+        return max(range(torch.cuda.device_count()), key=lambda index: torch.cuda.mem_get_info(index)[0])
+    try:  # it runs nvidia-smi, which may be missing or broken
         free = GPUtil.getAvailable(order="memory", limit=1, maxLoad=1.0, maxMemory=1.0)
     except Exception as error:
         _log.warning("GPUtil cannot say which GPU is free (%r): running on the CPU; --device overrides", error)

@@ -103,21 +103,13 @@ def described(
     places = {node: place for place, node in enumerate(graph)}
     nodes, arrays, problems = [], dict[str, Tensor](), list[Finding]()
     for node in graph:
+        problems += _about_name(graph, node)
         try:
             described, own = _described(graph, node, places)
         except _NoName as reason:
-            problems.append(
-                graph.finding(
-                    node,
-                    f"{reason} has no name in the format of files",
-                    "Leave it out of the network and apply it to what the network returns",
-                )
-            )
+            problems.append(_nameless(graph, node, reason))
             continue
         name = _name(graph, node)
-        if NAME.fullmatch(name) is None or len(name) > LONGEST_NAME:
-            problem = f"files allow letters, digits, _ and - in its name, {LONGEST_NAME} of them at most"
-            problems.append(graph.finding(node, problem, "Rename it"))
         nodes.append({"op": described.pop("op"), "name": name, **described})
         arrays |= {f"{name}.{part}" if part else name: tensor for part, tensor in own}
     if problems:
@@ -133,6 +125,38 @@ def described(
         "provenance": dict(provenance),
     }
     return document, arrays
+
+
+def unwritable(graph: Graph) -> list[Finding]:
+    """What would keep a network from being written to a file once it is converted.
+
+    Args:
+        graph: a network before its conversion, canonical.
+    """
+    places = {node: place for place, node in enumerate(graph)}
+    tail = set(graph.tail())
+    found: list[Finding] = []
+    for node in graph:
+        found += _about_name(graph, node)
+        if node in tail:
+            try:
+                _described(graph, node, places)
+            except _NoName as reason:
+                found.append(_nameless(graph, node, reason))
+    return found
+
+
+def _about_name(graph: Graph, node: Node) -> list[Finding]:
+    name = _name(graph, node)
+    if NAME.fullmatch(name) is not None and len(name) <= LONGEST_NAME:
+        return []
+    problem = f"files allow letters of ASCII, digits, _ and - in its name, {LONGEST_NAME} of them at most"
+    return [graph.finding(node, problem, "Rename it")]
+
+
+def _nameless(graph: Graph, node: Node, reason: Exception) -> Finding:
+    remedy = "Leave it out of the network and apply it to what the network returns"
+    return graph.finding(node, f"{reason} has no name in the format of files", remedy)
 
 
 class _NoName(Exception):  # noqa: N818  # never leaves this file

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
-from fxsnn.errors import DataError, OptionError
+from fxsnn.batches import accepted
+from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Weighted, capture
-from fxsnn.layers import Encode, QuantizedInput, Spiking, conv_like, linear_like
-from fxsnn.network import SpikingNetwork
+from fxsnn.layers import Encode, QuantizedInput, Spiking, check_images, conv_like, linear_like
+from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.neuron import Dynamics, integrate_and_fire, steady_spike_counts
 from fxsnn.observe import Watch
 from fxsnn.passes import Canonicalize, CheckConvRelu, FoldBatchNorm
@@ -145,6 +146,7 @@ class MatchedLayer:
 
 def _float_network(model: nn.Module, snn: SpikingNetwork) -> Graph:
     """The user's network with batch norms folded, in double precision, where the spiking network is."""
+    require_spiking(snn)
     graph = capture(model)
     for one in (Canonicalize(), CheckConvRelu(), FoldBatchNorm()):  # verified when the network was converted
         graph = one(graph).after
@@ -290,6 +292,7 @@ def layer_activations(model: nn.Module, snn: SpikingNetwork, images: Tensor) -> 
     """
     ann = _float_network(model, snn)
     layers = matched_layers(ann, snn)
+    check_images(images, ann.input_channels)
     with torch.no_grad():
         analog = float_activations(ann, layers, images.to(snn.device, torch.float64))
         real = real_activations(snn, layers, images.to(snn.device, torch.float32))
@@ -300,10 +303,8 @@ def float_activations(ann: Graph, layers: Sequence[MatchedLayer], images: Tensor
     """Activations of the ANN, by layer."""
     names = {layer.out: layer.name for layer in layers}
     found: dict[str, Tensor] = {}
-    try:
+    with accepted(images):
         Watch(ann, names, lambda node, value: found.__setitem__(names[node], value)).run(images)
-    except RuntimeError as error:
-        raise DataError(f"the network does not accept images of shape {list(images.shape)}: {error}") from error
     return found
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from fxsnn.batches import check_labels, images_and_labels, length_of
+from fxsnn.batches import accepted, check_labels, images_and_labels, length_of
 from fxsnn.errors import DataError, FileError, OptionError, TargetError, TrainingError
 from fxsnn.graph import Graph
 from fxsnn.storage import load_arrays, save_arrays
@@ -138,16 +138,6 @@ class Epoch:
     validation: float | None
     lr: float
     seconds: float
-
-
-def _outputs(network: Callable[[Tensor], Any], images: Tensor) -> Any:
-    """What a network says, or why it cannot."""
-    try:
-        return network(images)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise DataError(f"a network does not accept images of shape {list(images.shape)}: {error}") from error
 
 
 def _log_probabilities(graph: Graph) -> Callable[[Tensor], Tensor]:
@@ -332,9 +322,10 @@ class _Loop:
         """One step of the optimiser; the loss and the outputs before it."""
         images = images.to(self.device, self.weight.dtype)
         if spiking:
-            _outputs(self.student.simulate, images)
-        with self._precision():
-            outputs = _outputs(self.student.graph, images)
+            with accepted(images):
+                self.student.simulate(images)
+        with self._precision(), accepted(images):
+            outputs = self.student.graph(images)
         if labels is not None:
             check_labels(labels, outputs.shape[1])
         said, share = self.likelihood(outputs), self.options.distillation
@@ -375,8 +366,8 @@ class _Loop:
 
     def _taught(self, images: Tensor) -> Tensor:
         """Log-probabilities of the teacher, whether it gives probabilities, their logarithms or logits."""
-        with torch.no_grad():
-            outputs = _outputs(self.task.teacher, images)
+        with torch.no_grad(), accepted(images, by="the teacher"):
+            outputs = self.task.teacher(images)
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:
             raise DataError("the teacher must give a tensor [N, classes]")
         outputs = outputs.float()
@@ -395,7 +386,8 @@ class _Loop:
                 if len(images) == 0:
                     continue
                 images = images.to(self.device, self.weight.dtype)
-                outputs = _outputs(network, images)
+                with accepted(images):
+                    outputs = network(images)
                 if labels is not None:
                     check_labels(labels, outputs.shape[1])
                 wanted = self._taught(images).argmax(1) if labels is None else labels.to(self.device)

@@ -35,6 +35,7 @@ Weighted = (nn.Conv2d, nn.Linear)
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _LIBRARY_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parent)
+_QUANTISED = ("torch.ao.", "torch.nn.quantized", "torch.nn.qat", "torch.nn.intrinsic", "torchao.")
 _COMMON_SIZES = (32, 28, 64, 224, 96, 128, 48, 16, 256, 8)
 
 
@@ -172,7 +173,8 @@ class Graph:
 
     def __call__(self, images: Tensor) -> Any:
         """Run the network; images and output as in the user's model."""
-        return self.module(images)
+        # Not as `self.module(images)`: where that fails, torch.fx prints a traceback before it raises.
+        return self.module.forward(images)
 
     def example_input(self, batch: int = 2, seed: int = 0) -> Tensor | None:
         """Random images that the network accepts, or `None` if no square size up to 256 works.
@@ -191,9 +193,13 @@ class Graph:
         for height, width in sizes:
             try:
                 with torch.no_grad():
-                    meta(torch.empty(batch, channels, height, width, device="meta", dtype=weight.dtype))
+                    outputs = meta.forward(
+                        torch.empty(batch, channels, height, width, device="meta", dtype=weight.dtype)
+                    )
             except Exception:
                 continue
+            if isinstance(outputs, Tensor) and outputs.shape[:1] != (batch,):
+                continue  # `x.view(-1, features)` makes more images of pixels that are too many
             generator = torch.Generator().manual_seed(seed)
             images = torch.randn(batch, channels, height, width, generator=generator)
             return images.to(weight.device, weight.dtype)
@@ -399,6 +405,8 @@ def capture(model: nn.Module) -> Graph:
             [Finding("model", f"it is a {type(model).__name__}, no torch.nn.Module", "Pass the network itself")]
         )
     model = _unwrapped(model)
+    if (finding := _no_ordinary_network(model)) is not None:
+        raise ModelError([finding])
     own = _own_copy(model)
     tracer = _Tracer()
     try:
@@ -414,10 +422,23 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
-        elif isinstance(inner := model._modules.get("_orig_mod"), nn.Module):  # torch.compile's wrapper
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile's wrapper
             model = inner
         else:
             return model
+
+
+def _no_ordinary_network(model: nn.Module) -> Finding | None:
+    """What networks are that have been something else before."""
+    name, kinds = type(model).__name__, {type(module) for module in model.modules()}
+    if isinstance(model, torch.jit.ScriptModule):
+        return Finding(name, "it is a TorchScript module", "Pass the network that it was made of")
+    if Decode in kinds:
+        return Finding(name, "it is a spiking network already", "Pass the network that it was converted from")
+    if found := sorted(kind.__name__ for kind in kinds if kind.__module__.startswith(_QUANTISED)):
+        problem = f"it has been quantised or prepared for it by PyTorch ({', '.join(found)})"
+        return Finding(name, problem, "Pass the network as it was before: fxsnn quantises it by itself")
+    return None
 
 
 def _own_copy(model: nn.Module) -> nn.Module:
@@ -470,10 +491,10 @@ def _drop_unused_inputs(module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         if node.op == "call_function" and getattr(node.target, "__name__", "").startswith("_assert"):
             graph.erase_node(node)
+    graph.eliminate_dead_code()
     for node in [n for n in graph.nodes if n.op == "placeholder"][1:]:
         if not node.users:
             graph.erase_node(node)
-    graph.eliminate_dead_code()
     graph.set_codegen(fx.graph.CodeGen())
     module.recompile()
 

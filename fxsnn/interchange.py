@@ -29,7 +29,7 @@ from torch import Tensor
 from fxsnn.document import described
 from fxsnn.engine.chain import chain_of
 from fxsnn.errors import FileError, Finding, FxsnnError, InterchangeWarning, ModelError, OptionError
-from fxsnn.network import SpikingNetwork
+from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.nir_model import nir_graph
 from fxsnn.packing import pack_codes
 from fxsnn.reconstruction import Rebuilt, rebuilt, require_schema
@@ -64,6 +64,7 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
     """
     import nir
 
+    require_spiking(snn)
     if differences not in DIFFERENCES:
         raise OptionError(f"differences is {differences!r}; allowed are {' and '.join(map(repr, DIFFERENCES))}")
     document, arrays = described(snn.graph, snn.target, snn.dynamics, image_size or snn.image_size, snn.provenance)
@@ -95,6 +96,7 @@ def nir_input(snn: SpikingNetwork, images: Tensor) -> Tensor:
         snn: the network.
         images: as for a call of it.
     """
+    require_spiking(snn)
     with torch.no_grad():
         return chain_of(snn.graph).encode(images)
 

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxsnn.activity import Meter
-from fxsnn.batches import image_batches
+from fxsnn.batches import accepted, image_batches
 from fxsnn.document import described
 from fxsnn.engine import check_engine, engine_for
 from fxsnn.engine.chain import Chain, Engine, Fingerprint, Recording, Unsupported, chain_of, fingerprint, watched
@@ -23,6 +23,7 @@ from fxsnn.golden import Golden, golden_arrays
 from fxsnn.graph import Graph
 from fxsnn.layers import Decode, Spiking, check_images
 from fxsnn.neuron import Dynamics
+from fxsnn.plugins import get_target
 from fxsnn.reconstruction import DAMAGED, rebuilt
 from fxsnn.report import Report, report_of
 from fxsnn.storage import save_arrays
@@ -69,21 +70,21 @@ class SpikingNetwork(nn.Module):
 
     Args:
         graph: the last graph of a pipeline; its tensors are copied.
-        target: the chip it was compiled for.
+        target: the chip it was compiled for, or its name.
         engine: what runs it, "auto", "numba", "triton" or "torch"; all give the same spikes.
         sample: a few images; the report says what the network does on them.
         image_size: channels, height and width of an image, where there is no sample to tell.
         provenance: where the network comes from, plain data; it is kept in files.
 
     Raises:
-        OptionError: there is no such engine.
+        OptionError: there is no such engine or target.
         ModelError: a layer of the user's network has the name of an attribute of this class.
     """
 
     def __init__(
         self,
         graph: Graph,
-        target: HardwareTarget,
+        target: str | HardwareTarget,
         engine: str = "auto",
         sample: Tensor | None = None,
         image_size: tuple[int, ...] | None = None,
@@ -105,7 +106,7 @@ class SpikingNetwork(nn.Module):
             self.register_buffer(name, buffer)
         for name, parameter in own.module.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
-        self._target = target
+        self._target = get_target(target)
         self._dynamics = self._spiking_layers()[0][1].dynamics or Dynamics()
         self._engine_name = engine
         self._sample = sample
@@ -125,13 +126,16 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
-        compiled = self._compiled_for(images)
-        if compiled is not None:
-            return compiled.in_parts(images, compiled.logits, dim=0)
+        if torch.compiler.is_compiling():
+            return self.graph(images)
         chunk = max(1, _FRAMES_AT_ONCE // self.timesteps)
-        if torch.compiler.is_compiling() or not isinstance(images, Tensor) or len(images) <= chunk:
-            return self.graph.module(images)
-        return torch.cat([self.graph.module(part) for part in images.split(chunk)])
+        with accepted(images, size=self.image_size):
+            compiled = self._compiled_for(images)
+            if compiled is not None:
+                return compiled.in_parts(images, compiled.logits, dim=0)
+            if not isinstance(images, Tensor) or len(images) <= chunk:
+                return self.graph(images)
+            return torch.cat([self.graph(part) for part in images.split(chunk)])
 
     def early_readout(self, images: Tensor) -> Tensor:
         """Logits after every step, [T, N, classes]: row t is what a run of t + 1 steps gives.
@@ -145,7 +149,7 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
-        with torch.no_grad():
+        with torch.no_grad(), accepted(images, size=self.image_size):
             compiled = self._compiled_for(images)
             if compiled is not None:
                 return compiled.in_parts(images, compiled.logits_after_each_step, dim=1, steps=self.timesteps)
@@ -168,7 +172,7 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
-        with torch.no_grad():
+        with torch.no_grad(), accepted(images, size=self.image_size):
             compiled = self._compiled_for(images)
             if compiled is not None and not membranes:
                 check_images(images, compiled.chain.encode.channels)
@@ -190,7 +194,7 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
-        with torch.no_grad():
+        with torch.no_grad(), accepted(images, size=self.image_size):
             compiled = self._compiled_for(images)
             if compiled is None or compiled.engine is None:
                 runs = [self.simulate(part).spike_counts for part in self._parts(images)]
@@ -224,7 +228,10 @@ class SpikingNetwork(nn.Module):
 
     @property
     def image_size(self) -> tuple[int, ...] | None:
-        """Channels, height and width of the images it was converted with; `None` where it saw none."""
+        """Channels, height and width of the images it was converted with, or of a size found that it accepts.
+
+        `None` where none was found, or where it was not made by `convert`.
+        """
         return self._image_size
 
     @property
@@ -403,6 +410,16 @@ class SpikingNetwork(nn.Module):
         return f"target={self._target.name}, timesteps={self.timesteps}, reset={self.reset!r}, engine={self.engine!r}"
 
 
+def require_spiking(snn: object) -> None:
+    """Refuse what is no spiking network.
+
+    Raises:
+        OptionError: it is none.
+    """
+    if not isinstance(snn, SpikingNetwork):
+        raise OptionError(f"snn is a {type(snn).__name__}; expected a SpikingNetwork, which fxsnn.convert gives")
+
+
 def name_clashes(names: list[str]) -> list[Finding]:
     """Findings for layers whose names are attributes of `SpikingNetwork`."""
     return [
@@ -423,13 +440,13 @@ class _Compiled:
     Attributes:
         chain: the spiking part.
         engine: what runs it; `None` means PyTorch.
-        tail: called with activations and images.
+        tail: run on activations and images.
         fingerprint: of the tensors that the engine has copied.
     """
 
     chain: Chain
     engine: Engine | None
-    tail: Callable[[Tensor, Tensor], Tensor]
+    tail: fx.GraphModule
     fingerprint: Fingerprint
 
     def logits(self, images: Tensor) -> Tensor:
@@ -437,13 +454,13 @@ class _Compiled:
         assert self.engine is not None
         with torch.no_grad():
             counts = self.engine.counts(images)
-        return self.tail(self.chain.decode.value(counts), images)
+        return self.tail.forward(self.chain.decode.value(counts), images)
 
     def logits_after_each_step(self, images: Tensor, recording: Recording | None = None) -> Tensor:
         """[T, N, classes]."""
         assert self.engine is not None
         counts = self.engine.counts(images, every_step=True, recording=recording)
-        logits = self.tail(self.chain.decode.values_after_each_step(counts), images)
+        logits = self.tail.forward(self.chain.decode.values_after_each_step(counts), images)
         return logits.unflatten(0, (len(counts), -1))
 
     def in_parts(self, images: Tensor, run: Callable[[Tensor], Tensor], *, dim: int, steps: int = 1) -> Tensor:

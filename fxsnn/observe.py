@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch.fx.node import Node
 from tqdm import tqdm
 
-from fxsnn.batches import image_batches
+from fxsnn.batches import accepted, image_batches
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph
 from fxsnn.neuron import Dynamics, steady_spike_counts
@@ -145,10 +145,6 @@ def observe(
             if not bool(torch.isfinite(images).all()):
                 raise DataError("calibration images contain infinite values")
             largest = max(largest, float(images.abs().max()))
-            try:
+            with accepted(images, what="calibration images"):
                 observer.run(images.to(weight.device, weight.dtype))
-            except RuntimeError as error:
-                raise DataError(
-                    f"the network does not accept calibration images of shape {list(images.shape)}: {error}"
-                ) from error
     return histograms, largest

@@ -28,9 +28,11 @@ from typing import ClassVar, dataclass_transform
 import torch
 from torch import Tensor, nn
 
+from fxsnn.batches import accepted
 from fxsnn.difference import Diff
-from fxsnn.errors import GraphError, PipelineError, UnknownName
+from fxsnn.errors import Finding, GraphError, ModelError, PipelineError, UnknownName
 from fxsnn.graph import Graph, capture, largest_difference
+from fxsnn.layers import check_images
 from fxsnn.overview import layer_rows
 from fxsnn.tables import aligned, folded, html
 
@@ -44,6 +46,14 @@ _LINES = 30
 """So many changed lines a step prints; `diff()` prints all."""
 
 _log = logging.getLogger(__name__)
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    """To the bit, so that what is not a number equals itself; on the meta device there is nothing to compare."""
+    if left.is_meta:
+        return True
+    left, right = (tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in (left, right))
+    return torch.equal(left, right)
 
 
 @dataclass_transform(frozen_default=True)
@@ -86,15 +96,18 @@ class Pass:
             ModelError: a check found something; it carries all findings.
         """
         start = time.perf_counter()
-        tensors = [*graph.module.parameters(), *graph.module.buffers()]
+        state = {name: tensor.detach().clone() for name, tensor in graph.module.state_dict().items()}
         with torch.inference_mode(False):  # tensors made in it do not tell when they are written into
-            versions = [tensor._version for tensor in tensors]
             after = graph.copy()
             self.rewrite(after)
             after.tidy()
             after.check(before=graph)
-            if versions != [tensor._version for tensor in tensors]:
-                raise GraphError(f"pass {self.name} wrote into a tensor of the graph; replace the module instead")
+            written = [name for name, tensor in graph.module.state_dict().items() if not _same(tensor, state[name])]
+            if written:
+                raise GraphError(
+                    f"pass {self.name} wrote into {', '.join(written)} of the graph that it was given; replace the "
+                    "module instead"
+                )
             moved = self._verify(graph, example) if self.preserves and example is not None else None
         return Step(graph, after, self, time.perf_counter() - start, moved)
 
@@ -104,10 +117,10 @@ class Pass:
         after = before.copy()
         self.rewrite(after)
         after.tidy()
-        images = example.double()
-        with torch.no_grad():
-            scale = max(1.0, float(before(images).abs().max()))
-        moved = largest_difference(before, after, images) / scale
+        images = example.to(next(before.module.parameters()).device, torch.float64)
+        with torch.no_grad(), accepted(images):
+            outputs = before(images)
+        moved = largest_difference(before, after, images) / max(1.0, float(outputs.abs().max()))
         if not moved <= TOLERANCE:
             raise GraphError(
                 f"pass {self.name} promises to keep the function, but its outputs moved by {moved:.3g} "
@@ -216,11 +229,20 @@ class Pipeline:
 
         Args:
             model: a network, or a graph to go on from.
+
+        Raises:
+            DataError: `example` are no images for the network.
+            FxsnnError: what the passes raise.
         """
         graph = capture(model) if isinstance(model, nn.Module) else model
+        if any(tensor.is_meta for tensor in graph.module.state_dict().values()):
+            remedy = "Give it values: model.to_empty(device='cpu'), then model.load_state_dict(...)"
+            raise ModelError([Finding("model", "its weights are on the meta device, which holds no values", remedy)])
         example = self.example if self.example is not None else graph.example_input()
         if example is None:
             _log.warning("no image size was found that the network accepts: rewrites are not verified; pass example=")
+        else:
+            check_images(example, graph.input_channels)
         for one in self.passes:
             step = one(graph, example)
             _log.info("%s", step.summary())

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from fxsnn.activity import Meter
 from fxsnn.batches import labelled_batches
 from fxsnn.errors import DataError, OptionError
-from fxsnn.network import SpikingNetwork
+from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.tables import aligned, html
 
 if TYPE_CHECKING:
@@ -151,12 +151,13 @@ def sweep(
         progress: show a progress bar.
 
     Raises:
-        OptionError: a value is not allowed.
+        OptionError: a value is not allowed, or `snn` is no spiking network.
         DataError: there are no images, or no labels with them.
     """
     if not isinstance(tolerance, Real) or not tolerance >= 0:
         raise OptionError(f"tolerance is {tolerance!r}; allowed are numbers from 0, in points of accuracy")
-    longest = SpikingNetwork(snn.graph, snn.target, snn.engine)
+    require_spiking(snn)
+    longest = SpikingNetwork(snn.graph, snn.target, snn.engine, image_size=snn.image_size)
     longest.timesteps = replace(snn.dynamics, timesteps=timesteps).timesteps
     ann = None if model is None else _evaluated(model)
     meter = Meter(longest.graph, longest.timesteps)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from html import escape
 from types import MappingProxyType
 from typing import Any
 
 from fxsnn.errors import Finding, OptionError, listing
-from fxsnn.tables import aligned
+from fxsnn.tables import aligned, html
 
 KernelSize = tuple[int, int]
 
@@ -38,6 +39,12 @@ def whole_number(value: object) -> int | None:
         return None
 
 
+def _between(value: object, low: int, high: int | None = None) -> bool:
+    """Whether it is a whole number in a range."""
+    whole = whole_number(value)
+    return whole is not None and low <= whole and (high is None or whole <= high)
+
+
 @dataclass(frozen=True)
 class Registers:
     """Widths, in bits, of the chip's registers; all are signed two's complement.
@@ -46,11 +53,20 @@ class Registers:
         codebook: of a codebook entry, that is of a weight code times the codebook gain.
         threshold: of a threshold.
         leak: of a leak (the bias that is added at every step).
+
+    Raises:
+        OptionError: a width is not a whole number from 2 to 32.
     """
 
     codebook: int = 11
     threshold: int = 18
     leak: int = 19
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            width = getattr(self, one.name)
+            if not _between(width, 2, 32):
+                raise OptionError(f"the {one.name} register is {width!r} bits wide; allowed are 2 to 32")
 
     @staticmethod
     def range_of(width: int) -> tuple[int, int]:
@@ -72,9 +88,10 @@ class HardwareTarget:
         weight_bits: the weight widths the chip knows, a subset of 1..4.
         input_channels: the largest number of input channels (per group) of a convolution, by kernel size (height,
             width) and weight bits. `None` means no limit; a kernel size without an entry is not supported.
-        registers: widths of the chip's registers.
+        registers: widths of the chip's registers; those of Hardware v1.0 where they are not given.
         relu_behind_convolution: each convolution must have its ReLU directly behind it (batch norm may stand between).
-        binary_traffic: all traffic between layers is spikes, 0 or 1.
+            Only such networks can be made today: it must be true.
+        binary_traffic: all traffic between layers is spikes, 0 or 1. The same.
         core_inputs: input rows of a core; `None` where that is not known.
         core_outputs: neurons of a core; `None` where that is not known.
 
@@ -99,21 +116,46 @@ class HardwareTarget:
             raise OptionError(
                 f"target {self.name!r}: weight_bits is {self.weight_bits}; allowed are values of {ALL_BITS}"
             )
+        for name in ("relu_behind_convolution", "binary_traffic"):
+            if getattr(self, name) is not True:
+                raise OptionError(
+                    f"target {self.name!r}: {name} is {getattr(self, name)!r}; only chips on which it is True are "
+                    "supported"
+                )
         for name in ("core_inputs", "core_outputs"):
             size = getattr(self, name)
-            if size is not None and (whole_number(size) or 0) < 1:
+            if size is not None and not _between(size, 1):
                 raise OptionError(
                     f"target {self.name!r}: {name} is {size!r}; allowed are whole numbers from 1, or None"
                 )
         if self.input_channels is not None:
-            table = {kernel: MappingProxyType(dict(row)) for kernel, row in self.input_channels.items()}
-            for kernel, row in table.items():
-                if not set(row) <= set(self.weight_bits) or any(limit < 1 for limit in row.values()):
-                    raise OptionError(
-                        f"target {self.name!r}: the row of kernel {kernel} is {dict(row)}; allowed are limits of at "
-                        f"least 1 for bits out of {self.weight_bits}"
-                    )
+            table = self._table(self.input_channels)
             object.__setattr__(self, "input_channels", MappingProxyType(table))
+
+    def _table(self, given: object) -> dict[KernelSize, Mapping[int, int]]:
+        """The limits of input channels, read-only, if they are such."""
+        if not isinstance(given, Mapping) or not given:
+            raise OptionError(
+                f"target {self.name!r}: input_channels is {given!r}; allowed are limits by kernel size and bits, such "
+                "as {(3, 3): {2: 56}}, or None"
+            )
+        for kernel, row in given.items():
+            if not isinstance(kernel, tuple) or len(kernel) != 2 or not all(_between(side, 1) for side in kernel):
+                raise OptionError(
+                    f"target {self.name!r}: {kernel!r} is no kernel size; allowed are pairs (height, width), such as "
+                    "(3, 3)"
+                )
+            if (
+                not isinstance(row, Mapping)
+                or not set(row) <= set(self.weight_bits)
+                or not all(_between(limit, 1) for limit in row.values())
+            ):
+                found = dict(row) if isinstance(row, Mapping) else row
+                raise OptionError(
+                    f"target {self.name!r}: the row of kernel {kernel} is {found!r}; allowed are limits of at least 1 "
+                    f"for bits out of {self.weight_bits}"
+                )
+        return {kernel: MappingProxyType(dict(row)) for kernel, row in given.items()}
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], HardwareTarget], tuple[dict[str, Any]]]:
         # The read-only table cannot be pickled or deep-copied as it stands, but spiking networks carry their target.
@@ -122,8 +164,12 @@ class HardwareTarget:
             state["input_channels"] = {kernel: dict(row) for kernel, row in self.input_channels.items()}
         return _rebuilt, (state,)
 
-    def require_bits(self, bits: object) -> int:
+    def require_bits(self, bits: object, what: str = "bits") -> int:
         """`bits` as an integer that the target knows.
+
+        Args:
+            bits: what the user gave.
+            what: what it is, for the message.
 
         Raises:
             OptionError: it is no integer, or not one of `weight_bits`.
@@ -131,7 +177,7 @@ class HardwareTarget:
         whole = whole_number(bits)
         if whole is None or whole not in self.weight_bits:
             allowed = ", ".join(map(str, self.weight_bits))
-            raise OptionError(f"bits is {bits!r}; target {self.name!r} allows {allowed}")
+            raise OptionError(f"{what} is {bits!r}; target {self.name!r} allows {allowed}")
         return whole
 
     def require_choice(self, bits: object) -> Bits:
@@ -143,7 +189,7 @@ class HardwareTarget:
         if bits == AUTOMATIC:
             return AUTOMATIC
         if isinstance(bits, Mapping):
-            return {str(layer): self.require_bits(width) for layer, width in bits.items()}
+            return {str(layer): self.require_bits(width, f"bits of {layer}") for layer, width in bits.items()}
         if isinstance(bits, str):
             raise OptionError(f"bits is {bits!r}; allowed are {AUTOMATIC!r}, a number, or a number for each layer")
         return self.require_bits(bits)
@@ -235,7 +281,7 @@ class Violation:
         in_channels: input channels per group that it has.
         limit: the most that are allowed, 0 for a kernel size that the target does not have.
         max_bits: the largest bit width that would fit, `None` if none would.
-        message: all of it in words, with the remedy.
+        finding: all of it in words, with the remedy.
     """
 
     layer: str
@@ -260,6 +306,7 @@ class FitReport:
         layers: every layer that would spike.
         violations: every layer that exceeds a limit of the target.
         findings: what else stands in the way: unsupported layers, a convolution without its ReLU, ...
+        unwritable: what keeps the converted network from being saved; it can be converted all the same.
     """
 
     target: str
@@ -267,6 +314,7 @@ class FitReport:
     layers: tuple[LayerFit, ...]
     violations: tuple[Violation, ...]
     findings: tuple[Finding, ...] = ()
+    unwritable: tuple[Finding, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -280,8 +328,9 @@ class FitReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why layers have the bits they have, a line for each reason."""
-        return reasons((fit.layer, fit.why) for fit in self.layers if fit.ok)
+        """Why layers have the bits they have, a line for each reason, and what would keep the network out of files."""
+        why = reasons((fit.layer, fit.why) for fit in self.layers if fit.ok)
+        return (*why, *(f"cannot be saved: {finding}" for finding in self.unwritable))
 
     def widths(self) -> str:
         """The weight bits in words."""
@@ -291,9 +340,23 @@ class FitReport:
             return _widths(low)
         return f"{low} to {high} bits"
 
-    def __str__(self) -> str:
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        bits = dict(self.bits) if isinstance(self.bits, Mapping) else self.bits
+        return {"ok": self.ok, **asdict(replace(self, bits=bits)), "notes": list(self.notes)}
+
+    def verdict(self) -> str:
+        """In a sentence, whether the network can be converted for the target."""
+        if self.violations:
+            return f"The network does not fit {self.target} at {self.widths()}."
+        if self.findings:
+            return "The network cannot be converted."
+        return f"The network fits {self.target} at {self.widths()}."
+
+    def layer_rows(self) -> list[tuple[str, ...]]:
+        """The layers as cells, header first."""
         header = ("layer", "kind", "kernel", "in/group", "limit", "bits", "largest bits", "fits")
-        rows = [header] + [
+        rows = [
             (
                 fit.layer,
                 fit.kind,
@@ -306,14 +369,22 @@ class FitReport:
             )
             for fit in self.layers
         ]
-        verdict = "fits" if self.ok else "does not fit"
-        lines = [f"The network {verdict} {self.target} at {self.widths()}."]
+        return [header, *rows]
+
+    def __str__(self) -> str:
+        lines = [self.verdict()]
         if self.layers:
-            lines.append(aligned(rows))
+            lines.append(aligned(self.layer_rows()))
         lines += [f"note: {note}" for note in self.notes]
         if self.problems:
             lines.append(listing(self.problems))
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        colours = ["" if fit.ok else "#f7dfcc" for fit in self.layers]
+        below = [*(f"note: {note}" for note in self.notes), *map(str, self.problems)]
+        table = html(self.layer_rows(), colours) if self.layers else ""
+        return f"<p><b>{escape(self.verdict())}</b></p>{table}" + "".join(f"<p>{escape(line)}</p>" for line in below)
 
 
 def fit_layer(
@@ -348,9 +419,13 @@ def _why(target: HardwareTarget, bits: int, largest: int | None, kernel_size: Ke
     if not wider or largest is None:
         return ""
     if largest > bits:
-        return f"{in_channels} input channels would allow {_widths(largest)}"
+        return f"{_channels(in_channels)} would allow {_widths(largest)}"
     limit = target.input_channel_limit(kernel_size, min(wider))
-    return f"{_widths(bits)} at most for {in_channels} input channels; {_widths(min(wider))} allow {limit}"
+    return f"{_widths(bits)} at most for {_channels(in_channels)}; {_widths(min(wider))} allow {limit}"
+
+
+def _channels(count: int) -> str:
+    return f"{count} input channel{'s' if count > 1 else ''}"
 
 
 def _widths(bits: int) -> str:
@@ -382,12 +457,13 @@ def _finding(target: HardwareTarget, fit: LayerFit, limit: int) -> Finding:
         )
     per_group = " per group" if fit.groups > 1 else ""
     problem = (
-        f"its {kernel} kernel reads {fit.in_channels} input channels{per_group}; "
-        f"{target.name} allows at most {limit} at {fit.bits} bit{'s' if fit.bits > 1 else ''}"
+        f"its {kernel} kernel reads {_channels(fit.in_channels)}{per_group}; "
+        f"{target.name} allows at most {limit} at {_widths(fit.bits)}"
     )
     if fit.max_bits is None:
         fewer = max((target.input_channels or {})[fit.kernel_size or (0, 0)].values())
-        remedy = f"No bit width fits: use at most {fewer} input channels{per_group}, or more groups"
+        remedy = f"No bit width fits: use at most {_channels(fewer)}{per_group}, or more groups"
     else:
-        remedy = f"Use bits={fit.max_bits} or fewer, at most {limit} input channels{per_group}, or more groups"
+        narrower = f"bits={fit.max_bits}{' or fewer' if fit.max_bits > min(target.weight_bits) else ''}"
+        remedy = f"Use {narrower}, at most {_channels(limit)}{per_group}, or more groups"
     return Finding(fit.layer, problem, remedy, fit.source)

@@ -26,8 +26,8 @@ class Canonicalize(Pass):
     """Functional forms become modules, one module per call site; dropout and identity disappear.
 
     ReLU, average pooling (adaptive too), flatten / view / reshape, softmax and log-softmax are rewritten whether called
-    as a function, as a tensor's method or as a module; layers written by hand as `SpikeConv2d` and the like become
-    their PyTorch namesakes. What the pass does not know it leaves alone; `CheckConvRelu` speaks about that.
+    as a function, as a tensor's method or as a module; a `SyncBatchNorm` becomes a plain one; layers written by hand as
+    `SpikeConv2d` and the like become their PyTorch namesakes. What the pass does not know it leaves alone; `CheckConvRelu` speaks about that.
 
     >>> import torch, fxsnn
     >>> from torch import nn
@@ -47,7 +47,7 @@ class Canonicalize(Pass):
         """Edit `graph` in place."""
         for node in reversed(graph.nodes()):  # of several calls of one module, the first keeps its name
             if node.op in ("call_function", "call_method"):
-                if _is_inactive_dropout(node):
+                if _is_inactive_dropout(node) or (node.op, node.target) == ("call_method", "contiguous"):
                     graph.bypass(node)
                 elif (module := _module_for(node)) is not None:
                     graph.replace(node, module)
@@ -55,6 +55,8 @@ class Canonicalize(Pass):
                 graph.bypass(node)
             elif graph.is_a(node, *HAND_WRITTEN):
                 graph.replace(node, _plain(graph[node]))
+            elif graph.is_a(node, nn.SyncBatchNorm):
+                graph.replace(node, _batch_norm(graph, node))
             elif graph.is_a(node, nn.ReLU) and graph[node].inplace:
                 graph.replace(node, nn.ReLU())
         kinds = (nn.ReLU, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Softmax, nn.LogSoftmax)
@@ -76,6 +78,15 @@ def _plain(layer: nn.Module) -> nn.Module:
         ).eval()  # fmt: skip
     assert isinstance(layer, SpikeReLU)
     return nn.ReLU().eval()
+
+
+def _batch_norm(graph: Graph, node: Node) -> nn.Module:
+    """The batch norm that one synchronised between processes is in evaluation mode."""
+    norm: Any = graph[node]
+    kind = nn.BatchNorm1d if graph.is_a(node.all_input_nodes[0], nn.Linear) else nn.BatchNorm2d
+    plain = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta")
+    plain.load_state_dict(norm.state_dict(), assign=True)
+    return plain.eval()
 
 
 def _bound(node: Node, *names: str, **defaults: Any) -> dict[str, Any]:

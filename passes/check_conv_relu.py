@@ -16,6 +16,7 @@ from fxsnn.stages import Pass, facts
 
 _GLUE = (nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d, *Norm)
 _GLUE_CALLS = ("mean", "flatten", "view", "reshape", "squeeze", "size", "getitem", "getattr", "shape")
+_KNOWN = (*Weighted, *Norm, *Activation, nn.AvgPool2d, nn.Flatten, QuantizedInput)
 _POOLING = "Use average pooling (nn.AvgPool2d): it commutes with adding up spikes, a maximum does not"
 _ACTIVATION = "Use nn.ReLU: only its output can be a firing rate"
 
@@ -51,7 +52,9 @@ class CheckConvRelu(Pass):
             if node in body:
                 found.extend(_about_body(graph, node))
                 continue
-            found.extend(_about_shortcuts(graph, node, body))
+            if shortcuts := list(_about_shortcuts(graph, node, body)):
+                found.extend(shortcuts)
+                continue
             if node.op == "output":
                 found.extend(_about_output(graph, node))
             elif node.op != "placeholder" and (classifier is None or node < classifier):
@@ -69,7 +72,7 @@ class CheckConvRelu(Pass):
 
 def _about_weights(graph: Graph) -> Iterator[Finding]:
     for name, tensor in [*graph.module.named_parameters(), *graph.module.named_buffers()]:
-        if not bool(torch.isfinite(tensor).all()):
+        if not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
             layer, _, attribute = name.rpartition(".")
             node = next(iter(graph.calls(layer)), None)
@@ -104,7 +107,7 @@ def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
         yield from _about_pool(graph, node)
     elif graph.is_a(node, nn.Flatten):
         yield from _about_flatten(graph, node)
-    elif not graph.is_a(node, QuantizedInput):
+    elif not graph.is_a(node, *_KNOWN):
         yield _unsupported(graph, node)
 
 
@@ -167,6 +170,8 @@ def _about_relu(graph: Graph, node: Node) -> Iterator[Finding]:
     source: Any = node.all_input_nodes[0]
     if graph.is_a(source, *Norm):
         source = source.all_input_nodes[0]
+    if source.op != "placeholder" and not graph.is_a(source, *_KNOWN):
+        return  # what it follows is refused itself
     if not graph.is_a(source, *Weighted) and not graph.is_a(source, nn.AvgPool2d):
         yield graph.finding(
             node,
@@ -257,6 +262,8 @@ def _unsupported(graph: Graph, node: Node) -> Finding:
         word in lowered for word in ("size", "getattr", "getitem")
     ):
         remedy = "Do not read the size of an activation, except for flattening: use flatten(1)"
+    elif node.op == "call_function" and any(source.op == "placeholder" for source in node.all_input_nodes):
+        remedy = "Do it before the network, while the images are prepared"
     elif node.op == "get_attr":
         remedy = "Use a layer of torch.nn instead of a parameter or constant of your own"
     elif "add" in lowered or "cat" in lowered:

@@ -57,6 +57,19 @@ class TestTheCulprit:
         assert worst.effect == "weights"
         assert "correct" not in worst.advice
 
+    @pytest.mark.parametrize(
+        ("bits", "advice"), [(1, "; give it more bits (the target allows 4), or fine"), (4, "; fine")]
+    )
+    def test_after_fine_tuning_it_says_that_weights_may_have_moved(
+        self, convert: Convert, bits: int, advice: str
+    ) -> None:
+        data = (images(32), torch.arange(32) % 5)
+        finetune = fxsnn.Finetune(data, epochs=3, lr=0.5, gradient_norm=None)
+        worst = fxsnn.error_budget(MODEL, convert(MODEL, **{**FINE, "bits": bits, "finetune": finetune}), data[0]).worst
+        assert worst.effect == "weights"
+        assert "Fine-tuning has moved them, which does no harm where the stages keep the accuracy" in worst.advice
+        assert advice in worst.advice
+
     def test_two_timesteps_are_timesteps(self, convert: Convert) -> None:
         worst = fxsnn.error_budget(MODEL, convert(MODEL, **{**FINE, "timesteps": 2}), images(16, seed=3)).worst
         assert worst.effect == "timesteps"

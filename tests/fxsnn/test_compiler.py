@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import fxsnn
@@ -15,6 +18,8 @@ from fxsnn.errors import (
     AccuracyWarning,
     CalibrationWarning,
     DataError,
+    FileError,
+    FxsnnWarning,
     ModelError,
     OptionError,
     TargetError,
@@ -113,6 +118,15 @@ class TestConvert:
             ({"calibration": "median"}, OptionError, "calibration method is 'median'"),
             ({"calibration_data": []}, DataError, "calibration data is empty"),
             ({"input_bits": 40}, OptionError, "input_bits is 40"),
+            (
+                {"finetune": [(images(), 0)]},
+                OptionError,
+                r"finetune is a list; expected fxsnn.Finetune\(data, \.\.\.\)",
+            ),
+            ({"example": images(channels=1)}, DataError, "that is 1 channels"),
+            ({"example": images(size=9)}, DataError, r"does not accept images of shape \[4, 3, 9, 9\]"),
+            ({"calibration_data": images(size=9)}, DataError, r"does not accept images of shape \[2, 3, 9, 9\]"),
+            ({"calibration_data": images() / 0}, DataError, "infinite|NaN"),
         ],
     )
     def test_a_wrong_option_gets_a_clear_error(
@@ -120,6 +134,42 @@ class TestConvert:
     ) -> None:
         with pytest.raises(error, match=message):
             convert(seeded(Small), **options)
+
+
+class Viewed(nn.Module):
+    """It flattens in a way that makes more images out of pixels which are too many."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.hidden = nn.Linear(height * width, 8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.avg_pool2d(F.relu(self.conv(x)), 2).view(-1, self.hidden.in_features)
+        return cast("torch.Tensor", self.fc(F.relu(self.hidden(x))))
+
+
+class TestTheSizeOfImages:
+    @pytest.mark.parametrize("side", [8, 14, 16, 28, 40])
+    def test_is_found_where_a_view_takes_any(
+        self, convert: Convert, side: int, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        snn = convert(seeded(lambda: Viewed(side, side)))
+        assert snn.image_size == (1, side, side)
+        assert capfd.readouterr().err == ""
+
+    @pytest.mark.parametrize("size", [(16, 16), (12, 40)])
+    def test_is_that_of_the_calibration_images(
+        self, convert: Convert, size: tuple[int, int], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        data = torch.rand(4, 1, *size, generator=torch.Generator().manual_seed(0))
+        with caplog.at_level("INFO", "fxsnn.stages"):
+            snn = convert(seeded(lambda: Viewed(*size)), calibration_data=data)
+        assert snn.image_size == (1, *size)
+        assert snn(data).shape == (4, 5)
+        assert "not verified" not in caplog.text
+        assert "outputs moved by" in caplog.text
 
 
 BOTH = nn.Sequential(
@@ -161,6 +211,55 @@ class TestCheck:
         report = fxsnn.check(Branching(), target="hw_v1.0", bits=2)
         assert not report.ok
         assert "cannot trace" in str(report)
+
+    def test_an_untrained_network_without_values_fits_but_cannot_be_converted(self, convert: Convert) -> None:
+        model = Small().to("meta")
+        assert fxsnn.check(model, target="hw_v1.0", bits=4).ok
+        with pytest.raises(ModelError, match="its weights are on the meta device, which holds no values"):
+            convert(model, bits=4)
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+    def test_what_was_something_else_before_is_named(self, convert: Convert) -> None:
+        model = seeded(Small)
+        prepared = copy.deepcopy(model)
+        prepared.pool = torch.ao.quantization.QuantStub()
+        for other, problem in (
+            (torch.jit.trace(model, images()), "it is a TorchScript module"),
+            (prepared, r"it has been quantised or prepared for it by PyTorch \(QuantStub\)"),
+            (convert(model), "it is a spiking network already"),
+        ):
+            report = fxsnn.check(other, target="hw_v1.0", bits=2)
+            assert len(report.findings) == 1
+            assert re.search(problem, str(report))
+
+    def test_what_cannot_be_saved_is_said_before_any_work(self, convert: Convert) -> None:
+        class Clamped(Small):
+            def forward(self, x: torch.Tensor) -> Any:
+                return torch.clamp(super().forward(x), -1, 1)
+
+        model = seeded(Clamped)
+        report = fxsnn.check(model, target="hw_v1.0", bits=4)
+        assert report.ok
+        assert [finding.layer for finding in report.unwritable] == ["clamp"]
+        assert "note: cannot be saved: clamp (test_compiler.py:" in str(report)
+        with pytest.warns(FxsnnWarning, match="the spiking network cannot be saved: clamp"):
+            snn = fxsnn.convert(model, target="hw_v1.0", bits=4, calibration_data=images(16))
+        with pytest.raises(FileError, match="clamp has no name in the format of files"):
+            snn.save("nowhere.fxsnn")
+
+    def test_the_report_is_text_html_and_plain_data(self) -> None:
+        good, bad = (fxsnn.check(model, target="hw_v1.0", bits=2) for model in (Small(), BOTH))
+        assert str(good).startswith("The network fits hw_v1.0 at 2 bits.")
+        assert str(bad).startswith("The network does not fit hw_v1.0 at 2 bits.")
+        assert "<b>The network fits" in good._repr_html_()
+        assert "background" in bad._repr_html_()
+        assert "MaxPool2d is not supported" in bad._repr_html_()
+        data = json.loads(json.dumps(bad.to_dict()))
+        assert (data["ok"], len(data["findings"]), data["violations"][0]["layer"]) == (False, 2, "2")
+
+    def test_a_network_that_no_chip_could_run_does_not_blame_this_one(self) -> None:
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 4))
+        assert str(fxsnn.check(model, target="hw_v1.0", bits=2)).startswith("The network cannot be converted.")
 
     def test_the_generic_target_takes_any_kernel(self) -> None:
         model = nn.Sequential(

@@ -59,9 +59,11 @@ class TestWithAGpu:
         assert choose_device() == torch.device("cpu")
         assert "nvidia-smi" in caplog.text
 
-    def test_a_gputil_that_cannot_be_imported_means_cpu(
+    def test_without_gputil_it_is_the_one_with_the_most_free_memory(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: ([10, 30, 20][index], 40))
         original = builtins.__import__
 
         def failing(name: str, *rest: Any) -> Any:
@@ -71,7 +73,8 @@ class TestWithAGpu:
 
         monkeypatch.delitem(sys.modules, "GPUtil", raising=False)
         monkeypatch.setattr(builtins, "__import__", failing)
-        assert choose_device() == torch.device("cpu")
+        with caplog.at_level(logging.INFO, "fxsnn.device"):
+            assert choose_device() == torch.device("cuda", 1)
         assert "distutils" in caplog.text
 
 

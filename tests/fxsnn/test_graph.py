@@ -94,10 +94,14 @@ class TestWhatCannotBeCaptured:
 
 def test_inputs_with_a_default_are_left_out() -> None:
     class Optional(Small):
-        def forward(self, x: Tensor, mask: Tensor | None = None, scale: float = 1.0) -> Any:
-            return super().forward(x if mask is None else x * mask) * scale
+        def forward(
+            self, x: Tensor, mask: Tensor | None = None, scale: float = 1.0, *, double: bool = False, word: str = "no"
+        ) -> Any:
+            logits = super().forward(x if mask is None else x * mask) * scale
+            return 2 * logits if double else logits
 
     model = seeded(Optional)
+    assert [node.name for node in fxsnn.capture(model) if node.op == "placeholder"] == ["x"]
     assert torch.equal(fxsnn.capture(model)(images()), model(images()))
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import fxsnn
-from fxsnn.errors import DataError, OptionError
+from fxsnn.errors import DataError, OptionError, UnknownName
 from fxsnn.layers import Spiking
 from tests.nets import HandWritten, OneRelu, Small, images, seeded
 
@@ -62,6 +62,20 @@ class TestACall:
     def test_refuses_what_cannot_be_images_for_it(self, given: Any, message: str) -> None:
         with pytest.raises(DataError, match=message):
             SNN(given)
+
+    @pytest.mark.parametrize(
+        ("engine", "message"),
+        [
+            ("auto", "hidden reads 128 features; with images of this size conv2 gives 32|it was made with"),
+            ("torch", r"does not accept images of shape \[\d, 3, 9, 9\] \(it was made with \[3, 12, 12\]\): "),
+        ],
+    )
+    @pytest.mark.parametrize("run", ["__call__", "early_readout", "simulate", "profile"])
+    def test_refuses_images_of_another_size(self, run: str, engine: str, message: str) -> None:
+        snn = copy.deepcopy(SNN)
+        snn.engine = engine
+        with pytest.raises(DataError, match=message):
+            getattr(snn, run)(images(size=9))
 
     def test_clips_pixels_beyond_the_range_of_the_input(self) -> None:
         huge = images().sign() * 1e4
@@ -151,6 +165,11 @@ class TestAsAModule:
         other.timesteps = 3
         assert SNN.timesteps == 16
         assert other.simulate(images()).logits.shape[0] == 3
+
+    def test_its_target_may_be_named(self) -> None:
+        assert fxsnn.SpikingNetwork(SNN.graph, "generic").report.target == "generic"
+        with pytest.raises(UnknownName, match="unknown target 'hw_v9'"):
+            fxsnn.SpikingNetwork(SNN.graph, "hw_v9")
 
     def test_its_device_is_where_its_tensors_are(self) -> None:
         assert SNN.device == torch.device("cpu")

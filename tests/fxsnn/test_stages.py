@@ -76,8 +76,17 @@ class TestPass:
         assert step.after.text() != text
 
     def test_one_that_writes_into_a_tensor_is_caught(self, graph: Graph) -> None:
-        with pytest.raises(GraphError, match="write-into-weight wrote into a tensor"):
+        with pytest.raises(GraphError, match=r"write-into-weight wrote into conv1\.weight of the graph"):
             WriteIntoWeight()(graph)
+
+    def test_one_that_writes_past_pytorchs_version_counter_is_caught_too(self, graph: Graph) -> None:
+        class ClampBias(Pass):
+            def rewrite(self, graph: Graph) -> None:
+                layer: Any = graph["fc"]
+                layer.bias.data.clamp_(-1e-3, 1e-3)
+
+        with pytest.raises(GraphError, match=r"clamp-bias wrote into fc\.bias of the graph that it was given"):
+            ClampBias()(graph)
 
     def test_one_that_leaves_a_broken_graph_is_caught(self, graph: Graph) -> None:
         with pytest.raises(GraphError, match="nowhere"):

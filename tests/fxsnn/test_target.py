@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,47 @@ def test_a_target_can_be_copied_and_pickled() -> None:
 def test_data_that_contradict_themselves_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(OptionError):
         HardwareTarget(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input_channels": {}}, r"input_channels is \{\}; allowed are limits by kernel size and bits, such as"),
+        ({"input_channels": 56}, "input_channels is 56"),
+        ({"input_channels": {3: {2: 64}}}, r"3 is no kernel size; allowed are pairs \(height, width\)"),
+        ({"input_channels": {(3, 0): {2: 64}}}, r"\(3, 0\) is no kernel size"),
+        ({"input_channels": {(3, 3): 64}}, r"the row of kernel \(3, 3\) is 64"),
+        ({"input_channels": {(3, 3): {2: "many"}}}, r"the row of kernel \(3, 3\) is \{2: 'many'\}"),
+        ({"relu_behind_convolution": False}, "relu_behind_convolution is False; only chips on which it is True"),
+        ({"binary_traffic": False}, "binary_traffic is False; only chips on which it is True"),
+    ],
+)
+def test_what_no_compiler_could_use_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=f"target 'chip': {message}"):
+        HardwareTarget("chip", **options)
+
+
+@pytest.mark.parametrize("width", [0, 1, 33, -3, 8.0, "wide"])
+@pytest.mark.parametrize("name", ["codebook", "threshold", "leak"])
+def test_a_register_has_2_to_32_bits(name: str, width: Any) -> None:
+    with pytest.raises(OptionError, match=f"the {name} register is {width!r} bits wide; allowed are 2 to 32"):
+        Registers(**{name: width})
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"),
+    [
+        (9, "reads 9 input channels; chip allows at most 8 at 1 bit. No bit width fits: use at most 8 input channels"),
+        (5, "reads 5 input channels; chip allows at most 4 at 2 bits. Use bits=1, at most 4 input channels"),
+    ],
+)
+def test_a_violation_says_what_would_fit(channels: int, words: str) -> None:
+    bits = 1 if channels > 8 else 2
+    _, violation = fit_layer(
+        CHIP, bits, layer="conv", kind="Conv2d", kernel_size=(3, 3), in_channels=channels, out_channels=1, groups=1
+    )
+    assert violation is not None
+    assert words in violation.message
 
 
 def test_with_groups_the_limit_binds_the_channels_of_one_group() -> None:
