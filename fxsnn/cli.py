@@ -455,7 +455,7 @@ def _batches(data: Dataset[Any], snn: SpikingNetwork, options: argparse.Namespac
     image = data[0][0]
     try:
         snn(image[None].to(snn.device))
-    except RuntimeError as error:
+    except DataError as error:
         made_for = "others" if snn.image_size is None else str(list(snn.image_size))
         raise DataError(
             f"images of {options.data} are {list(image.shape)}; the network was made for {made_for}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from fxsnn.batches import image_batches
 from fxsnn.document import unwritable
@@ -92,7 +93,7 @@ def pipeline(
             raise OptionError(f"finetune is a {type(finetune).__name__}; expected fxsnn.Finetune(data, ...), or None")
         passes.append(_completed(finetune, target=chip, **asdict(dynamics)))
     passes.append(SubstituteSpikes(chip, dynamics.timesteps, reset, initial_membrane))
-    return Pipeline(tuple(passes), _example(_sample(calibration_data, 2)) if example is None else example)
+    return Pipeline(tuple(passes), _example(calibration_data) if example is None else example)
 
 
 def _completed(finetune: Finetune, **options: Any) -> Finetune:
@@ -180,7 +181,6 @@ def convert(
     """
     chip = get_target(target)
     check_engine(engine)
-    sample = _sample(calibration_data)
     passes = pipeline(
         target=chip,
         bits=bits,
@@ -194,7 +194,7 @@ def convert(
         per_channel=per_channel,
         correction=correction,
         finetune=finetune,
-        example=_example(sample) if example is None else example,
+        example=example,
         progress=progress,
     )
     report = check(model, target=chip, bits=bits)
@@ -230,12 +230,16 @@ def convert(
         "finetune": None if finetune is None else finetune.describe(),
     }
     provenance = {"versions": _versions(), "options": options, "passes": [one.describe() for one in passes.passes]}
-    return SpikingNetwork(passes.run(graph), chip, engine, sample, size, provenance)
+    return SpikingNetwork(passes.run(graph), chip, engine, _sample(calibration_data), size, provenance)
 
 
-def _example(sample: Tensor | None) -> Tensor | None:
-    """Calibration images on which rewrites are verified; what is not finite is left for calibration to refuse."""
-    return sample[:2] if sample is not None and bool(torch.isfinite(sample).all()) else None
+def _example(data: Any) -> Tensor | None:
+    """Two calibration images on which rewrites are verified; what is not finite is left for calibration to refuse.
+
+    Only what can certainly be gone through again is looked into before calibration has seen it.
+    """
+    sample = _sample(data, 2) if isinstance(data, Tensor | tuple | list | DataLoader) else None
+    return sample if sample is not None and bool(torch.isfinite(sample).all()) else None
 
 
 def _versions() -> dict[str, str]:

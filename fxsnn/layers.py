@@ -103,35 +103,38 @@ class ActivationSummary:
 
 
 class ClippedReLU(nn.Module):
-    """`clamp(x, 0, threshold)`, optionally rounded to the levels that T steps of spikes can express.
+    """`clamp(x, 0, threshold)`, optionally rounded to what T steps of spikes express.
 
     Args:
         threshold: upper end, in activation units, positive.
-        levels: T; the output is `floor(x * T / threshold + 0.5) * threshold / T`, with a straight-through gradient. It
-            is what an integrate-and-fire neuron emits in T steps from half a threshold under a steady drive
-            (Bu et al. 2022, eq. 13). `None`: no rounding.
+        dynamics: the output is the rate of spikes that neurons give under a steady drive (`steady_spike_counts`), times
+            the threshold, with a straight-through gradient; by subtraction from half a threshold that is
+            `floor(x * T / threshold + 0.5) * threshold / T` (Bu et al. 2022, eq. 13). `None`: no rounding.
         summary: what calibration saw, `None` without data.
     """
 
-    def __init__(self, threshold: float, levels: int | None = None, summary: ActivationSummary | None = None) -> None:
+    def __init__(
+        self, threshold: float, dynamics: Dynamics | None = None, summary: ActivationSummary | None = None
+    ) -> None:
         super().__init__()
         if not threshold > 0:
             raise OptionError(f"threshold is {threshold!r}; allowed are positive numbers")
         self.threshold = threshold
-        self.levels = levels
+        self.dynamics = dynamics
         self.summary = summary
+
+    @property
+    def levels(self) -> int | None:
+        """T, or `None` where nothing is rounded."""
+        return None if self.dynamics is None else self.dynamics.timesteps
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as `x`."""
         clipped = x.clamp(0.0, self.threshold)
-        if self.levels is None:
+        if self.dynamics is None:
             return clipped
-        step = self.threshold / self.levels
-        return clipped + ((clipped / step + 0.5).floor() * step - clipped).detach()
-
-    def with_levels(self, levels: int | None) -> ClippedReLU:
-        """The same with another number of levels."""
-        return ClippedReLU(self.threshold, levels, self.summary)
+        counts = steady_spike_counts(x.detach() / self.threshold, self.dynamics)
+        return clipped + (counts * (self.threshold / self.dynamics.timesteps) - clipped).detach()
 
     def extra_repr(self) -> str:
         """Shown in dumps."""
@@ -177,7 +180,7 @@ class RateReLU(nn.Module):
         return float(self.upper.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape and type as `x`, [N, C, ...]."""
+        """Same shape as `x`, [N, C, ...], in the type of the thresholds: bfloat16 would round rates once more."""
         value, unit = (one.view(-1, *[1] * (x.dim() - 2)) for one in (self.spike_value, self.unit))
         out: Tensor = _Rate.apply(x, self.upper, value, unit, self.dynamics, self.rates)
         return out
@@ -200,17 +203,17 @@ class _Rate(torch.autograd.Function):
         # a T-th of the step's.
         neurons = max(1, x.numel() // max(1, len(x)))
         ctx.scale = dynamics.timesteps**2 * (neurons * dynamics.timesteps) ** -0.5
-        return (rates * unit).to(x.dtype)
+        ctx.type = x.dtype
+        return rates * unit
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         ratio, rates, value, unit = ctx.saved_tensors
-        wide = gradient.to(ratio.dtype)
-        to_x = torch.ops.aten.hardtanh_backward(wide, ratio, 0, 1).mul_(unit / value)
+        to_x = torch.ops.aten.hardtanh_backward(gradient, ratio, 0, 1).mul_(unit / value)
         to_upper = None
         if ctx.needs_input_grad[1]:  # both the value and the unit move with the threshold
-            to_upper = ctx.scale * (wide * rates).addcmul_(to_x, ratio, value=-1).sum()
-        return to_x.to(gradient.dtype), to_upper, None, None, None, None
+            to_upper = ctx.scale * (gradient * rates).addcmul_(to_x, ratio, value=-1).sum()
+        return to_x.to(ctx.type), to_upper, None, None, None, None
 
 
 def quantize_input(images: Tensor, unit: float, bits: int) -> Tensor:

@@ -201,11 +201,9 @@ class Student:
         """Put the modules back that stand in a graph outside of training."""
         for node in self.graph.body(RateReLU):
             module: Any = self.graph[node]
-            levels = self.dynamics.timesteps
-            if node in self._pooled.values():
-                self.graph.replace(node, ClippedReLU(float(module.spike_value[0]), levels))
-            else:
-                self.graph.replace(node, ClippedReLU(module.threshold, levels))
+            if node in self._pooled.values():  # what a pooling reads has been put back before it
+                module = self.graph[node.all_input_nodes[0].all_input_nodes[0]]
+            self.graph.replace(node, ClippedReLU(module.threshold, self.dynamics))
         for layer in self._layers:
             layer.bias_error = None
             layer.fix_step()

@@ -27,7 +27,8 @@ class Canonicalize(Pass):
 
     ReLU, average pooling (adaptive too), flatten / view / reshape, softmax and log-softmax are rewritten whether called
     as a function, as a tensor's method or as a module; a `SyncBatchNorm` becomes a plain one; layers written by hand as
-    `SpikeConv2d` and the like become their PyTorch namesakes. What the pass does not know it leaves alone; `CheckConvRelu` speaks about that.
+    `SpikeConv2d` and the like become their PyTorch namesakes. What the pass does not know it leaves alone;
+    `CheckConvRelu` speaks about that.
 
     >>> import torch, fxsnn
     >>> from torch import nn

@@ -20,11 +20,11 @@ class TestClippedReLU:
 
     def test_rounds_half_up_to_the_levels_that_t_steps_can_express(self) -> None:
         x = torch.tensor([-1.0, 0.2, 0.25, 0.74, 0.75, 1.9, 9.0])
-        assert ClippedReLU(2.0, levels=4)(x).tolist() == [0, 0, 0.5, 0.5, 1.0, 2.0, 2.0]
+        assert ClippedReLU(2.0, Dynamics(4))(x).tolist() == [0, 0, 0.5, 0.5, 1.0, 2.0, 2.0]
 
     def test_lets_the_gradient_through_within_its_range_only(self) -> None:
         x = torch.tensor([-1.0, 0.3, 5.0], requires_grad=True)
-        ClippedReLU(2.0, levels=4)(x).sum().backward()
+        ClippedReLU(2.0, Dynamics(4))(x).sum().backward()
         assert x.grad is not None
         assert x.grad.tolist() == [0, 1, 0]
 

@@ -137,7 +137,7 @@ def test_no_other_threshold_of_the_first_layer_is_much_better() -> None:
     module: Any = graph[next(iter(first.users))]
 
     def error(threshold: float) -> float:
-        return float((ClippedReLU(threshold, 8)(seen[0]) - seen[0]).square().mean())
+        return float((ClippedReLU(threshold, Dynamics(8))(seen[0]) - seen[0]).square().mean())
 
     best = error(module.threshold)
     assert all(best <= 1.02 * error(module.threshold * factor) for factor in (0.5, 0.7, 0.9, 1.1, 1.4, 2))
