@@ -110,13 +110,17 @@ EXPERIMENTS: Mapping[str, Experiment] = {
 }
 
 
-def measured(name: str, experiment: Experiment, data: Data, bits: int, timesteps: int, seed: int, work: Path) -> Row:
-    """One row: train, convert, fine-tune, measure."""
+def measured(
+    name: str, experiment: Experiment, data: Data, bits: int, timesteps: int, seed: int, work: Path, *, again: bool
+) -> Row:
+    """One row: train, convert, fine-tune (`again`, even if that is finished), measure."""
     network, build = experiment.network[bits], experiment.builds[bits]
     stem = f"{name}-{network.replace(', ', '-').replace(' ', '')}-seed{seed}"
     ann, ann_seconds = trained(build, data, experiment.ann, seed, work / f"{stem}.pt")
     options = dict(experiment.finetune[bits])
     checkpoint = work / f"{stem}-{bits}bits-T{timesteps}.safetensors"
+    if again:
+        checkpoint.unlink(missing_ok=True)
     passes = fxsnn.pipeline(
         target=TARGET,
         bits=bits,
@@ -145,7 +149,7 @@ def measured(name: str, experiment: Experiment, data: Data, bits: int, timesteps
         seed=seed,
         ann=accuracy(ann, test),
         quantised=accuracy(last.before, test),
-        spiking=tuple(accuracy_over_time(snn, test, LONGEST)),
+        spiking=tuple(accuracy_over_time(snn, test, max(LONGEST, timesteps))),
         held_out=accuracy(snn, batches(data.held_out)),
         ann_recipe=asdict(experiment.ann),
         ann_seconds=ann_seconds,
@@ -166,14 +170,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path("out/accuracy"), help="what is finished is kept here")
     parser.add_argument("--out", type=Path, default=Path("out/accuracy"), help="where the report goes, and may be")
     parser.add_argument("--float32", action="store_true", help="no mixed precision, which is slow without AVX-512")
-    parser.add_argument("--again", action="store_true", help="measure rows that the report has, too")
+    parser.add_argument("--again", action="store_true", help="fine-tune and measure rows that are there, too")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.datasets if name not in EXPERIMENTS]
     if unknown:
         parser.error(f"unknown data sets {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
-    reported = set() if options.again else {row.key for row in read_rows(options.work, options.out)}
+    reported = {row.key for row in read_rows(options.work, options.out)}
     for name in options.datasets:
         data = load(name, options.data_dir)
         experiment = EXPERIMENTS[name].in_float32() if options.float32 else EXPERIMENTS[name]
@@ -181,8 +185,9 @@ def main(arguments: list[str] | None = None) -> int:
             for bits in options.bits:
                 for timesteps in options.timesteps:
                     path = options.work / f"{name}-{bits}bits-T{timesteps}-seed{seed}.json"
-                    if not path.exists() and (name, bits, timesteps, seed) not in reported:
-                        row = measured(name, experiment, data, bits, timesteps, seed, options.work)
+                    done = path.exists() or (name, bits, timesteps, seed) in reported
+                    if options.again or not done:
+                        row = measured(name, experiment, data, bits, timesteps, seed, options.work, again=options.again)
                         write_whole(path, json.dumps(asdict(row), indent=1).encode())
                         print(row.line(), flush=True)
     rows = read_rows(options.work, options.out)

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,9 @@ def trained(
 
     Returns:
         The network in evaluation mode, and how many seconds its training took.
+
+    Raises:
+        SystemExit: what is at `path` was trained by another recipe.
     """
     torch.manual_seed(seed)
     network = build().to(memory_format=torch.channels_last)
@@ -151,6 +154,8 @@ def trained(
     done, seconds = 0, 0.0
     if path.exists():
         state = torch.load(path, weights_only=True)
+        if state.get("recipe") != asdict(recipe):
+            raise SystemExit(f"{path} is of another recipe ({state.get('recipe')}); delete it or give another --work")
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         done, seconds = state["done"], state["seconds"]
@@ -171,7 +176,7 @@ def trained(
             optimiser.step()
         seconds += time.perf_counter() - start
         state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
-        _save({**state, "done": epoch + 1, "seconds": seconds}, path)
+        _save({**state, "recipe": asdict(recipe), "done": epoch + 1, "seconds": seconds}, path)
         held_out = accuracy(network.eval(), batches(data.held_out))
         _log.info("ANN, epoch %d: held-out accuracy %.2f %%, %.0f s", epoch + 1, held_out, seconds)
     return network.eval(), seconds

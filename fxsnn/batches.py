@@ -144,7 +144,8 @@ def _tensors(data: Any, *, labels: bool, what: str) -> tuple[Tensor, ...] | None
     """Images, or images and labels, if that is what `data` are."""
     if isinstance(data, Tensor) and not labels:
         return (data,)
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+    pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
+    if pair and (labels or not _is_images(data[1])):  # two batches of images are no pair
         if len(data[0]) != len(data[1]):
             raise DataError(f"{what}: there are {len(data[0])} images and {len(data[1])} labels")
         return data

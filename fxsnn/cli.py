@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from fxsnn import datasets, user_code
 from fxsnn.compiler import check, convert
 from fxsnn.device import choose_device
-from fxsnn.document import described, target_data
-from fxsnn.errors import DataError, FxsnnError, FxsnnWarning, ModelError, OptionError
+from fxsnn.document import target_data
+from fxsnn.errors import DataError, FileError, FxsnnError, FxsnnWarning, ModelError, OptionError, listing
 from fxsnn.evaluation import Batches, accuracy, accuracy_over_time
 from fxsnn.loading import load, verify
 from fxsnn.network import SpikingNetwork
@@ -279,8 +279,10 @@ def convert_command(options: argparse.Namespace) -> Answer:
     tuned = bool(options.finetune_epochs or options.finetune_spiking_epochs)
     if train is None and (tuned or options.correction):
         raise OptionError("fine-tuning and correction need --data")
-    if tuned:
-        _require_writable(network, options)
+    if options.checkpoint is not None and not tuned:
+        raise OptionError("--checkpoint is of fine-tuning; give --finetune-epochs or --finetune-spiking-epochs, too")
+    if unwritable := check(network, target=options.target, bits=bits_from(options.bits)).unwritable:
+        raise FileError(f"the network cannot be written: {listing(unwritable)}")
     finetune = None if train is None or not tuned else Finetune(
         DataLoader(train, options.batch_size, shuffle=True),
         epochs=options.finetune_epochs,
@@ -406,14 +408,6 @@ def _model(options: argparse.Namespace) -> nn.Module:
 
 def _network(options: argparse.Namespace) -> SpikingNetwork:
     return load(options.file, engine=options.engine).to(choose_device(options.device))
-
-
-def _require_writable(network: nn.Module, options: argparse.Namespace) -> None:
-    """Before a long training: a quick conversion without data must fit the chip and have its place in a file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FxsnnWarning)
-        snn = convert(network, target=options.target, bits=bits_from(options.bits))
-    described(snn.graph, snn.target, snn.dynamics, snn.image_size, {})
 
 
 def _halves(options: argparse.Namespace) -> datasets.Splits:

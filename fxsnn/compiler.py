@@ -86,6 +86,11 @@ def pipeline(
             raise OptionError(f"correction is {correction!r}; allowed are {allowed}, or None")
         if calibration_data is None:
             raise OptionError(f"correction={correction!r} needs images: pass calibration_data")
+        if isinstance(calibration_data, Iterator):
+            raise OptionError(
+                f"correction={correction!r} goes through the calibration data several times, but a "
+                f"{type(calibration_data).__name__} can be read once only: pass a list of its batches, or a DataLoader"
+            )
         biases, thresholds = correction != "thresholds", correction != "biases"
         passes.append(CorrectLayers(calibration_data, chip, biases, thresholds, **asdict(dynamics)))
     if finetune is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +22,6 @@ from tqdm import tqdm
 
 from fxsnn.batches import accepted, check_labels, images_and_labels, length_of
 from fxsnn.errors import DataError, FileError, OptionError, TargetError, TrainingError
-from fxsnn.graph import Graph
 from fxsnn.storage import load_arrays, save_arrays
 from fxsnn.student import Student
 from fxsnn.target import whole_number
@@ -89,7 +89,7 @@ class TrainingOptions:
         if self.lr is None:
             object.__setattr__(self, "lr", _RATES[self.optimiser])
         for name in ("epochs", "spiking_epochs", "seed"):
-            self._require(name, whole_number, lambda value: value >= 0, "whole numbers from 0")
+            self._require(name, whole_number, lambda value: 0 <= value < 1 << 63, "whole numbers from 0, below 2^63")
         if self.epochs + self.spiking_epochs < 1:
             raise OptionError("epochs and spiking_epochs are both 0; leave fine-tuning out instead")
         for name in ("lr", "spiking_lr", "temperature", "gradient_norm"):
@@ -140,12 +140,21 @@ class Epoch:
     seconds: float
 
 
-def _log_probabilities(graph: Graph) -> Callable[[Tensor], Tensor]:
-    """What turns outputs of a network (logits, log-probabilities or probabilities) into log-probabilities."""
-    last = graph.output().all_input_nodes[0]
-    if graph.is_a(last, nn.Softmax):
-        return lambda outputs: outputs.float().clamp_min(1e-12).log()
-    return lambda outputs: F.log_softmax(outputs.float(), 1)
+def _require_classes(outputs: object, whose: str) -> None:
+    """Refuse outputs that say nothing about classes."""
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+        found = list(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+        raise DataError(f"{whose} gives {found}; fine-tuning needs a tensor [N, classes]")
+
+
+def _are_probabilities(outputs: Tensor) -> bool:
+    sums = outputs.float().sum(1)
+    return bool((outputs >= 0).all()) and bool(((sums - 1).abs() < _SUMS_TO_ONE).all())
+
+
+def _log_probabilities(outputs: Tensor, *, given: bool) -> Tensor:
+    """Logarithms of the probabilities that are given, or that logits or log-probabilities stand for."""
+    return outputs.float().clamp_min(1e-12).log() if given else F.log_softmax(outputs.float(), 1)
 
 
 # The loop ------------------------------------------------------------------------------------------------------------
@@ -215,7 +224,7 @@ class _Loop:
         self.learned = tuple(self.student.tensors().values())
         self.identity = _identity(task, options)
         self.state = _Progress()
-        self.likelihood = _log_probabilities(self.student.graph)
+        self.probabilities: bool | None = None  # whether the network gives them; its first outputs tell
         self.labels = options.distillation < 1
         self.size = length_of(task.batches)
         assert options.lr is not None  # the options have seen to it
@@ -232,6 +241,7 @@ class _Loop:
         quiet = None if self.options.progress else True
         with torch.random.fork_rng(devices), tqdm(total=total, desc="fine-tuning", disable=quiet) as bar:
             if not self.state.history:
+                torch.manual_seed(self.options.seed)  # validation data may draw, too
                 self._consider(self._validated())  # wrong data show now; and no epoch may make things worse
             for phase, epochs in enumerate(phases):
                 if self.state.done[phase] >= epochs:
@@ -326,9 +336,12 @@ class _Loop:
                 self.student.simulate(images)
         with self._precision(), accepted(images):
             outputs = self.student.graph(images)
+        _require_classes(outputs, "the network")
         if labels is not None:
             check_labels(labels, outputs.shape[1])
-        said, share = self.likelihood(outputs), self.options.distillation
+        if self.probabilities is None:
+            self.probabilities = _are_probabilities(outputs)
+        said, share = _log_probabilities(outputs, given=self.probabilities), self.options.distillation
         loss = said.new_zeros(())
         if labels is not None and share < 1:
             loss = loss + (1 - share) * F.nll_loss(said, labels.to(self.device))
@@ -368,12 +381,8 @@ class _Loop:
         """Log-probabilities of the teacher, whether it gives probabilities, their logarithms or logits."""
         with torch.no_grad(), accepted(images, by="the teacher"):
             outputs = self.task.teacher(images)
-        if not isinstance(outputs, Tensor) or outputs.dim() != 2:
-            raise DataError("the teacher must give a tensor [N, classes]")
-        outputs = outputs.float()
-        if bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < _SUMS_TO_ONE).all()):
-            return outputs.clamp_min(1e-12).log()
-        return F.log_softmax(outputs, 1)
+        _require_classes(outputs, "the teacher")
+        return _log_probabilities(outputs, given=_are_probabilities(outputs))
 
     def _validated(self) -> float | None:
         """Accuracy of the spiking network on the validation data."""
@@ -388,6 +397,7 @@ class _Loop:
                 images = images.to(self.device, self.weight.dtype)
                 with accepted(images):
                     outputs = network(images)
+                _require_classes(outputs, "the network")
                 if labels is not None:
                     check_labels(labels, outputs.shape[1])
                 wanted = self._taught(images).argmax(1) if labels is None else labels.to(self.device)
@@ -427,6 +437,8 @@ class _Loop:
         path = self.task.checkpoint
         if path is not None and not path.parent.is_dir():
             raise FileError(f"{path} cannot be written: there is no folder {path.parent}")
+        if path is not None and not os.access(path.parent, os.W_OK):
+            raise FileError(f"{path} cannot be written: the folder {path.parent} is not writable")
         if path is None or not path.exists():
             return None
         arrays, document = load_arrays(path)
@@ -476,6 +488,7 @@ def _identity(task: Task, options: TrainingOptions) -> str:
         **asdict(replace(options, progress=False)),
         **asdict(student.dynamics),
         "registers": asdict(student.target.registers),
+        "network": student.graph.text(hashes=False),
         "batches": _data_facts(task.batches),
         "validation": None if task.validation is None else _data_facts(task.validation),
     }

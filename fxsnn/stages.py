@@ -97,7 +97,9 @@ class Pass:
         """
         start = time.perf_counter()
         state = {name: tensor.detach().clone() for name, tensor in graph.module.state_dict().items()}
-        with torch.inference_mode(False):  # tensors made in it do not tell when they are written into
+        device = next((tensor.device.type for tensor in state.values()), "cpu")
+        # Tensors made in inference mode do not tell when they are written into; mixed precision is for training.
+        with torch.inference_mode(False), torch.autocast(device, enabled=False):
             after = graph.copy()
             self.rewrite(after)
             after.tidy()
@@ -131,7 +133,9 @@ class Pass:
     def describe(self) -> str:
         """The pass as it would be written, options with short values only."""
         options = ((field.name, repr(getattr(self, field.name))) for field in fields(self))  # type: ignore[arg-type]
-        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in options if len(value) < 40)})"
+        # An address in memory says nothing, and would make two files of one network differ.
+        short = (f"{name}={value}" for name, value in options if len(value) < 40 and " at 0x" not in value)
+        return f"{type(self).__name__}({', '.join(short)})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Real
 from typing import Any
 
 from torch import nn
@@ -51,7 +52,7 @@ class CalibrateThresholds(Pass):
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise OptionError(f"calibration method is {self.method!r}; allowed are {', '.join(METHODS)}")
-        if not 0 < self.percentile <= 100:
+        if not isinstance(self.percentile, Real) or not 0 < self.percentile <= 100:
             raise OptionError(f"percentile is {self.percentile!r}; allowed are numbers above 0 and up to 100")
         if self.input_bits is not None and whole_number(self.input_bits) not in range(2, 17):
             raise OptionError(f"input_bits is {self.input_bits!r}; allowed are 2 to 16, or None for an analog input")

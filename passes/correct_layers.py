@@ -20,8 +20,8 @@ from fxsnn.student import Student, float_form
 from fxsnn.target import HardwareTarget
 
 _CHUNK = 128
-_VALUES = 1 << 13
-"""So many values of a channel are kept of a chunk of images."""
+_VALUES = 1 << 7
+"""So many values of a channel are kept of an image."""
 _VALUES_IN_ALL = 1 << 17
 _HALVINGS = 50
 
@@ -103,16 +103,19 @@ class CorrectLayers(Pass):
         """What stands in front of the activation of a layer, [C, n]: everything, or of much a random part."""
         generator = torch.Generator().manual_seed(0)
         kept: list[Tensor] = []
-        most = _VALUES
+        share = 1.0  # the same of every image, so that all count alike
 
         def add(_: Node, value: Tensor) -> None:
-            nonlocal kept, most
+            nonlocal kept, share
             channels = value.double().transpose(0, 1).flatten(1)
+            if not kept:
+                share = min(1.0, _VALUES * len(value) / channels.shape[1])
+            most = max(1, round(share * channels.shape[1]))
             if channels.shape[1] > most:
                 channels = channels[:, torch.randperm(channels.shape[1], generator=generator)[:most].to(value.device)]
             kept.append(channels)
             if sum(part.shape[1] for part in kept) > _VALUES_IN_ALL:  # from now on, and of what there is, only half
-                kept, most = [part[:, ::2] for part in kept], max(1, most // 2)
+                kept, share = [part[:, ::2] for part in kept], share / 2
 
         self._watch(graph, [node], add, student)
         return torch.cat(kept, 1)

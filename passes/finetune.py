@@ -97,6 +97,10 @@ class Finetune(Pass):
             raise OptionError(f"batch_size is {self.batch_size!r}; allowed are whole numbers from 1")
         if self.teacher is not None and not isinstance(self.teacher, nn.Module):
             raise OptionError(f"teacher is a {type(self.teacher).__name__}; allowed are a torch.nn.Module, or None")
+        if self.checkpoint is not None and not isinstance(self.checkpoint, str | Path):
+            raise OptionError(f"checkpoint is a {type(self.checkpoint).__name__}; allowed are a path, or None")
+        if self.on_epoch is not None and not callable(self.on_epoch):
+            raise OptionError(f"on_epoch is a {type(self.on_epoch).__name__}; allowed are functions, or None")
         self._dynamics(1 if self.timesteps is None else self.timesteps)
         if self.patience is not None and self.validation is None:
             raise OptionError("patience needs validation: data held out, or the share of the data to hold out")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import accuracy
+import accuracy_report
 import accuracy_training
 import pytest
 import torch
@@ -66,7 +67,26 @@ def test_a_row_is_measured_reported_and_kept(tmp_path: Path) -> None:
     assert run(tmp_path) == row  # the report has it
     assert not (tmp_path / "work").exists()
     assert run(tmp_path, "--again")["spiking"] == row["spiking"]
-    assert (tmp_path / "work").exists()
+    (checkpoint,) = (tmp_path / "work").glob("*.safetensors")
+    before = checkpoint.stat().st_mtime_ns
+    assert run(tmp_path, "--again")["spiking"] == row["spiking"]
+    assert checkpoint.stat().st_mtime_ns > before  # fine-tuned anew
+
+
+@pytest.mark.usefixtures("digits")
+def test_t_may_be_longer_than_what_is_always_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "LONGEST", 2)
+    monkeypatch.setattr(accuracy_report, "_TIMESTEPS", (2,))
+    assert len(run(tmp_path)["spiking"]) == 4
+    text = (tmp_path / "out" / "accuracy.md").read_text()
+    assert "| digits | DigitNet | 2 | T = 4 | 1 |" in text
+
+
+def test_a_network_of_another_recipe_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    data = accuracy_training.Data(*[(torch.rand(4, 1, 28, 28), torch.arange(4))] * 3)
+    accuracy_training.trained(DigitNet, data, Recipe(epochs=1), 0, tmp_path / "net.pt")
+    with pytest.raises(SystemExit, match=r"net.pt is of another recipe \(\{'epochs': 1, .*delete it"):
+        accuracy_training.trained(DigitNet, data, Recipe(epochs=2), 0, tmp_path / "net.pt")
 
 
 @pytest.mark.usefixtures("digits")

@@ -101,6 +101,13 @@ def test_what_cannot_be_trained_on_is_refused(data: Any, message: str) -> None:
         batches_of(data)
 
 
+def test_two_batches_of_images_are_no_images_with_labels() -> None:
+    batches = (X[:16], X[16:40])
+    assert batches_of(batches, labels=False) is batches
+    with pytest.raises(OptionError, match="data that come in batches cannot be split"):
+        held_out(batches, 0.5, 0, labels=False)
+
+
 def test_how_many_batches_there_are_is_known_of_what_has_a_length() -> None:
     assert length_of([X, X]) == 2
     assert length_of(part for part in X) is None

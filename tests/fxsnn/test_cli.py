@@ -190,6 +190,33 @@ class TestConvert:
         assert status == 2
         assert "sort has no name in the format of files" in err
 
+    def test_fine_tunes_what_fits_only_with_the_calibration_data(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Pixels from 0 to 255: without data, thresholds are guessed for images of mean 0 and deviation 1."""
+        (folder / "bright.py").write_text(BRIGHT)
+        options = ["--data", "bright.py:halves", "--bits", "4", "-o", "out.fxsnn", "--timesteps", "4"]
+        assert called(capsys, "convert", "bright.py:network", "--bits", "4", "-o", "out.fxsnn")[0] == 2
+        status, _, err = called(capsys, "convert", "bright.py:network", *options, "--finetune-epochs", "1")
+        assert status == 0, err
+
+
+BRIGHT = """
+import torch
+from torch import nn
+
+def network():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    for _ in range(60):
+        model(255 * torch.rand(64, 3, 8, 8))
+    return model.eval()
+
+def halves(data_dir):
+    half = [(255 * torch.rand(3, 8, 8), i % 5) for i in range(32)]
+    return half, half
+"""
+
 
 class TestEval:
     def test_gives_the_accuracy_at_every_t_beside_the_anns(
@@ -261,17 +288,18 @@ def test_verify_says_no_where_spikes_differ(file: Path, capsys: pytest.CaptureFi
         ("convert net.py:wide --bits 2 -o x", "60 input channels; hw_v1.0 allows at most 56"),
         ("convert net.py --weights none.pt", "none.pt: there is no such file of weights"),
         ("convert net.py --finetune-epochs 2", "fine-tuning and correction need --data"),
+        ("convert net.py --checkpoint c", "--checkpoint is of fine-tuning; give --finetune-epochs or"),
         ("convert net.py -o nowhere/x", "there is no folder nowhere; make it first"),
         ("convert net.py --data none.npz", "none.npz cannot be read as arrays"),
         ("convert net.py --data SVHN", "unknown data set 'SVHN'; known: digits"),
         ("convert net.py --data net.py:one_half", "net.py:one_half gives a list"),
-        ("convert net.py --data digits -o x", "images have shape [128, 1, 28, 28], that is 1 channels"),
+        ("convert net.py --data digits -o x", "images have shape [2, 1, 28, 28], that is 1 channels"),
         ("convert net.py --device gpu", "device 'gpu' cannot be used here"),
         ("eval net.py", "net.py cannot be read as a file of fxsnn"),
         ("eval none.fxsnn", "none.fxsnn cannot be read: No such file"),
         ("eval net.fxsnn --timesteps 0", "timesteps is 0"),
         ("eval net.fxsnn --data data.npz --weights w.pt", "--weights needs --model"),
-        ("eval net.fxsnn --data digits", "that is 1 channels; expected"),
+        ("eval net.fxsnn --data digits", "images of digits are [1, 28, 28]; the network was made for [3, 12, 12]"),
         ("eval net.fxsnn --data small.npz", "images of small.npz are [3, 6, 6]; the network was made for [3, 12, 12]"),
         ("eval net.fxsnn --data empty.npz", "data set 'empty.npz': a half has no images"),
         ("eval net.fxsnn --data single.npz", "it is a single array; np.savez writes several"),

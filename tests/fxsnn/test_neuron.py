@@ -180,3 +180,16 @@ def test_a_leak_beyond_its_register_is_an_error_with_value_and_range() -> None:
 def test_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(RegisterError, match="not finite"):
         one(bias=float("nan"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("reset", ["subtraction", "zero"])
+@pytest.mark.parametrize("timesteps", [16, 128, 1000])
+def test_in_half_precision_no_neuron_spikes_more_than_once_a_step(
+    dtype: torch.dtype, reset: str, timesteps: int
+) -> None:
+    drive = torch.linspace(-0.5, 1.5, 999).to(dtype)
+    counts = steady_spike_counts(drive, Dynamics(timesteps, reset))
+    assert counts.dtype == dtype
+    assert counts.max() == timesteps
+    assert torch.equal(counts, steady_spike_counts(drive.float(), Dynamics(timesteps, reset)).to(dtype))

@@ -157,6 +157,24 @@ def test_a_conversion_is_nearer_to_the_network_with_both(convert: Any) -> None:
     assert error("biases") < error(None)
 
 
+@pytest.mark.parametrize("last", [1, 60, 128])
+def test_every_image_counts_alike_in_whatever_batch_it_comes(last: int) -> None:
+    """The last images are others than those before; their batch may be smaller than what is seen at once."""
+    data = torch.cat([images(128, size=24), 3 * images(last, size=24, seed=2)])
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 22 * 22, 5)))
+    passes = (Canonicalize(), FoldBatchNorm(), CalibrateThresholds(data), QuantizeWeights(2))
+    graph = Pipeline(passes).run(model)
+    after = CorrectLayers(data, V1, thresholds=False, timesteps=64)(graph).after
+    top = next(after[node].threshold for node in after.nodes(ClippedReLU))
+    means = []
+    for network in (float_form(graph), after):
+        found: list[Tensor] = []
+        node = network.body(nn.Conv2d)[0]
+        Watch(network, [node], lambda _, value, found=found: found.append(value.double().clamp(0, top))).run(data)  # type: ignore[misc]
+        means.append(found[0].mean((0, 2, 3)))
+    torch.testing.assert_close(means[1], means[0], rtol=0.05, atol=0.02)
+
+
 def test_what_is_not_allowed_is_refused(convert: Any) -> None:
     with pytest.raises(OptionError, match="both False"):
         CorrectLayers(IMAGES, V1, biases=False, thresholds=False)
@@ -166,6 +184,10 @@ def test_what_is_not_allowed_is_refused(convert: Any) -> None:
         CorrectLayers(IMAGES[:, :2], V1)(GRAPH)
     with pytest.raises(OptionError, match="correction is 'all'; allowed are 'biases', 'thresholds', 'both', or None"):
         convert(seeded(Small), calibration_data=IMAGES, correction="all")
+    with pytest.raises(OptionError, match="correction='biases' needs images: pass calibration_data"):
+        convert(seeded(Small), correction="biases")
+    with pytest.raises(OptionError, match="a list_iterator can be read once only: pass a list of its batches"):
+        convert(seeded(Small), calibration_data=iter([IMAGES]), correction="biases")
 
 
 def test_what_fits_no_register_is_said_without_speaking_of_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,37 @@ def test_one_seed_gives_one_network_and_leaves_the_users_generator_alone(validat
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_one_seed_gives_one_network_where_validation_draws_too() -> None:
+    class Drawn:
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            chosen = torch.randperm(len(IMAGES))[:20]
+            yield IMAGES[chosen], LABELS[chosen]
+
+    found = set()
+    for state in range(3):
+        with torch.random.fork_rng():
+            torch.manual_seed(state)
+            history: list[Epoch] = []
+            after = finetune(validation=Drawn(), on_epoch=history.append)(GRAPH).after
+            found.add((after.text(), tuple(epoch.validation for epoch in history)))
+    assert len(found) == 1
+
+
+def test_mixed_precision_around_a_pass_does_not_reach_it() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = finetune()(GRAPH).after.text()
+    assert inside == finetune()(GRAPH).after.text()
+
+
+def test_what_is_written_about_it_has_no_address_in_memory() -> None:
+    assert "on_epoch" not in finetune(on_epoch=print_nothing).describe()
+    assert "lr=0.02" in finetune(on_epoch=print_nothing).describe()
+
+
+def print_nothing(_: Epoch) -> None:
+    """Called after each epoch."""
+
+
 def test_the_learning_rate_falls_to_a_tenth_at_half_and_at_three_quarters(monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
     original = torch.optim.SGD.step
@@ -123,6 +155,34 @@ def test_networks_that_return_probabilities_are_trained_on_them(last: nn.Module)
         return float(probabilities.gather(1, LABELS[:, None]).log().mean())
 
     assert likelihood(after) > likelihood(graph) + 0.1
+
+
+def test_probabilities_are_known_whatever_the_network_calls_to_make_them() -> None:
+    class Wide(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(super().forward(x), 1, dtype=torch.float64)
+
+    losses = []
+    for model in (seeded(Wide), nn.Sequential(seeded(Small), nn.Softmax(1))):
+        history: list[Epoch] = []
+        finetune(epochs=1, on_epoch=history.append)(quantised(model))
+        losses.append(history[0].loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+class Extended(Small):
+    """A network whose outputs are not [N, classes]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :, None, None]
+
+
+@pytest.mark.parametrize("validation", [None, DATA])
+def test_outputs_that_say_nothing_about_classes_are_refused(validation: Any) -> None:
+    with pytest.raises(
+        DataError, match=r"the network gives \[\d+, 5, 1, 1\]; fine-tuning needs a tensor \[N, classes\]"
+    ):
+        finetune(validation=validation)(quantised(seeded(Extended)))
 
 
 def test_data_may_be_a_loader() -> None:
@@ -474,6 +534,10 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(FileError, match="belongs to fine-tuning with other options"):
             finetune(**{"checkpoint": path, **other})(GRAPH)
+    graph = GRAPH.copy()
+    graph.insert_after(graph.nodes(nn.Linear)[-1], "smooth", nn.Softmax(1))  # no weights
+    with pytest.raises(FileError, match="or of another network"):
+        finetune(checkpoint=path)(graph)
     path.write_bytes(b"no such file")
     with pytest.raises(FileError, match="cannot be read"):
         finetune(checkpoint=path)(GRAPH)
@@ -494,6 +558,9 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         ({"gradient_norm": float("inf")}, "gradient_norm is inf"),
         ({"patience": 0, "validation": 0.1}, "patience is 0"),
         ({"patience": 2}, "patience needs validation"),
+        ({"seed": 1 << 63}, "seed is 9223372036854775808; allowed are whole numbers from 0, below 2"),
+        ({"checkpoint": 3}, "checkpoint is a int; allowed are a path, or None"),
+        ({"on_epoch": 3}, "on_epoch is a int; allowed are functions, or None"),
     ],
 )
 def test_the_message_names_the_option(options: dict[str, Any], message: str) -> None:
