@@ -30,7 +30,7 @@ class Row:
         timesteps: T that it was fine-tuned for.
         seed: of everything.
         ann: accuracy of the float network on the test set, in percent.
-        quantised: that of the n-bit network, activations rounded to T levels.
+        quantised: that of the n-bit network, activations rounded to T levels; `None` where it was not measured.
         spiking: that of the spiking network after 1, 2, ... steps.
         held_out: that of the spiking network at T on the images that were held out.
         ann_recipe: how the float network was trained.
@@ -46,7 +46,7 @@ class Row:
     timesteps: int
     seed: int
     ann: float
-    quantised: float
+    quantised: float | None
     spiking: tuple[float, ...]
     held_out: float
     ann_recipe: Mapping[str, Any]
@@ -65,7 +65,7 @@ class Row:
         spiking = ", ".join(f"T={t} {self.spiking[t - 1]:.2f}" for t in _TIMESTEPS if t <= len(self.spiking))
         return (
             f"{self.dataset}, {self.network}, {self.bits} bits, fine-tuned for T={self.timesteps}, seed {self.seed}: "
-            f"ANN {self.ann:.2f}, quantised {self.quantised:.2f}, spiking {spiking}; {self.seconds:.0f} s"
+            f"ANN {self.ann:.2f}, quantised {spread(self.quantised)}, spiking {spiking}; {self.seconds:.0f} s"
         )
 
 
@@ -89,10 +89,11 @@ def read_rows(work: Path, report: Path) -> list[Row]:
     return sorted(rows.values(), key=lambda row: (row.dataset, -row.bits, row.timesteps, row.seed))
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean of some values, with the half range behind it if there are several."""
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
+def spread(*given: float | None) -> str:
+    """Mean of the values that are there, with the half range behind it if there are several."""
+    values = [value for value in given if value is not None]
+    if len(values) < 2:
+        return f"{values[0]:.2f}" if values else "-"
     return f"{statistics.mean(values):.2f} ± {(max(values) - min(values)) / 2:.2f}"
 
 
@@ -114,9 +115,9 @@ def results_table(rows: Sequence[Row]) -> str:
 def _cells(group: list[Row]) -> list[str]:
     first = group[0]
     cells = [first.dataset, first.network, str(first.bits), f"T = {first.timesteps}", str(len(group))]
-    cells += [spread([row.ann for row in group]), spread([row.quantised for row in group])]
-    cells += [spread([row.spiking[t - 1] for row in group]) for t in _TIMESTEPS]
-    cells.append(spread([row.ann - row.spiking[row.timesteps - 1] for row in group]))
+    cells += [spread(*(row.ann for row in group)), spread(*(row.quantised for row in group))]
+    cells += [spread(*(row.spiking[t - 1] for row in group)) for t in _TIMESTEPS]
+    cells.append(spread(*(row.ann - row.spiking[row.timesteps - 1] for row in group)))
     return [*cells, *(f"{statistics.mean(times):,.0f}" for times in zip(*_times(group), strict=True))]
 
 

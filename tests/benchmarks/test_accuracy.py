@@ -140,8 +140,10 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 
 def test_seeds_are_averaged() -> None:
-    assert spread([90.0]) == "90.00"
-    assert spread([90.0, 91.0, 92.5]) == "91.17 ± 1.25"
+    assert spread(90.0) == "90.00"
+    assert spread(90.0, 91.0, 92.5) == "91.17 ± 1.25"
+    assert spread(90.0, None) == "90.00"
+    assert spread(None) == "-"
 
 
 def test_a_line_of_the_report_is_of_all_seeds() -> None:
