@@ -173,9 +173,7 @@ class Verification:
         lines.append(
             f"  logits differ by {self.logits:.1e} of the largest; {self.classes} images are classified otherwise"
         )
-        lines.append(
-            "every spike is as it must be" if self.ok else "NOT the network that was saved, or not its arithmetic"
-        )
+        lines.append("every spike matches" if self.ok else "NOT the network that was saved, or not its arithmetic")
         return "\n".join(lines)
 
 

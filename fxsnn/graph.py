@@ -402,7 +402,11 @@ def capture(model: nn.Module) -> Graph:
     """
     if not isinstance(model, nn.Module):
         raise ModelError(
-            [Finding("model", f"it is a {type(model).__name__}, no torch.nn.Module", "Pass the network itself")]
+            [
+                Finding(
+                    "model", f"it is of type {type(model).__name__}, not a torch.nn.Module", "Pass the network itself"
+                )
+            ]
         )
     model = _unwrapped(model)
     if (finding := _no_ordinary_network(model)) is not None:

@@ -51,6 +51,11 @@ class Run:
     membrane_range: dict[str, tuple[float, float]]
     membranes: dict[str, Tensor] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        steps, images = self.logits.shape[:2]
+        layers = ", ".join(f"{name} {rate:.3f}" for name, rate in self.firing_rates.items())
+        return f"Run of {images} image{'s' if images != 1 else ''} for T={steps}; firing rates: {layers or 'none kept'}"
+
     @property
     def spike_counts(self) -> dict[str, Tensor]:
         """Per layer, how often each neuron spiked, [N, C, ...]."""

@@ -56,7 +56,7 @@ class Dynamics:
         timesteps = whole_number(self.timesteps)
         if timesteps is None or not 1 <= timesteps <= LARGEST_TIMESTEPS:
             raise OptionError(
-                f"timesteps is {self.timesteps!r}; allowed is a whole number from 1 to {LARGEST_TIMESTEPS}"
+                f"timesteps is {self.timesteps!r}; allowed are whole numbers from 1 to {LARGEST_TIMESTEPS}"
             )
         object.__setattr__(self, "timesteps", timesteps)
         if self.reset not in RESETS:

@@ -68,7 +68,7 @@ def write_whole(path: str | Path, content: bytes) -> Path:
     """
     place = Path(path).resolve()  # through links: what they lead to is written, not they
     if place.exists() and not place.is_file():
-        raise FileError(f"{path} cannot be written: it is there and no file")
+        raise FileError(f"{path} cannot be written: it exists and is not a file")
     try:
         handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=".fxsnn-")
         try:

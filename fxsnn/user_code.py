@@ -47,7 +47,7 @@ def called(place: str, *arguments: Any) -> Any:
     module, function = _found(place)
     if not callable(function):
         raise ModelError([Finding(place, f"it is a {type(function).__name__}", "Name a function")])
-    with failures_named(place, "Mend that line"), _importable(module):
+    with failures_named(place, "Correct that line"), _importable(module):
         return function(*arguments)
 
 
@@ -133,7 +133,7 @@ def _imported(code: str, place: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError) and error.name and code.startswith(error.name):
             remedy = "Install it, call fxsnn from the folder that it is in, or name a script such as net.py"
             raise ModelError([Finding(place, f"there is no module {error.name!r}", remedy)]) from error
-        raise _failed(place, error, "Mend that line") from error
+        raise _failed(place, error, "Correct that line") from error
 
 
 def _script(path: Path, place: str) -> ModuleType:
@@ -188,7 +188,7 @@ def _failed(place: str, error: BaseException, remedy: str) -> ModelError:
         trace = trace.tb_next
     if isinstance(error, SyntaxError):
         where = f"{Path(error.filename or place).name}:{error.lineno}"
-        return ModelError([Finding(place, f"it is no valid Python ({error.msg})", "Mend that line", where)])
+        return ModelError([Finding(place, f"it is no valid Python ({error.msg})", "Correct that line", where)])
     reason = next(iter(str(error).splitlines()), "")
     if isinstance(error, ModuleNotFoundError):
         remedy = "Install what it imports"

@@ -72,7 +72,7 @@ class TestWhatCannotBeCaptured:
             fxsnn.capture(Branching())
 
     def test_something_else_than_a_module(self) -> None:
-        with pytest.raises(ModelError, match=r"it is a function, no torch\.nn\.Module"):
+        with pytest.raises(ModelError, match=r"it is of type function, not a torch\.nn\.Module"):
             fxsnn.capture(lambda x: x)  # type: ignore[arg-type]
 
     def test_weights_that_are_computed_at_every_call(self) -> None:

@@ -201,6 +201,25 @@ class TestTheFile:
         assert read_network.main(str(changed(file, tmp_path, flip_a_spike))) == 1
         assert " 1 wrong" in capsys.readouterr().out
 
+    @pytest.mark.parametrize(
+        ("tail", "status", "says"),
+        [
+            ((nn.AdaptiveAvgPool2d((2, 5)), nn.Flatten(), nn.Linear(80, 5)), 0, "logits differ by"),
+            (
+                (nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 5)),
+                2,
+                "does not know adaptive_avg_pool2d; the logits",
+            ),
+        ],
+    )
+    def test_the_reader_says_what_it_cannot_check(
+        self, tail: tuple[nn.Module, ...], status: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *tail))
+        path = network(model).save(tmp_path / "net.fxsnn")
+        assert read_network.main(str(path)) == status
+        assert says in capsys.readouterr().out
+
     def test_the_reader_needs_numpy_alone(self, file: Path) -> None:
         program = "import sys, runpy; sys.argv[0:] = [sys.argv[1], sys.argv[2]]; "
         program += "sys.modules.update(dict.fromkeys(('torch', 'fxsnn', 'safetensors')))\n"
@@ -319,7 +338,7 @@ class TestSaving:
             inner.add_module("relu", nn.ReLU())
             odd = nn.Sequential(inner, nn.Flatten(), nn.Linear(400, 5))
             with pytest.raises(
-                FileError, match=rf"0\.{name}.*: files allow letters, digits, _ and - in its name.*Rename"
+                FileError, match=rf"0\.{name}.*: files allow letters of ASCII, digits, _ and - in its name.*Rename"
             ):
                 network(odd.eval()).save(tmp_path / "net.fxsnn")
         assert model.training is False
@@ -333,7 +352,7 @@ class TestSaving:
         network().save(tmp_path / "link.fxsnn")
         assert (tmp_path / "link.fxsnn").is_symlink()
         assert fxsnn.verify(tmp_path / "real.fxsnn").ok
-        with pytest.raises(FileError, match="it is there and no file"):
+        with pytest.raises(FileError, match="it exists and is not a file"):
             network().save(tmp_path)
 
     def test_a_failure_leaves_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +387,8 @@ def test_every_damaged_file_is_refused_and_none_does_anything(file: Path, tmp_pa
     outcomes = {f"{name} {names[name]}": outcome for name, outcome in json.loads(done.stdout).items()}
     assert len(outcomes) == len(files)
     assert {name: outcome for name, (outcome, _) in outcomes.items() if not outcome.startswith("FileError: ")} == {}
-    assert {name: seconds for name, (_, seconds) in outcomes.items() if seconds > 1} == {}
+    # Below a second each on an idle core; a file that is expensive by its making would take minutes.
+    assert {name: seconds for name, (_, seconds) in outcomes.items() if seconds > 10} == {}
     assert sorted(tmp_path.iterdir()) == before
     assert not trap.exists()
 

@@ -137,6 +137,11 @@ class TestSimulate:
         assert run.firing_rates["conv2"] == pytest.approx(float(run.spike_counts["conv2"].mean()) / 16)
         assert run.membranes == {}
 
+    def test_prints_a_line_and_no_tensors(self) -> None:
+        run = SNN.simulate(images(1))
+        rates = ", ".join(f"{name} {rate:.3f}" for name, rate in run.firing_rates.items())
+        assert repr(run) == f"Run of 1 image for T=16; firing rates: {rates}"
+
     def test_shows_membranes_on_request_and_their_range_always(self) -> None:
         run = SNN.simulate(images(), membranes=True)
         assert run.membranes["hidden"].shape == (16, 4, 16)

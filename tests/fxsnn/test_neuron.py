@@ -110,7 +110,7 @@ def test_the_recorder_sees_membranes_before_the_reset() -> None:
 
 @pytest.mark.parametrize("timesteps", [0, -1, 2.5, "8", None, True, 1 << 20])
 def test_timesteps_must_be_a_whole_positive_number(timesteps: object) -> None:
-    with pytest.raises(OptionError, match=r"timesteps is .*; allowed is a whole number from 1"):
+    with pytest.raises(OptionError, match=r"timesteps is .*; allowed are whole numbers from 1"):
         Dynamics(timesteps)  # type: ignore[arg-type]
 
 
