@@ -21,7 +21,7 @@ from fxsnn.effects import (
     EFFECTS,
     MatchedLayer,
     RateNeurons,
-    encoding,
+    encoder_of,
     float_activations,
     matched_layers,
     real_activations,
@@ -329,7 +329,7 @@ def _inputs(
     ann: Graph, snn: SpikingNetwork, layers: Sequence[MatchedLayer], images: Tensor, reals: Mapping[str, Tensor]
 ) -> list[Tensor]:
     """What each layer reads in the spiking network, on average over time, in activation units."""
-    encode = encoding(snn)
+    encode = encoder_of(snn)
     if encode.bits is not None:
         images = QuantizedInput(encode.unit, encode.bits)(images)
     found: dict[Node, Tensor] = {}

@@ -243,7 +243,9 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 def _add_data(parser: argparse.ArgumentParser, default: str | None, use: str) -> None:
     known = ", ".join(datasets.names())
     parser.add_argument(
-        "--data", default=default, help=f"{known}, FILE.npz, or module:function that gives both halves; {use}"
+        "--data",
+        default=default,
+        help=f"{known}, FILE.npz, or module:function, called with --data-dir, that gives both halves; {use}",
     )
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets lie")
     parser.add_argument("--batch-size", type=_positive, default=128)

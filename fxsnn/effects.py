@@ -237,7 +237,7 @@ def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
             gain = layer.unit / value if "rounding" in effects else torch.ones_like(spiking.real_threshold)
             neurons = RateNeurons(top, gain, dynamics if "timesteps" in effects else None)
         graph.replace(layer.out, neurons)
-    encode = encoding(snn)
+    encode = encoder_of(snn)
     start = graph.input()
     if "input" in effects and encode.bits is not None:
         start = graph.insert_after(start, "quantized_input", QuantizedInput(encode.unit, encode.bits))
@@ -268,7 +268,7 @@ def _with_codes(source: Any, spiking: Any, *, rounded: bool) -> nn.Module:
     return new
 
 
-def encoding(snn: SpikingNetwork) -> Encode:
+def encoder_of(snn: SpikingNetwork) -> Encode:
     """What turns images into the integer input."""
     encode = snn.graph[snn.graph.nodes(Encode)[0]]
     assert isinstance(encode, Encode)
