@@ -32,6 +32,22 @@ def canonical(function: Callable[[Tensor], Any]) -> Graph:
     return Canonicalize()(fxsnn.capture(seeded(lambda: Around(function))), images()).after
 
 
+def test_a_synchronised_batch_norm_becomes_a_plain_one() -> None:
+    def build() -> nn.Module:
+        layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(400, 6), nn.BatchNorm1d(6)]
+        return nn.Sequential(*layers, nn.ReLU(), nn.Linear(6, 5))
+
+    plain = seeded(build)
+    step = Canonicalize()(fxsnn.capture(nn.SyncBatchNorm.convert_sync_batchnorm(plain)), images())
+    assert step.moved == 0
+    assert [type(step.after[name]) for name in ("1", "5")] == [nn.BatchNorm2d, nn.BatchNorm1d]
+
+
+def test_contiguous_disappears() -> None:
+    graph = canonical(lambda x: F.relu(x).contiguous())
+    assert [node.op for node in graph] == ["placeholder", "call_module", "call_module", "output"]
+
+
 @pytest.mark.parametrize("name", CONVERTIBLE)
 def test_the_function_is_kept_in_double_precision(name: str) -> None:
     step = Canonicalize()(fxsnn.capture(seeded(CONVERTIBLE[name])), images())

@@ -159,6 +159,19 @@ def test_all_offenders_come_in_one_error() -> None:
     assert str(caught.value).startswith("4 problems:\n  2: MaxPool2d")
 
 
+def test_what_follows_from_another_finding_is_no_finding_of_its_own() -> None:
+    found = findings(chain(nn.ConvTranspose2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4), nn.ReLU()))
+    assert list(found) == ["2", "4", "5"]  # none for the two ReLUs
+    joined = Forward(lambda m, x: m.fc((lambda y: F.relu(m.b(y)) + y)(F.relu(m.a(x))).mean((2, 3))))
+    graph = Canonicalize()(fxsnn.capture(joined)).after
+    assert [finding.layer for finding in CheckConvRelu().findings(graph)] == ["add"]
+
+
+def test_arithmetic_on_the_images_belongs_in_front_of_the_network() -> None:
+    found = findings(Forward(lambda m, x: m.fc(F.relu(m.a((x - 0.5) / 0.25)).mean((2, 3)))))
+    assert "Do it before the network, while the images are prepared" in str(found["sub"])
+
+
 def test_what_lies_behind_the_final_layer_is_the_users_business() -> None:
     assert findings(nn.Sequential(*chain(), nn.Sigmoid(), nn.Softmax(1))) == {}
 
