@@ -95,13 +95,15 @@ def accepted(
         size: channels, height and width that it is known to accept.
 
     Raises:
-        DataError: instead of PyTorch's `RuntimeError`.
+        DataError: instead of PyTorch's `RuntimeError`, but where the shape is one that is accepted.
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, NotImplementedError):
         raise
     except RuntimeError as error:
+        if size is not None and tuple(images.shape[1:]) == tuple(size):
+            raise  # it is not their shape
         reason = str(error).partition("\n")[0]
         known = "" if size is None else f" (it was made with {list(size)})"
         raise DataError(f"{by} does not accept {what} of shape {list(images.shape)}{known}: {reason}") from error

@@ -283,8 +283,9 @@ def convert_command(options: argparse.Namespace) -> Answer:
         raise OptionError("fine-tuning and correction need --data")
     if options.checkpoint is not None and not tuned:
         raise OptionError("--checkpoint is of fine-tuning; give --finetune-epochs or --finetune-spiking-epochs, too")
-    if unwritable := check(network, target=options.target, bits=bits_from(options.bits)).unwritable:
-        raise FileError(f"the network cannot be written: {listing(unwritable)}")
+    fit = check(network, target=options.target, bits=bits_from(options.bits))
+    if fit.ok and fit.unwritable:
+        raise FileError(f"the network cannot be written: {listing(fit.unwritable)}")
     finetune = None if train is None or not tuned else Finetune(
         DataLoader(train, options.batch_size, shuffle=True),
         epochs=options.finetune_epochs,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from fxsnn.batches import image_batches
 from fxsnn.document import unwritable
@@ -243,7 +243,10 @@ def _example(data: Any) -> Tensor | None:
 
     Only what can certainly be gone through again is looked into before calibration has seen it.
     """
-    sample = _sample(data, 2) if isinstance(data, Tensor | tuple | list | DataLoader) else None
+    again = isinstance(data, Tensor | tuple | list) or (
+        isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset)
+    )
+    sample = _sample(data, 2) if again else None
     return sample if sample is not None and bool(torch.isfinite(sample).all()) else None
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxsnn.errors import FileError, Finding, listing
-from fxsnn.graph import Graph
+from fxsnn.graph import Activation, Graph, Norm
 from fxsnn.layers import Decode, Encode, FoldedLinear, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking
 from fxsnn.neuron import Dynamics
 from fxsnn.packing import pack_codes
@@ -137,7 +137,8 @@ def unwritable(graph: Graph) -> list[Finding]:
     tail = set(graph.tail())
     found: list[Finding] = []
     for node in graph:
-        found += _about_name(graph, node)
+        if node in tail or not graph.is_a(node, *Norm, *Activation):  # these become part of the layer before them
+            found += _about_name(graph, node)
         if node in tail:
             try:
                 _described(graph, node, places)

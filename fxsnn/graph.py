@@ -439,7 +439,8 @@ def _no_ordinary_network(model: nn.Module) -> Finding | None:
         return Finding(name, "it is a TorchScript module", "Pass the network that it was made of")
     if Decode in kinds:
         return Finding(name, "it is a spiking network already", "Pass the network that it was converted from")
-    if found := sorted(kind.__name__ for kind in kinds if kind.__module__.startswith(_QUANTISED)):
+    idle = (torch.ao.quantization.QuantStub, torch.ao.quantization.DeQuantStub)  # do nothing before that
+    if found := sorted(kind.__name__ for kind in kinds - set(idle) if kind.__module__.startswith(_QUANTISED)):
         problem = f"it has been quantised or prepared for it by PyTorch ({', '.join(found)})"
         return Finding(name, problem, "Pass the network as it was before: fxsnn quantises it by itself")
     return None

@@ -96,15 +96,17 @@ class Pass:
             ModelError: a check found something; it carries all findings.
         """
         start = time.perf_counter()
-        state = {name: tensor.detach().clone() for name, tensor in graph.module.state_dict().items()}
+        tensors = dict([*graph.module.named_parameters(), *graph.module.named_buffers()])
+        state = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         device = next((tensor.device.type for tensor in state.values()), "cpu")
+        device = "cpu" if device == "meta" else device
         # Tensors made in inference mode do not tell when they are written into; mixed precision is for training.
         with torch.inference_mode(False), torch.autocast(device, enabled=False):
             after = graph.copy()
             self.rewrite(after)
             after.tidy()
             after.check(before=graph)
-            written = [name for name, tensor in graph.module.state_dict().items() if not _same(tensor, state[name])]
+            written = [name for name, tensor in tensors.items() if not _same(tensor, state[name])]
             if written:
                 raise GraphError(
                     f"pass {self.name} wrote into {', '.join(written)} of the graph that it was given; replace the "
@@ -120,7 +122,7 @@ class Pass:
         self.rewrite(after)
         after.tidy()
         images = example.to(next(before.module.parameters()).device, torch.float64)
-        with torch.no_grad(), accepted(images):
+        with torch.no_grad(), accepted(images, what="example or calibration images"):
             outputs = before(images)
         moved = largest_difference(before, after, images) / max(1.0, float(outputs.abs().max()))
         if not moved <= TOLERANCE:

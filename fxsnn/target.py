@@ -55,7 +55,7 @@ class Registers:
         leak: of a leak (the bias that is added at every step).
 
     Raises:
-        OptionError: a width is not a whole number from 2 to 32.
+        OptionError: a width is not a whole number from 2 to 31.
     """
 
     codebook: int = 11
@@ -65,8 +65,8 @@ class Registers:
     def __post_init__(self) -> None:
         for one in fields(self):
             width = getattr(self, one.name)
-            if not _between(width, 2, 32):
-                raise OptionError(f"the {one.name} register is {width!r} bits wide; allowed are 2 to 32")
+            if not _between(width, 2, 31):
+                raise OptionError(f"the {one.name} register is {width!r} bits wide; allowed are 2 to 31")
 
     @staticmethod
     def range_of(width: int) -> tuple[int, int]:
@@ -116,6 +116,8 @@ class HardwareTarget:
             raise OptionError(
                 f"target {self.name!r}: weight_bits is {self.weight_bits}; allowed are values of {ALL_BITS}"
             )
+        if not isinstance(self.registers, Registers):
+            raise OptionError(f"target {self.name!r}: registers is {self.registers!r}; expected fxsnn.Registers(...)")
         for name in ("relu_behind_convolution", "binary_traffic"):
             if getattr(self, name) is not True:
                 raise OptionError(
@@ -134,7 +136,7 @@ class HardwareTarget:
 
     def _table(self, given: object) -> dict[KernelSize, Mapping[int, int]]:
         """The limits of input channels, read-only, if they are such."""
-        if not isinstance(given, Mapping) or not given:
+        if not isinstance(given, Mapping):
             raise OptionError(
                 f"target {self.name!r}: input_channels is {given!r}; allowed are limits by kernel size and bits, such "
                 "as {(3, 3): {2: 56}}, or None"
@@ -451,7 +453,7 @@ def _finding(target: HardwareTarget, fit: LayerFit, limit: int) -> Finding:
         allowed = ", ".join(f"{height}x{width}" for height, width in target.kernel_sizes())
         return Finding(
             fit.layer,
-            f"its kernel is {kernel}; {target.name} supports {allowed}",
+            f"its kernel is {kernel}; {target.name} supports {allowed or 'no convolution'}",
             "Use a supported kernel size",
             fit.source,
         )

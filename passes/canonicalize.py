@@ -17,6 +17,7 @@ from fxsnn.layers import HAND_WRITTEN, SpikeAvgPool2d, SpikeConv2d, SpikeLinear,
 from fxsnn.stages import Pass, facts
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+_FLATTENING = (torch.flatten, torch.reshape)
 _DROPPED = (
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
 )  # fmt: skip
@@ -48,7 +49,7 @@ class Canonicalize(Pass):
         """Edit `graph` in place."""
         for node in reversed(graph.nodes()):  # of several calls of one module, the first keeps its name
             if node.op in ("call_function", "call_method"):
-                if _is_inactive_dropout(node) or (node.op, node.target) == ("call_method", "contiguous"):
+                if _is_inactive_dropout(node) or _is_idle_contiguous(graph, node):
                     graph.bypass(node)
                 elif (module := _module_for(node)) is not None:
                     graph.replace(node, module)
@@ -84,10 +85,30 @@ def _plain(layer: nn.Module) -> nn.Module:
 def _batch_norm(graph: Graph, node: Node) -> nn.Module:
     """The batch norm that one synchronised between processes is in evaluation mode."""
     norm: Any = graph[node]
-    kind = nn.BatchNorm1d if graph.is_a(node.all_input_nodes[0], nn.Linear) else nn.BatchNorm2d
+    kind = nn.BatchNorm1d if _reads_features(graph, node) else nn.BatchNorm2d
     plain = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta")
     plain.load_state_dict(norm.state_dict(), assign=True)
     return plain.eval()
+
+
+def _reads_features(graph: Graph, node: Node) -> bool:
+    """Whether what `node` reads comes from a fully connected layer or a flatten, behind the last convolution."""
+    while node.all_input_nodes:
+        node = node.all_input_nodes[0]
+        if graph.is_a(node, nn.Linear, nn.Flatten) or node.target in ("flatten", "view", "reshape", *_FLATTENING):
+            return True
+        if graph.is_a(node, nn.Conv2d):
+            return False
+    return False
+
+
+def _is_idle_contiguous(graph: Graph, node: Node) -> bool:
+    """A `contiguous()` directly behind a layer, where nothing was transposed, and on which no view depends."""
+    if (node.op, node.target) != ("call_method", "contiguous"):
+        return False
+    source = node.all_input_nodes[0]
+    behind_layer = graph.is_a(source, nn.Module) or isinstance(_module_for(source), nn.ReLU | nn.AvgPool2d)
+    return behind_layer and not any(user.target == "view" for user in node.users)
 
 
 def _bound(node: Node, *names: str, **defaults: Any) -> dict[str, Any]:

@@ -262,7 +262,7 @@ def _unsupported(graph: Graph, node: Node) -> Finding:
         word in lowered for word in ("size", "getattr", "getitem")
     ):
         remedy = "Do not read the size of an activation, except for flattening: use flatten(1)"
-    elif node.op == "call_function" and any(source.op == "placeholder" for source in node.all_input_nodes):
+    elif node.op == "call_function" and all(source.op == "placeholder" for source in node.all_input_nodes):
         remedy = "Do it before the network, while the images are prepared"
     elif node.op == "get_attr":
         remedy = "Use a layer of torch.nn instead of a parameter or constant of your own"

@@ -124,8 +124,16 @@ class TestConvert:
                 r"finetune is a list; expected fxsnn.Finetune\(data, \.\.\.\)",
             ),
             ({"example": images(channels=1)}, DataError, "that is 1 channels"),
-            ({"example": images(size=9)}, DataError, r"does not accept images of shape \[4, 3, 9, 9\]"),
-            ({"calibration_data": images(size=9)}, DataError, r"does not accept images of shape \[2, 3, 9, 9\]"),
+            (
+                {"example": images(size=9)},
+                DataError,
+                r"calibration images of shape \[4, 3, 9, 9\]",
+            ),
+            (
+                {"calibration_data": images(size=9)},
+                DataError,
+                r"calibration images of shape \[2, 3, 9, 9\]",
+            ),
             ({"calibration_data": images() / 0}, DataError, "infinite|NaN"),
         ],
     )
@@ -222,10 +230,10 @@ class TestCheck:
     def test_what_was_something_else_before_is_named(self, convert: Convert) -> None:
         model = seeded(Small)
         prepared = copy.deepcopy(model)
-        prepared.pool = torch.ao.quantization.QuantStub()
+        prepared.observer = torch.ao.quantization.MinMaxObserver()
         for other, problem in (
             (torch.jit.trace(model, images()), "it is a TorchScript module"),
-            (prepared, r"it has been quantised or prepared for it by PyTorch \(QuantStub\)"),
+            (prepared, r"it has been quantised or prepared for it by PyTorch \(MinMaxObserver\)"),
             (convert(model), "it is a spiking network already"),
         ):
             report = fxsnn.check(other, target="hw_v1.0", bits=2)
