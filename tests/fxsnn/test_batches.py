@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from fxsnn.batches import (
+    accepted,
     batches_of,
     check_labels,
     held_out,
@@ -70,6 +71,16 @@ def test_tensors_come_a_few_images_at_a_time() -> None:
 def test_what_holds_no_images_for_the_network_is_refused(data: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(image_batches(data, 3))
+
+
+def test_an_error_that_is_not_about_the_shape_is_not_blamed_on_it() -> None:
+    message = r"the network does not accept images of shape \[300, 3, 12, 12\]: too large"
+    with pytest.raises(DataError, match=message), accepted(X):
+        raise RuntimeError("too large\nand more")
+    with pytest.raises(RuntimeError, match="a bug"), accepted(X, size=(3, 12, 12)):
+        raise RuntimeError("a bug")
+    with pytest.raises(NotImplementedError), accepted(X):
+        raise NotImplementedError
 
 
 def test_training_shuffles_tensors_and_takes_batches_as_they_are() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 import fxsnn
 from fxsnn.errors import (
@@ -167,6 +170,17 @@ class TestTheSizeOfImages:
         assert snn.image_size == (1, side, side)
         assert capfd.readouterr().err == ""
 
+    def test_is_not_looked_for_in_a_stream_that_can_be_read_once(self, convert: Convert) -> None:
+        class Stream(IterableDataset[torch.Tensor]):
+            def __init__(self) -> None:
+                self.images = iter(images(8))
+
+            def __iter__(self) -> Iterator[torch.Tensor]:
+                return self.images
+
+        streamed = convert(seeded(Small), calibration_data=DataLoader(Stream(), 4))
+        assert streamed.graph.text() == convert(seeded(Small), calibration_data=images(8)).graph.text()
+
     @pytest.mark.parametrize("size", [(16, 16), (12, 40)])
     def test_is_that_of_the_calibration_images(
         self, convert: Convert, size: tuple[int, int], caplog: pytest.LogCaptureFixture
@@ -254,6 +268,12 @@ class TestCheck:
             snn = fxsnn.convert(model, target="hw_v1.0", bits=4, calibration_data=images(16))
         with pytest.raises(FileError, match="clamp has no name in the format of files"):
             snn.save("nowhere.fxsnn")
+
+    def test_names_that_no_file_sees_are_no_trouble(self, convert: Convert, tmp_path: Path) -> None:
+        layers = [("conv", nn.Conv2d(3, 4, 3)), ("größe", nn.BatchNorm2d(4)), ("α", nn.ReLU()), ("flat", nn.Flatten())]
+        model = seeded(lambda: nn.Sequential(OrderedDict([*layers, ("fc", nn.Linear(400, 5))])))
+        assert fxsnn.check(model, target="hw_v1.0", bits=4).unwritable == ()
+        convert(model, calibration_data=images(8)).save(tmp_path / "net.fxsnn")
 
     def test_the_report_is_text_html_and_plain_data(self) -> None:
         good, bad = (fxsnn.check(model, target="hw_v1.0", bits=2) for model in (Small(), BOTH))

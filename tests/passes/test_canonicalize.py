@@ -43,6 +43,21 @@ def test_a_synchronised_batch_norm_becomes_a_plain_one() -> None:
     assert [type(step.after[name]) for name in ("1", "5")] == [nn.BatchNorm2d, nn.BatchNorm1d]
 
 
+def test_it_knows_features_from_maps_whatever_stands_between() -> None:
+    def build() -> nn.Module:
+        layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 6), nn.Dropout(), nn.BatchNorm1d(6)]
+        return nn.Sequential(*layers, nn.ReLU(), nn.Linear(6, 5))
+
+    step = Canonicalize()(fxsnn.capture(nn.SyncBatchNorm.convert_sync_batchnorm(seeded(build))), images())
+    assert step.moved == 0
+    assert type(step.after["5"]) is nn.BatchNorm1d
+
+
+def test_contiguous_stays_where_a_view_depends_on_it() -> None:
+    graph = canonical(lambda x: x.transpose(1, 2).contiguous().view(-1, 8, 50))
+    assert [node.target for node in graph if node.op == "call_method"] == ["transpose", "contiguous", "view"]
+
+
 def test_contiguous_disappears() -> None:
     graph = canonical(lambda x: F.relu(x).contiguous())
     assert [node.op for node in graph] == ["placeholder", "call_module", "call_module", "output"]
