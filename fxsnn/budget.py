@@ -1,8 +1,10 @@
 """The error budget: how far each layer of a spiking network is from its ANN, and which effect is to blame.
 
-budget = fxsnn.error_budget(model, snn, images)
-print(budget)
-budget.worst.advice
+    budget = fxsnn.error_budget(model, snn, images)
+    print(budget)
+    budget.worst.advice
+
+The networks that it compares are those of `effects.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from fxsnn.errors import DataError
 from fxsnn.graph import Graph
 from fxsnn.layers import QuantizedInput
 from fxsnn.network import SpikingNetwork
-from fxsnn.tables import aligned, html
+from fxsnn.tables import MARKED, aligned, html
 from fxsnn.target import AUTOMATIC, KernelSize
 
 if TYPE_CHECKING:
@@ -163,7 +165,7 @@ class ErrorBudget:
         )
 
     def _repr_html_(self) -> str:
-        colours = ["#f7dfcc" if row.layer == self.worst.layer else "" for row in self.layers]
+        colours = [MARKED if row.layer == self.worst.layer else "" for row in self.layers]
         return (
             f"<p>{escape(self.heading())}</p>{html(self.stage_rows())}<br>{html(self.layer_rows(), colours)}"
             f"<p><b>{escape(str(self.worst))}</b></p>"

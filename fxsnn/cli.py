@@ -453,6 +453,8 @@ def _batches(data: Dataset[Any], snn: SpikingNetwork, options: argparse.Namespac
     try:
         snn(image[None].to(snn.device))
     except DataError as error:
+        if tuple(image.shape) == snn.image_size:
+            raise  # it is not their size
         made_for = "others" if snn.image_size is None else str(list(snn.image_size))
         raise DataError(
             f"images of {options.data} are {list(image.shape)}; the network was made for {made_for}"

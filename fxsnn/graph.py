@@ -136,6 +136,21 @@ class Graph:
         """The node that alone reads `node`, or `None` if there are none or several."""
         return next(iter(node.users)) if len(node.users) == 1 else None
 
+    def ancestors(self, node: Node) -> set[Node]:
+        """All nodes on whose values that of `node` depends."""
+        found: set[Node] = set()
+        waiting = list(node.all_input_nodes)
+        while waiting:
+            one = waiting.pop()
+            if one not in found:
+                found.add(one)
+                waiting.extend(one.all_input_nodes)
+        return found
+
+    def reads_features(self, node: Node) -> bool:
+        """Whether a flatten or a fully connected layer comes before `node` on its way from the images."""
+        return any(self.is_a(before, nn.Flatten, nn.Linear) for before in self.ancestors(node))
+
     def classifier(self) -> Node | None:
         """The final fully connected layer: the last one, if nothing convolves after it."""
         last = next((node for node in reversed(self.nodes()) if self.is_a(node, *Weighted)), None)
@@ -401,13 +416,8 @@ def capture(model: nn.Module) -> Graph:
         ModelError: the model cannot be traced; the finding says where and what to do.
     """
     if not isinstance(model, nn.Module):
-        raise ModelError(
-            [
-                Finding(
-                    "model", f"it is of type {type(model).__name__}, not a torch.nn.Module", "Pass the network itself"
-                )
-            ]
-        )
+        problem = f"it is of type {type(model).__name__}, not a torch.nn.Module"
+        raise ModelError([Finding("model", problem, "Pass the network itself")])
     model = _unwrapped(model)
     if (finding := _no_ordinary_network(model)) is not None:
         raise ModelError([finding])

@@ -7,6 +7,9 @@ from html import escape
 
 Rows = Sequence[Sequence[str]]
 
+MARKED = "#f7dfcc"
+"""Background of a row that deserves a look."""
+
 _LONG = 12
 _HEAD = "padding:2px 8px;text-align:left;vertical-align:bottom"
 _CELL = "padding:2px 8px;text-align:left;vertical-align:top"

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fxsnn.errors import Finding, OptionError, listing
-from fxsnn.tables import aligned, html
+from fxsnn.tables import MARKED, aligned, html
 
 KernelSize = tuple[int, int]
 
@@ -383,7 +383,7 @@ class FitReport:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        colours = ["" if fit.ok else "#f7dfcc" for fit in self.layers]
+        colours = ["" if fit.ok else MARKED for fit in self.layers]
         below = [*(f"note: {note}" for note in self.notes), *map(str, self.problems)]
         table = html(self.layer_rows(), colours) if self.layers else ""
         return f"<p><b>{escape(self.verdict())}</b></p>{table}" + "".join(f"<p>{escape(line)}</p>" for line in below)

@@ -17,7 +17,6 @@ from fxsnn.layers import HAND_WRITTEN, SpikeAvgPool2d, SpikeConv2d, SpikeLinear,
 from fxsnn.stages import Pass, facts
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
-_FLATTENING = (torch.flatten, torch.reshape)
 _DROPPED = (
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout
 )  # fmt: skip
@@ -57,14 +56,14 @@ class Canonicalize(Pass):
                 graph.bypass(node)
             elif graph.is_a(node, *HAND_WRITTEN):
                 graph.replace(node, _plain(graph[node]))
-            elif graph.is_a(node, nn.SyncBatchNorm):
-                graph.replace(node, _batch_norm(graph, node))
             elif graph.is_a(node, nn.ReLU) and graph[node].inplace:
                 graph.replace(node, nn.ReLU())
         kinds = (nn.ReLU, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Softmax, nn.LogSoftmax)
         for node in reversed(graph.nodes(*kinds)):
             if len(graph.calls(str(node.target))) > 1:
                 graph.replace(node, copy.copy(graph[node]))
+        for node in graph.nodes(nn.SyncBatchNorm):  # what flattens is known by now
+            graph.replace(node, _batch_norm(graph, node))
 
 
 def _plain(layer: nn.Module) -> nn.Module:
@@ -85,21 +84,10 @@ def _plain(layer: nn.Module) -> nn.Module:
 def _batch_norm(graph: Graph, node: Node) -> nn.Module:
     """The batch norm that one synchronised between processes is in evaluation mode."""
     norm: Any = graph[node]
-    kind = nn.BatchNorm1d if _reads_features(graph, node) else nn.BatchNorm2d
+    kind = nn.BatchNorm1d if graph.reads_features(node) else nn.BatchNorm2d
     plain = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta")
     plain.load_state_dict(norm.state_dict(), assign=True)
     return plain.eval()
-
-
-def _reads_features(graph: Graph, node: Node) -> bool:
-    """Whether what `node` reads comes from a fully connected layer or a flatten, behind the last convolution."""
-    while node.all_input_nodes:
-        node = node.all_input_nodes[0]
-        if graph.is_a(node, nn.Linear, nn.Flatten) or node.target in ("flatten", "view", "reshape", *_FLATTENING):
-            return True
-        if graph.is_a(node, nn.Conv2d):
-            return False
-    return False
 
 
 def _is_idle_contiguous(graph: Graph, node: Node) -> bool:

@@ -116,7 +116,7 @@ def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
     kind = "convolution" if isinstance(layer, nn.Conv2d) else "hidden fully connected layer"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         yield graph.finding(node, f"its padding_mode is {layer.padding_mode!r}; allowed is 'zeros'", "Pad with zeros")
-    if isinstance(layer, nn.Linear) and not _reads_features(graph, node):
+    if isinstance(layer, nn.Linear) and not graph.reads_features(node):
         yield graph.finding(
             node,
             "it reads a map [N, C, H, W], along its last axis",
@@ -132,11 +132,6 @@ def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
             f"this {kind} has no ReLU of its own behind it; it is read by {readers}",
             "Put nn.ReLU directly behind it (a batch norm may stand between), and read only the ReLU",
         )
-
-
-def _reads_features(graph: Graph, node: Node) -> bool:
-    """Whether a flatten or another fully connected layer comes before `node` on its way from the images."""
-    return any(graph.is_a(before, nn.Flatten, nn.Linear) for before in _ancestors(node))
 
 
 def _about_flatten(graph: Graph, node: Node) -> Iterator[Finding]:
@@ -200,23 +195,12 @@ def _about_pool(graph: Graph, node: Node) -> Iterator[Finding]:
             "its padding is not counted (count_include_pad=False), so its windows differ in size",
             "Use count_include_pad=True or no padding",
         )
-    if not any(graph.is_a(before, *Weighted) for before in _ancestors(node)):
+    if not any(graph.is_a(before, *Weighted) for before in graph.ancestors(node)):
         yield graph.finding(
             node,
             "it pools the images themselves, which are no spikes",
             "Pool while the images are prepared, or after the first convolution",
         )
-
-
-def _ancestors(node: Node) -> set[Node]:
-    found: set[Node] = set()
-    waiting = list(node.all_input_nodes)
-    while waiting:
-        one = waiting.pop()
-        if one not in found:
-            found.add(one)
-            waiting.extend(one.all_input_nodes)
-    return found
 
 
 def _about_shortcuts(graph: Graph, node: Node, body: list[Node]) -> Iterator[Finding]:
