@@ -166,12 +166,12 @@ class HardwareTarget:
             state["input_channels"] = {kernel: dict(row) for kernel, row in self.input_channels.items()}
         return _rebuilt, (state,)
 
-    def require_bits(self, bits: object, what: str = "bits") -> int:
+    def require_bits(self, bits: object, layer: object = None) -> int:
         """`bits` as an integer that the target knows.
 
         Args:
             bits: what the user gave.
-            what: what it is, for the message.
+            layer: whose they are, for the message; `None`: of all layers.
 
         Raises:
             OptionError: it is no integer, or not one of `weight_bits`.
@@ -179,7 +179,8 @@ class HardwareTarget:
         whole = whole_number(bits)
         if whole is None or whole not in self.weight_bits:
             allowed = ", ".join(map(str, self.weight_bits))
-            raise OptionError(f"{what} is {bits!r}; target {self.name!r} allows {allowed}")
+            whose = "" if layer is None else f"layer {layer!r}: "
+            raise OptionError(f"{whose}bits is {bits!r}; target {self.name!r} allows {allowed}")
         return whole
 
     def require_choice(self, bits: object) -> Bits:
@@ -191,7 +192,7 @@ class HardwareTarget:
         if bits == AUTOMATIC:
             return AUTOMATIC
         if isinstance(bits, Mapping):
-            return {str(layer): self.require_bits(width, f"bits of {layer}") for layer, width in bits.items()}
+            return {str(layer): self.require_bits(width, layer) for layer, width in bits.items()}
         if isinstance(bits, str):
             raise OptionError(f"bits is {bits!r}; allowed are {AUTOMATIC!r}, a number, or a number for each layer")
         return self.require_bits(bits)

@@ -122,6 +122,11 @@ def test_with_groups_the_limit_binds_the_channels_of_one_group() -> None:
     assert "per group" in violation.message
 
 
+def test_of_bits_by_layer_the_wrong_one_is_named() -> None:
+    with pytest.raises(OptionError, match="layer 'conv1': bits is 9; target 'chip' allows 1, 2"):
+        CHIP.require_choice({"conv0": 2, "conv1": 9})
+
+
 def test_numpys_integers_are_whole_numbers() -> None:
     assert CHIP.require_bits(np.int64(2)) == 2
     assert type(CHIP.require_bits(np.int64(2))) is int
