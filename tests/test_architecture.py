@@ -16,6 +16,9 @@ FLOORS: list[set[str]] = [
     {"fxsnn.lowbit", "fxsnn.hwtargets", "fxsnn.storage", "fxsnn.device", "fxsnn.datasets", "fxsnn.plots"}
     | {"fxsnn.user_code", "fxsnn.nir_model"},
     {"fxsnn.neuron", "fxsnn.plugins", "fxsnn.drawing", "fxsnn.packing"},
+    {"fxsnn.layers.clipping", "fxsnn.layers.decode", "fxsnn.layers.folded", "fxsnn.layers.geometry"}
+    | {"fxsnn.layers.images", "fxsnn.layers.low_bit"},
+    {"fxsnn.layers.spiking"},
     {"fxsnn.layers"},  # arithmetic
     {"fxsnn.graph", "fxsnn.batches"},  # the program, and what it reads
     {"fxsnn.engine.chain", "fxsnn.engine.tables"},  # the engines
@@ -44,6 +47,7 @@ FLOORS: list[set[str]] = [
 FOLDERS = {
     "fxsnn": "fxsnn",
     "fxsnn/engine": "fxsnn.engine",
+    "fxsnn/layers": "fxsnn.layers",
     "passes": "fxsnn.passes",
     "hwtargets": "fxsnn.hwtargets",
 }

@@ -1,0 +1,61 @@
+"""The modules that stand in graphs between the user's network and the spiking one.
+
+stage                   modules
+batch norm folded       FoldedConv2d, FoldedLinear
+thresholds calibrated   QuantizedInput, ClippedReLU
+weights quantised       LowBitConv2d, LowBitLinear
+in training             RateReLU
+spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, Decode
+"""
+
+from fxsnn.layers.clipping import ActivationSummary, ClippedReLU, RateReLU
+from fxsnn.layers.decode import Decode
+from fxsnn.layers.folded import Folded, FoldedConv2d, FoldedLinear
+from fxsnn.layers.geometry import conv_like, linear_like
+from fxsnn.layers.images import Encode, QuantizedInput, check_images, quantize_input
+from fxsnn.layers.low_bit import LowBit, LowBitConv2d, LowBitLinear
+from fxsnn.layers.spiking import (
+    SpikeAvgPool2d,
+    SpikeConv2d,
+    SpikeLinear,
+    SpikeReLU,
+    Spiking,
+    fill,
+    spike_avg_pooling,
+    spiking_form,
+)
+
+HAND_WRITTEN = (SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeReLU)
+"""Layers that a user may write into a network."""
+
+LEAVES = (ClippedReLU, RateReLU, QuantizedInput, LowBit, Spiking, SpikeReLU, Encode, Decode, Folded)
+"""Layers that tracing does not look into."""
+
+__all__ = [
+    "HAND_WRITTEN",
+    "LEAVES",
+    "ActivationSummary",
+    "ClippedReLU",
+    "Decode",
+    "Encode",
+    "Folded",
+    "FoldedConv2d",
+    "FoldedLinear",
+    "LowBit",
+    "LowBitConv2d",
+    "LowBitLinear",
+    "QuantizedInput",
+    "RateReLU",
+    "SpikeAvgPool2d",
+    "SpikeConv2d",
+    "SpikeLinear",
+    "SpikeReLU",
+    "Spiking",
+    "check_images",
+    "conv_like",
+    "fill",
+    "linear_like",
+    "quantize_input",
+    "spike_avg_pooling",
+    "spiking_form",
+]

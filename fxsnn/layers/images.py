@@ -1,0 +1,96 @@
+"""The input: what images must be, and how they are rounded to what the chip reads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fxsnn.errors import DataError
+
+
+def check_images(images: object, channels: int | None) -> None:
+    """Refuse what cannot be images for the network.
+
+    Args:
+        images: what the user gave.
+        channels: what the first convolution reads, `None` where that is not known.
+
+    Raises:
+        DataError: no tensor, wrong rank, wrong number of channels, no floating type, or not-a-number in it.
+    """
+    expected = f"[N, {channels if channels is not None else 'C'}, H, W] of a floating type"
+    if not isinstance(images, Tensor):
+        raise DataError(f"images are a {type(images).__name__}; expected a tensor {expected}")
+    shape = list(images.shape)
+    if images.dim() != 4:
+        raise DataError(f"images have shape {shape}; expected {expected}")
+    if channels is not None and images.shape[1] != channels:
+        raise DataError(f"images have shape {shape}, that is {shape[1]} channels; expected {expected}")
+    if not images.is_floating_point():
+        raise DataError(
+            f"images are {images.dtype}; expected {expected}, normalised as the network was trained on them"
+        )
+    if not torch.compiler.is_compiling() and bool(images.isnan().any()):
+        raise DataError("images contain NaN")
+
+
+def quantize_input(images: Tensor, unit: float, bits: int) -> Tensor:
+    """`round(images / unit)` clipped to signed `bits`, computed in double precision, as float64."""
+    top = 1 << (bits - 1)
+    return (images.double() / unit).round().clamp(-top, top - 1)
+
+
+class QuantizedInput(nn.Module):
+    """Images rounded to the chip's input grid; still in activation units.
+
+    Args:
+        unit: the input step.
+        bits: width of the signed input.
+    """
+
+    def __init__(self, unit: float, bits: int) -> None:
+        super().__init__()
+        self.unit = unit
+        self.bits = bits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Same shape and type as `images`."""
+        return (quantize_input(images, self.unit, self.bits) * self.unit).to(images.dtype)
+
+    def extra_repr(self) -> str:
+        """Shown in dumps."""
+        return f"unit={self.unit:.6g}, bits={self.bits}"
+
+
+class Encode(nn.Module):
+    """Images to the integer input of the first layer, a constant current at every step.
+
+    Args:
+        unit: the input step; 1 for the analog input.
+        bits: width of the signed input, or `None` for the analog input.
+        channels: what the first layer reads, `None` where that is not known.
+    """
+
+    def __init__(self, unit: float, bits: int | None, channels: int | None) -> None:
+        super().__init__()
+        self.unit = unit
+        self.bits = bits
+        self.channels = channels
+
+    @property
+    def magnitude(self) -> int | None:
+        """The largest magnitude of the integer input; `None` for the analog one."""
+        return None if self.bits is None else 1 << (self.bits - 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Integers in float32, [N, C, H, W]; the images as they are for the analog input.
+
+        Raises:
+            DataError: these cannot be images for the network.
+        """
+        check_images(images, self.channels)
+        return images if self.bits is None else quantize_input(images, self.unit, self.bits).float()
+
+    def extra_repr(self) -> str:
+        """Shown in dumps."""
+        return "analog" if self.bits is None else f"unit={self.unit:.6g}, bits={self.bits}"

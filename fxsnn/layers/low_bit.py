@@ -1,0 +1,87 @@
+"""Layers with weights of 1 to 4 bits."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fxsnn import lowbit
+
+
+class LowBit(nn.Module):
+    """A layer with n-bit weights in float arithmetic: `weight` is the trainable shadow, `step * code` is what is used.
+
+    Attributes:
+        bits: 1 to 4.
+        step: weight step, [C] per output channel or [1] per layer.
+        float_weight: the weight before it was quantised; training leaves it as it is.
+        float_bias: the same of the bias, `None` without one.
+    """
+
+    weight: Tensor
+    step: Tensor
+    bits: int
+    float_weight: Tensor
+    float_bias: Tensor | None
+    bias_error: Tensor | None = None
+    """What rounding to the leak adds to the bias, [C], while the layer is trained."""
+
+    def rounded_bias(self) -> Tensor | None:
+        """The bias, as the leak will have it."""
+        bias = self._parameters["bias"]
+        return bias if bias is None or self.bias_error is None else bias + self.bias_error
+
+    def quantize(self, bits: int, *, per_channel: bool) -> None:
+        """Set the bits and fit the step to the weight."""
+        self.bits = bits
+        self.register_buffer("step", lowbit.fit_step(self.weight, bits, per_channel=per_channel))
+        bias = self._parameters["bias"]
+        self.register_buffer("float_weight", self.weight.detach())
+        self.register_buffer("float_bias", None if bias is None else bias.detach())
+
+    def learn_step(self) -> None:
+        """Make the step a parameter."""
+        step = self.step
+        del self.step
+        self.step = nn.Parameter(step.clone())
+
+    def fix_step(self) -> None:
+        """Make the step a buffer again."""
+        step = self.step.detach().clone()
+        del self.step
+        self.register_buffer("step", step)
+
+    def raise_step(self, least: float) -> None:
+        """Raise what training has taken below the smallest step of the layer, or below `least`."""
+        with torch.no_grad():
+            self.step.clamp_(min=least)
+            self.step.copy_(lowbit.raised_to_floor(self.step, self.step.median()))
+
+    def quantized_weight(self) -> Tensor:
+        """`step * code`, shape of the weight."""
+        return lowbit.quantize_weight(self.weight, self.step, self.bits)
+
+    def codes(self) -> Tensor:
+        """Integer weight codes, int8, shape of the weight."""
+        return lowbit.weight_codes(self.weight.detach(), self.step, self.bits).to(torch.int8)
+
+    def extra_repr(self) -> str:
+        """Shown in dumps."""
+        return f"{super().extra_repr()}, bits={self.bits}"
+
+
+class LowBitConv2d(LowBit, nn.Conv2d):
+    """A convolution with n-bit weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.Conv2d`."""
+        return self._conv_forward(x, self.quantized_weight(), self.rounded_bias())
+
+
+class LowBitLinear(LowBit, nn.Linear):
+    """A fully connected layer with n-bit weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.Linear`."""
+        return F.linear(x, self.quantized_weight(), self.rounded_bias())

@@ -1,0 +1,271 @@
+"""Layers with neurons.
+
+`SpikeConv2d`, `SpikeLinear`, `SpikeAvgPool2d` and `SpikeReLU` can also be written by hand: until they are converted
+they are the PyTorch layers of the same names, and train as such.
+
+Between spiking layers, time is folded into the batch: [T * N, ...], time first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fxsnn.layers.geometry import conv_like, linear_like
+from fxsnn.layers.low_bit import LowBitConv2d, LowBitLinear
+from fxsnn.neuron import Dynamics, IntegerNeuron, integrate_and_fire
+
+_EXACT_IN_BFLOAT16 = 1 << 8
+
+
+class Spiking(nn.Module):
+    """A layer with integrate-and-fire neurons behind it. Membranes live inside one call only.
+
+    Before conversion `dynamics` is `None` and the layer is its PyTorch namesake. Afterwards it holds integers:
+
+    Attributes:
+        dynamics: timesteps, reset and start of the membranes.
+        codes: weight codes, int8 (none in a pooling layer: all its weights are 1).
+        gain: codebook gain.
+        threshold: int32 [C].
+        leak: int32 [C].
+        step: weight step, float64 [C].
+        spike_value: what a spike is worth in activation units, float64 [C].
+        real_threshold: the threshold before it was rounded, in activation units, float64 [1].
+        real_bias: the bias before it was rounded to the leak, in activation units, float64 [C].
+        input_unit: what one unit of the input is worth in activation units.
+        input_magnitude: the largest magnitude an input can have: 1 for spikes, `None` for the analog input.
+        constant_input: the input does not change over time and comes without a time axis.
+    """
+
+    dynamics: Dynamics | None = None
+    bits: int = 0
+    gain: int = 1
+    threshold: Tensor
+    leak: Tensor
+    step: Tensor
+    spike_value: Tensor
+    real_threshold: Tensor
+    real_bias: Tensor
+    input_unit: float = 1.0
+    input_magnitude: int | None = 1
+    constant_input: bool = False
+    largest_sum: int = 0
+    largest_leak: int = 0
+    largest_threshold: int = 0
+
+    def become_spiking(self, neuron: IntegerNeuron, step: Tensor, dynamics: Dynamics) -> None:
+        """Take over the integers."""
+        self.gain = neuron.gain
+        self.largest_leak, self.largest_threshold = int(neuron.leak.abs().max()), int(neuron.threshold.max())
+        self.register_buffer("threshold", neuron.threshold)
+        self.register_buffer("leak", neuron.leak)
+        self.register_buffer("step", step.double().expand(len(neuron.threshold)).clone())
+        self.register_buffer("spike_value", neuron.spike_value.clone())
+        self.dynamics = dynamics
+
+    def weighted_sum(self, x: Tensor) -> Tensor:
+        """Sum over the inputs of code times input, without gain and leak; the layer says how."""
+        raise NotImplementedError(type(self).__name__)  # every layer of this file overrides it
+
+    def sums(self, x: Tensor) -> Tensor:
+        """`weighted_sum` in its own type, whatever autocast says: a sum with fewer bits would change spikes."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.weighted_sum(x)
+
+    def fire(self, x: Tensor, record: Callable[[Tensor], None] | None = None) -> Tensor:
+        """Spikes [T * N, C, ...] for an input [T * N, ...] of spikes, or [N, ...] where the input is constant.
+
+        Args:
+            x: the input.
+            record: called at each step with the membranes before the reset.
+        """
+        assert self.dynamics is not None
+        drive = self.drive(x).unflatten(0, (1 if self.constant_input else self.dynamics.timesteps, -1))
+        return integrate_and_fire(drive, self.threshold, self.dynamics, record).flatten(0, 1)
+
+    def drive(self, x: Tensor) -> Tensor:
+        """What an input adds to the membranes, gain and leak included: integers, or floats for the analog input."""
+        sums = self.sums(x)
+        if self.input_magnitude is not None:
+            # Sums of integers are whole; rounding takes off what a transform-based convolution may leave behind.
+            sums = sums.round().to(self.membrane_type())
+        return sums * self.gain + self.leak.view(-1, *[1] * (sums.dim() - 2)).to(sums.dtype)
+
+    def sum_type(self) -> torch.dtype:
+        """A floating type in which no partial sum of the layer leaves the range of exact integers.
+
+        Inputs of float32 must fit bfloat16 too: some processors multiply in fewer bits, if PyTorch is allowed to.
+        """
+        if self.input_magnitude is None or self.input_magnitude > _EXACT_IN_BFLOAT16 or self.largest_sum >= 1 << 24:
+            return torch.float64
+        return torch.float32
+
+    def membrane_type(self) -> torch.dtype:
+        """An integer type that holds the membrane after T steps in the worst case."""
+        assert self.dynamics is not None
+        steps = self.dynamics.timesteps
+        worst = steps * (self.gain * self.largest_sum + self.largest_leak) + 2 * self.largest_threshold
+        return torch.int32 if worst < 1 << 31 else torch.int64
+
+    def run_with(self, dynamics: Dynamics) -> None:
+        """Use other dynamics from now on."""
+        self.dynamics = dynamics
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move to a device as any module does, but keep the types: a cast must not change a spike."""
+        types = {name: buffer.dtype for name, buffer in self._buffers.items() if buffer is not None}
+        originals = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+        if self.dynamics is not None:
+            for name, dtype in types.items():
+                moved, original = self._buffers[name], originals[name]
+                assert moved is not None
+                assert original is not None
+                if moved.dtype != dtype:
+                    self._buffers[name] = original.to(moved.device)
+        return self
+
+    def extra_repr(self) -> str:
+        """Shown in dumps."""
+        if self.dynamics is None:
+            return super().extra_repr()
+        low, high = int(self.threshold.min()), int(self.threshold.max())
+        weights = f"bits={self.bits}, gain={self.gain}, " if self.bits else ""
+        return f"{super().extra_repr()}, {weights}threshold={low}..{high}"
+
+
+class SpikeConv2d(Spiking, nn.Conv2d):
+    """A spiking convolution; before conversion a plain `nn.Conv2d` (write `SpikeReLU` behind it)."""
+
+    codes: Tensor
+
+    def weighted_sum(self, x: Tensor) -> Tensor:
+        """Convolution with the codes."""
+        dtype = self.sum_type()
+        return self._conv_forward(x.to(dtype), self.codes.to(dtype), None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.Conv2d` before conversion; spikes afterwards."""
+        return super().forward(x) if self.dynamics is None else self.fire(x)
+
+
+class SpikeLinear(Spiking, nn.Linear):
+    """A spiking fully connected layer; before conversion a plain `nn.Linear` (write `SpikeReLU` behind it)."""
+
+    codes: Tensor
+
+    def weighted_sum(self, x: Tensor) -> Tensor:
+        """Product with the codes."""
+        dtype = self.sum_type()
+        return F.linear(x.to(dtype), self.codes.to(dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.Linear` before conversion; spikes afterwards."""
+        return super().forward(x) if self.dynamics is None else self.fire(x)
+
+
+def spiking_form(
+    source: LowBitConv2d | LowBitLinear,
+    neuron: IntegerNeuron,
+    dynamics: Dynamics,
+    *,
+    threshold: float,
+    input_unit: float,
+    input_magnitude: int | None,
+    constant_input: bool,
+) -> SpikeConv2d | SpikeLinear:
+    """The spiking layer that a layer with n-bit weights becomes; `threshold` is the real one, see also `Spiking`."""
+    bias = torch.zeros_like(neuron.spike_value) if source.bias is None else source.bias.detach().double().clone()
+    layer: SpikeConv2d | SpikeLinear
+    layer = conv_like(SpikeConv2d, source) if isinstance(source, LowBitConv2d) else linear_like(SpikeLinear, source)
+    fill(
+        layer,
+        source.codes(),
+        source.bits,
+        neuron,
+        source.step,
+        dynamics,
+        real_threshold=neuron.spike_value.new_tensor([threshold]),
+        real_bias=bias,
+        input_unit=input_unit,
+        input_magnitude=input_magnitude,
+        constant_input=constant_input,
+    )
+    return layer
+
+
+def fill(
+    layer: SpikeConv2d | SpikeLinear,
+    codes: Tensor,
+    bits: int,
+    neuron: IntegerNeuron,
+    step: Tensor,
+    dynamics: Dynamics,
+    *,
+    real_threshold: Tensor,
+    real_bias: Tensor,
+    input_unit: float,
+    input_magnitude: int | None,
+    constant_input: bool,
+) -> None:
+    """Give a layer that has its geometry the codes, integers and real values of `Spiking`."""
+    layer.bits = bits
+    layer.register_parameter("weight", None)
+    layer.register_parameter("bias", None)
+    layer.register_buffer("codes", codes)
+    layer.register_buffer("real_threshold", real_threshold)
+    layer.register_buffer("real_bias", real_bias)
+    layer.input_unit, layer.input_magnitude, layer.constant_input = input_unit, input_magnitude, constant_input
+    layer.largest_sum = int(codes.flatten(1).int().abs().sum(1).max()) * (input_magnitude or 0)
+    layer.become_spiking(neuron, step, dynamics)
+
+
+class SpikeAvgPool2d(Spiking, nn.AvgPool2d):
+    """Average pooling with neurons: weights 1, threshold the window's size, so that its output is spikes again.
+
+    Before conversion a plain `nn.AvgPool2d`.
+    """
+
+    @classmethod
+    def compiled(cls, pool: nn.AvgPool2d, spike_value: Tensor, dynamics: Dynamics) -> SpikeAvgPool2d:
+        """The spiking form of an average pooling whose input spikes are worth `spike_value`, float64 [C]."""
+        layer = cls(pool.kernel_size, pool.stride, pool.padding)
+        height, width = layer.window()
+        channels = len(spike_value)
+        whole = torch.ones(channels, dtype=torch.int32, device=spike_value.device)
+        neuron = IntegerNeuron(1, whole * (height * width), whole * 0, spike_value)
+        layer.largest_sum = height * width
+        layer.become_spiking(neuron, torch.ones_like(spike_value), dynamics)
+        return layer.train(pool.training)
+
+    def window(self) -> tuple[int, int]:
+        """Height and width of the window."""
+        size = self.kernel_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    def weighted_sum(self, x: Tensor) -> Tensor:
+        """Sum over each window."""
+        if torch.compiler.is_compiling():  # torch.onnx drops a divisor without a word; `drive` rounds what this leaves
+            height, width = self.window()
+            return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding) * (height * width)
+        return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding, divisor_override=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.AvgPool2d` before conversion; spikes afterwards."""
+        return super().forward(x) if self.dynamics is None else self.fire(x)
+
+
+class SpikeReLU(nn.ReLU):
+    """What to write behind `SpikeConv2d` and `SpikeLinear`: a ReLU that conversion turns into the layer's neurons."""
+
+
+def spike_avg_pooling(
+    x: Tensor, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] | None = None, padding: int = 0
+) -> Tensor:
+    """The functional form of `SpikeAvgPool2d`, for networks written by hand: average pooling until it is converted."""
+    return F.avg_pool2d(x, kernel_size, stride, padding)

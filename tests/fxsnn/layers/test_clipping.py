@@ -1,0 +1,30 @@
+"""A clipped ReLU has two ends, and levels if it is told to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fxsnn.errors import OptionError
+from fxsnn.layers import ClippedReLU
+from fxsnn.neuron import Dynamics
+
+
+class TestClippedReLU:
+    def test_clips_at_both_ends(self) -> None:
+        assert ClippedReLU(2.0)(torch.tensor([-1.0, 1.5, 3.0])).tolist() == [0, 1.5, 2]
+
+    def test_rounds_half_up_to_the_levels_that_t_steps_can_express(self) -> None:
+        x = torch.tensor([-1.0, 0.2, 0.25, 0.74, 0.75, 1.9, 9.0])
+        assert ClippedReLU(2.0, Dynamics(4))(x).tolist() == [0, 0, 0.5, 0.5, 1.0, 2.0, 2.0]
+
+    def test_lets_the_gradient_through_within_its_range_only(self) -> None:
+        x = torch.tensor([-1.0, 0.3, 5.0], requires_grad=True)
+        ClippedReLU(2.0, Dynamics(4))(x).sum().backward()
+        assert x.grad is not None
+        assert x.grad.tolist() == [0, 1, 0]
+
+    @pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan")])
+    def test_needs_a_positive_threshold(self, threshold: float) -> None:
+        with pytest.raises(OptionError, match="threshold is"):
+            ClippedReLU(threshold)

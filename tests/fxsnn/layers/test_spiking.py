@@ -1,0 +1,59 @@
+"""Layers with neurons lead two lives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxsnn
+from fxsnn.layers import SpikeConv2d, Spiking
+from fxsnn.neuron import Dynamics
+from tests.nets import images
+
+
+class TestLayersWrittenByHand:
+    @pytest.mark.parametrize(
+        ("ours", "theirs", "given"),
+        [
+            (fxsnn.SpikeConv2d(3, 4, 3, 2, 1, groups=1), nn.Conv2d(3, 4, 3, 2, 1), images()),
+            (fxsnn.SpikeLinear(12, 4), nn.Linear(12, 4), images()),
+            (fxsnn.SpikeAvgPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1), images()),
+            (fxsnn.SpikeReLU(), nn.ReLU(), images()),
+        ],
+    )
+    def test_are_their_namesakes_until_they_are_converted(
+        self, ours: nn.Module, theirs: nn.Module, given: Tensor
+    ) -> None:
+        theirs.load_state_dict(ours.state_dict())
+        assert torch.equal(ours(given), theirs(given))
+        assert repr(ours).removeprefix("Spike") == repr(theirs)
+
+    def test_train_as_they_do(self) -> None:
+        layer = fxsnn.SpikeConv2d(3, 4, 3)
+        layer(images()).sum().backward()
+        assert layer.weight.grad is not None
+
+    def test_the_pooling_function_is_average_pooling(self) -> None:
+        assert torch.equal(fxsnn.spike_avg_pooling(images(), 2), F.avg_pool2d(images(), 2))
+
+
+def test_the_type_of_sums_and_membranes_is_wide_enough() -> None:
+    layer = SpikeConv2d(1, 1, 1)
+    layer.register_buffer("threshold", torch.tensor([10], dtype=torch.int32))
+    layer.register_buffer("leak", torch.tensor([-5], dtype=torch.int32))
+    layer.gain, layer.largest_sum = 1000, 2048
+    layer.dynamics = Dynamics(16)
+    assert (layer.sum_type(), layer.membrane_type()) == (torch.float32, torch.int32)
+    layer.dynamics = Dynamics(2000)
+    assert layer.membrane_type() == torch.int64
+    layer.largest_sum = 1 << 24
+    assert layer.sum_type() == torch.float64
+    layer.largest_sum, layer.input_magnitude = 2048, 512  # bfloat16 cannot hold 511
+    assert layer.sum_type() == torch.float64
+
+
+def test_a_layer_without_a_sum_of_its_own_says_so() -> None:
+    with pytest.raises(NotImplementedError, match="Spiking"):
+        Spiking().weighted_sum(torch.zeros(1))
