@@ -231,7 +231,7 @@ class HardwareTarget:
 
     def kernel_sizes(self) -> tuple[KernelSize, ...]:
         """The kernel sizes that have an entry; empty where there is no limit."""
-        return tuple(self.input_channels or ())
+        return tuple(kernel for kernel, row in (self.input_channels or {}).items() if row)
 
 
 def _rebuilt(state: dict[str, Any]) -> HardwareTarget:
@@ -459,14 +459,16 @@ def _finding(target: HardwareTarget, fit: LayerFit, limit: int) -> Finding:
             fit.source,
         )
     per_group = " per group" if fit.groups > 1 else ""
+    allows = f"allows at most {limit}" if limit else f"has no {kernel} kernels"
     problem = (
         f"its {kernel} kernel reads {_channels(fit.in_channels)}{per_group}; "
-        f"{target.name} allows at most {limit} at {_widths(fit.bits)}"
+        f"{target.name} {allows} at {_widths(fit.bits)}"
     )
     if fit.max_bits is None:
         fewer = max((target.input_channels or {})[fit.kernel_size or (0, 0)].values())
         remedy = f"No bit width fits: use at most {_channels(fewer)}{per_group}, or more groups"
     else:
         narrower = f"bits={fit.max_bits}{' or fewer' if fit.max_bits > min(target.weight_bits) else ''}"
-        remedy = f"Use {narrower}, at most {_channels(limit)}{per_group}, or more groups"
+        instead = f", at most {_channels(limit)}{per_group}, or more groups" if limit else ""
+        remedy = f"Use {narrower}{instead}"
     return Finding(fit.layer, problem, remedy, fit.source)

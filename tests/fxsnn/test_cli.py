@@ -79,6 +79,17 @@ def words(data_dir):
 def mine(data_dir):
     return halves(data_dir)
 
+def wide_and_clamped():
+    class WideAndClamped(Net):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(60, 8, 3, padding=1)
+
+        def forward(self, x):
+            return torch.clamp(super().forward(x), -1, 1)
+
+    return WideAndClamped()
+
 print("a script that talks")
 """
 
@@ -324,6 +335,14 @@ def test_a_mistake_gets_one_message_and_no_traceback(
     assert "Traceback" not in err
     status, found = as_json(capsys, *arguments.split())
     assert (status, message in found["error"]["message"]) == (2, True)
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_the_chip_does_not_allow_comes_before_what_no_file_can_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = called(capsys, "convert", "net.py:wide_and_clamped", "--bits", "2")
+    assert status != 0
+    assert "its 3x3 kernel reads 60 input channels; hw_v1.0 allows at most 56 at 2 bits" in err
+    assert "cannot be written" not in err
 
 
 def test_data_sets_that_the_users_code_registers_are_known(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,6 +123,18 @@ class TestWhatIsSavedComesBack:
         snn = network(seeded(Plain))
         assert_same(snn, fxsnn.load(snn.save(tmp_path / "net.fxsnn")), images())
 
+    def test_a_buffer_that_pytorch_does_not_keep(self, tmp_path: Path) -> None:
+        class Shifted(Small):
+            def __init__(self) -> None:
+                super().__init__()
+                self.register_buffer("shift", torch.arange(5.0), persistent=False)
+
+            def forward(self, x: Tensor) -> Any:
+                return super().forward(x) - self.shift
+
+        snn = network(seeded(Shifted))
+        assert_same(snn, fxsnn.load(snn.save(tmp_path / "net.fxsnn")), images())
+
     @pytest.mark.parametrize("cast", ["double", "half", "bfloat16"])
     def test_a_network_that_was_cast_and_back(self, cast: str, tmp_path: Path) -> None:
         for snn in (getattr(network(), cast)(), getattr(network(), cast)().float()):

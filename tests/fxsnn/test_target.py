@@ -113,6 +113,25 @@ def test_a_violation_says_what_would_fit(channels: int, words: str) -> None:
     assert words in violation.message
 
 
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({}, "its kernel is 3x3; chip supports no convolution. Use a supported kernel size"),
+        ({(3, 3): {}}, "its kernel is 3x3; chip supports no convolution. Use a supported kernel size"),
+        ({(3, 3): {}, (5, 5): {2: 4}}, "its kernel is 3x3; chip supports 5x5. Use a supported kernel size"),
+        ({(3, 3): {1: 8}}, "reads 5 input channels; chip has no 3x3 kernels at 2 bits. Use bits=1."),
+        ({(3, 3): {1: 4}}, "chip has no 3x3 kernels at 2 bits. No bit width fits: use at most 4 input channels"),
+    ],
+)
+def test_a_table_may_leave_out_what_the_chip_cannot_do(table: dict[Any, Any], words: str) -> None:
+    chip = HardwareTarget("chip", weight_bits=(1, 2), input_channels=table)
+    _, violation = fit_layer(
+        chip, 2, layer="conv", kind="Conv2d", kernel_size=(3, 3), in_channels=5, out_channels=1, groups=1
+    )
+    assert violation is not None
+    assert words in f"{violation.message}."
+
+
 def test_with_groups_the_limit_binds_the_channels_of_one_group() -> None:
     layer = {"layer": "c", "kind": "Conv2d", "kernel_size": (3, 3), "out_channels": 8}
     assert fit_layer(CHIP, 2, in_channels=8, groups=2, **layer)[1] is None  # type: ignore[arg-type]
