@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,99 +20,15 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from fxsnn.batches import accepted, check_labels, images_and_labels, length_of
-from fxsnn.errors import DataError, FileError, OptionError, TargetError, TrainingError
+from fxsnn.errors import DataError, FileError, TargetError, TrainingError
 from fxsnn.storage import load_arrays, save_arrays
 from fxsnn.student import Student
-from fxsnn.target import whole_number
+from fxsnn.training_options import TrainingOptions, scheduled
 
 _log = logging.getLogger(__name__)
 
-OPTIMISERS = ("sgd", "adamw")
-SCHEDULES = ("cosine", "step")
-PRECISIONS = ("float32", "bfloat16")
 _SUMS_TO_ONE = 1e-2
 """Probabilities of bfloat16, which a teacher gives in mixed precision, add up to 1 within half of that."""
-_RATES = {"sgd": 0.02, "adamw": 0.001}
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """Options of the training loop.
-
-    Attributes:
-        epochs: how often to go through the data with rates of spikes rounded as under a steady drive.
-        spiking_epochs: how often after that with the rates that the spiking network has; together at least 1.
-        lr: learning rate at the start; `None`: 0.02 for "sgd", 0.001 for "adamw".
-        spiking_lr: the same for the spiking epochs; `None`: as `lr`.
-        momentum: of "sgd", from 0 to below 1.
-        weight_decay: of the weights, not negative.
-        optimiser: "sgd" or "adamw".
-        gradient_norm: the gradient of all that is trained is scaled down to this Euclidean norm where it is larger
-            (Pascanu et al. 2013); `None`: it is not. Deep networks of 1 or 2 bits start so far from the ANN that a few
-            unscaled steps kill their neurons.
-        schedule: "cosine" down to 0, or "step": a tenth at 50 % and again at 75 % of all iterations. (For data without
-            a length it goes on once an epoch.)
-        distillation: share of the loss that is the distance from what the teacher says, 0 to 1; at 1 no labels are
-            needed.
-        temperature: at which distributions are compared in distillation.
-        precision: "float32", or "bfloat16" for mixed precision.
-        patience: stop when so many epochs brought nothing better on the validation data; `None`: never.
-        seed: of the order of the batches and whatever else draws from PyTorch's generator.
-        progress: show a progress bar.
-
-    Raises:
-        OptionError: a value is not allowed.
-    """
-
-    epochs: int = 5
-    spiking_epochs: int = 0
-    lr: float | None = None
-    spiking_lr: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    optimiser: str = "sgd"
-    gradient_norm: float | None = 1.0
-    schedule: str = "cosine"
-    distillation: float = 0.0
-    temperature: float = 1.0
-    precision: str = "float32"
-    patience: int | None = None
-    seed: int = 0
-    progress: bool = False
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
-            if getattr(self, name) not in allowed:
-                known = " and ".join(map(repr, allowed))
-                raise OptionError(f"{name} is {getattr(self, name)!r}; allowed are {known}")
-        if self.lr is None:
-            object.__setattr__(self, "lr", _RATES[self.optimiser])
-        for name in ("epochs", "spiking_epochs", "seed"):
-            self._require(name, whole_number, lambda value: 0 <= value < 1 << 63, "whole numbers from 0, below 2^63")
-        if self.epochs + self.spiking_epochs < 1:
-            raise OptionError("epochs and spiking_epochs are both 0; leave fine-tuning out instead")
-        for name in ("lr", "spiking_lr", "temperature", "gradient_norm"):
-            if name not in ("spiking_lr", "gradient_norm") or getattr(self, name) is not None:
-                self._require(name, _real_number, lambda value: value > 0, "positive numbers")
-        self._require("momentum", _real_number, lambda value: 0 <= value < 1, "numbers from 0 to below 1")
-        self._require("weight_decay", _real_number, lambda value: value >= 0, "numbers from 0")
-        self._require("distillation", _real_number, lambda value: 0 <= value <= 1, "numbers from 0 to 1")
-        if self.patience is not None:
-            self._require("patience", whole_number, lambda value: value >= 1, "whole numbers from 1, or None")
-
-    def _require(self, name: str, number: Callable[[Any], Any], holds: Callable[[Any], bool], allowed: str) -> None:
-        """Make an option a plain number, or refuse it."""
-        value = number(getattr(self, name))
-        if value is None or not holds(value):
-            raise OptionError(f"{name} is {getattr(self, name)!r}; allowed are {allowed}")
-        object.__setattr__(self, name, value)
-
-
-def _real_number(value: object) -> float | None:
-    """`value` as a float, `None` if it is no finite number."""
-    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value)):
-        return float(value)
-    return None
 
 
 @dataclass(frozen=True)
@@ -463,19 +378,6 @@ class _Loop:
         fresh = self._optimiser().state_dict()
         phase_over = state.done[0] >= self.options.epochs and state.done[1] == 0
         return None if phase_over else {"state": held, "param_groups": fresh["param_groups"]}
-
-
-def scheduled(schedule: str, done: float) -> float:
-    """The share of the learning rate when a share `done` of all iterations is over.
-
-    >>> [scheduled("step", done) for done in (0.0, 0.5, 0.8)]
-    [1.0, 0.1, 0.01]
-    >>> scheduled("cosine", 0.5)
-    0.5
-    """
-    if schedule == "step":
-        return 0.01 if done >= 0.75 else 0.1 if done >= 0.5 else 1.0
-    return round((1 + math.cos(math.pi * done)) / 2, 12)
 
 
 def _identity(task: Task, options: TrainingOptions) -> str:

@@ -13,12 +13,13 @@ from torch import nn
 
 from fxsnn.batches import batches_of, held_out
 from fxsnn.errors import OptionError, PipelineError
-from fxsnn.finetune import Epoch, Task, TrainingOptions, train
+from fxsnn.finetune import Epoch, Task, train
 from fxsnn.graph import Graph
 from fxsnn.neuron import Dynamics
 from fxsnn.stages import Pass, facts
 from fxsnn.student import Student, float_form
 from fxsnn.target import HardwareTarget, whole_number
+from fxsnn.training_options import TrainingOptions
 
 
 class Finetune(Pass):

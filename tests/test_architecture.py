@@ -15,7 +15,7 @@ FLOORS: list[set[str]] = [
     {"fxsnn.target"},  # plain data
     {"fxsnn.lowbit", "fxsnn.hwtargets", "fxsnn.storage", "fxsnn.device", "fxsnn.datasets", "fxsnn.plots"}
     | {"fxsnn.user_code", "fxsnn.nir_model"},
-    {"fxsnn.neuron", "fxsnn.plugins", "fxsnn.drawing", "fxsnn.packing"},
+    {"fxsnn.neuron", "fxsnn.plugins", "fxsnn.drawing", "fxsnn.packing", "fxsnn.training_options"},
     {"fxsnn.layers.clipping", "fxsnn.layers.decode", "fxsnn.layers.folded", "fxsnn.layers.geometry"}
     | {"fxsnn.layers.images", "fxsnn.layers.low_bit"},
     {"fxsnn.layers.spiking"},
