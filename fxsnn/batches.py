@@ -109,6 +109,15 @@ def accepted(
         raise DataError(f"{by} does not accept {what} of shape {list(images.shape)}{known}: {reason}") from error
 
 
+@contextmanager
+def reproducible(seed: int) -> Iterator[None]:
+    """What draws from PyTorch's generators, such as a shuffled loader, draws the same; they are left as they were."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # all those that a seed reaches
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
 # Training ------------------------------------------------------------------------------------------------------------
 
 
@@ -205,7 +214,7 @@ def images_and_labels(batch: Any, channels: int | None, *, labels: bool) -> tupl
     if not labels:
         images = batch[0] if isinstance(batch, tuple | list) and batch else batch
         check_images(images, channels)
-        return images, None
+        return _trainable(images), None
     if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[1], Tensor):
         raise DataError("a batch for fine-tuning must be (images, labels); labels are an integer tensor [N]")
     images, given = batch[:2]
@@ -214,7 +223,12 @@ def images_and_labels(batch: Any, channels: int | None, *, labels: bool) -> tupl
         raise DataError(
             f"labels are {given.dtype} of shape {list(given.shape)}; expected integers of shape {[len(images)]}"
         )
-    return images, given.long()
+    return _trainable(images), _trainable(given.long())
+
+
+def _trainable(tensor: Tensor) -> Tensor:
+    """What autograd may keep: a copy of a tensor that was made in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def check_labels(labels: Tensor, classes: int) -> None:

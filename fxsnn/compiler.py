@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from fxsnn.batches import image_batches
+from fxsnn.batches import image_batches, reproducible
 from fxsnn.document import unwritable
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
@@ -77,7 +77,9 @@ def pipeline(
         CheckConvRelu(),
         CheckLimits(chip, bits),
         FoldBatchNorm(),
-        CalibrateThresholds(calibration_data, calibration, percentile, dynamics.timesteps, input_bits, progress),
+        CalibrateThresholds(
+            calibration_data, calibration, percentile, dynamics.timesteps, input_bits, progress, reset, initial_membrane
+        ),
         QuantizeWeights(bits, per_channel, chip),
     ]
     if correction is not None:
@@ -92,11 +94,12 @@ def pipeline(
                 f"{type(calibration_data).__name__} can be read once only: pass a list of its batches, or a DataLoader"
             )
         biases, thresholds = correction != "thresholds", correction != "biases"
-        passes.append(CorrectLayers(calibration_data, chip, biases, thresholds, **asdict(dynamics)))
+        passes.append(CorrectLayers(calibration_data, chip, biases, thresholds, **asdict(dynamics), progress=progress))
     if finetune is not None:
         if not isinstance(finetune, Finetune):
             raise OptionError(f"finetune is a {type(finetune).__name__}; expected fxsnn.Finetune(data, ...), or None")
-        passes.append(_completed(finetune, target=chip, **asdict(dynamics)))
+        shown = replace(finetune, progress=finetune.progress or progress)
+        passes.append(_completed(shown, target=chip, **asdict(dynamics)))
     passes.append(SubstituteSpikes(chip, dynamics.timesteps, reset, initial_membrane))
     return Pipeline(tuple(passes), _example(calibration_data) if example is None else example)
 
@@ -212,9 +215,10 @@ def convert(
         warnings.warn(f"the spiking network cannot be saved: {told}", FxsnnWarning, stacklevel=2)
     narrowest = min(row.bits for row in report.layers)
     if narrowest <= 2 and finetune is None:
+        cheaper = "" if correction else '; correction="biases" helps in seconds, without training'
         warnings.warn(
             f"{narrowest}-bit weights without fine-tuning lose much of the accuracy; "
-            "pass finetune=fxsnn.Finetune(data), or --finetune-epochs on the command line",
+            f"pass finetune=fxsnn.Finetune(data), or --finetune-epochs on the command line{cheaper}",
             AccuracyWarning,
             stacklevel=2,
         )
@@ -261,7 +265,7 @@ def _sample(data: Any, most: int = _SAMPLE) -> Tensor | None:
         return None
     parts: list[Tensor] = []
     try:
-        with torch.random.fork_rng([]):  # PyTorch's generator is not to notice that a shuffled loader was looked into
+        with reproducible(0):  # and PyTorch's generator does not notice that a shuffled loader was looked into
             for images in image_batches(data, None):
                 if parts and images.shape[1:] != parts[0].shape[1:]:
                     break

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from fxsnn.batches import accepted, check_labels, images_and_labels, length_of
+from fxsnn.batches import accepted, check_labels, images_and_labels, length_of, reproducible
 from fxsnn.errors import DataError, FileError, TargetError, TrainingError
 from fxsnn.storage import load_arrays, save_arrays
 from fxsnn.student import Student
@@ -65,11 +65,6 @@ def _require_classes(outputs: object, whose: str) -> None:
 def _are_probabilities(outputs: Tensor) -> bool:
     sums = outputs.float().sum(1)
     return bool((outputs >= 0).all()) and bool(((sums - 1).abs() < _SUMS_TO_ONE).all())
-
-
-def _log_probabilities(outputs: Tensor, *, given: bool) -> Tensor:
-    """Logarithms of the probabilities that are given, or that logits or log-probabilities stand for."""
-    return outputs.float().clamp_min(1e-12).log() if given else F.log_softmax(outputs.float(), 1)
 
 
 # The loop ------------------------------------------------------------------------------------------------------------
@@ -137,9 +132,10 @@ class _Loop:
         self.weight = next(iter(self.student.tensors().values()))
         self.device = self.weight.device
         self.learned = tuple(self.student.tensors().values())
-        self.identity = _identity(task, options)
+        self.identity = "" if task.checkpoint is None else _identity(task, options)
         self.state = _Progress()
-        self.probabilities: bool | None = None  # whether the network gives them; its first outputs tell
+        self.probabilities: dict[str, bool] = {}  # whether the network and the teacher give them; first outputs tell
+        self.image_size: tuple[int, ...] | None = None  # that the network was seen to accept
         self.labels = options.distillation < 1
         self.size = length_of(task.batches)
         assert options.lr is not None  # the options have seen to it
@@ -147,16 +143,12 @@ class _Loop:
 
     def run(self) -> list[Epoch]:
         """See `train`."""
-        devices = (
-            range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-        )  # all those that a seed reaches
         phases = (self.options.epochs, self.options.spiking_epochs)
         waiting = self._resume()
         total = None if self.size is None else self.size * (sum(phases) - sum(self.state.done))
         quiet = None if self.options.progress else True
-        with torch.random.fork_rng(devices), tqdm(total=total, desc="fine-tuning", disable=quiet) as bar:
+        with reproducible(self.options.seed), tqdm(total=total, desc="fine-tuning", disable=quiet) as bar:
             if not self.state.history:
-                torch.manual_seed(self.options.seed)  # validation data may draw, too
                 self._consider(self._validated())  # wrong data show now; and no epoch may make things worse
             for phase, epochs in enumerate(phases):
                 if self.state.done[phase] >= epochs:
@@ -247,16 +239,15 @@ class _Loop:
         """One step of the optimiser; the loss and the outputs before it."""
         images = images.to(self.device, self.weight.dtype)
         if spiking:
-            with accepted(images):
+            with accepted(images, size=self.image_size):
                 self.student.simulate(images)
-        with self._precision(), accepted(images):
+        with self._precision(), accepted(images, size=self.image_size):
             outputs = self.student.graph(images)
+        self.image_size = tuple(images.shape[1:])
         _require_classes(outputs, "the network")
         if labels is not None:
             check_labels(labels, outputs.shape[1])
-        if self.probabilities is None:
-            self.probabilities = _are_probabilities(outputs)
-        said, share = _log_probabilities(outputs, given=self.probabilities), self.options.distillation
+        said, share = self._log_probabilities(outputs, "the network"), self.options.distillation
         loss = said.new_zeros(())
         if labels is not None and share < 1:
             loss = loss + (1 - share) * F.nll_loss(said, labels.to(self.device))
@@ -297,7 +288,14 @@ class _Loop:
         with torch.no_grad(), accepted(images, by="the teacher"):
             outputs = self.task.teacher(images)
         _require_classes(outputs, "the teacher")
-        return _log_probabilities(outputs, given=_are_probabilities(outputs))
+        return self._log_probabilities(outputs, "the teacher")
+
+    def _log_probabilities(self, outputs: Tensor, whose: str) -> Tensor:
+        """Logarithms of the probabilities that are given, or that logits or log-probabilities stand for."""
+        if whose not in self.probabilities:
+            self.probabilities[whose] = _are_probabilities(outputs)
+        outputs = outputs.float()
+        return outputs.clamp_min(1e-12).log() if self.probabilities[whose] else F.log_softmax(outputs, 1)
 
     def _validated(self) -> float | None:
         """Accuracy of the spiking network on the validation data."""
@@ -359,8 +357,8 @@ class _Loop:
         arrays, document = load_arrays(path)
         if document.get("fine-tuning") != self.identity:
             raise FileError(
-                f"{path} belongs to fine-tuning with other options, or of another network; delete it or give another "
-                "path"
+                f"{path} belongs to fine-tuning with other options or data, or of a network with other weights or "
+                "calibration; delete it or give another path"
             )
         self.student.load({name.removeprefix("now."): tensor for name, tensor in arrays.items() if name[:4] == "now."})
         state = self.state
@@ -400,8 +398,9 @@ def _identity(task: Task, options: TrainingOptions) -> str:
         networks.append(task.teacher)
     for network in networks:
         for name, tensor in network.state_dict().items():
-            content.update(name.encode())
-            content.update(_bytes(tensor))
+            if isinstance(tensor, Tensor):  # modules may add what they like
+                content.update(name.encode())
+                content.update(_bytes(tensor))
     return content.hexdigest()
 
 

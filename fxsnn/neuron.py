@@ -63,6 +63,7 @@ class Dynamics:
             raise OptionError(f"reset is {self.reset!r}; allowed are {' and '.join(map(repr, RESETS))}")
         if self.initial_membrane not in INITIAL_MEMBRANES:
             raise OptionError(f"initial_membrane is {self.initial_membrane!r}; allowed are 0 and 0.5")
+        object.__setattr__(self, "initial_membrane", float(self.initial_membrane))
 
 
 def integrate_and_fire(

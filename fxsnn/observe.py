@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch.fx.node import Node
 from tqdm import tqdm
 
-from fxsnn.batches import accepted, image_batches
+from fxsnn.batches import accepted, image_batches, reproducible
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph
 from fxsnn.neuron import Dynamics, steady_spike_counts
@@ -140,7 +140,7 @@ def observe(
     weight = next(graph.module.parameters())
     largest = 0.0
     batches = image_batches(data, graph.input_channels)
-    with torch.no_grad():
+    with torch.no_grad(), reproducible(0):
         for images in tqdm(batches, desc="calibrating", disable=None if progress else True):
             if not bool(torch.isfinite(images).all()):
                 raise DataError("calibration images contain infinite values")

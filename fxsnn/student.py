@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
+from fxsnn.errors import ModelError
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit, LowBitConv2d, QuantizedInput, RateReLU, conv_like, linear_like
 from fxsnn.network import SpikingNetwork
@@ -45,6 +46,18 @@ def float_form(graph: Graph) -> Graph:
     return teacher
 
 
+def _require_float32(graph: Graph) -> None:
+    """Small updates would be lost in narrower types, and thresholds would be rounded to them."""
+    remedy = 'Convert model.float(); fine-tuning has precision="bfloat16" for mixed precision'
+    findings = []
+    for node in graph.body(LowBit):
+        layer: Any = graph[node]
+        if layer.weight.dtype.itemsize < torch.float32.itemsize:
+            findings.append(graph.finding(node, f"its weights are {layer.weight.dtype}, too narrow to learn", remedy))
+    if findings:
+        raise ModelError(findings)
+
+
 class Student:
     """A graph that learns, and the integers that it stands for.
 
@@ -54,11 +67,12 @@ class Student:
         dynamics: of the spiking network.
 
     Raises:
-        ModelError: weights or thresholds are missing.
+        ModelError: weights or thresholds are missing, or weights have fewer bits than float32.
         TargetError: values that fit no register.
     """
 
     def __init__(self, graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None:
+        _require_float32(graph)
         neurons_of(graph, target)  # what is wrong from the start is not the training's fault
         self.graph = graph
         self.target, self.dynamics = target, dynamics
@@ -182,9 +196,15 @@ class Student:
         graph.tidy()
         return SpikingNetwork(graph, self.target)
 
-    def simulate(self, images: Tensor) -> None:
-        """Let the next forward pass have the rates that the spiking network has on these images."""
-        counts = self.spiking().count_spikes(images)
+    def simulate(self, images: Tensor, network: SpikingNetwork | None = None) -> None:
+        """Let the next forward pass have the rates that the spiking network has on these images.
+
+        Args:
+            images: [N, C, H, W].
+            network: the present one, if it is at hand.
+        """
+        self.forget()  # a copy would take the last rates with it
+        counts = (network or self.spiking()).count_spikes(images)
         for layer in neurons_of(self.graph, self.target):
             behind = self._pooled[layer.node] if layer.activation is None else layer.activation
             activation: Any = self.graph[behind]

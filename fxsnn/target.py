@@ -222,16 +222,27 @@ class HardwareTarget:
 
     def largest_bits(self, kernel_size: KernelSize, in_channels: int) -> int | None:
         """The largest bit width at which `in_channels` per group fit, or `None` if there is none."""
-        fitting = [
-            bits
-            for bits in self.weight_bits
-            if (limit := self.input_channel_limit(kernel_size, bits)) is None or in_channels <= limit
-        ]
+        fitting = [bits for bits in self.weight_bits if self.fits(kernel_size, in_channels, bits)]
         return max(fitting, default=None)
+
+    def fits(self, kernel_size: KernelSize, in_channels: int, bits: int) -> bool:
+        """Whether a convolution that reads `in_channels` per group is allowed at a bit width."""
+        limit = self.input_channel_limit(kernel_size, bits)
+        return limit is None or in_channels <= limit
 
     def kernel_sizes(self) -> tuple[KernelSize, ...]:
         """The kernel sizes that have an entry; empty where there is no limit."""
         return tuple(kernel for kernel, row in (self.input_channels or {}).items() if row)
+
+
+def require_target(given: object) -> None:
+    """Refuse what is no target.
+
+    Raises:
+        OptionError: it is none.
+    """
+    if not isinstance(given, HardwareTarget):
+        raise OptionError(f"target is {given!r}; expected a HardwareTarget, such as fxsnn.get_target('hw_v1.0') gives")
 
 
 def _rebuilt(state: dict[str, Any]) -> HardwareTarget:
@@ -254,7 +265,7 @@ class LayerFit:
             the target documents no limit.
         max_bits: the largest bit width that would fit, `None` if none would.
         source: `file:line` of the call in the user's code, or "".
-        why: why it has these bits, where the target could hold wider weights; otherwise "".
+        why: of a convolution, why it has these bits where the target could hold wider weights; otherwise "".
     """
 
     layer: str
@@ -418,9 +429,13 @@ def fit_layer(
 
 
 def _why(target: HardwareTarget, bits: int, largest: int | None, kernel_size: KernelSize, in_channels: int) -> str:
-    wider = [width for width in target.weight_bits if width > bits]
+    wider = [
+        width for width in target.weight_bits if width > bits and target.input_channel_limit(kernel_size, width) != 0
+    ]
     if not wider or largest is None:
         return ""
+    if target.input_channels is None:
+        return f"{target.name} has no limit: {_widths(largest)} would fit"
     if largest > bits:
         return f"{_channels(in_channels)} would allow {_widths(largest)}"
     limit = target.input_channel_limit(kernel_size, min(wider))
@@ -468,7 +483,8 @@ def _finding(target: HardwareTarget, fit: LayerFit, limit: int) -> Finding:
         fewer = max((target.input_channels or {})[fit.kernel_size or (0, 0)].values())
         remedy = f"No bit width fits: use at most {_channels(fewer)}{per_group}, or more groups"
     else:
-        narrower = f"bits={fit.max_bits}{' or fewer' if fit.max_bits > min(target.weight_bits) else ''}"
+        fitting = [bits for bits in target.weight_bits if target.fits(fit.kernel_size or (0, 0), fit.in_channels, bits)]
+        narrower = f"bits={' or '.join(map(str, fitting))}"
         instead = f", at most {_channels(limit)}{per_group}, or more groups" if limit else ""
         remedy = f"Use {narrower}{instead}"
     return Finding(fit.layer, problem, remedy, fit.source)

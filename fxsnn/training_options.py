@@ -32,8 +32,8 @@ class TrainingOptions:
         gradient_norm: the gradient of all that is trained is scaled down to this Euclidean norm where it is larger
             (Pascanu et al. 2013); `None`: it is not. Deep networks of 1 or 2 bits start so far from the ANN that a few
             unscaled steps kill their neurons.
-        schedule: "cosine" down to 0, or "step": a tenth at 50 % and again at 75 % of all iterations. (For data without
-            a length it goes on once an epoch.)
+        schedule: "cosine" down to 0, or "step": a tenth at 50 % and again at 75 % of the iterations; the spiking epochs
+            have one of their own. (For data without a length it goes on once an epoch.)
         distillation: share of the loss that is the distance from what the teacher says, 0 to 1; at 1 no labels are
             needed.
         temperature: at which distributions are compared in distillation.

@@ -32,9 +32,11 @@ class CalibrateThresholds(Pass):
         method: "max" takes the largest activation, "percentile" that percentile of all activations (zeros included),
             "mse" the threshold at which clipping and rounding to `levels` levels cost the least squared error.
         percentile: for that method; above 0, at most 100.
-        levels: for "mse": the timesteps that the network will run.
+        levels: for "mse": the timesteps that the network will run, and so the levels of its rates.
         input_bits: width of the signed integer input, 2 to 16, or `None` for an analog input.
         progress: show a progress bar.
+        reset: for "mse": that of the network, "subtraction" or "zero".
+        initial_membrane: for "mse": where the network's membranes start, as a share of the threshold.
 
     A layer that is silent or saturated on the data is named in a `CalibrationWarning`.
     """
@@ -45,17 +47,23 @@ class CalibrateThresholds(Pass):
     levels: int = 16
     input_bits: int | None = 8
     progress: bool = False
+    reset: str = "subtraction"
+    initial_membrane: float = 0.5
 
     needs = facts("canonical")
     gives = facts("thresholds")
 
     def __post_init__(self) -> None:
+        self._dynamics()
         if self.method not in METHODS:
             raise OptionError(f"calibration method is {self.method!r}; allowed are {', '.join(METHODS)}")
         if not isinstance(self.percentile, Real) or not 0 < self.percentile <= 100:
             raise OptionError(f"percentile is {self.percentile!r}; allowed are numbers above 0 and up to 100")
         if self.input_bits is not None and whole_number(self.input_bits) not in range(2, 17):
             raise OptionError(f"input_bits is {self.input_bits!r}; allowed are 2 to 16, or None for an analog input")
+
+    def _dynamics(self) -> Dynamics:
+        return Dynamics(self.levels, self.reset, self.initial_membrane)
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
@@ -85,18 +93,15 @@ class CalibrateThresholds(Pass):
 
     def _clipped(self, histogram: Histogram) -> ClippedReLU:
         if histogram.largest == 0:  # silent: any threshold will do, nothing ever reaches it
-            return ClippedReLU(1.0, summary=ActivationSummary(0.0, 0.0, 0.0))
+            return ClippedReLU(1.0, summary=ActivationSummary(0.0, 0.0))
         if self.method == "max":
             threshold = histogram.largest
         elif self.method == "percentile":
             # A very sparse layer can have its percentile at zero; then its rare activations are all that counts.
             threshold = histogram.quantile(self.percentile / 100) or histogram.largest
         else:
-            threshold = histogram.least_error_threshold(Dynamics(self.levels))
-        summary = ActivationSummary(
-            histogram.largest, 1 - histogram.zeros / histogram.total, histogram.share_from(threshold)
-        )
-        return ClippedReLU(threshold, summary=summary)
+            threshold = histogram.least_error_threshold(self._dynamics())
+        return ClippedReLU(threshold, summary=ActivationSummary(histogram.largest, histogram.share_from(threshold)))
 
 
 def _without_data(graph: Graph, activations: list[Node]) -> dict[Node, Histogram]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
+from tqdm import tqdm
 
-from fxsnn.batches import image_batches
-from fxsnn.errors import OptionError, PipelineError
+from fxsnn.batches import accepted, image_batches, reproducible
+from fxsnn.errors import OptionError, PipelineError, TargetError
 from fxsnn.graph import Graph
 from fxsnn.layers import LowBit
 from fxsnn.neuron import Dynamics
 from fxsnn.observe import Histogram, Watch
 from fxsnn.stages import Pass, facts
 from fxsnn.student import Student, float_form
-from fxsnn.target import HardwareTarget
+from fxsnn.target import HardwareTarget, require_target
 
 _CHUNK = 128
 _VALUES = 1 << 7
@@ -47,6 +49,7 @@ class CorrectLayers(Pass):
         timesteps: T.
         reset: "subtraction" or "zero".
         initial_membrane: where membranes start, as a share of the threshold.
+        progress: show a progress bar.
     """
 
     data: Any
@@ -56,12 +59,14 @@ class CorrectLayers(Pass):
     timesteps: int = 16
     reset: str = "subtraction"
     initial_membrane: float = 0.5
+    progress: bool = False
 
     needs = facts("thresholds", "low-bit-weights")
     gives = facts("corrected")
 
     def __post_init__(self) -> None:
         self._dynamics()
+        require_target(self.target)
         if not (self.biases or self.thresholds):
             raise OptionError("biases and thresholds are both False; leave the correction out instead")
 
@@ -75,13 +80,22 @@ class CorrectLayers(Pass):
         teacher = float_form(graph)  # before the graph becomes a student's
         student = Student(graph, self.target, self._dynamics())
         wanted = self._mean_activations(teacher, student) if self.biases else {}
-        for node in graph.body(LowBit):
+        for node in tqdm(graph.body(LowBit), "correcting", disable=None if self.progress else True):
             if self.biases:
                 drives = self._drives(graph, student, node)
-                student.move_bias(node, shift_for_mean(drives, wanted[graph.name(node)], student.threshold(node)))
+                self._move_bias(
+                    student, node, shift_for_mean(drives, wanted[graph.name(node)], student.threshold(node))
+                )
             if self.thresholds:
                 student.set_threshold(node, self._threshold(graph, student, node))
         student.finish()
+
+    def _move_bias(self, student: Student, node: Node, by: Tensor) -> None:
+        try:
+            student.move_bias(node, by)
+        except TargetError as error:
+            remedy = "It is the correction that moves it there: leave biases uncorrected, or train the network"
+            raise TargetError([replace(finding, remedy=remedy) for finding in error.findings]) from error
 
     def _mean_activations(self, teacher: Graph, student: Student) -> dict[str, Tensor]:
         """Mean activation of each channel in the float network, clipped at the student's threshold, by layer."""
@@ -105,17 +119,19 @@ class CorrectLayers(Pass):
         kept: list[Tensor] = []
         share = 1.0  # the same of every image, so that all count alike
 
+        def some(channels: Tensor, count: int) -> Tensor:
+            chosen = torch.randperm(channels.shape[1], generator=generator)[:count]
+            return channels[:, chosen.to(channels.device)]
+
         def add(_: Node, value: Tensor) -> None:
             nonlocal kept, share
             channels = value.double().transpose(0, 1).flatten(1)
             if not kept:
                 share = min(1.0, _VALUES * len(value) / channels.shape[1])
             most = max(1, round(share * channels.shape[1]))
-            if channels.shape[1] > most:
-                channels = channels[:, torch.randperm(channels.shape[1], generator=generator)[:most].to(value.device)]
-            kept.append(channels)
+            kept.append(some(channels, most) if channels.shape[1] > most else channels)
             if sum(part.shape[1] for part in kept) > _VALUES_IN_ALL:  # from now on, and of what there is, only half
-                kept, share = [part[:, ::2] for part in kept], share / 2
+                kept, share = [some(part, part.shape[1] // 2) for part in kept], share / 2
 
         self._watch(graph, [node], add, student)
         return torch.cat(kept, 1)
@@ -131,12 +147,14 @@ class CorrectLayers(Pass):
         """Show what nodes give on the data."""
         watch = Watch(graph, nodes, see)
         weight = next(graph.module.parameters())
-        with torch.no_grad():
+        network = None if student is None else student.spiking()
+        with torch.no_grad(), reproducible(0):  # every layer, and the float network, is to see the same images
             for batch in image_batches(self.data, graph.input_channels):
                 for images in batch.to(weight.device, weight.dtype).split(_CHUNK):
-                    if student is not None:
-                        student.simulate(images)
-                    watch.run(images)
+                    with accepted(images, what="calibration images"):
+                        if student is not None:
+                            student.simulate(images, network)
+                        watch.run(images)
         if student is not None:
             student.forget()
 

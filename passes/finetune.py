@@ -18,7 +18,7 @@ from fxsnn.graph import Graph
 from fxsnn.neuron import Dynamics
 from fxsnn.stages import Pass, facts
 from fxsnn.student import Student, float_form
-from fxsnn.target import HardwareTarget, whole_number
+from fxsnn.target import HardwareTarget, require_target, whole_number
 from fxsnn.training_options import TrainingOptions
 
 
@@ -41,7 +41,7 @@ class Finetune(Pass):
         weight_decay: of the weights.
         optimiser: "sgd" or "adamw".
         gradient_norm: scale a gradient down to this norm where it is larger; `None`: do not.
-        schedule: "cosine" down to 0, or "step": a tenth at 50 % and again at 75 %.
+        schedule: "cosine" down to 0, or "step": a tenth at 50 % and again at 75 %; spiking epochs start it anew.
         distillation: share of the loss that is the distance from what the teacher says, 0 to 1.
         temperature: at which distributions are compared in distillation.
         teacher: a network to learn from, with as many classes; `None`: the float network that is being converted.
@@ -57,7 +57,8 @@ class Finetune(Pass):
         initial_membrane: of the spiking network; `None`: as it is converted.
         checkpoint: a file in which the run is kept after each epoch. The same call goes on from there after an
             interruption, and ends as it would have without one; when the run is over, it returns its result. A call
-            with other options, network or data is refused (of data that come in batches only their number is known).
+            with other options, network or data is refused (of data that come in batches only their number and their
+            size are known, unless a `DataLoader` has tensors).
         on_epoch: called with an `Epoch` (loss, accuracies, learning rate, seconds) after each epoch.
         seed: two runs with one seed give the same network on the same machine.
         progress: show a progress bar with loss, accuracy, learning rate and the time left.
@@ -102,6 +103,8 @@ class Finetune(Pass):
             raise OptionError(f"checkpoint is a {type(self.checkpoint).__name__}; allowed are a path, or None")
         if self.on_epoch is not None and not callable(self.on_epoch):
             raise OptionError(f"on_epoch is a {type(self.on_epoch).__name__}; allowed are functions, or None")
+        if self.target is not None:
+            require_target(self.target)
         self._dynamics(1 if self.timesteps is None else self.timesteps)
         if self.patience is not None and self.validation is None:
             raise OptionError("patience needs validation: data held out, or the share of the data to hold out")

@@ -18,12 +18,10 @@ class ActivationSummary:
 
     Attributes:
         largest: the largest activation.
-        active_share: share of the activations above zero.
         saturated_share: share of the activations at or above the threshold that was chosen.
     """
 
     largest: float
-    active_share: float
     saturated_share: float
 
 

@@ -101,6 +101,19 @@ def test_both_reports_show_the_choice_and_why(convert: Any) -> None:
     assert check.notes == report.notes
 
 
+@pytest.mark.parametrize(
+    ("table", "bits", "note"),
+    [
+        ({(3, 3): {2: 113}}, "auto", None),
+        ({(3, 3): {1: 113, 4: 8}}, "auto", "4: 1 bit at most for 56 input channels; 4 bits allow 8"),
+        (None, 3, "0, 2, 4, 6: free has no limit: 4 bits would fit"),
+    ],
+)
+def test_a_reason_names_widths_that_there_are(table: Any, bits: Any, note: str | None) -> None:
+    notes = fxsnn.check(MODEL, target=fxsnn.HardwareTarget("free", input_channels=table), bits=bits).notes
+    assert (notes == ()) if note is None else note in notes
+
+
 def test_a_report_of_bits_by_layer_can_be_copied_and_sent() -> None:
     report = fxsnn.check(MODEL, target=V1, bits={"0": 3})
     assert copy.deepcopy(report) == report

@@ -132,6 +132,14 @@ def test_a_table_may_leave_out_what_the_chip_cannot_do(table: dict[Any, Any], wo
     assert words in f"{violation.message}."
 
 
+def test_a_remedy_names_all_bits_that_fit() -> None:
+    chip = HardwareTarget("chip", input_channels={(3, 3): {1: 8, 3: 6, 4: 2}})
+    layer = {"layer": "c", "kind": "Conv2d", "kernel_size": (3, 3), "out_channels": 8, "groups": 1}
+    _, violation = fit_layer(chip, 4, in_channels=5, **layer)  # type: ignore[arg-type]
+    assert violation is not None
+    assert "Use bits=1 or 3, at most 2 input channels" in violation.message
+
+
 def test_with_groups_the_limit_binds_the_channels_of_one_group() -> None:
     layer = {"layer": "c", "kind": "Conv2d", "kernel_size": (3, 3), "out_channels": 8}
     assert fit_layer(CHIP, 2, in_channels=8, groups=2, **layer)[1] is None  # type: ignore[arg-type]

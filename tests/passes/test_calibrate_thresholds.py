@@ -15,6 +15,7 @@ import fxsnn
 from fxsnn.errors import CalibrationWarning, DataError, OptionError
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, QuantizedInput
+from fxsnn.neuron import Dynamics, steady_spike_counts
 from fxsnn.passes import CalibrateThresholds, Canonicalize, FoldBatchNorm
 from tests.nets import CONVERTIBLE, Small, images, seeded
 
@@ -71,6 +72,20 @@ def test_mse_costs_no_more_than_any_percentile() -> None:
     assert cost(found) <= min(map(cost, others)) * 1.01
 
 
+def test_mse_is_that_of_the_dynamics_that_the_network_will_have() -> None:
+    values = activations(seeded(Small), "relu2", DATA).double()
+    dynamics = Dynamics(8, "zero", 0)
+
+    def cost(threshold: float) -> float:
+        return float((values - steady_spike_counts(values / threshold, dynamics) * threshold / 8).square().sum())
+
+    own = thresholds(calibrated(DATA, method="mse", levels=8, reset="zero", initial_membrane=0))["relu2"]
+    other = thresholds(calibrated(DATA, method="mse", levels=8))["relu2"]
+    assert cost(own) < cost(other)
+    told = fxsnn.pipeline(target="hw_v1.0", bits=4, timesteps=8, reset="zero", initial_membrane=0, calibration="mse")
+    assert "levels=8, input_bits=8, progress=False, reset='zero', initial_membrane=0" in str(told)
+
+
 @pytest.mark.parametrize("method", ["max", "percentile", "mse"])
 def test_the_order_of_the_batches_does_not_matter(method: str) -> None:
     batches = list(DATA.split(8))
@@ -123,6 +138,8 @@ def test_data_that_do_not_fit_are_refused(data: Any, message: str) -> None:
         ({"percentile": 101.0}, "percentile is 101.0"),
         ({"input_bits": 1}, "input_bits is 1; allowed are 2 to 16"),
         ({"input_bits": True}, "input_bits is True"),
+        ({"levels": 0}, "timesteps is 0"),
+        ({"reset": "soft"}, "reset is 'soft'"),
     ],
 )
 def test_options_that_are_not_allowed_are_refused(options: dict[str, Any], message: str) -> None:

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import fxsnn
-from fxsnn.errors import DataError, OptionError, PipelineError, TargetError
+from fxsnn.errors import DataError, ModelError, OptionError, PipelineError, TargetError
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit
 from fxsnn.neuron import Dynamics
@@ -175,6 +176,17 @@ def test_every_image_counts_alike_in_whatever_batch_it_comes(last: int) -> None:
     torch.testing.assert_close(means[1], means[0], rtol=0.05, atol=0.02)
 
 
+@pytest.mark.parametrize("correction", ["biases", "both"])
+def test_every_layer_sees_the_same_images_of_data_that_draw(correction: str) -> None:
+    """A shuffled loader that leaves some images out."""
+    loader = DataLoader(TensorDataset(IMAGES, torch.arange(64)), 24, shuffle=True, drop_last=True)
+    options: dict[str, Any] = {"thresholds": correction == "both", "timesteps": 8}
+    state = torch.get_rng_state()
+    first, second = (CorrectLayers(loader, V1, **options)(GRAPH).after.text() for _ in range(2))
+    assert first == second
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_what_is_not_allowed_is_refused(convert: Any) -> None:
     with pytest.raises(OptionError, match="both False"):
         CorrectLayers(IMAGES, V1, biases=False, thresholds=False)
@@ -182,6 +194,13 @@ def test_what_is_not_allowed_is_refused(convert: Any) -> None:
         CorrectLayers(None, V1)(GRAPH)
     with pytest.raises(DataError, match="channels"):
         CorrectLayers(IMAGES[:, :2], V1)(GRAPH)
+    for biases in (True, False):
+        with pytest.raises(DataError, match=r"does not accept calibration images of shape|the images are too small"):
+            CorrectLayers(IMAGES[:, :, :2, :2], V1, biases=biases)(GRAPH)
+    with pytest.raises(OptionError, match=r"target is 'hw_v1.0'; expected a HardwareTarget, such as fxsnn.get_target"):
+        CorrectLayers(IMAGES, "hw_v1.0")  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"conv1 .*its weights are torch.float16, too narrow to learn"):
+        CorrectLayers(IMAGES, V1)(quantised(seeded(Small).half()))
     with pytest.raises(OptionError, match="correction is 'all'; allowed are 'biases', 'thresholds', 'both', or None"):
         convert(seeded(Small), calibration_data=IMAGES, correction="all")
     with pytest.raises(OptionError, match="correction='biases' needs images: pass calibration_data"):
@@ -193,5 +212,8 @@ def test_what_is_not_allowed_is_refused(convert: Any) -> None:
 def test_what_fits_no_register_is_said_without_speaking_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bias that is moved beyond the register of the leak."""
     monkeypatch.setattr(correct_layers, "shift_for_mean", lambda values, wanted, top: wanted + 1e9)
-    with pytest.raises(TargetError, match=r"its leak \(bias\) is"):
+    with pytest.raises(
+        TargetError, match=r"its leak \(bias\) is .* It is the correction that moves it there"
+    ) as caught:
         CorrectLayers(IMAGES, V1, timesteps=8)(GRAPH)
+    assert "Train it" not in str(caught.value)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import fxsnn
-from fxsnn.errors import DataError, FileError, OptionError, PipelineError, TrainingError
+from fxsnn.errors import DataError, FileError, ModelError, OptionError, PipelineError, TrainingError
 from fxsnn.finetune import Epoch
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit
@@ -183,6 +183,12 @@ def test_outputs_that_say_nothing_about_classes_are_refused(validation: Any) -> 
         DataError, match=r"the network gives \[\d+, 5, 1, 1\]; fine-tuning needs a tensor \[N, classes\]"
     ):
         finetune(validation=validation)(quantised(seeded(Extended)))
+
+
+def test_data_may_come_from_inference_mode() -> None:
+    with torch.inference_mode():
+        data = (IMAGES.clone(), LABELS.clone())
+    assert finetune(list(zip(*(part.split(32) for part in data), strict=True)), epochs=1)(GRAPH).after is not GRAPH
 
 
 def test_data_may_be_a_loader() -> None:
@@ -419,6 +425,28 @@ def test_distillation_alone_needs_no_labels() -> None:
     assert distance(finetune(batches, distillation=1.0, epochs=8, lr=0.1)(GRAPH).after) < 0.8 * distance(GRAPH)
 
 
+def test_what_the_teacher_gives_is_judged_once() -> None:
+    """A few logits can look like probabilities."""
+
+    class Sure(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.eye(5)[:1].expand(len(x), 5) if len(x) < 32 else seeded(Small)(x)
+
+    history: list[Epoch] = []
+    finetune(IMAGES[:33], distillation=1, teacher=Sure(), on_epoch=history.append, epochs=1)(GRAPH)
+    assert history[0].loss < 5  # probabilities of 0 would lie far away from all that a network says
+
+
+def test_a_teacher_may_keep_more_than_tensors(tmp_path: Path) -> None:
+    class Noted(Small):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"version": 3}
+
+    path = tmp_path / "run.safetensors"
+    finetune(distillation=0.5, teacher=seeded(Noted), checkpoint=path, epochs=1)(GRAPH)
+    assert path.exists()
+
+
 def test_another_teacher_can_be_given_and_stays_as_it_is() -> None:
     teacher = seeded(Small, 5).train()
     other = finetune(distillation=1, teacher=teacher)(GRAPH).after
@@ -510,6 +538,19 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, option
     assert resumed.text() == finetune(**given)(GRAPH).after.text()
 
 
+def test_a_conversion_with_data_that_draw_goes_on_too(tmp_path: Path, convert: Any) -> None:
+    loader = DataLoader(TensorDataset(*DATA), 32, shuffle=True, drop_last=True)
+    options = {"calibration_data": loader, "correction": "both", "calibration": "mse", "timesteps": 4}
+
+    def tune() -> Finetune:
+        return Finetune(DATA, epochs=1, checkpoint=tmp_path / "run.safetensors", on_epoch=epochs.append)
+
+    epochs: list[Epoch] = []
+    first, second = (convert(seeded(Small), **options, finetune=tune()) for _ in range(2))
+    assert len(epochs) == 1
+    assert torch.equal(first(IMAGES), second(IMAGES))
+
+
 def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     first = finetune(checkpoint=path)(GRAPH).after
@@ -536,7 +577,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
             finetune(**{"checkpoint": path, **other})(GRAPH)
     graph = GRAPH.copy()
     graph.insert_after(graph.nodes(nn.Linear)[-1], "smooth", nn.Softmax(1))  # no weights
-    with pytest.raises(FileError, match="or of another network"):
+    with pytest.raises(FileError, match="or of a network with other weights or calibration"):
         finetune(checkpoint=path)(graph)
     path.write_bytes(b"no such file")
     with pytest.raises(FileError, match="cannot be read"):
@@ -578,6 +619,18 @@ def test_the_message_names_the_option(options: dict[str, Any], message: str) -> 
 def test_what_cannot_be_held_out_is_refused(data: Any, validation: float, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         finetune(data, validation=validation)(GRAPH)
+
+
+def test_a_target_is_given_as_such() -> None:
+    with pytest.raises(OptionError, match=r"target is 'hw_v1.0'; expected a HardwareTarget, such as fxsnn.get_target"):
+        Finetune(DATA, target="hw_v1.0")  # type: ignore[arg-type]
+
+
+def test_weights_of_few_bits_are_refused_all_at_once() -> None:
+    with pytest.raises(ModelError) as caught:
+        finetune()(quantised(seeded(Small).bfloat16()))
+    assert [finding.layer for finding in caught.value.findings] == ["conv1", "conv2", "hidden"]
+    assert "its weights are torch.bfloat16, too narrow to learn. Convert model.float()" in str(caught.value)
 
 
 def test_it_needs_to_know_the_target() -> None:
