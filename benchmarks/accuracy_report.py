@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from simulators_report import markdown, processor, write_whole
+from simulators_report import markdown, processor
 
 from fxsnn.plots import accuracy_against_timesteps
+from fxsnn.storage import write_whole
 
 _TIMESTEPS = (2, 4, 8, 16, 32, 64)
 
@@ -90,18 +91,20 @@ def read_rows(work: Path, report: Path) -> list[Row]:
 
 
 def spread(*given: float | None) -> str:
-    """Mean of the values that are there, with the half range behind it if there are several."""
+    """Mean of the values that are there, half their range if there are several, their number if some are missing."""
     values = [value for value in given if value is not None]
-    if len(values) < 2:
-        return f"{values[0]:.2f}" if values else "-"
-    return f"{statistics.mean(values):.2f} ± {(max(values) - min(values)) / 2:.2f}"
+    if not values:
+        return "-"
+    of = f" ({len(values)} of {len(given)})" if len(values) < len(given) else ""
+    half_range = f" ± {(max(values) - min(values)) / 2:.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{half_range}{of}"
 
 
 def groups(rows: Iterable[Row]) -> list[list[Row]]:
-    """Rows that differ in nothing but the seed."""
-    found: dict[tuple[str, int, int], list[Row]] = {}
+    """Rows of one network, bit width and T: they differ in the seed, and perhaps in recipe and machine."""
+    found: dict[tuple[str, str, int, int], list[Row]] = {}
     for row in rows:
-        found.setdefault((row.dataset, row.bits, row.timesteps), []).append(row)
+        found.setdefault((row.dataset, row.network, row.bits, row.timesteps), []).append(row)
     return list(found.values())
 
 
@@ -150,6 +153,7 @@ def _options(recipe: Mapping[str, Any]) -> str:
 def document(rows: Sequence[Row]) -> str:
     """The Markdown page."""
     where = "Accuracies in percent on the whole test set; of several seeds the mean and half the range."
+    where += " Behind a value that not all seeds have: of how many it is."
     if any(row.dataset == "CIFAR10-JPEG" for row in rows):
         where += " CIFAR10-JPEG are the images of CIFAR-10 as JPEG files (quality 75): pixels differ a little."
     return "\n\n".join(["# Accuracy", where, results_table(rows), "## Recipes and machines", provenance(rows)]) + "\n"
@@ -165,8 +169,9 @@ def picture(rows: Sequence[Row]) -> bytes:
     figure = Figure(figsize=(5 * columns, 3.6 * lines), layout="constrained")
     for axes, panel in zip(figure.subplots(lines, columns, squeeze=False).flat, panels, strict=False):
         of_it = [group for group in groups(rows) if (group[0].dataset, group[0].network) == panel]
+        several = len({group[0].timesteps for group in of_it}) > 1
         curves = {
-            f"{group[0].bits} bit{'s' if group[0].bits > 1 else ''}": [
+            f"{group[0].bits} bit{'s' if group[0].bits > 1 else ''}" + f", T = {group[0].timesteps}" * several: [
                 statistics.mean(values) for values in zip(*(row.spiking for row in group), strict=True)
             ]
             for group in of_it
@@ -183,6 +188,7 @@ def picture(rows: Sequence[Row]) -> bytes:
 
 def write(folder: Path, rows: Sequence[Row]) -> None:
     """All files."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "accuracy.md", document(rows).encode())
     write_whole(folder / "accuracy.json", json.dumps([asdict(row) for row in rows], indent=1).encode())
     write_whole(folder / "accuracy.png", picture(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import time
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from fxsnn import datasets
 from fxsnn.evaluation import Batches, accuracy
+from fxsnn.storage import write_whole
 
 HELD_OUT = 5000
 """Training images on which choices are made; the test set is looked at once."""
@@ -144,8 +146,9 @@ def trained(
         The network in evaluation mode, and how many seconds its training took.
 
     Raises:
-        SystemExit: what is at `path` was trained by another recipe.
+        SystemExit: what is at `path` was trained by another recipe, or is another network.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     network = build().to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(
@@ -156,7 +159,10 @@ def trained(
         state = torch.load(path, weights_only=True)
         if state.get("recipe") != asdict(recipe):
             raise SystemExit(f"{path} is of another recipe ({state.get('recipe')}); delete it or give another --work")
-        network.load_state_dict(state["network"])
+        try:
+            network.load_state_dict(state["network"])
+        except RuntimeError as error:
+            raise SystemExit(f"{path} is of another network; delete it or give another --work. {error}") from error
         optimiser.load_state_dict(state["optimiser"])
         done, seconds = state["done"], state["seconds"]
     shuffled = Augmented(data.train, recipe)
@@ -184,7 +190,6 @@ def trained(
 
 def _save(state: dict[str, Any], path: Path) -> None:
     """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    torch.save(state, unfinished)
-    unfinished.replace(path)
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_whole(path, content.getvalue())

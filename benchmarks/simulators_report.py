@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from fxsnn.storage import write_whole
+
 OURS, FLOAT = "fxsnn", "float ANN, one forward"
 _PACKAGES = ("torch", "numpy", "numba", "triton", "spikingjelly", "sinabs")
 _VECTORS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
@@ -219,13 +221,6 @@ def write(folder: Path, results: Results) -> None:
         "simulators.json": json.dumps(asdict(results), indent=1).encode(),
         "simulators.png": picture(results.rows),
     }
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_whole(folder / name, content)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from accuracy_report import Row, provenance, results_table, spread
 from accuracy_training import Augmented, Recipe, cycle, moved
-from networks import DigitNet
+from networks import ColourNet, DigitNet
 
 RECIPE = Recipe(epochs=2, lr=0.05)
 ROW = Row("digits", "DigitNet", 2, 8, 0, 99.0, 98.0, (90.0,) * 64, 97.0, {"epochs": 2}, 9.0, {"lr": 0.1}, 5.0, "a CPU")
@@ -87,6 +87,8 @@ def test_a_network_of_another_recipe_is_not_taken_for_this_one(tmp_path: Path) -
     accuracy_training.trained(DigitNet, data, Recipe(epochs=1), 0, tmp_path / "net.pt")
     with pytest.raises(SystemExit, match=r"net.pt is of another recipe \(\{'epochs': 1, .*delete it"):
         accuracy_training.trained(DigitNet, data, Recipe(epochs=2), 0, tmp_path / "net.pt")
+    with pytest.raises(SystemExit, match=r"net.pt is of another network; delete it"):
+        accuracy_training.trained(ColourNet, data, Recipe(epochs=1), 0, tmp_path / "net.pt")
 
 
 @pytest.mark.usefixtures("digits")
@@ -142,7 +144,8 @@ def test_the_learning_rate_rises_and_falls() -> None:
 def test_seeds_are_averaged() -> None:
     assert spread(90.0) == "90.00"
     assert spread(90.0, 91.0, 92.5) == "91.17 ± 1.25"
-    assert spread(90.0, None) == "90.00"
+    assert spread(90.0, None) == "90.00 (1 of 2)"
+    assert spread(90.0, None, 91.0) == "90.50 ± 0.50 (2 of 3)"
     assert spread(None) == "-"
 
 
@@ -164,6 +167,22 @@ def test_recipes_and_machines_name_their_rows_and_the_seeds_where_these_differ()
         "- machine: a CPU (digits 2 bits, seed 0; digits 1 bits)",
         "- machine: another CPU (digits 2 bits, seeds 1 and 2)",
     ]
+
+
+def test_networks_tuned_for_several_t_have_a_curve_each(tmp_path: Path) -> None:
+    accuracy_report.write(tmp_path, [ROW, replace(ROW, timesteps=16), replace(ROW, network="another")])
+    assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("digits")
+def test_a_row_of_another_recipe_or_network_is_measured_anew() -> None:
+    experiment = accuracy.EXPERIMENTS["digits"]
+    row = replace(ROW, ann_recipe=asdict(RECIPE), recipe=experiment.recipe(2))
+    assert experiment.gave(row)
+    assert experiment.gave(replace(row, ann_recipe={**asdict(RECIPE), "precision": "bfloat16"}))
+    assert not experiment.gave(replace(row, ann_recipe=asdict(replace(RECIPE, epochs=3))))
+    assert not experiment.gave(replace(row, recipe={**row.recipe, "lr": 0.5}))
+    assert not experiment.gave(replace(row, network="another"))
 
 
 def test_mixed_precision_can_be_left_out() -> None:
