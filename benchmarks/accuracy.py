@@ -95,7 +95,6 @@ def _colours(ann: Recipe) -> Experiment:
     options = {
         "epochs": 6,
         "lr": 0.02,
-        "spiking_epochs": 6,
         "spiking_lr": 0.01,
         "distillation": 0.5,
         "precision": "bfloat16",
@@ -104,7 +103,7 @@ def _colours(ann: Recipe) -> Experiment:
         {bits: f"StridedColourNet, {channels} channels" for bits, channels in width.items()},
         {bits: partial(StridedColourNet, channels) for bits, channels in width.items()},
         ann,
-        dict.fromkeys(_ALL_BITS, options),
+        {bits: {**options, "spiking_epochs": 6 if bits in (2, 4) else 3} for bits in _ALL_BITS},
         _CONVERT,
     )
 
