@@ -30,7 +30,7 @@ from fxsnn.errors import (
     UnknownName,
 )
 from fxsnn.golden import Verification
-from fxsnn.graph import Graph, capture
+from fxsnn.graph import Graph
 from fxsnn.interchange import from_nir, nir_input, to_nir
 from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SpikeReLU, spike_avg_pooling
 from fxsnn.loading import load, verify
@@ -41,6 +41,7 @@ from fxsnn.plugins import get_target
 from fxsnn.stages import Pass, Pipeline, Step
 from fxsnn.sweeps import Sweep, sweep
 from fxsnn.target import FitReport, HardwareTarget, Registers, Violation
+from fxsnn.tracing import capture
 from fxsnn.version import __version__
 
 __all__ = [

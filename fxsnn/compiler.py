@@ -16,7 +16,6 @@ from fxsnn.batches import image_batches, reproducible
 from fxsnn.document import unwritable
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
-from fxsnn.graph import capture
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.neuron import Dynamics
 from fxsnn.passes import (
@@ -33,6 +32,7 @@ from fxsnn.passes import (
 from fxsnn.plugins import get_target
 from fxsnn.stages import Pass, Pipeline
 from fxsnn.target import Bits, FitReport, HardwareTarget, whole_number
+from fxsnn.tracing import capture
 from fxsnn.version import __version__
 
 _SAMPLE = 32

@@ -15,12 +15,13 @@ from torch.fx.node import Node
 
 from fxsnn.batches import accepted
 from fxsnn.errors import OptionError
-from fxsnn.graph import Graph, Weighted, capture
+from fxsnn.graph import Graph, Weighted
 from fxsnn.layers import Encode, QuantizedInput, Spiking, check_images, conv_like, linear_like
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.neuron import Dynamics, integrate_and_fire, steady_spike_counts
 from fxsnn.observe import Watch
 from fxsnn.passes import Canonicalize, CheckConvRelu, FoldBatchNorm
+from fxsnn.tracing import capture
 
 EFFECTS: Mapping[str, str] = {
     "input": "images rounded to the integer input",

@@ -31,10 +31,11 @@ from torch import Tensor, nn
 from fxsnn.batches import accepted
 from fxsnn.difference import Diff
 from fxsnn.errors import Finding, GraphError, ModelError, PipelineError, UnknownName
-from fxsnn.graph import Graph, capture, largest_difference
+from fxsnn.graph import Graph, largest_difference
 from fxsnn.layers import check_images
 from fxsnn.overview import layer_rows
 from fxsnn.tables import aligned, folded, html
+from fxsnn.tracing import capture
 
 TOLERANCE = 1e-9
 """Largest difference, relative to the largest output, at which a pass counts as keeping the function.

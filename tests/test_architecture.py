@@ -21,6 +21,7 @@ FLOORS: list[set[str]] = [
     {"fxsnn.layers.spiking"},
     {"fxsnn.layers"},  # arithmetic
     {"fxsnn.graph", "fxsnn.batches"},  # the program, and what it reads
+    {"fxsnn.tracing"},
     {"fxsnn.engine.chain", "fxsnn.engine.tables"},  # the engines
     {"fxsnn.engine.planes"},
     {"fxsnn.engine.kernels"},
