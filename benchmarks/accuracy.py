@@ -94,16 +94,18 @@ def _colours(ann: Recipe) -> Experiment:
     width = {1: 56, 2: 56, 3: 28, 4: 28}
     options = {
         "epochs": 6,
+        "spiking_epochs": 6,
         "lr": 0.02,
         "spiking_lr": 0.01,
         "distillation": 0.5,
         "precision": "bfloat16",
     }
+    fewer = {"epochs": 4, "spiking_epochs": 2}
     return Experiment(
         {bits: f"StridedColourNet, {channels} channels" for bits, channels in width.items()},
         {bits: partial(StridedColourNet, channels) for bits, channels in width.items()},
         ann,
-        {bits: {**options, "spiking_epochs": 6 if bits in (2, 4) else 3} for bits in _ALL_BITS},
+        {bits: {**options, **({} if bits in (2, 4) else fewer)} for bits in _ALL_BITS},
         _CONVERT,
     )
 

@@ -1,7 +1,7 @@
 """The networks of the examples: ordinary PyTorch, nothing of fxsnn in them but where the trained weights lie.
 
-All are legal on Hardware v1.0: `DigitNet` at 1 to 4 bits, the colour networks at 1 and 2 bits (at 3 with 37 channels,
-at 4 with 28).
+All are legal on Hardware v1.0: `DigitNet` at 1 to 4 bits, the colour networks at 1 and 2 bits, and at 3 and 4 with 28
+channels.
 """
 
 from __future__ import annotations
@@ -75,47 +75,27 @@ class ColourNet(nn.Module):
         return self.classifier(self.features(images).flatten(1))
 
 
-class GroupedColourNet(nn.Module):
-    """Colour images [N, 3, 32, 32] to ten logits; six convolutions in groups, wide where the maps are small.
-
-    Args:
-        width: the most channels that any neuron reads.
-    """
-
-    def __init__(self, width: int = 56) -> None:
-        super().__init__()
-        block = partial(conv_block, width=width)
-        self.features = nn.Sequential(
-            block(3, 28), block(28, 56), nn.AvgPool2d(2),
-            block(56, 112), block(112, 112), nn.AvgPool2d(2),
-            block(112, 112), block(112, 224), nn.AvgPool2d(2),
-        )  # fmt: skip
-        self.classifier = nn.Linear(224 * 4 * 4, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, 10]."""
-        return self.classifier(self.features(images).flatten(1))
-
-
 class StridedColourNet(nn.Module):
     """Colour images [N, 3, 32, 32] to ten logits; six convolutions in groups, wide where the maps are small.
 
     Maps shrink by strides, because a pooling layer is one more layer of neurons, which rounds and delays spikes. Only
-    the last maps are averaged, adaptively: that is left to the computer that reads the chip.
+    the last maps are averaged, adaptively: that is left to the computer that reads the chip. At width 56 the groups of
+    the fifth convolution reach over those of the fourth; at 28 two halves stay apart from the third to the last.
 
     Args:
-        width: the most channels that any neuron reads.
+        width: the most channels that any neuron reads, 28 or 56.
     """
 
     def __init__(self, width: int = 56) -> None:
         super().__init__()
         block = partial(conv_block, width=width)
+        first = min(width, 32)
         self.features = nn.Sequential(
-            block(3, 28), block(28, 56),
-            block(56, 112, stride=2), block(112, 112),
-            block(112, 224, stride=2), block(224, 224), nn.AdaptiveAvgPool2d(4),
+            block(3, first), block(first, 56),
+            block(56, 112, stride=2), block(112, 168),
+            block(168, 336, stride=2), block(336, 336), nn.AdaptiveAvgPool2d(4),
         )  # fmt: skip
-        self.classifier = nn.Linear(224 * 4 * 4, 10)
+        self.classifier = nn.Linear(336 * 4 * 4, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, 10]."""

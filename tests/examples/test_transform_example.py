@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transform_example
-from networks import ColourNet, DigitNet, GroupedColourNet, StridedColourNet
+from networks import ColourNet, DigitNet, StridedColourNet
 
 import fxsnn
 from fxsnn import datasets
@@ -98,8 +98,8 @@ def test_a_reset_that_does_not_exist_is_refused_by_the_parser() -> None:
 def test_the_networks_are_legal_where_they_say_so() -> None:
     for bits in (1, 2, 3, 4):
         assert fxsnn.check(DigitNet(), target="hw_v1.0", bits=bits).ok
-    for bits, channels in ((1, 56), (2, 56), (3, 37), (4, 28)):
-        for build in (ColourNet, GroupedColourNet, StridedColourNet):
+    for bits, channels in ((1, 56), (2, 56), (3, 28), (4, 28)):
+        for build in (ColourNet, StridedColourNet):
             assert fxsnn.check(build(channels), target="hw_v1.0", bits=bits).ok
 
 
