@@ -83,19 +83,10 @@ class CorrectLayers(Pass):
         for node in tqdm(graph.body(LowBit), "correcting", disable=None if self.progress else True):
             if self.biases:
                 drives = self._drives(graph, student, node)
-                self._move_bias(
-                    student, node, shift_for_mean(drives, wanted[graph.name(node)], student.threshold(node))
-                )
+                _move_bias(student, node, shift_for_mean(drives, wanted[graph.name(node)], student.threshold(node)))
             if self.thresholds:
                 student.set_threshold(node, self._threshold(graph, student, node))
         student.finish()
-
-    def _move_bias(self, student: Student, node: Node, by: Tensor) -> None:
-        try:
-            student.move_bias(node, by)
-        except TargetError as error:
-            remedy = "It is the correction that moves it there: leave biases uncorrected, or train the network"
-            raise TargetError([replace(finding, remedy=remedy) for finding in error.findings]) from error
 
     def _mean_activations(self, teacher: Graph, student: Student) -> dict[str, Tensor]:
         """Mean activation of each channel in the float network, clipped at the student's threshold, by layer."""
@@ -157,6 +148,14 @@ class CorrectLayers(Pass):
                         watch.run(images)
         if student is not None:
             student.forget()
+
+
+def _move_bias(student: Student, node: Node, by: Tensor) -> None:
+    try:
+        student.move_bias(node, by)
+    except TargetError as error:
+        remedy = "It is the correction that moves it there: leave biases uncorrected, or train the network"
+        raise TargetError([replace(finding, remedy=remedy) for finding in error.findings]) from error
 
 
 def shift_for_mean(values: Tensor, wanted: Tensor, top: float) -> Tensor:
