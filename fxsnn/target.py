@@ -484,7 +484,8 @@ def _finding(target: HardwareTarget, fit: LayerFit, limit: int) -> Finding:
         remedy = f"No bit width fits: use at most {_channels(fewer)}{per_group}, or more groups"
     else:
         fitting = [bits for bits in target.weight_bits if target.fits(fit.kernel_size or (0, 0), fit.in_channels, bits)]
-        narrower = f"bits={' or '.join(map(str, fitting))}"
+        *others, last = map(str, sorted(fitting, reverse=True))
+        narrower = f"bits={', '.join(others)} or {last}" if others else f"bits={last}"
         instead = f", at most {_channels(limit)}{per_group}, or more groups" if limit else ""
         remedy = f"Use {narrower}{instead}"
     return Finding(fit.layer, problem, remedy, fit.source)

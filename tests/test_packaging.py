@@ -35,6 +35,7 @@ def test_the_wheel_holds_the_tree_under_one_top_level_name(tmp_path: Path) -> No
     folders = {
         "fxsnn": "fxsnn",
         "fxsnn/engine": "fxsnn/engine",
+        "fxsnn/layers": "fxsnn/layers",
         "passes": "fxsnn/passes",
         "hwtargets": "fxsnn/hwtargets",
     }

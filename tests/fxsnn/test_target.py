@@ -137,7 +137,7 @@ def test_a_remedy_names_all_bits_that_fit() -> None:
     layer = {"layer": "c", "kind": "Conv2d", "kernel_size": (3, 3), "out_channels": 8, "groups": 1}
     _, violation = fit_layer(chip, 4, in_channels=5, **layer)  # type: ignore[arg-type]
     assert violation is not None
-    assert "Use bits=1 or 3, at most 2 input channels" in violation.message
+    assert "Use bits=3 or 1, at most 2 input channels" in violation.message
 
 
 def test_with_groups_the_limit_binds_the_channels_of_one_group() -> None:
