@@ -98,8 +98,8 @@ def pipeline(
     if finetune is not None:
         if not isinstance(finetune, Finetune):
             raise OptionError(f"finetune is a {type(finetune).__name__}; expected fxsnn.Finetune(data, ...), or None")
-        shown = replace(finetune, progress=finetune.progress or progress)
-        passes.append(_completed(shown, target=chip, **asdict(dynamics)))
+        finetune = replace(finetune, progress=finetune.progress or progress)
+        passes.append(_completed(finetune, target=chip, **asdict(dynamics)))
     passes.append(SubstituteSpikes(chip, dynamics.timesteps, reset, initial_membrane))
     return Pipeline(tuple(passes), _example(calibration_data) if example is None else example)
 

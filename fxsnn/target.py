@@ -222,13 +222,13 @@ class HardwareTarget:
 
     def largest_bits(self, kernel_size: KernelSize, in_channels: int) -> int | None:
         """The largest bit width at which `in_channels` per group fit, or `None` if there is none."""
-        fitting = [bits for bits in self.weight_bits if self.fits(kernel_size, in_channels, bits)]
-        return max(fitting, default=None)
+        return max(self.fitting_bits(kernel_size, in_channels), default=None)
 
-    def fits(self, kernel_size: KernelSize, in_channels: int, bits: int) -> bool:
-        """Whether a convolution that reads `in_channels` per group is allowed at a bit width."""
-        limit = self.input_channel_limit(kernel_size, bits)
-        return limit is None or in_channels <= limit
+    def fitting_bits(self, kernel_size: KernelSize, in_channels: int) -> list[int]:
+        """The bit widths at which `in_channels` per group fit, widest first."""
+        limits = {bits: self.input_channel_limit(kernel_size, bits) for bits in self.weight_bits}
+        fitting = (bits for bits, limit in limits.items() if limit is None or in_channels <= limit)
+        return sorted(fitting, reverse=True)
 
     def kernel_sizes(self) -> tuple[KernelSize, ...]:
         """The kernel sizes that have an entry; empty where there is no limit."""
@@ -464,7 +464,8 @@ def reasons(why: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 
 
 def _finding(target: HardwareTarget, fit: LayerFit, limit: int) -> Finding:
-    kernel = "x".join(map(str, fit.kernel_size or ()))
+    assert fit.kernel_size is not None  # only convolutions have limits
+    kernel = "x".join(map(str, fit.kernel_size))
     if fit.kernel_size not in target.kernel_sizes():
         allowed = ", ".join(f"{height}x{width}" for height, width in target.kernel_sizes())
         return Finding(
@@ -480,11 +481,10 @@ def _finding(target: HardwareTarget, fit: LayerFit, limit: int) -> Finding:
         f"{target.name} {allows} at {_widths(fit.bits)}"
     )
     if fit.max_bits is None:
-        fewer = max((target.input_channels or {})[fit.kernel_size or (0, 0)].values())
+        fewer = max((target.input_channels or {})[fit.kernel_size].values())
         remedy = f"No bit width fits: use at most {_channels(fewer)}{per_group}, or more groups"
     else:
-        fitting = [bits for bits in target.weight_bits if target.fits(fit.kernel_size or (0, 0), fit.in_channels, bits)]
-        *others, last = map(str, sorted(fitting, reverse=True))
+        *others, last = map(str, target.fitting_bits(fit.kernel_size, fit.in_channels))
         narrower = f"bits={', '.join(others)} or {last}" if others else f"bits={last}"
         instead = f", at most {_channels(limit)}{per_group}, or more groups" if limit else ""
         remedy = f"Use {narrower}{instead}"

@@ -299,6 +299,19 @@ class TestCheck:
 
 
 class TestPipeline:
+    @pytest.mark.parametrize("progress", [True, False])
+    def test_progress_is_shown_by_all_passes_that_take_long(self, *, progress: bool) -> None:
+        passes = fxsnn.pipeline(
+            target="hw_v1.0",
+            bits=2,
+            calibration_data=images(8),
+            correction="both",
+            finetune=fxsnn.Finetune((images(8), torch.zeros(8, dtype=torch.long))),
+            progress=progress,
+        ).passes
+        shown = {one.name: one.progress for one in passes if hasattr(one, "progress")}
+        assert shown == dict.fromkeys(["calibrate-thresholds", "correct-layers", "finetune"], progress)
+
     def test_it_has_the_designs_order(self) -> None:
         passes = fxsnn.pipeline(target="hw_v1.0", bits=2, finetune=fxsnn.Finetune([1])).passes
         assert [one.name for one in passes] == [
