@@ -169,15 +169,18 @@ def picture(rows: Sequence[Row]) -> bytes:
     figure = Figure(figsize=(5 * columns, 3.6 * lines), layout="constrained")
     for axes, panel in zip(figure.subplots(lines, columns, squeeze=False).flat, panels, strict=False):
         of_it = [group for group in groups(rows) if (group[0].dataset, group[0].network) == panel]
-        several = len({group[0].timesteps for group in of_it}) > 1
-        curves = {
-            f"{group[0].bits} bit{'s' if group[0].bits > 1 else ''}" + f", T = {group[0].timesteps}" * several: [
-                statistics.mean(values) for values in zip(*(row.spiking for row in group), strict=True)
-            ]
+        tuned = {group[0].timesteps for group in of_it}
+        labels = [
+            f"{group[0].bits} bit{'s' if group[0].bits > 1 else ''}"
+            + (f", tuned for T = {group[0].timesteps}" if len(tuned) > 1 else "")
             for group in of_it
-        }
+        ]
+        means = [
+            [statistics.mean(values) for values in zip(*(row.spiking for row in group), strict=True)] for group in of_it
+        ]
+        styles = [4 - group[0].bits for group in of_it] if len(tuned) == 1 else None
         ann = statistics.mean(row.ann for group in of_it for row in group)
-        accuracy_against_timesteps(axes, curves, ann, [4 - group[0].bits for group in of_it])
+        accuracy_against_timesteps(axes, dict(zip(labels, means, strict=True)), ann, styles)
         axes.set_title(", ".join(panel))
     for axes in figure.axes[len(panels) :]:
         axes.remove()
