@@ -13,7 +13,7 @@ test: .venv/installed-test
 	$(BIN)/python -m pytest
 
 # The package itself, not editable: what users get.
-.venv/installed: pyproject.toml constraints.txt $(wildcard fxsnn/*.py fxsnn/engine/*.py fxsnn/embedded/* passes/*.py hwtargets/*.py)
+.venv/installed: pyproject.toml constraints.txt $(wildcard fxsnn/*.py fxsnn/*/*.py fxsnn/embedded/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt .
 	touch $@
