@@ -182,12 +182,12 @@ class Graph:
 
         The size is found on PyTorch's meta device, without computing anything.
         """
-        first = next((self[node] for node in self.nodes(*Weighted)), None)
+        first: Any = next((self[node] for node in self.nodes(*Weighted)), None)
         if first is None:
             return None
         dense = isinstance(first, nn.Linear)
-        channels = 1 if dense else int(first.in_channels)  # type: ignore[arg-type]
-        sizes = [(1, int(first.in_features))] if dense else []  # type: ignore[arg-type]
+        channels = 1 if dense else first.in_channels
+        sizes = [(1, first.in_features)] if dense else []
         sizes += [(size, size) for size in dict.fromkeys([*_COMMON_SIZES, *range(1, 257)])]
         meta = _copied(self.module, lambda tensor: tensor.to("meta"))
         weight = next(iter(self.module.parameters()))

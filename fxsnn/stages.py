@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from html import escape
-from typing import ClassVar, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +135,8 @@ class Pass:
 
     def describe(self) -> str:
         """The pass as it would be written, options with short values only."""
-        options = ((field.name, repr(getattr(self, field.name))) for field in fields(self))  # type: ignore[arg-type]
+        own: Any = self  # every subclass is made a dataclass
+        options = ((field.name, repr(getattr(self, field.name))) for field in fields(own))
         # An address in memory says nothing, and would make two files of one network differ.
         short = (f"{name}={value}" for name, value in options if len(value) < 40 and " at 0x" not in value)
         return f"{type(self).__name__}({', '.join(short)})"

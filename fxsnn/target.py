@@ -34,7 +34,7 @@ def whole_number(value: object) -> int | None:
     (3, None, None)
     """
     try:
-        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # what has no index raises
     except TypeError:
         return None
 

@@ -40,7 +40,7 @@ def obstacle(device: torch.device) -> str:
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton leaves it untyped, and reads annotations itself
-def _fire_over_time(  # type: ignore[no-untyped-def]
+def _fire_over_time(  # type: ignore[no-untyped-def]  # as said
     drive, membranes, thresholds, leaks, spikes, lows, highs, gain, size, channels, steps,
     constant: tl.constexpr, zero_reset: tl.constexpr, record: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
@@ -73,7 +73,7 @@ def _fire_over_time(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton leaves it untyped, and reads annotations itself
-def _pool_over_time(  # type: ignore[no-untyped-def]
+def _pool_over_time(  # type: ignore[no-untyped-def]  # as said
     given, membranes, spikes, lows, highs, size, given_size, channels, height, width, rows, columns,
     down, across, above, left, steps,
     zero_reset: tl.constexpr, record: tl.constexpr, tall: tl.constexpr, wide: tl.constexpr, block: tl.constexpr,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -12,16 +12,17 @@ _Linear = TypeVar("_Linear", bound=nn.Linear)
 
 def conv_like(kind: type[_Conv], conv: nn.Conv2d) -> _Conv:
     """A layer of class `kind` with the geometry of `conv` and its very parameters; draws no random number."""
+    given: Any = conv  # torch types kernel_size and its like as longer tuples than they are
     new = kind(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]  # torch types the attribute as a longer tuple than it is
-        conv.stride,  # type: ignore[arg-type]
-        conv.padding,  # type: ignore[arg-type]
-        conv.dilation,  # type: ignore[arg-type]
-        conv.groups,
-        conv.bias is not None,
-        conv.padding_mode,
+        given.in_channels,
+        given.out_channels,
+        given.kernel_size,
+        given.stride,
+        given.padding,
+        given.dilation,
+        given.groups,
+        given.bias is not None,
+        given.padding_mode,
         device="meta",
     )
     new.weight, new.bias = conv.weight, conv.bias
