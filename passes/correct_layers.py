@@ -122,7 +122,7 @@ class CorrectLayers(Pass):
             most = max(1, round(share * channels.shape[1]))
             kept.append(some(channels, most) if channels.shape[1] > most else channels)
             if sum(part.shape[1] for part in kept) > _VALUES_IN_ALL:  # from now on, and of what there is, only half
-                kept, share = [some(part, part.shape[1] // 2) for part in kept], share / 2
+                kept, share = [some(part, (part.shape[1] + 1) // 2) for part in kept], share / 2
 
         self._watch(graph, [node], add, student)
         return torch.cat(kept, 1)
