@@ -416,9 +416,9 @@ def fit_layer(
     """Hold one layer against the target; `in_channels` counts all groups together."""
     per_group = in_channels // groups
     if kernel_size is None:  # hidden fully connected layers have no documented limit
-        return LayerFit(
-            layer, kind, None, per_group, out_channels, groups, bits, None, max(target.weight_bits), source
-        ), None
+        widest = max(target.weight_bits)
+        why = _why(target, bits, widest, None, per_group)
+        return LayerFit(layer, kind, None, per_group, out_channels, groups, bits, None, widest, source, why), None
     limit = target.input_channel_limit(kernel_size, bits)
     largest = target.largest_bits(kernel_size, per_group)
     why = _why(target, bits, largest, kernel_size, per_group)
@@ -428,14 +428,20 @@ def fit_layer(
     return fit, Violation(layer, per_group, limit, largest, _finding(target, fit, limit))
 
 
-def _why(target: HardwareTarget, bits: int, largest: int | None, kernel_size: KernelSize, in_channels: int) -> str:
+def _why(
+    target: HardwareTarget, bits: int, largest: int | None, kernel_size: KernelSize | None, in_channels: int
+) -> str:
     wider = [
-        width for width in target.weight_bits if width > bits and target.input_channel_limit(kernel_size, width) != 0
+        width
+        for width in target.weight_bits
+        if width > bits and (kernel_size is None or target.input_channel_limit(kernel_size, width) != 0)
     ]
     if not wider or largest is None:
         return ""
     if target.input_channels is None:
         return f"{target.name} has no limit: {_widths(largest)} would fit"
+    if kernel_size is None:
+        return f"fully connected layers have no limit: {_widths(largest)} would fit"
     if largest > bits:
         return f"{_channels(in_channels)} would allow {_widths(largest)}"
     limit = target.input_channel_limit(kernel_size, min(wider))

@@ -106,7 +106,8 @@ def test_both_reports_show_the_choice_and_why(convert: Any) -> None:
     [
         ({(3, 3): {2: 113}}, "auto", None),
         ({(3, 3): {1: 113, 4: 8}}, "auto", "4: 1 bit at most for 56 input channels; 4 bits allow 8"),
-        (None, 3, "0, 2, 4, 6: free has no limit: 4 bits would fit"),
+        ({(3, 3): {1: 113, 4: 8}}, {"9": 1}, "9: fully connected layers have no limit: 4 bits would fit"),
+        (None, 3, "0, 2, 4, 6, 9: free has no limit: 4 bits would fit"),
     ],
 )
 def test_a_reason_names_widths_that_there_are(table: Any, bits: Any, note: str | None) -> None:
