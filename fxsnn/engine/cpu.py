@@ -213,8 +213,11 @@ class NumbaEngine:
 
     def _first_sums(self, images: Tensor) -> Array:
         """Weighted sums of the first layer, the same at every step, [images, channels, outputs]."""
+        layer = self._weights[0].layer
         with torch.no_grad():
-            sums = self._weights[0].layer.sums(self._chain.prepared(images)).contiguous()
+            sums = layer.sums(self._chain.prepared(images)).contiguous()
+        if layer.input_magnitude is not None:
+            sums = sums.round()  # as in `Spiking.drive`
         return sums.flatten(2).numpy() if sums.dim() == 4 else sums.unsqueeze(2).numpy()
 
     def _leave_openmp(self) -> None:

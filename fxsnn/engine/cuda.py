@@ -57,7 +57,9 @@ def _fire_over_time(  # type: ignore[no-untyped-def]  # as said
             membrane += added
         else:
             # A sum is whole, but for what a transform-based convolution may leave behind.
-            total = tl.load(drive + step * size + place, mask=inside, other=0)
+            loaded = tl.load(drive + step * size + place, mask=inside, other=0)
+            # From 1,024 on, float16 has no halves.
+            total = loaded.to(tl.float32) if loaded.dtype == tl.float16 else loaded
             total = tl.where(total >= 0, total + 0.5, total - 0.5).to(membrane.dtype)
             membrane += total * gain + leak
         if record:
