@@ -30,7 +30,7 @@ from fxsnn.document import described
 from fxsnn.engine.chain import chain_of
 from fxsnn.errors import FileError, Finding, FxsnnError, InterchangeWarning, ModelError, OptionError
 from fxsnn.network import SpikingNetwork, require_spiking
-from fxsnn.nir_model import nir_graph
+from fxsnn.nir_model import nir_graph, nir_package
 from fxsnn.packing import pack_codes
 from fxsnn.reconstruction import Rebuilt, rebuilt, require_schema
 from fxsnn.storage import strict_json
@@ -60,10 +60,10 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
 
     Raises:
         ModelError: a reader would compute something else, and `differences` is "refuse"; or NIR cannot say it at all.
-        OptionError: an option has a value that is not allowed.
+        FileError: something in the tail has no name in the format of files.
+        OptionError: an option has a value that is not allowed, or the package nir is not installed.
     """
-    import nir
-
+    nir = nir_package()
     require_spiking(snn)
     if differences not in DIFFERENCES:
         raise OptionError(f"differences is {differences!r}; allowed are {' and '.join(map(repr, DIFFERENCES))}")
@@ -73,7 +73,7 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
     if found.image_size is None:
         raise OptionError("the network does not know how large an image is; pass image_size=(channels, height, width)")
     tail = _tail(document)
-    problems = [*_differences(snn), *tail.left_out]
+    problems = [*_differences(snn), *([] if tail.linear else _rates(snn)), *tail.left_out]
     if problems and differences == "refuse":
         raise ModelError(problems)
     if problems:
@@ -83,8 +83,7 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
         raise ModelError([Finding(name, "NIR files hold no bfloat16", "Call snn.float() first") for name in other])
     writer = _Writer(nir, snn, found)
     writer.body(document["nodes"])
-    if tail.linear is not None:
-        writer.linear(tail.linear, arrays)
+    writer.tail(tail, arrays)
     kept = {name: tensor.numpy() for name, tensor in arrays.items() if name.rpartition(".")[2] not in _IN_NODES}
     return writer.graph({_KEY: json.dumps({"document": document, "layers": writer.layers}), "arrays": kept})
 
@@ -94,7 +93,11 @@ def nir_input(snn: SpikingNetwork, images: Tensor) -> Tensor:
 
     Args:
         snn: the network.
-        images: as for a call of it.
+        images: as for a call of it; where its input is analog (`input_bits=None`) they are given back as they are.
+
+    Raises:
+        DataError: these cannot be images for the network.
+        OptionError: `snn` is no spiking network.
     """
     require_spiking(snn)
     with torch.no_grad():
@@ -183,15 +186,27 @@ def _differences(snn: SpikingNetwork) -> list[Finding]:
     return found
 
 
+def _rates(snn: SpikingNetwork) -> list[Finding]:
+    """What a spike is worth, where no fully connected layer has it in its weights. (Readers drop NIR's Scale.)"""
+    name, layer = chain_of(snn.graph).layers[-1]
+    if bool((layer.spike_value == 1).all()):
+        return []
+    problem = "no fully connected layer reads its spikes: outputs are firing rates, without what a spike is worth"
+    remedy = f'Multiply them by the spike_value of {name}, and pass differences="warn"'
+    return [Finding(name, problem, remedy)]
+
+
 @dataclass(frozen=True)
 class _Tail:
     """The part of the tail that NIR can say: a flatten and a fully connected layer.
 
     Attributes:
+        flatten: whether it begins with one.
         linear: the node of the fully connected layer, `None` without one that reads the spikes.
         left_out: what NIR cannot say.
     """
 
+    flatten: bool
     linear: Mapping[str, Any] | None
     left_out: tuple[Finding, ...]
 
@@ -199,15 +214,16 @@ class _Tail:
 def _tail(document: Mapping[str, Any]) -> _Tail:
     ops = [node["op"] for node in document["nodes"]]
     behind = document["nodes"][ops.index("decode") + 1 : -1]
-    rest = behind[1:] if behind and behind[0]["op"] == "flatten" else behind
+    flatten = bool(behind) and behind[0]["op"] == "flatten"
+    rest = behind[1:] if flatten else behind
     linear = rest[0] if rest and rest[0]["op"] == "linear" else None
-    unsaid = rest[1:] if linear is not None else behind
+    unsaid = rest if linear is None else rest[1:]
     remedy = 'Apply it to what the reader gives, and pass differences="warn"'
     left_out = tuple(
         Finding(str(node["name"]), "it comes behind that" if place else f"NIR has no {node['op']}", remedy)
         for place, node in enumerate(unsaid)
     )
-    return _Tail(linear, left_out)
+    return _Tail(flatten, linear, left_out)
 
 
 class _Writer:
@@ -243,7 +259,14 @@ class _Writer:
                 self._size = self._sizes[name]
                 self.layers[name] = [*names, self._add(f"{name}_neurons", self._neurons(name))]
 
-    def linear(self, node: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> None:
+    def tail(self, tail: _Tail, arrays: Mapping[str, Tensor]) -> None:
+        """What NIR can say behind the last spiking layer."""
+        if tail.linear is not None:
+            self._linear(tail.linear, arrays)
+        elif tail.flatten and len(self._size) > 1:
+            self._flatten()
+
+    def _linear(self, node: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> None:
         """Reads spikes: what a spike is worth is multiplied into its weights."""
         if len(self._size) > 1:
             channels = self._size[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from math import prod
+from math import isclose, prod
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from fxsnn.errors import FileError, Finding, ModelError
+from fxsnn.errors import FileError, Finding, ModelError, OptionError
 
 _DRIVING = ("Conv2d", "Affine", "Linear", "SumPool2d", "AvgPool2d")
 _KNOWN = ("Input", "Output", *_DRIVING, "IF", "Flatten")
+
+
+def nir_package() -> Any:
+    """The package `nir`, which is no requirement of fxsnn.
+
+    Raises:
+        OptionError: it is not installed.
+    """
+    try:
+        import nir
+    except ImportError as error:
+        raise OptionError(f"NIR graphs need the package nir ({error}): pip install 'fxsnn[nir]'") from error
+    return nir
 
 
 def nir_graph(source: str | Path | Any) -> Any:
@@ -22,9 +35,9 @@ def nir_graph(source: str | Path | Any) -> Any:
 
     Raises:
         FileError: there is no such file, or it is no NIR graph.
+        OptionError: the package nir is not installed.
     """
-    import nir
-
+    nir = nir_package()
     if not isinstance(source, str | Path):
         if not isinstance(source, nir.NIRGraph):
             raise FileError(f"a {type(source).__name__} is neither a nir.NIRGraph nor a file")
@@ -54,6 +67,7 @@ def model_from_nir(source: str | Path | Any) -> nn.Module:
     Raises:
         FileError: there is no such file, or it is no NIR graph.
         ModelError: the graph is no chain, or has other nodes; all of them.
+        OptionError: the package nir is not installed.
     """
     chain = _in_order(nir_graph(source))
     findings = [
@@ -72,19 +86,16 @@ def model_from_nir(source: str | Path | Any) -> nn.Module:
                 findings.append(Finding(name, "a threshold or r is not positive", "Give it positive ones"))
         if type(node).__name__ == "Flatten" and not _flattens_all(node):
             findings.append(Finding(name, "it flattens some dimensions only", "Flatten everything but the batch"))
-    if kinds[-2:-1] == ["SumPool2d"]:
-        findings.append(
-            Finding(chain[-2][0], "a sum over windows is the output", "Use AvgPool2d, or put a layer behind it")
-        )
     if findings:
         raise ModelError(findings)
     model = nn.Sequential()
     scaled: nn.Conv2d | nn.Linear | None = None
-    worth = 1.0  # what the pooled activations are worth more than the spikes that the next layer reads
+    pooled, worth = "", 1.0  # what the pooled activations are worth more than the spikes that the next layer reads
     for name, node in chain:
         kind = type(node).__name__
         if kind in ("Input", "Output"):
             continue
+        pooled = name if kind.endswith("Pool2d") else pooled
         if kind == "IF" and scaled is None:
             share = np.asarray(node.r) / np.asarray(node.v_threshold)
             if not np.allclose(share, share.flat[0]):
@@ -105,6 +116,17 @@ def model_from_nir(source: str | Path | Any) -> nn.Module:
             layer = scaled = _weighted(node, worth)
             worth = 1.0
         model.add_module(_unused_name(model, name), layer)
+    if not isclose(worth, 1):
+        problem = f"what it gives, with the neurons behind it, is {worth:.4g} times a mean, and no weights follow"
+        raise ModelError(
+            [
+                Finding(
+                    pooled,
+                    problem,
+                    "Use AvgPool2d, or neurons with the window's size as threshold, or put a layer behind it",
+                )
+            ]
+        )
     return model.eval()
 
 

@@ -204,13 +204,27 @@ class TestWhatNirCannotSay:
     def test_is_refused_all_at_once_unless_a_warning_is_enough(self) -> None:
         snn = network(seeded(CONVERTIBLE["one relu"]), reset="subtraction", initial_membrane=0.5)
         with pytest.raises(
-            ModelError, match=r"(?s)6 problems:.*pool: NIR has no adaptive_avg_pool2d.*softmax"
+            ModelError, match=r"(?s)7 problems:.*pool: NIR has no adaptive_avg_pool2d.*softmax"
         ) as error:
             fxsnn.to_nir(snn)
-        assert [finding.layer for finding in error.value.findings][:2] == ["reset", "initial_membrane"]
+        assert [finding.layer for finding in error.value.findings][:3] == ["reset", "initial_membrane", "features.0.0"]
+        assert "features.0.0: no fully connected layer reads its spikes: outputs are firing rates" in str(error.value)
         with pytest.warns(InterchangeWarning, match="computes something else: reset: .*pool: NIR has no"):
             graph = fxsnn.to_nir(snn, differences="warn")
         assert [type(node).__name__ for node in graph.nodes.values()][-2:] == ["IF", "Output"]
+
+    def test_a_flatten_is_said_where_nothing_else_stands_behind(self) -> None:
+        snn = network(nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten()).eval())
+        with pytest.raises(ModelError, match=r"1 problem:\n  0: no fully connected layer reads its spikes"):
+            fxsnn.to_nir(snn)
+        with quiet():
+            graph = fxsnn.to_nir(snn, differences="warn")
+        assert [type(node).__name__ for node in graph.nodes.values()][-2:] == ["Flatten", "Output"]
+        x = images(1, seed=5)
+        layer: Any = snn.get_submodule("0")
+        value = layer.spike_value.float().repeat_interleave(100)
+        _, outputs = run_norse(graph, fxsnn.nir_input(snn, x), 7)
+        torch.testing.assert_close(outputs.mean(0) * value, snn(x))
 
     @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
     def test_padding_that_differs_between_sides_is_always_refused(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from typing import Any
 
 import nir
@@ -12,7 +13,9 @@ import torch
 from torch import nn
 
 import fxsnn
-from fxsnn.errors import ModelError
+from fxsnn.errors import ModelError, OptionError
+
+SIXTY_FOUR = {"input": np.array([64])}
 
 
 def foreign(**changes: Any) -> Any:
@@ -69,11 +72,27 @@ class TestGraphsOfOthers:
             ),
             ({"flatten": nir.Flatten({"input": np.array([4, 4, 4])}, 1, 2)}, "flatten: it flattens some"),
             ({"pool.if": nir.IF(np.ones((4, 4, 4)), 1 + np.arange(64.0).reshape(4, 4, 4))}, "behind a pooling differ"),
+            (
+                {"pool.if": nir.IF(np.ones((4, 4, 4)), np.full((4, 4, 4), 2.0)), "fc": nir.Flatten(SIXTY_FOUR, -1, -1)},
+                "pool: what it gives, with the neurons behind it, is 2 times a mean",
+            ),
+            (
+                {
+                    "pool.if": nir.AvgPool2d(*np.ones((2, 2), int), np.zeros(2, int)),
+                    "fc": nir.Flatten(SIXTY_FOUR, -1, -1),
+                },
+                r"pool.if: .* is 4 times a mean",
+            ),
         ],
     )
     def test_other_nodes_are_refused_by_name(self, changes: Any, message: str) -> None:
         with pytest.raises(ModelError, match=message):
             fxsnn.model_from_nir(foreign(**changes))
+
+    def test_without_the_package_it_is_said_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "nir", None)
+        with pytest.raises(OptionError, match=r"need the package nir .*pip install 'fxsnn\[nir\]'"):
+            fxsnn.model_from_nir("net.nir")
 
     def test_what_is_no_chain_is_refused(self) -> None:
         graph = foreign()

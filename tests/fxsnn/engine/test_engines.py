@@ -135,7 +135,9 @@ class TestEveryEngine:
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_sums_between_which_float16_has_no_halves_are_exact(self, engine: str) -> None:
-        model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(288, 6), nn.ReLU(), nn.Linear(6, 2))
+        model = nn.Sequential(
+            nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(288, 6), nn.ReLU(), nn.Linear(6, 2)
+        )
         snn = converted(seeded(lambda: model), timesteps=4, engine="torch")
         first: Any = snn.get_submodule("0")
         first.leak.fill_(1 << 17)  # every neuron spikes at every step
