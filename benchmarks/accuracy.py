@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +126,10 @@ def measured(
 ) -> Row:
     """One row: train, convert, fine-tune (`again`, even if that is finished), measure."""
     network, build = experiment.network[bits], experiment.builds[bits]
-    stem = f"{name}-{network.replace(', ', '-').replace(' ', '')}-seed{seed}"
+    stem = f"{name}-{network.replace(', ', '-').replace(' ', '')}-seed{seed}-{_digest(asdict(experiment.ann))}"
     ann, ann_seconds = trained(build, data, experiment.ann, seed, work / f"{stem}.pt")
     options = dict(experiment.finetune[bits])
-    checkpoint = work / f"{stem}-{bits}bits-T{timesteps}.safetensors"
+    checkpoint = work / f"{stem}-{bits}bits-T{timesteps}-{_digest(experiment.recipe(bits))}.safetensors"
     if again:
         checkpoint.unlink(missing_ok=True)
     passes = fxsnn.pipeline(
@@ -169,6 +170,11 @@ def measured(
     )
 
 
+def _digest(recipe: Mapping[str, Any]) -> str:
+    """Tells files of different recipes apart."""
+    return sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure what is missing, and write the report of all there is."""
     parser = argparse.ArgumentParser(description="Accuracy of converted networks: bits against timesteps.")
@@ -185,6 +191,8 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in options.datasets if name not in EXPERIMENTS]
     if unknown:
         parser.error(f"unknown data sets {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
+    if min(*options.timesteps, 1) < 1 or min(*options.seeds, 0) < 0:
+        parser.error("--timesteps are numbers from 1, --seeds from 0")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
     reported = {row.key: row for row in read_rows(options.work, options.out)}

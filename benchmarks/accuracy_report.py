@@ -97,7 +97,7 @@ def spread(*given: float | None) -> str:
         return "-"
     of = f" ({len(values)} of {len(given)})" if len(values) < len(given) else ""
     half_range = f" ± {(max(values) - min(values)) / 2:.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{half_range}{of}"
+    return f"{statistics.mean(values):z.2f}{half_range}{of}"
 
 
 def groups(rows: Iterable[Row]) -> list[list[Row]]:
@@ -138,8 +138,16 @@ def provenance(rows: Sequence[Row]) -> str:
                 seeds.setdefault(line, []).append(row.seed)
         for line, of in seeds.items():
             some = "" if len(of) == len(group) else f", seed{'s' if len(of) > 1 else ''} {' and '.join(map(str, of))}"
-            found.setdefault(line, []).append(f"{group[0].dataset} {group[0].bits} bits{some}")
+            found.setdefault(line, []).append(f"{_name(group[0], rows)}{some}")
     return "\n".join(f"- {line} ({'; '.join(dict.fromkeys(names))})" for line, names in sorted(found.items()))
+
+
+def _name(row: Row, rows: Sequence[Row]) -> str:
+    """Data and bits, and T and the network where rows differ in nothing else."""
+    like = [one for one in rows if (one.dataset, one.bits) == (row.dataset, row.bits)]
+    network = f", {row.network}" if len({one.network for one in like}) > 1 else ""
+    timesteps = f", T = {row.timesteps}" if len({one.timesteps for one in like}) > 1 else ""
+    return f"{row.dataset} {row.bits} bits{timesteps}{network}"
 
 
 def _provenance(row: Row) -> tuple[str, ...]:
@@ -179,7 +187,11 @@ def picture(rows: Sequence[Row]) -> bytes:
             [statistics.mean(values) for values in zip(*(row.spiking for row in group), strict=True)] for group in of_it
         ]
         styles = [4 - group[0].bits for group in of_it] if len(tuned) == 1 else None
-        ann = statistics.mean(row.ann for group in of_it for row in group)
+        # Rows of one seed may be of several trainings, and some seeds have more rows than others.
+        seeds = {row.seed for group in of_it for row in group}
+        ann = statistics.mean(
+            statistics.mean(row.ann for group in of_it for row in group if row.seed == seed) for seed in seeds
+        )
         accuracy_against_timesteps(axes, dict(zip(labels, means, strict=True)), ann, styles)
         axes.set_title(", ".join(panel))
     for axes in figure.axes[len(panels) :]:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+from train_example import as_tensors
 
 from fxsnn import datasets
 from fxsnn.evaluation import Batches, accuracy
@@ -83,15 +83,10 @@ def cifar10_jpeg(data_dir: Path) -> datasets.Splits:
 def load(name: str, data_dir: Path) -> Data:
     """A data set of the registry, with some of its training images held out, always the same ones."""
     splits = datasets.load(name, data_dir)
-    images, labels = _tensors(splits.train)
+    images, labels = as_tensors(splits.train)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     kept, out = order[HELD_OUT:], order[:HELD_OUT]
-    return Data((images[kept], labels[kept]), (images[out], labels[out]), _tensors(splits.test))
-
-
-def _tensors(dataset: Dataset[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    batches = list(DataLoader(dataset, batch_size=1000))
-    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+    return Data((images[kept], labels[kept]), (images[out], labels[out]), as_tensors(splits.test))
 
 
 class Augmented:

@@ -1,7 +1,7 @@
 """Our simulator against those that people would use otherwise: the same network, the same images, in turn.
 
     pip install 'fxsnn[benchmarks]'
-    python benchmarks/simulators.py --out docs/simulators
+    python benchmarks/simulators.py --out docs/benchmarks
 
 Every round runs every contender once, so that a machine that is slow for a while is slow for all; figures are medians,
 and ratios are taken round by round.

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import fxsnn
 from fxsnn import datasets, plots
-from fxsnn.cli import CALIBRATION_IMAGES, some_of
+from fxsnn.cli import CALIBRATION_IMAGES, positive, random_seed, some_of
 from fxsnn.device import choose_device
 from fxsnn.evaluation import Batches, accuracy, accuracy_over_time
 from fxsnn.storage import load_weights
@@ -42,8 +42,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dataset", default=datasets.EMBEDDED, help=f"one of {', '.join(datasets.names())}")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the data set lies")
     parser.add_argument("--save_file", type=Path, default=Path("out/snn.fxsnn"), help="where the result goes")
-    parser.add_argument("--batch_size", type=int, default=128, help="for calibration and fine-tuning")
-    parser.add_argument("--test_batch_size", type=int, default=128)
+    parser.add_argument("--batch_size", type=positive, default=128, help="for calibration and fine-tuning")
+    parser.add_argument("--test_batch_size", type=positive, default=128)
     parser.add_argument("--timesteps", type=int, default=16)
     parser.add_argument("--reset_mode", choices=("zero", "subtraction"), default="subtraction")
     parser.add_argument("--weight_bitwidth", type=int, nargs="+", default=[4], help="1 to 4; several are compared")
@@ -52,7 +52,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--finetune_wd", type=float, default=5e-4, help="fine-tuning weight decay")
     parser.add_argument("--finetune_momentum", type=float, default=0.9, help="fine-tuning momentum")
     parser.add_argument("--target", default="hw_v1.0", help="the chip")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=random_seed, default=0)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; none: the least-loaded GPU, or the CPU")
     return parser.parse_args(arguments)
 
@@ -78,7 +78,10 @@ def transform(options: argparse.Namespace) -> None:
     splits = datasets.load(options.dataset, options.data_dir)
     network = trained_network(options).to(device)
     test: Batches = DataLoader(splits.test, options.test_batch_size)
-    options.save_file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        options.save_file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise fxsnn.FileError(f"--save_file is {options.save_file}: its folder cannot be made ({error})") from error
 
     float_accuracy = accuracy(network, test, "ANN")
     print(f"ANN on {options.dataset}: {float_accuracy:.2f} %")

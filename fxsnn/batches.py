@@ -41,16 +41,25 @@ def labelled_batches(data: Any, channels: int | None, *, what: str) -> Iterator[
         if labels is None:
             yield images, None
             continue
-        if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or labels.is_floating_point():
+        if not _are_labels(labels, images):
             found = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
             raise DataError(f"labels are {found}; expected a tensor of integers {[len(images)]}, or images alone")
-        yield images, labels
+        yield images, labels.long()
+
+
+def _are_labels(given: object, images: Tensor) -> bool:
+    """Whether these are integers, one for each image."""
+    if not isinstance(given, Tensor) or given.shape != images.shape[:1]:
+        return False
+    return not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
 
 
 def _batches(data: Any, channels: int | None, what: str) -> Iterator[tuple[Tensor, list[Any]]]:
     """Batches of images, and what comes with them."""
     batches: Iterable[Any]
     if isinstance(data, tuple) and [_is_images(one) for one in data[:2]] in ([True], [True, False]):
+        if other := [type(one).__name__ for one in data[1:] if not isinstance(one, Tensor)]:
+            raise DataError(f"{what}: a {other[0]} comes with the images; expected a tensor of labels, or images alone")
         batches = _split(*data)
     elif isinstance(data, Tensor):
         batches = _split(data)
@@ -219,7 +228,7 @@ def images_and_labels(batch: Any, channels: int | None, *, labels: bool) -> tupl
         raise DataError("a batch for fine-tuning must be (images, labels); labels are an integer tensor [N]")
     images, given = batch[:2]
     check_images(images, channels)
-    if given.is_floating_point() or given.dtype == torch.bool or given.shape != images.shape[:1]:
+    if not _are_labels(given, images):
         raise DataError(
             f"labels are {given.dtype} of shape {list(given.shape)}; expected integers of shape {[len(images)]}"
         )

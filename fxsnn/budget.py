@@ -391,7 +391,7 @@ def _advice(row: LayerBudget, snn: SpikingNetwork) -> str:
         if given.get("finetune"):
             more = f"; {remedies[0]}, or fine-tune longer" if remedies else "; fine-tune longer"
             return f"Fine-tuning has moved them, which does no harm where the stages keep the accuracy{more} if not"
-        if not given.get("correction") and not given.get("finetune"):
+        if not given.get("correction"):
             remedies.append("correct the biases (correction='biases', no labels needed)")
         remedies.append("fine-tune (finetune=fxsnn.Finetune(data))")
         return f"Its {layer.bits}-bit weights say too little: {', or '.join(remedies)}"

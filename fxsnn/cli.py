@@ -2,7 +2,8 @@
 
 Exit status: 0, 1 for a "no" (the network does not fit, golden vectors differ), 2 for a user's mistake, which gets one
 message and no traceback, 3 for an error that fxsnn did not expect, 130 when it is interrupted. With `--json`, standard
-output is one JSON object, errors too; progress bars, warnings and what the user's code prints go to standard error.
+output is one JSON object, errors too (but not what is wrong with the options themselves); progress bars, warnings and
+what the user's code prints go to standard error.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--calibration", choices=("percentile", "max", "mse"), default="percentile")
     one.add_argument("--percentile", type=float, default=99.9)
     one.add_argument(
-        "--calibration-images", type=_positive, default=CALIBRATION_IMAGES, help="how many, chosen at random"
+        "--calibration-images", type=positive, default=CALIBRATION_IMAGES, help="how many, chosen at random"
     )
     one.add_argument("--correction", choices=("biases", "thresholds", "both"), help="without training, from the data")
     one.add_argument("--input-bits", type=int, default=8, help="width of the integer input")
@@ -189,19 +190,19 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--finetune-momentum", type=float, default=0.9)
     one.add_argument("--checkpoint", type=Path, help="keep the state of the training here, and go on from it")
     one.add_argument("--golden", type=int, default=2, help="images with golden vectors in the file")
-    one.add_argument("--seed", type=_seed, default=0)
+    one.add_argument("--seed", type=random_seed, default=0)
 
     one = add("eval", eval_command, "accuracy of a network file")
     _add_file(one)
     _add_data(one, datasets.EMBEDDED, "measure on its test half")
     one.add_argument("--timesteps", type=int, nargs="+", help="T; none: the file's own")
-    one.add_argument("--limit", type=_positive, help="so many images, the first ones; none: all")
+    one.add_argument("--limit", type=positive, help="so many images, the first ones; none: all")
     _add_model(one, required=False)
 
     one = add("report", report_command, "what a network file takes of the chip")
     _add_file(one)
     _add_data(one, None, "what the network does on its test images; none: on the file's golden ones")
-    one.add_argument("--limit", type=_positive, default=32, help="so many images, the first ones")
+    one.add_argument("--limit", type=positive, default=32, help="so many images, the first ones")
     one.add_argument("--html", type=Path, help="write the report as a page, too")
 
     one = add("verify", verify_command, "does a network file still give its golden vectors?")
@@ -212,14 +213,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number from 1, as an option; argparse says what is wrong with another one."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"it is {number}; allowed are numbers from 1")
     return number
 
 
-def _seed(text: str) -> int:
+def random_seed(text: str) -> int:
+    """A seed that PyTorch takes, as an option."""
     number = int(text)
     if not 0 <= number < 1 << 63:
         raise argparse.ArgumentTypeError(f"it is {number}; allowed are numbers from 0 to 2^63 - 1")
@@ -248,7 +251,7 @@ def _add_data(parser: argparse.ArgumentParser, default: str | None, use: str) ->
         help=f"{known}, FILE.npz, or module:function, called with --data-dir, that gives both halves; {use}",
     )
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets lie")
-    parser.add_argument("--batch-size", type=_positive, default=128)
+    parser.add_argument("--batch-size", type=positive, default=128)
     _add_engine(parser)
 
 
@@ -363,7 +366,7 @@ def report_command(options: argparse.Namespace) -> Answer:
 
 def verify_command(options: argparse.Namespace) -> Answer:
     """Load a network file and run its golden vectors: every spike of every layer, and the logits."""
-    found = verify(options.file, engine=options.engine)
+    found = verify(options.file, engine=options.engine, device=options.device)
     return Answer(str(found), found.to_dict(), 0 if found.ok else 1)
 
 
@@ -386,14 +389,15 @@ def bits_from(text: str) -> Bits:
     """
     try:
         if "=" in text:
-            pairs = [part.split("=") for part in text.split(",")]
-            found = {layer.strip(): int(bits) for layer, bits in pairs}
-            if len(found) < len(pairs):
-                raise ValueError("a layer is named twice")
-            return found
-        return text if text == AUTOMATIC else int(text)
+            pairs = [(layer.strip(), int(bits)) for layer, bits in (part.split("=") for part in text.split(","))]
+        else:
+            return text if text == AUTOMATIC else int(text)
     except ValueError:
         raise OptionError(f"--bits is {text!r}; allowed are 1 to 4, {AUTOMATIC!r}, or conv1=4,conv2=2") from None
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise OptionError(f"--bits is {text!r}, which names a layer twice; give each layer one width")
+    return found
 
 
 def some_of(data: Dataset[Any], count: int, seed: int) -> Dataset[Any]:

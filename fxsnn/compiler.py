@@ -68,6 +68,7 @@ def pipeline(
 
     Raises:
         OptionError: an option has a value that is not allowed.
+        PluginError: the target of a third party is broken.
     """
     chip = get_target(target)
     bits = chip.require_choice(bits)
@@ -186,16 +187,20 @@ def convert(
         TargetError: it does not fit the chip; carries the report of `check`.
         OptionError: an option has a value that is not allowed.
         DataError: the data are empty or do not fit the network.
+        TrainingError: fine-tuning cannot go on.
+        FileError: the checkpoint of fine-tuning is of another call, or cannot be read or written.
+        PluginError: the target of a third party is broken.
     """
     chip = get_target(target)
     check_engine(engine)
+    seen = _Remembered(calibration_data) if isinstance(calibration_data, Iterator) and correction is None else None
     passes = pipeline(
         target=chip,
         bits=bits,
         timesteps=timesteps,
         reset=reset,
         initial_membrane=initial_membrane,
-        calibration_data=calibration_data,
+        calibration_data=calibration_data if seen is None else seen,
         calibration=calibration,
         percentile=percentile,
         input_bits=input_bits,
@@ -239,7 +244,23 @@ def convert(
         "finetune": None if finetune is None else finetune.describe(),
     }
     provenance = {"versions": _versions(), "options": options, "passes": [one.describe() for one in passes.passes]}
-    return SpikingNetwork(passes.run(graph), chip, engine, _sample(calibration_data), size, provenance)
+    converted = passes.run(graph)
+    sample = _sample(calibration_data if seen is None else seen.first)
+    return SpikingNetwork(converted, chip, engine, sample, size, provenance)
+
+
+class _Remembered(Iterator[Any]):
+    """Data that can be read once, and the first batch that was read: the network's size of images is theirs."""
+
+    def __init__(self, data: Iterator[Any]) -> None:
+        self._data = data
+        self.first: list[Any] = []
+
+    def __next__(self) -> Any:
+        batch = next(self._data)
+        if not self.first:
+            self.first.append(batch)
+        return batch
 
 
 def _example(data: Any) -> Tensor | None:

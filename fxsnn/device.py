@@ -46,13 +46,23 @@ def _least_loaded() -> int | None:
         import GPUtil
     except ImportError as error:  # GPUtil 1.4 needs distutils, which is gone since Python 3.12
         _log.info("GPUtil cannot be imported (%r): taking the GPU with the most free memory", error)
-        return max(range(torch.cuda.device_count()), key=lambda index: torch.cuda.mem_get_info(index)[0])
+        return _most_free_memory()
     try:  # it runs nvidia-smi, which may be missing or broken
-        free = GPUtil.getAvailable(order="memory", limit=1, maxLoad=1.0, maxMemory=1.0)
+        free = GPUtil.getAvailable(order="memory", limit=1024, maxLoad=1.0, maxMemory=1.0)
+        names = {gpu.id: gpu.uuid for gpu in GPUtil.getGPUs()}
     except Exception as error:
         _log.warning("GPUtil cannot say which GPU is free (%r): running on the CPU; --device overrides", error)
         return None
     if not free:
         _log.warning("GPUtil found no free GPU: running on the CPU; --device overrides")
         return None
-    return int(free[0])
+    # nvidia-smi knows every GPU, in an order of its own; PyTorch those of CUDA_VISIBLE_DEVICES, in that of CUDA.
+    visible = {
+        f"GPU-{torch.cuda.get_device_properties(index).uuid}": index for index in range(torch.cuda.device_count())
+    }
+    places = [visible[names[index]] for index in free if names.get(index) in visible]
+    return places[0] if places else _most_free_memory()
+
+
+def _most_free_memory() -> int:
+    return max(range(torch.cuda.device_count()), key=lambda index: torch.cuda.mem_get_info(index)[0])

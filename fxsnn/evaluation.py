@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fxsnn.errors import DataError
 from fxsnn.graph import Graph
 from fxsnn.network import SpikingNetwork
 
@@ -20,16 +21,20 @@ def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str =
     """Share of the images that are classified correctly, in percent.
 
     Args:
-        network: gives logits [N, classes]; a module or graph is given the images where its tensors are.
+        network: gives logits [N, classes]; a module or graph is given the images where its tensors are, and in the type
+            of its parameters.
         batches: images and labels.
         title: of the progress bar.
+
+    Raises:
+        DataError: there are no images.
     """
     hits = count = 0
     with torch.no_grad():
         for images, labels in tqdm(batches, desc=title, disable=None, leave=False):
-            hits += int((network(images.to(_device_of(network))).argmax(1).cpu() == labels).sum())
+            hits += int((network(images.to(*_kind_of(network))).argmax(1).cpu() == labels.cpu()).sum())
             count += len(labels)
-    return 100 * hits / count
+    return 100 * hits / _some(count)
 
 
 def accuracy_over_time(snn: SpikingNetwork, batches: Batches, timesteps: int, title: str = "") -> list[float]:
@@ -40,21 +45,34 @@ def accuracy_over_time(snn: SpikingNetwork, batches: Batches, timesteps: int, ti
         batches: images and labels.
         timesteps: the largest T.
         title: of the progress bar.
+
+    Raises:
+        DataError: there are no images.
     """
     own, snn.timesteps = snn.timesteps, timesteps
     hits, count = torch.zeros(timesteps, dtype=torch.float64), 0
     try:
         for images, labels in tqdm(batches, desc=title, disable=None, leave=False):
             logits = snn.early_readout(images.to(snn.device))
-            hits += (logits.argmax(2).cpu() == labels).sum(1)
+            hits += (logits.argmax(2).cpu() == labels.cpu()).sum(1)
             count += len(labels)
     finally:
         snn.timesteps = own
-    return (100 * hits / count).tolist()
+    return (100 * hits / _some(count)).tolist()
 
 
-def _device_of(network: object) -> torch.device:
-    """Where a network's tensors are."""
+def _some(count: int) -> int:
+    """A number of images that is not 0."""
+    if count == 0:
+        raise DataError("the data are empty; accuracy needs at least one image")
+    return count
+
+
+def _kind_of(network: object) -> tuple[torch.device, torch.dtype | None]:
+    """Where a network's tensors are, and the type that it computes in: that of its first parameter."""
     module = network.module if isinstance(network, Graph) else network
-    tensors = chain(module.parameters(), module.buffers()) if isinstance(module, nn.Module) else iter(())
-    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+    if not isinstance(module, nn.Module):
+        return torch.device("cpu"), None
+    device = next((tensor.device for tensor in chain(module.parameters(), module.buffers())), torch.device("cpu"))
+    dtype = None if isinstance(module, SpikingNetwork) else next((one.dtype for one in module.parameters()), None)
+    return device, dtype

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from fxsnn.batches import accepted, check_labels, images_and_labels, length_of, reproducible
-from fxsnn.errors import DataError, FileError, TargetError, TrainingError
+from fxsnn.errors import DataError, FileError, OptionError, TargetError, TrainingError, listing
+from fxsnn.graph import Graph
 from fxsnn.storage import load_arrays, save_arrays
 from fxsnn.student import Student
 from fxsnn.training_options import TrainingOptions, scheduled
@@ -264,9 +265,8 @@ class _Loop:
             try:
                 self.student.round()
             except TargetError as error:
-                raise TrainingError(
-                    f"training has taken a value out of its register; use a smaller lr. {error}"
-                ) from error
+                findings = [replace(finding, remedy="Use a smaller lr") for finding in error.findings]
+                raise TrainingError(f"training has taken values out of their registers: {listing(findings)}") from error
         return value, outputs.detach()
 
     def _precision(self) -> torch.autocast:
@@ -285,8 +285,11 @@ class _Loop:
 
     def _taught(self, images: Tensor) -> Tensor:
         """Log-probabilities of the teacher, whether it gives probabilities, their logarithms or logits."""
-        with torch.no_grad(), accepted(images, by="the teacher"):
-            outputs = self.task.teacher(images)
+        try:
+            with torch.no_grad(), accepted(images, by="the teacher"):
+                outputs = self.task.teacher(images)
+        except TypeError as error:
+            raise OptionError(f"the teacher cannot be called with images alone: {error}") from error
         _require_classes(outputs, "the teacher")
         return self._log_probabilities(outputs, "the teacher")
 
@@ -381,7 +384,7 @@ class _Loop:
 def _identity(task: Task, options: TrainingOptions) -> str:
     """Tells whether two runs are the same one: a hash of the options, of what is trained from, and of the data.
 
-    Of data that come in batches only their number is known.
+    Of data that come in batches other than a list only their number is known.
     """
     student = task.student
     given = {
@@ -396,6 +399,7 @@ def _identity(task: Task, options: TrainingOptions) -> str:
     networks: list[nn.Module] = [student.graph.module]
     if isinstance(task.teacher, nn.Module) and (options.distillation > 0):
         networks.append(task.teacher)
+        content.update(_said(task.teacher, student.graph))
     for network in networks:
         for name, tensor in network.state_dict().items():
             if isinstance(tensor, Tensor):  # modules may add what they like
@@ -404,14 +408,38 @@ def _identity(task: Task, options: TrainingOptions) -> str:
     return content.hexdigest()
 
 
+def _said(teacher: nn.Module, graph: Graph) -> bytes:
+    """What a teacher says about random images, to two digits: its tensors do not tell what it computes of them."""
+    images = graph.example_input()
+    if images is None:
+        return b""
+    try:
+        with torch.no_grad(), reproducible(0):
+            outputs = teacher(images)
+    except Exception:  # of another size than its own; what is wrong with it shows when it is to teach
+        return b""
+    # Not more digits: another number of threads changes the last ones, and is no reason to refuse a checkpoint.
+    return (
+        repr([f"{value:.2g}" for value in outputs.flatten().tolist()]).encode() if isinstance(outputs, Tensor) else b""
+    )
+
+
 def _data_facts(data: Iterable[Any]) -> list[Any]:
-    """What is known about data without going through them."""
+    """What is known about data without going through what may be read only once, or differ each time."""
     known: list[Any] = [length_of(data)]
     if isinstance(data, DataLoader):
         known.append(data.batch_size)
         if isinstance(data.dataset, TensorDataset):
-            known += [[list(part.shape), sha256(_bytes(part)).hexdigest()] for part in data.dataset.tensors]
+            known += [_tensor_facts(part) for part in data.dataset.tensors]
+    if isinstance(data, list | tuple):
+        for batch in data:
+            parts = batch if isinstance(batch, list | tuple) else [batch]
+            known += [_tensor_facts(part) for part in parts if isinstance(part, Tensor)]
     return known
+
+
+def _tensor_facts(tensor: Tensor) -> list[Any]:
+    return [list(tensor.shape), sha256(_bytes(tensor)).hexdigest()]
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -170,6 +170,20 @@ class Graph:
         first = next((self[node] for node in self.nodes(*Weighted)), None)
         return first.in_channels if isinstance(first, nn.Conv2d) else None
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next((tensor.device for tensor in self._tensors()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its parameters, or of its buffers if it has none: that in which it reads images."""
+        return next((tensor.dtype for tensor in self._tensors() if tensor.is_floating_point()), torch.float32)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        yield from self.module.parameters()
+        yield from self.module.buffers()
+
     # Running ---------------------------------------------------------------------------------------------------------
 
     def __call__(self, images: Tensor) -> Any:
@@ -190,20 +204,17 @@ class Graph:
         sizes = [(1, first.in_features)] if dense else []
         sizes += [(size, size) for size in dict.fromkeys([*_COMMON_SIZES, *range(1, 257)])]
         meta = _copied(self.module, lambda tensor: tensor.to("meta"))
-        weight = next(iter(self.module.parameters()))
         for height, width in sizes:
             try:
                 with torch.no_grad():
-                    outputs = meta.forward(
-                        torch.empty(batch, channels, height, width, device="meta", dtype=weight.dtype)
-                    )
+                    outputs = meta.forward(torch.empty(batch, channels, height, width, device="meta", dtype=self.dtype))
             except Exception:
                 continue
             if isinstance(outputs, Tensor) and outputs.shape[:1] != (batch,):
                 continue  # `x.view(-1, features)` makes more images of pixels that are too many
             generator = torch.Generator().manual_seed(seed)
             images = torch.randn(batch, channels, height, width, generator=generator)
-            return images.to(weight.device, weight.dtype)
+            return images.to(self.device, self.dtype)
         return None
 
     def behind(self, node: Node) -> fx.GraphModule:

@@ -28,7 +28,9 @@ from torch import Tensor
 
 from fxsnn.document import described
 from fxsnn.engine.chain import chain_of
+from fxsnn.engine.tables import ungrouped
 from fxsnn.errors import FileError, Finding, FxsnnError, InterchangeWarning, ModelError, OptionError
+from fxsnn.lowbit import largest_code
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.nir_model import nir_graph, nir_package
 from fxsnn.packing import pack_codes
@@ -311,7 +313,7 @@ class _Writer:
             weight = torch.eye(node["channels"])[:, :, None, None].repeat(1, 1, *node["kernel_size"])
             bias, dilation = torch.zeros(node["channels"]), (1, 1)
         else:
-            weight = dense(_entries(layer), node["groups"])  # readers fail on groups
+            weight = torch.from_numpy(ungrouped(_entries(layer).numpy(), node["groups"]))  # readers fail on groups
             bias, dilation = _exact(node["name"], layer.leak), tuple(node["dilation"])
         return self._nir.Conv2d(
             input_shape=self._size[1:],
@@ -352,24 +354,6 @@ def _exact(name: str, values: Tensor, largest: int = _LARGEST_EXACT) -> Tensor:
     return values.float()
 
 
-def dense(weight: Tensor, groups: int) -> Tensor:
-    """The weight of a convolution in groups as that of one without, zeros between the groups.
-
-    Args:
-        weight: [out, in / groups, height, width].
-        groups: how many.
-
-    Returns:
-        [out, in, height, width].
-    """
-    outputs, inputs = len(weight) // groups, weight.shape[1]
-    whole = weight.new_zeros(len(weight), inputs * groups, *weight.shape[2:])
-    for group in range(groups):
-        rows = slice(group * outputs, (group + 1) * outputs)
-        whole[rows, group * inputs : (group + 1) * inputs] = weight[rows]
-    return whole
-
-
 def _field_names(kind: type) -> set[str]:
     return {one.name for one in fields(kind)}
 
@@ -384,7 +368,7 @@ def _integers(node: Mapping[str, Any], nodes: list[Any], document: Mapping[str, 
         groups, outputs, inputs = node["groups"], node["out_channels"], node["in_channels"]
         blocks = weight.view(groups, outputs // groups, groups, inputs // groups, *node["kernel_size"])
         parts = torch.cat([blocks[group, :, group] for group in range(groups)])
-        if not torch.equal(dense(parts, groups), weight):
+        if not np.array_equal(ungrouped(parts.numpy(), groups), weight.numpy()):
             raise FileError(f"{name}: weights between its {groups} groups are not zero")
         weight = parts
     codes = weight / node["gain"]
@@ -401,7 +385,7 @@ def _integers(node: Mapping[str, Any], nodes: list[Any], document: Mapping[str, 
     for what, values in (("weights over the gain", codes), ("thresholds", threshold), ("biases", leak)):
         if not torch.equal(values, values.round()) or bool(values.abs().max() >= 1 << 31):
             raise FileError(f"{name}: its {what} are not integers")
-    top = (1 << (node["bits"] - 1)) - 1 if node["bits"] > 1 else 1
+    top = largest_code(node["bits"])
     if bool((codes.abs() > top).any()) or (node["bits"] == 1 and bool((codes == 0).any())):
         raise FileError(f"{name}: its weights are not {node['bits']}-bit codes times {node['gain']}")
     return {

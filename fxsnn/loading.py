@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from fxsnn.device import choose_device
 from fxsnn.errors import FileError, FxsnnError, UnknownName
 from fxsnn.golden import Golden, Verification, compared, require_none
 from fxsnn.network import SpikingNetwork, name_clashes
@@ -38,20 +40,24 @@ def load(path: str | Path, *, target: str | HardwareTarget | None = None, engine
     return network
 
 
-def verify(path: str | Path, *, engine: str = "auto") -> Verification:
+def verify(path: str | Path, *, engine: str = "auto", device: str | torch.device | None = "cpu") -> Verification:
     """Load a file and run its golden vectors: is every spike of every layer what it was where the file was written?
 
     Args:
         path: the file.
         engine: what runs the network, see `convert`.
+        device: where; `None`: the least-loaded GPU, or the CPU.
 
     Raises:
         FileError: as `load`; or the file has no golden vectors.
+        OptionError: there is no such engine or device, or it cannot run the network.
     """
+    place = choose_device(None if device is None else str(device))
     network, golden = _loaded(path, None, engine)
     if golden is None:
         raise FileError(f"{path} has no golden vectors: it was saved with golden=0, or before it saw an image")
-    return compared(str(path), golden, network.simulate)
+    network.to(place)
+    return compared(str(path), golden, lambda images: network.simulate(images.to(place)))
 
 
 def _loaded(path: str | Path, target: str | HardwareTarget | None, engine: str) -> tuple[SpikingNetwork, Golden | None]:

@@ -37,7 +37,7 @@ def spread(step: Tensor, weight: Tensor) -> Tensor:
 
 
 def weight_codes(weight: Tensor, step: Tensor, bits: int) -> Tensor:
-    """Integer codes of a weight, in the weight's own floating type.
+    """Integer codes of a weight, in the weight's own floating type; computed in float32 where that is narrower.
 
     Args:
         weight: [C, ...], one row an output channel.
@@ -47,7 +47,8 @@ def weight_codes(weight: Tensor, step: Tensor, bits: int) -> Tensor:
     if bits == 1:
         return torch.where(weight >= 0, 1.0, -1.0).to(weight.dtype)
     limit = largest_code(bits)
-    return (weight / spread(step, weight)).round().clamp(-limit, limit)
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return (weight.to(wide) / spread(step.to(wide), weight)).round().clamp(-limit, limit).to(weight.dtype)
 
 
 def quantize_weight(weight: Tensor, step: Tensor, bits: int) -> Tensor:
@@ -78,11 +79,11 @@ def scaled_gradient(value: Tensor, factor: float) -> Tensor:
 
 
 def fit_step(weight: Tensor, bits: int, *, per_channel: bool = True) -> Tensor:
-    """The step of least squared error, `argmin_step ||W - step * code(W, step)||^2`.
+    """The step of least squared error, `argmin_step ||W - step * code(W, step)||^2`, as far as a search finds it.
 
     At 1 bit the answer is closed, the mean of `|W|` (Rastegari et al. 2016, eq. 6). Otherwise a grid of candidates
-    up to `1.2 max|W| / Q` is searched and the best one refined by alternating codes and
-    `step = <W, code> / <code, code>`, which never raises the error (Lloyd 1982).
+    up to `1.2 max|W| / Q` is searched (for rows of a few weights the best step may lie beyond) and the best one refined
+    by alternating codes and `step = <W, code> / <code, code>`, which never raises the error (Lloyd 1982).
 
     Args:
         weight: [C, ...].

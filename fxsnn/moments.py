@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
-from fxsnn.errors import ModelError
+from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Activation, Graph, Norm
 from fxsnn.layers import FoldedConv2d, FoldedLinear
 
@@ -44,16 +44,23 @@ def gaussian_moments(graph: Graph) -> dict[Node, Moments]:
     """
     channels = graph.input_channels
     found: dict[Node, Moments] = {}
-    device = next(graph.module.parameters()).device
-    ones = torch.ones(channels or 1, dtype=torch.float64, device=device)
+    ones = torch.ones(channels or 1, dtype=torch.float64, device=graph.device)
     found[graph.input()] = Moments(ones * 0, ones)
     for node in graph.body():
         if node.op == "placeholder":
             continue
         if node.op != "call_module":  # sizes that a view reads
             continue
-        found[node] = _through(graph, node, found[node.all_input_nodes[0]])
+        source = node.all_input_nodes[0]
+        if source not in found:
+            raise ModelError([_unknown(graph, source, graph.name(source))])
+        found[node] = _through(graph, node, found[source])
     return found
+
+
+def _unknown(graph: Graph, node: Node, what: str) -> Finding:
+    remedy = "Pass calibration_data, or run Canonicalize and CheckConvRelu first"
+    return graph.finding(node, f"the range behind {what} cannot be found without data", remedy)
 
 
 def _through(graph: Graph, node: Node, source: Moments) -> Moments:
@@ -73,15 +80,7 @@ def _through(graph: Graph, node: Node, source: Moments) -> Moments:
         return rectified(source)
     if isinstance(layer, nn.AvgPool2d | nn.Flatten):
         return source
-    raise ModelError(
-        [
-            graph.finding(
-                node,
-                f"the range behind {type(layer).__name__} cannot be found without data",
-                "Pass calibration_data, or run Canonicalize and CheckConvRelu first",
-            )
-        ]
-    )
+    raise ModelError([_unknown(graph, node, type(layer).__name__)])
 
 
 def _convolved(layer: nn.Conv2d, source: Moments) -> Moments:

@@ -18,7 +18,7 @@ from fxsnn.batches import accepted, image_batches
 from fxsnn.document import described
 from fxsnn.engine import check_engine, engine_for
 from fxsnn.engine.chain import Chain, Engine, Fingerprint, Recording, Unsupported, chain_of, fingerprint, watched
-from fxsnn.errors import FileError, Finding, FxsnnWarning, ModelError, OptionError
+from fxsnn.errors import DataError, FileError, Finding, FxsnnWarning, ModelError, OptionError
 from fxsnn.golden import Golden, golden_arrays
 from fxsnn.graph import Graph
 from fxsnn.layers import Decode, Spiking, check_images
@@ -177,6 +177,9 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
+        check_images(images, self.graph.input_channels)
+        if len(images) == 0:
+            raise DataError("there are no images to look at")
         with torch.no_grad(), accepted(images, size=self.image_size):
             compiled = self._compiled_for(images)
             if compiled is not None and not membranes:
@@ -199,6 +202,9 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
+        check_images(images, self.graph.input_channels)
+        if len(images) == 0:
+            raise DataError("there are no images to look at")
         with torch.no_grad(), accepted(images, size=self.image_size):
             compiled = self._compiled_for(images)
             if compiled is None or compiled.engine is None:
@@ -246,7 +252,7 @@ class SpikingNetwork(nn.Module):
 
     @property
     def timesteps(self) -> int:
-        """T, the number of steps of a run; it can be set at any time."""
+        """T, the number of steps of a run; it can be set at any time. No number from 1 on: OptionError."""
         return self._dynamics.timesteps
 
     @timesteps.setter
@@ -255,7 +261,7 @@ class SpikingNetwork(nn.Module):
 
     @property
     def reset(self) -> str:
-        """What a spike does to its membrane: "subtraction" of the threshold, or "zero"."""
+        """What a spike does to its membrane: "subtraction" of the threshold, or "zero". Anything else: OptionError."""
         return self._dynamics.reset
 
     @reset.setter
@@ -264,7 +270,7 @@ class SpikingNetwork(nn.Module):
 
     @property
     def initial_membrane(self) -> float:
-        """Where membranes start, as a share of the threshold."""
+        """Where membranes start, as a share of the threshold: 0.5 or 0. Anything else: OptionError."""
         return self._dynamics.initial_membrane
 
     @initial_membrane.setter
@@ -307,6 +313,10 @@ class SpikingNetwork(nn.Module):
 
         Args:
             images: as for `profile`.
+
+        Raises:
+            DataError: these cannot be images for the network.
+            OptionError: the engine that was asked for cannot run here.
         """
         for batch in image_batches(images, None, what="data"):
             for part in self._parts(batch):
@@ -336,6 +346,7 @@ class SpikingNetwork(nn.Module):
         Raises:
             FileError: the file cannot be written, or something in the tail has no name in the format.
             DataError: these cannot be images for the network.
+            OptionError: `golden` is neither a number nor images.
         """
         images = self._golden_images(golden)
         size = self._image_size if images is None else tuple(images.shape[1:])
@@ -375,7 +386,12 @@ class SpikingNetwork(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move or cast the program too: tensors that the tail holds without a module are its own."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
-        self.graph.module._apply(fn, recurse)
+        program = self.graph.module
+        program._apply(fn, recurse)
+        for name in program._buffers:  # both hold them; PyTorch makes new ones for each
+            program._buffers[name] = self._buffers[name]
+        for name in program._parameters:
+            program._parameters[name] = self._parameters[name]
         self._compiled = None
         return self
 
@@ -384,7 +400,7 @@ class SpikingNetwork(nn.Module):
         if torch.compiler.is_compiling() or type(images) is not Tensor or len(images) == 0:
             return None
         compiled = self._compiled
-        if compiled is None or not compiled.fingerprint.holds(compiled.chain):
+        if compiled is None or not compiled.is_of(self.graph):
             try:
                 chain = chain_of(self.graph)
             except Unsupported as reason:
@@ -453,6 +469,14 @@ class _Compiled:
     engine: Engine | None
     tail: fx.GraphModule
     fingerprint: Fingerprint
+
+    def is_of(self, graph: Graph) -> bool:
+        """Whether the graph still has these layers, and their tensors what the engine has copied."""
+        try:
+            same = all(graph.module.get_submodule(name) is layer for name, layer in self.chain.layers)
+        except AttributeError:  # a layer is gone
+            return False
+        return same and self.fingerprint.holds(self.chain)
 
     def logits(self, images: Tensor) -> Tensor:
         """[N, classes]."""

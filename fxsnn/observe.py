@@ -137,7 +137,6 @@ def observe(
     """
     histograms = {node: Histogram() for node in nodes}
     observer = Watch(graph, histograms, lambda node, value: histograms[node].add(value))
-    weight = next(graph.module.parameters())
     largest = 0.0
     batches = image_batches(data, graph.input_channels)
     with torch.no_grad(), reproducible(0):
@@ -146,5 +145,5 @@ def observe(
                 raise DataError("calibration images contain infinite values")
             largest = max(largest, float(images.abs().max()))
             with accepted(images, what="calibration images"):
-                observer.run(images.to(weight.device, weight.dtype))
+                observer.run(images.to(graph.device, graph.dtype))
     return histograms, largest

@@ -91,7 +91,9 @@ def shares_by_layer(axes: Axes, layers: Sequence[str], shares: Mapping[str, Sequ
         shares: label to a share for each layer.
     """
     width = 0.8 / max(1, len(shares))
-    for i, ((label, values), colour, hatch) in enumerate(zip(shares.items(), _COLOURS, _HATCHES, strict=False)):
+    for i, ((label, values), colour, hatch) in enumerate(
+        zip(shares.items(), _cycle(_COLOURS), _cycle(_HATCHES), strict=False)
+    ):
         places = [place + (i - (len(shares) - 1) / 2) * width for place in range(len(layers))]
         axes.bar(places, values, width, color=colour, hatch=hatch, edgecolor="white", label=label)
         for place, value in zip(places, values, strict=True):

@@ -93,7 +93,11 @@ def _installed() -> list[TargetSource]:
 
 
 def get_target(target: str | HardwareTarget) -> HardwareTarget:
-    """The target of that name; a `HardwareTarget` is given back as it is.
+    """The target of that name.
+
+    Args:
+        target: a name that is known here (`fxsnn targets` lists them), or a `HardwareTarget`, which is given back as it
+            is.
 
     >>> get_target("hw_v1.0").input_channel_limit((3, 3), 2)
     56

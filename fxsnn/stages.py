@@ -32,13 +32,14 @@ from fxsnn.batches import accepted
 from fxsnn.difference import Diff
 from fxsnn.errors import Finding, GraphError, ModelError, PipelineError, UnknownName
 from fxsnn.graph import Graph, largest_difference
-from fxsnn.layers import check_images
+from fxsnn.layers import Spiking, check_images
 from fxsnn.overview import layer_rows
 from fxsnn.tables import aligned, folded, html
 from fxsnn.tracing import capture
 
 TOLERANCE = 1e-9
-"""Largest difference, relative to the largest output, at which a pass counts as keeping the function.
+"""Largest difference, relative to the largest output (to 1, where that is smaller), at which a pass counts as keeping
+the function.
 
 It is measured in double precision, where folding a batch norm moves outputs by about 1e-14.
 """
@@ -55,6 +56,18 @@ def _same(left: Tensor, right: Tensor) -> bool:
         return True
     left, right = (tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in (left, right))
     return torch.equal(left, right)
+
+
+def require_not_spiking(graph: Graph) -> None:
+    """Refuse a graph whose layers have neurons already: its weights are integers, and it has no thresholds to choose.
+
+    Raises:
+        ModelError: it spikes; all its layers.
+    """
+    remedy = "Use the graph from before SubstituteSpikes"
+    findings = [graph.finding(node, "it spikes already", remedy) for node in graph.nodes(Spiking) if graph.spikes(node)]
+    if findings:
+        raise ModelError(findings)
 
 
 @dataclass_transform(frozen_default=True)
@@ -122,7 +135,7 @@ class Pass:
         after = before.copy()
         self.rewrite(after)
         after.tidy()
-        images = example.to(next(before.module.parameters()).device, torch.float64)
+        images = example.to(before.device, torch.float64)
         with torch.no_grad(), accepted(images, what="example or calibration images"):
             outputs = before(images)
         moved = largest_difference(before, after, images) / max(1.0, float(outputs.abs().max()))

@@ -46,11 +46,14 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Tensor], document: Mappin
     The file appears whole or not at all, and is the same to the byte for the same content.
 
     Raises:
-        FileError: the folder does not exist or cannot be written, or the document is too large.
+        FileError: the folder does not exist or cannot be written, or the document is too large or no plain data.
     """
     from safetensors.torch import save
 
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    try:
+        text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FileError(f"{path} cannot be written: what describes it is no plain data ({error})") from error
     if SEAL in arrays:
         raise FileError(f"{path} cannot be written: an array is named {SEAL!r}, which is the name of the checksum")
     if len(text) > LARGEST_HEADER // 2:

@@ -93,7 +93,11 @@ def neurons_of(graph: Graph, target: HardwareTarget) -> list[Neurons]:
     for node in graph.body():
         if node.op != "call_module":
             continue
-        source = signals[node.all_input_nodes[0]]
+        read = node.all_input_nodes[0]
+        if read not in signals:
+            problem = f"it reads {graph.name(read)}, which no neurons can compute"
+            raise ModelError([graph.finding(node, problem, "Run Canonicalize and CheckConvRelu first")])
+        source = signals[read]
         if graph.is_a(node, LowBit):
             activation = graph.sole_user(node)
             assert activation is not None
@@ -114,8 +118,7 @@ def encoding(graph: Graph) -> tuple[Encode, Signal]:
     quantized = next((graph[node] for node in graph.body(QuantizedInput)), None)
     unit, bits = (quantized.unit, quantized.bits) if isinstance(quantized, QuantizedInput) else (1.0, None)
     encode = Encode(unit, bits, graph.input_channels)
-    device = next(graph.module.parameters()).device
-    value = torch.full((1,), unit, dtype=torch.float64, device=device)
+    value = torch.full((1,), unit, dtype=torch.float64, device=graph.device)
     return encode, Signal(value, encode.magnitude, constant=True)
 
 
@@ -195,6 +198,9 @@ def _type_behind(graph: Graph) -> torch.dtype:
 def _require_calibrated(graph: Graph) -> None:
     """Each layer to be substituted must have its n-bit weights and its threshold by now."""
     findings = []
+    if not graph.body(*Weighted):
+        problem = "no convolution or hidden fully connected layer with a ReLU was found"
+        findings.append(Finding("network", problem, "There is nothing that could spike"))
     for node in graph.body(*Weighted):
         behind = graph.sole_user(node)
         if not graph.is_a(node, LowBitConv2d, LowBitLinear):

@@ -110,8 +110,12 @@ class HardwareTarget:
     core_outputs: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise OptionError("a target needs a name")
+        if not isinstance(self.name, str) or not self.name:
+            raise OptionError(f"a target's name is {self.name!r}; expected a text that is not empty")
+        if not isinstance(self.weight_bits, Iterable):
+            raise OptionError(
+                f"target {self.name!r}: weight_bits is {self.weight_bits!r}; expected several of {ALL_BITS}"
+            )
         if not self.weight_bits or not set(self.weight_bits) <= set(ALL_BITS):
             raise OptionError(
                 f"target {self.name!r}: weight_bits is {self.weight_bits}; allowed are values of {ALL_BITS}"
@@ -189,7 +193,7 @@ class HardwareTarget:
         Raises:
             OptionError: it is neither an integer, nor "auto", nor a mapping from layers to integers.
         """
-        if bits == AUTOMATIC:
+        if isinstance(bits, str) and bits == AUTOMATIC:
             return AUTOMATIC
         if isinstance(bits, Mapping):
             return {str(layer): self.require_bits(width, layer) for layer, width in bits.items()}
@@ -265,7 +269,7 @@ class LayerFit:
             the target documents no limit.
         max_bits: the largest bit width that would fit, `None` if none would.
         source: `file:line` of the call in the user's code, or "".
-        why: of a convolution, why it has these bits where the target could hold wider weights; otherwise "".
+        why: why it has these bits where the target could hold wider weights; otherwise "".
     """
 
     layer: str

@@ -130,7 +130,7 @@ def _imported(code: str, place: str) -> ModuleType:
     except FxsnnError:
         raise
     except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and code.startswith(error.name):
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{code}.".startswith(f"{error.name}."):
             remedy = "Install it, call fxsnn from the folder that it is in, or name a script such as net.py"
             raise ModelError([Finding(place, f"there is no module {error.name!r}", remedy)]) from error
         raise _failed(place, error, "Correct that line") from error

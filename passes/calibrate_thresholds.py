@@ -15,7 +15,7 @@ from fxsnn.layers import ActivationSummary, ClippedReLU, QuantizedInput
 from fxsnn.moments import INPUT_DEVIATIONS, gaussian_moments, gaussian_samples
 from fxsnn.neuron import Dynamics
 from fxsnn.observe import Histogram, observe
-from fxsnn.stages import Pass, facts
+from fxsnn.stages import Pass, facts, require_not_spiking
 from fxsnn.target import whole_number
 
 METHODS = ("max", "percentile", "mse")
@@ -38,7 +38,8 @@ class CalibrateThresholds(Pass):
         reset: for "mse": that of the network, "subtraction" or "zero".
         initial_membrane: for "mse": where the network's membranes start, as a share of the threshold.
 
-    A layer that is silent or saturated on the data is named in a `CalibrationWarning`.
+    A layer that is silent or saturated on the data is named in a `CalibrationWarning`. Thresholds of an earlier
+    calibration are replaced.
     """
 
     data: Any = None
@@ -67,6 +68,7 @@ class CalibrateThresholds(Pass):
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
+        _forget(graph)
         activations = graph.body(nn.ReLU)
         if self.data is None:
             histograms, input_range = _without_data(graph, activations), INPUT_DEVIATIONS
@@ -102,6 +104,23 @@ class CalibrateThresholds(Pass):
         else:
             threshold = histogram.least_error_threshold(self._dynamics())
         return ClippedReLU(threshold, summary=ActivationSummary(histogram.largest, histogram.share_from(threshold)))
+
+
+def _forget(graph: Graph) -> None:
+    """Take off what an earlier calibration put there: thresholds are chosen anew.
+
+    Raises:
+        ModelError: neurons have taken their place.
+    """
+    require_not_spiking(graph)
+    for node in graph.body(ClippedReLU):
+        if graph.is_a(node.all_input_nodes[0], nn.AvgPool2d):  # levels of poolings, from a training
+            graph.bypass(node)
+        else:
+            graph.replace(node, nn.ReLU().eval())
+    for node in graph.body(QuantizedInput):
+        graph.bypass(node)
+    graph.tidy()
 
 
 def _without_data(graph: Graph, activations: list[Node]) -> dict[Node, Histogram]:

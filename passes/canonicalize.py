@@ -58,6 +58,8 @@ class Canonicalize(Pass):
                 graph.replace(node, _plain(graph[node]))
             elif graph.is_a(node, nn.ReLU) and graph[node].inplace:
                 graph.replace(node, nn.ReLU())
+            elif graph.is_a(node, nn.Flatten) and _joins_all(graph[node].start_dim, graph[node].end_dim):
+                graph.replace(node, nn.Flatten().eval())
         kinds = (nn.ReLU, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Softmax, nn.LogSoftmax)
         for node in reversed(graph.nodes(*kinds)):
             if len(graph.calls(str(node.target))) > 1:
@@ -123,14 +125,21 @@ def _adaptive_avg_pool(node: Node) -> nn.Module | None:
 def _softmax(kind: type[nn.Softmax] | type[nn.LogSoftmax]) -> Callable[[Node], nn.Module | None]:
     def build(node: Node) -> nn.Module | None:
         options = _bound(node, "dim")
-        return None if node.kwargs.get("dtype") is not None or _has_node(options) else kind(**options)
+        if node.kwargs.get("dtype") is not None or len(node.args) > 2 or _has_node(options):
+            return None  # a type cannot be said by a module
+        return kind(**options)
 
     return build
 
 
 def _flatten(node: Node) -> nn.Module | None:
     options = _bound(node, "start_dim", "end_dim", start_dim=0, end_dim=-1)
-    return nn.Flatten() if (options["start_dim"], options["end_dim"]) == (1, -1) else None
+    return nn.Flatten() if _joins_all(options["start_dim"], options["end_dim"]) else None
+
+
+def _joins_all(start: Any, end: Any) -> bool:
+    """Whether a flatten keeps the batch and joins all else; images and maps have the dimensions 0 to 3."""
+    return start == 1 and end in (-1, 3)
 
 
 def _view(node: Node) -> nn.Module | None:
@@ -146,7 +155,7 @@ def _view(node: Node) -> nn.Module | None:
 
 
 def _is_batch_size(value: Argument) -> bool:
-    """Whether `value` is `x.size(0)`, `x.shape[0]`, `x.size()[0]` or `len(x)` of some tensor."""
+    """Whether `value` is `x.size(0)`, `x.shape[0]` or `x.size()[0]` of some tensor."""
     if not isinstance(value, Node):
         return False
     if value.op == "call_method" and value.target == "size":

@@ -6,7 +6,7 @@ from fxsnn.errors import TargetError
 from fxsnn.fitting import fit
 from fxsnn.graph import Graph
 from fxsnn.stages import Pass, facts
-from fxsnn.target import Bits, FitReport, HardwareTarget
+from fxsnn.target import Bits, FitReport, HardwareTarget, require_target
 
 
 class CheckLimits(Pass):
@@ -23,6 +23,10 @@ class CheckLimits(Pass):
     needs = facts("canonical")
     gives = facts("within-limits")
     preserves = True
+
+    def __post_init__(self) -> None:
+        require_target(self.target)
+        self.target.require_choice(self.bits)
 
     def rewrite(self, graph: Graph) -> None:
         """Raise a TargetError with the report, or leave `graph` as it is."""

@@ -137,11 +137,10 @@ class CorrectLayers(Pass):
     ) -> None:
         """Show what nodes give on the data."""
         watch = Watch(graph, nodes, see)
-        weight = next(graph.module.parameters())
         network = None if student is None else student.spiking()
         with torch.no_grad(), reproducible(0):  # every layer, and the float network, is to see the same images
             for batch in image_batches(self.data, graph.input_channels):
-                for images in batch.to(weight.device, weight.dtype).split(_CHUNK):
+                for images in batch.to(graph.device, graph.dtype).split(_CHUNK):
                     with accepted(images, what="calibration images"):
                         if student is not None:
                             student.simulate(images, network)

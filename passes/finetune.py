@@ -57,11 +57,19 @@ class Finetune(Pass):
         initial_membrane: of the spiking network; `None`: as it is converted.
         checkpoint: a file in which the run is kept after each epoch. The same call goes on from there after an
             interruption, and ends as it would have without one; when the run is over, it returns its result. A call
-            with other options, network or data is refused (of data that come in batches only their number and their
-            size are known, unless a `DataLoader` has tensors).
+            with other options, network or data is refused (of data that come in batches only their number and, of a
+            `DataLoader`, their size are known, unless it has tensors or they are a list).
         on_epoch: called with an `Epoch` (loss, accuracies, learning rate, seconds) after each epoch.
         seed: two runs with one seed give the same network on the same machine.
         progress: show a progress bar with loss, accuracy, learning rate and the time left.
+
+    Raises:
+        OptionError: an option has a value that is not allowed; the teacher cannot be copied or called.
+        PipelineError, ModelError: the graph has no thresholds or n-bit weights, or weights narrower than float32.
+        TargetError: values of the network fit no register.
+        DataError: data or labels do not fit the network.
+        TrainingError: the loss is not finite, or training takes a value out of its register.
+        FileError: the checkpoint is of another call, or cannot be read or written.
     """
 
     data: Any
@@ -99,6 +107,8 @@ class Finetune(Pass):
             raise OptionError(f"batch_size is {self.batch_size!r}; allowed are whole numbers from 1")
         if self.teacher is not None and not isinstance(self.teacher, nn.Module):
             raise OptionError(f"teacher is a {type(self.teacher).__name__}; allowed are a torch.nn.Module, or None")
+        if isinstance(self.validation, Real) and not 0 < float(self.validation) < 1:
+            raise OptionError(f"validation is {self.validation!r}; allowed are shares between 0 and 1, data, or None")
         if self.checkpoint is not None and not isinstance(self.checkpoint, str | Path):
             raise OptionError(f"checkpoint is a {type(self.checkpoint).__name__}; allowed are a path, or None")
         if self.on_epoch is not None and not callable(self.on_epoch):
@@ -122,13 +132,22 @@ class Finetune(Pass):
         batches = batches_of(data, self.batch_size, labels=labels)
         if validation is not None:
             validation = batches_of(validation, self.batch_size, labels=labels, shuffle=False, what="validation data")
-        weight = next(graph.module.parameters())
-        teacher = float_form(graph).module if self.teacher is None else copy.deepcopy(self.teacher)
-        teacher = teacher.to(weight.device, weight.dtype)
+        teacher = float_form(graph).module.eval() if self.teacher is None else self._own_teacher(graph)
         student = Student(graph, self.target, dynamics)
         path = None if self.checkpoint is None else Path(self.checkpoint)
-        train(Task(student, teacher.eval(), batches, validation, path, self.on_epoch), self._options())
+        train(Task(student, teacher, batches, validation, path, self.on_epoch), self._options())
         student.finish()
+
+    def _own_teacher(self, graph: Graph) -> nn.Module:
+        """A copy of the teacher, where the network is and of its type."""
+        try:
+            return copy.deepcopy(self.teacher).to(graph.device, graph.dtype).eval()  # type: ignore[union-attr]  # given
+        except Exception as error:  # a network of the user's may raise what it likes
+            reason = str(error).partition("\n")[0]
+            raise OptionError(
+                f"teacher cannot be copied to {graph.device} as {graph.dtype} ({type(error).__name__}: {reason}); give "
+                "a network that copy.deepcopy takes, with tensors that have values"
+            ) from error
 
     def _dynamics(self, timesteps: int) -> Dynamics:
         return Dynamics(

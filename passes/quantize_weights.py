@@ -10,8 +10,8 @@ from fxsnn.errors import OptionError
 from fxsnn.fitting import fit
 from fxsnn.graph import Graph, Weighted
 from fxsnn.layers import LowBitConv2d, LowBitLinear, conv_like, linear_like
-from fxsnn.stages import Pass, facts
-from fxsnn.target import ALL_BITS, Bits, HardwareTarget, whole_number
+from fxsnn.stages import Pass, facts, require_not_spiking
+from fxsnn.target import ALL_BITS, Bits, HardwareTarget, require_target, whole_number
 
 
 class QuantizeWeights(Pass):
@@ -32,6 +32,7 @@ class QuantizeWeights(Pass):
 
     def __post_init__(self) -> None:
         if self.target is not None:
+            require_target(self.target)
             self.target.require_choice(self.bits)
         elif whole_number(self.bits) not in ALL_BITS:
             raise OptionError(
@@ -40,6 +41,7 @@ class QuantizeWeights(Pass):
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
+        require_not_spiking(graph)
         widths: dict[str, Any] = {graph.name(node): self.bits for node in graph.body(*Weighted)}
         if self.target is not None:
             widths = {row.layer: row.bits for row in fit(graph, self.target, self.bits).layers}

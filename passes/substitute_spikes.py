@@ -6,7 +6,7 @@ from fxsnn.graph import Graph
 from fxsnn.neuron import Dynamics
 from fxsnn.stages import Pass, facts
 from fxsnn.substitution import substitute
-from fxsnn.target import HardwareTarget
+from fxsnn.target import HardwareTarget, require_target
 
 
 class SubstituteSpikes(Pass):
@@ -31,6 +31,7 @@ class SubstituteSpikes(Pass):
     gives = facts("spikes")
 
     def __post_init__(self) -> None:
+        require_target(self.target)
         self.dynamics()
 
     def dynamics(self) -> Dynamics:

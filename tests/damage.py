@@ -25,7 +25,6 @@ import fxsnn
 from fxsnn.storage import load_arrays, save_arrays
 
 MEMORY = 200 << 20
-Content = tuple[dict[str, Any], dict[str, torch.Tensor]]
 Edit = Callable[[dict[str, Any], dict[str, torch.Tensor]], None]
 
 

@@ -16,6 +16,7 @@ FLOORS: list[set[str]] = [
     {"fxsnn.lowbit", "fxsnn.hwtargets", "fxsnn.storage", "fxsnn.device", "fxsnn.datasets", "fxsnn.plots"}
     | {"fxsnn.user_code", "fxsnn.nir_model"},
     {"fxsnn.neuron", "fxsnn.plugins", "fxsnn.drawing", "fxsnn.packing", "fxsnn.training_options"},
+    {"fxsnn.layers.plain_numbers"},
     {"fxsnn.layers.clipping", "fxsnn.layers.decode", "fxsnn.layers.folded", "fxsnn.layers.geometry"}
     | {"fxsnn.layers.images", "fxsnn.layers.low_bit"},
     {"fxsnn.layers.spiking"},
@@ -102,13 +103,11 @@ def test_a_target_is_data_and_imports_nothing_but_its_class() -> None:
 
 
 def test_targets_need_no_torch() -> None:
-    for file in ("target.py", "errors.py"):
-        assert "torch" not in {
-            alias.name.split(".")[0]
-            for node in ast.walk(ast.parse((REPOSITORY / "fxsnn" / file).read_text()))
-            if isinstance(node, ast.Import)
-            for alias in node.names
-        }
+    for file in ("target.py", "errors.py", "cores.py"):
+        tree = list(ast.walk(ast.parse((REPOSITORY / "fxsnn" / file).read_text())))
+        names = [alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names]
+        names += [str(node.module) for node in tree if isinstance(node, ast.ImportFrom)]
+        assert "torch" not in {name.partition(".")[0] for name in names}
 
 
 def test_no_function_hides_a_module_of_its_name() -> None:

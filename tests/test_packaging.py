@@ -72,7 +72,10 @@ def test_the_version_is_said_once() -> None:
 
 MODULES = [
     info.name
-    for package in (fxsnn, *(importlib.import_module(f"fxsnn.{name}") for name in ("engine", "passes", "hwtargets")))
+    for package in (
+        fxsnn,
+        *(importlib.import_module(f"fxsnn.{name}") for name in ("engine", "layers", "passes", "hwtargets")),
+    )
     for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
 ]
 

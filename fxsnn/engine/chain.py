@@ -120,8 +120,10 @@ def chain_of(graph: Graph) -> Chain:
 
 
 def watched(chain: Chain) -> bool:
-    """Whether somebody hung a hook on a layer: only a run in PyTorch calls it."""
+    """Whether somebody hung a hook on a layer, or on all modules: only a run in PyTorch calls it."""
     modules = [chain.encode, chain.decode, *chain.prepare, *(layer for _, layer in chain.layers)]
+    if nn.modules.module._has_any_global_hook():
+        return True
     return any(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
         for module in modules

@@ -65,7 +65,7 @@ def convolution_tables(codes: NDArray[np.int8], groups: int) -> ConvolutionTable
 
     Lookups whose weights are all zero are left out.
     """
-    full = padded(_ungrouped(codes, groups), 0)
+    full = padded(ungrouped(codes, groups), 0)
     full = padded(full.swapaxes(0, 1), 0)  # [inputs, outputs, height, width]
     inputs, outputs, height, width = full.shape
     # [blocks, input groups, height, width, 4 outputs, 4 inputs]
@@ -100,10 +100,18 @@ def pooling_tables(channels: int, kernel: tuple[int, int]) -> ConvolutionTables:
     )
 
 
-def _ungrouped(codes: NDArray[np.int8], groups: int) -> NDArray[np.int8]:
-    """Codes [out channels, in channels, height, width] with zeros where a group does not read a channel."""
+def ungrouped(codes: NDArray[Any], groups: int) -> NDArray[Any]:
+    """The weight of a convolution in groups as that of one without, zeros where a group does not read a channel.
+
+    Args:
+        codes: [out channels, in channels / groups, height, width].
+        groups: how many.
+
+    Returns:
+        [out channels, in channels, height, width].
+    """
     outputs, inputs = len(codes) // groups, codes.shape[1]
-    full = np.zeros((len(codes), inputs * groups, *codes.shape[2:]), np.int8)
+    full = np.zeros((len(codes), inputs * groups, *codes.shape[2:]), codes.dtype)
     for number in range(groups):
         rows, columns = slice(number * outputs, (number + 1) * outputs), slice(number * inputs, (number + 1) * inputs)
         full[rows, columns] = codes[rows]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from fxsnn.errors import DataError
+from fxsnn.layers.plain_numbers import PlainNumbers
 
 
 def check_images(images: object, channels: int | None) -> None:
@@ -62,7 +65,7 @@ class QuantizedInput(nn.Module):
         return f"unit={self.unit:.6g}, bits={self.bits}"
 
 
-class Encode(nn.Module):
+class Encode(PlainNumbers):
     """Images to the integer input of the first layer, a constant current at every step.
 
     Args:
@@ -76,6 +79,10 @@ class Encode(nn.Module):
         self.unit = unit
         self.bits = bits
         self.channels = channels
+
+    def numbers(self) -> Mapping[str, type[int] | type[float]]:
+        """The grid of the input."""
+        return {"unit": float, "bits": int}
 
     @property
     def magnitude(self) -> int | None:

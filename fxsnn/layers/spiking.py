@@ -8,7 +8,7 @@ Between spiking layers, time is folded into the batch: [T * N, ...], time first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from fxsnn.layers.geometry import conv_like, linear_like
 from fxsnn.layers.low_bit import LowBitConv2d, LowBitLinear
+from fxsnn.layers.plain_numbers import PlainNumbers
 from fxsnn.neuron import Dynamics, IntegerNeuron, integrate_and_fire
 
 _EXACT_IN_BFLOAT16 = 1 << 8
 
 
-class Spiking(nn.Module):
+class Spiking(PlainNumbers):
     """A layer with integrate-and-fire neurons behind it. Membranes live inside one call only.
 
     Before conversion `dynamics` is `None` and the layer is its PyTorch namesake. Afterwards it holds integers:
@@ -67,6 +68,11 @@ class Spiking(nn.Module):
         self.register_buffer("step", step.double().expand(len(neuron.threshold)).clone())
         self.register_buffer("spike_value", neuron.spike_value.clone())
         self.dynamics = dynamics
+
+    def numbers(self) -> Mapping[str, type[int] | type[float]]:
+        """Of a converted layer, all that belongs to its integers."""
+        whole = ("bits", "gain", "input_magnitude", "largest_sum", "largest_leak", "largest_threshold")
+        return {} if self.dynamics is None else {**dict.fromkeys(whole, int), "input_unit": float}
 
     def weighted_sum(self, x: Tensor) -> Tensor:
         """Sum over the inputs of code times input, without gain and leak; the layer says how."""
@@ -265,7 +271,17 @@ class SpikeReLU(nn.ReLU):
 
 
 def spike_avg_pooling(
-    x: Tensor, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] | None = None, padding: int = 0
+    x: Tensor,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] = 0,
 ) -> Tensor:
-    """The functional form of `SpikeAvgPool2d`, for networks written by hand: average pooling until it is converted."""
+    """The functional form of `SpikeAvgPool2d`, for networks written by hand: average pooling until it is converted.
+
+    Args:
+        x: [N, C, H, W].
+        kernel_size: height and width of the window.
+        stride: `None`: as the window.
+        padding: zeros on each side.
+    """
     return F.avg_pool2d(x, kernel_size, stride, padding)

@@ -82,6 +82,26 @@ def test_t_may_be_longer_than_what_is_always_measured(tmp_path: Path, monkeypatc
     assert "| digits | DigitNet | 2 | T = 4 | 1 |" in text
 
 
+@pytest.mark.usefixtures("digits")
+def test_another_recipe_is_measured_anew_in_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = accuracy.EXPERIMENTS["digits"]
+    quick = replace(experiment, ann=replace(RECIPE, epochs=1))
+    for one in (quick, replace(quick, finetune={2: {"epochs": 1, "lr": 0.02}}), replace(quick, ann=RECIPE)):
+        monkeypatch.setattr(accuracy, "EXPERIMENTS", {"digits": one})
+        row = run(tmp_path)
+        assert row["ann_recipe"] == asdict(one.ann)
+        assert row["recipe"] == one.recipe(2)
+
+
+@pytest.mark.parametrize("wrong", [["--timesteps", "0"], ["--seeds", "-1"]])
+def test_numbers_that_make_no_sense_are_refused_before_any_training(
+    wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        accuracy.main(["MNIST", *wrong])
+    assert "--timesteps are numbers from 1, --seeds from 0" in capsys.readouterr().err
+
+
 def test_a_network_of_another_recipe_is_not_taken_for_this_one(tmp_path: Path) -> None:
     data = accuracy_training.Data(*[(torch.rand(4, 1, 28, 28), torch.arange(4))] * 3)
     accuracy_training.trained(DigitNet, data, Recipe(epochs=1), 0, tmp_path / "net.pt")
@@ -147,6 +167,7 @@ def test_seeds_are_averaged() -> None:
     assert spread(90.0, None) == "90.00 (1 of 2)"
     assert spread(90.0, None, 91.0) == "90.50 ± 0.50 (2 of 3)"
     assert spread(None) == "-"
+    assert spread(-0.001) == "0.00"
 
 
 def test_a_line_of_the_report_is_of_all_seeds() -> None:
@@ -167,11 +188,32 @@ def test_recipes_and_machines_name_their_rows_and_the_seeds_where_these_differ()
         "- machine: a CPU (digits 2 bits, seed 0; digits 1 bits)",
         "- machine: another CPU (digits 2 bits, seeds 1 and 2)",
     ]
+    rows = [ROW, replace(ROW, timesteps=16, machine="another CPU"), replace(ROW, network="another")]
+    assert provenance(rows).splitlines()[2:] == [
+        "- machine: a CPU (digits 2 bits, T = 8, DigitNet; digits 2 bits, T = 8, another)",
+        "- machine: another CPU (digits 2 bits, T = 16, DigitNet)",
+    ]
 
 
-def test_networks_tuned_for_several_t_have_a_curve_each(tmp_path: Path) -> None:
-    accuracy_report.write(tmp_path, [ROW, replace(ROW, timesteps=16), replace(ROW, network="another")])
+def test_networks_tuned_for_several_t_have_a_curve_each_and_one_ann(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[dict[str, Any], float]] = []
+
+    def draw(axes: Any, curves: dict[str, Any], ann: float, styles: Any) -> None:
+        drawn.append((curves, ann))
+        original(axes, curves, ann, styles)
+
+    original: Any = vars(accuracy_report)["accuracy_against_timesteps"]
+    monkeypatch.setattr(accuracy_report, "accuracy_against_timesteps", draw)
+    second = replace(ROW, seed=1, ann=97.0)
+    accuracy_report.write(tmp_path, [ROW, second, replace(ROW, timesteps=16), replace(ROW, network="another")])
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+    assert [list(curves) for curves, _ in drawn] == [
+        ["2 bits, tuned for T = 8", "2 bits, tuned for T = 16"],
+        ["2 bits"],
+    ]
+    assert [ann for _, ann in drawn] == [98.0, 99.0]  # of two seeds, whatever number of rows each has
 
 
 @pytest.mark.usefixtures("digits")

@@ -17,12 +17,21 @@ from fxsnn.errors import OptionError
 
 @pytest.fixture
 def with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four GPUs, in another order than that of nvidia-smi."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    properties = [types.SimpleNamespace(uuid="third"), types.SimpleNamespace(uuid="second")]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties.__getitem__)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: ([10, 30][index], 40))
 
 
 def fake_gputil(monkeypatch: pytest.MonkeyPatch, available: Any) -> None:
+    names = ["first", "second", "third", "fourth"]
     module = types.ModuleType("GPUtil")
     module.getAvailable = available  # type: ignore[attr-defined]
+    module.getGPUs = lambda: [  # type: ignore[attr-defined]
+        types.SimpleNamespace(id=index, uuid=f"GPU-{name}") for index, name in enumerate(names)
+    ]
     monkeypatch.setitem(sys.modules, "GPUtil", module)
 
 
@@ -40,11 +49,17 @@ class TestWithAGpu:
 
         def available(**options: Any) -> list[int]:
             asked.update(options)
-            return [2]
+            return [3, 2, 1]
 
         fake_gputil(monkeypatch, available)
-        assert choose_device() == torch.device("cuda", 2)
+        assert choose_device() == torch.device("cuda", 0)  # nvidia-smi's third; PyTorch does not see the fourth
         assert asked["order"] == "memory"
+
+    def test_only_others_free_means_most_free_memory_of_those_that_are_seen(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake_gputil(monkeypatch, lambda **_: [0])
+        assert choose_device() == torch.device("cuda", 1)
 
     def test_none_free_means_cpu(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
         fake_gputil(monkeypatch, lambda **_: [])

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from torch import Tensor, nn
+from torch import nn
 
 import fxsnn
 from fxsnn.errors import FileError, InterchangeWarning, ModelError, OptionError
-from fxsnn.interchange import dense
 from tests.engines import same
 from tests.nets import CONVERTIBLE, Small, images, seeded
 from tests.readers import Trains, run_norse, run_sinabs
@@ -257,12 +256,3 @@ class TestWhatNirCannotSay:
     def test_differences_is_one_of_two_words(self) -> None:
         with pytest.raises(OptionError, match="differences is 'ignore'"):
             fxsnn.to_nir(network(), differences="ignore")
-
-
-@pytest.mark.parametrize("groups", [1, 2, 3])
-def test_a_dense_weight_is_that_of_the_convolution_in_groups(groups: int) -> None:
-    conv = nn.Conv2d(6, 6, 3, groups=groups, bias=False)
-    whole = dense(conv.weight.detach(), groups)
-    x: Tensor = images(2, 6, 8)
-    with torch.no_grad():
-        torch.testing.assert_close(torch.nn.functional.conv2d(x, whole), conv(x))

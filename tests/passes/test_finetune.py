@@ -227,7 +227,9 @@ def test_a_loss_that_is_not_finite_stops_it() -> None:
 
 
 def test_a_value_that_leaves_its_register_stops_it() -> None:
-    with pytest.raises(TrainingError, match=r"(?s)out of its register; use a smaller lr.*conv1.*its threshold is"):
+    with pytest.raises(
+        TrainingError, match=r"(?s)out of their registers: .*conv1 .*: its threshold is.*\. Use a smaller lr"
+    ):
         finetune(lr=1e20, epochs=20)(GRAPH)
 
 

@@ -22,6 +22,7 @@ import fxsnn
 from fxsnn.engine import engine_for
 from fxsnn.engine.chain import Unsupported, chain_of
 from fxsnn.errors import DataError, OptionError
+from fxsnn.layers import Spiking
 from tests.engines import ENGINES, needs_numba, same
 from tests.nets import CONVERTIBLE, Dense, Small, images, seeded
 
@@ -228,6 +229,20 @@ class TestEveryEngine:
         assert torch.equal(snn(images()), other(images()))
 
     @pytest.mark.parametrize("engine", ENGINES)
+    def test_a_state_dict_holds_what_belongs_to_the_integers(self, engine: str) -> None:
+        snn = converted(seeded(Small), engine=engine)
+        model = seeded(Small)
+        with torch.no_grad():
+            model.conv1.weight.mul_(0.3)
+        other = converted(model, bits=2, engine=engine, calibration_data=5 * images(16))
+        gains = [[layer.gain for layer in one.modules() if isinstance(layer, Spiking)] for one in (snn, other)]
+        assert gains[0] != gains[1]
+        assert not torch.equal(snn(images()), other(images()))
+        snn.load_state_dict(other.state_dict())
+        assert torch.equal(snn(images()), other(images()))
+        assert same(snn.count_spikes(images()), other.count_spikes(images()))
+
+    @pytest.mark.parametrize("engine", ENGINES)
     def test_hooks_on_layers_are_called(self, engine: str) -> None:
         snn = converted(seeded(Small), engine=engine)
         expected, seen = snn(images()), []
@@ -258,6 +273,11 @@ class TestEveryEngine:
             conv.threshold.fill_(1 << 17)
             assert not torch.equal(other(images()), expected)
         assert torch.equal(snn(images()), expected)
+
+
+def test_the_engine_of_the_cpu_runs_where_the_processor_has_avx2() -> None:
+    """Otherwise all tests of that engine would be left out, and nobody would notice."""
+    assert ("numba" in ENGINES) == torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
 @needs_numba

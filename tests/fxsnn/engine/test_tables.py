@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import nn
 
-from fxsnn.engine.tables import LARGEST_BYTE_SUM, ConvolutionTables, convolution_tables, groups_of, pooling_tables
+from fxsnn.engine.tables import (
+    LARGEST_BYTE_SUM,
+    ConvolutionTables,
+    convolution_tables,
+    groups_of,
+    pooling_tables,
+    ungrouped,
+)
+from tests.nets import images
 
 Codes = NDArray[np.int8]
 
@@ -88,3 +98,12 @@ def test_pooling_counts_the_spikes_of_each_channel(channels: int, kernel: tuple[
     spikes = np.random.default_rng(0).integers(0, 2, (channels, *kernel))
     found = sums(pooling_tables(channels, kernel), spikes)
     assert np.array_equal(found[:channels], spikes.sum((1, 2)))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_a_weight_without_groups_is_that_of_the_convolution_in_groups(groups: int) -> None:
+    conv = nn.Conv2d(6, 6, 3, groups=groups, bias=False)
+    whole = torch.from_numpy(ungrouped(conv.weight.detach().numpy(), groups))
+    x = images(2, 6, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.nn.functional.conv2d(x, whole), conv(x))
