@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from fxsnn.batches import accepted, check_labels, images_and_labels, length_of, reproducible
 from fxsnn.errors import DataError, FileError, OptionError, TargetError, TrainingError, listing
-from fxsnn.graph import Graph
 from fxsnn.storage import load_arrays, save_arrays
 from fxsnn.student import Student
 from fxsnn.training_options import TrainingOptions, scheduled
@@ -101,6 +100,7 @@ class Task:
         validation: the same, or `None`.
         checkpoint: a file in which the run is kept after each epoch, and found again after an interruption.
         on_epoch: called after each epoch.
+        example: any images of a size that the network accepts; a checkpoint knows the teacher by what it says of them.
     """
 
     student: Student
@@ -109,6 +109,7 @@ class Task:
     validation: Iterable[Any] | None = None
     checkpoint: Path | None = None
     on_epoch: Callable[[Epoch], None] | None = None
+    example: Tensor | None = None
 
 
 def train(task: Task, options: TrainingOptions) -> list[Epoch]:
@@ -399,7 +400,7 @@ def _identity(task: Task, options: TrainingOptions) -> str:
     networks: list[nn.Module] = [student.graph.module]
     if isinstance(task.teacher, nn.Module) and (options.distillation > 0):
         networks.append(task.teacher)
-        content.update(_said(task.teacher, student.graph))
+        content.update(_said(task.teacher, task.example))
     for network in networks:
         for name, tensor in network.state_dict().items():
             if isinstance(tensor, Tensor):  # modules may add what they like
@@ -408,9 +409,8 @@ def _identity(task: Task, options: TrainingOptions) -> str:
     return content.hexdigest()
 
 
-def _said(teacher: nn.Module, graph: Graph) -> bytes:
-    """What a teacher says about random images, to two digits: its tensors do not tell what it computes of them."""
-    images = graph.example_input()
+def _said(teacher: nn.Module, images: Tensor | None) -> bytes:
+    """What a teacher says about images, to two digits: its tensors do not tell what it computes of them."""
     if images is None:
         return b""
     try:

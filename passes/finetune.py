@@ -133,9 +133,10 @@ class Finetune(Pass):
         if validation is not None:
             validation = batches_of(validation, self.batch_size, labels=labels, shuffle=False, what="validation data")
         teacher = float_form(graph).module.eval() if self.teacher is None else self._own_teacher(graph)
+        example = None if self.checkpoint is None else graph.example_input()
         student = Student(graph, self.target, dynamics)
         path = None if self.checkpoint is None else Path(self.checkpoint)
-        train(Task(student, teacher, batches, validation, path, self.on_epoch), self._options())
+        train(Task(student, teacher, batches, validation, path, self.on_epoch, example), self._options())
         student.finish()
 
     def _own_teacher(self, graph: Graph) -> nn.Module:

@@ -90,6 +90,22 @@ def test_bits_that_are_no_number_are_refused_by_the_parser(bits: str, capsys: py
     assert "invalid int value" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("wrong", [["--batch_size", "0"], ["--test_batch_size", "-1"], ["--seed", str(1 << 64)]])
+def test_numbers_that_make_no_sense_are_refused_by_the_parser(
+    wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        transform_example.main(wrong)
+    assert "allowed are numbers from" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert transform_example.main(["--save_file", str(tmp_path / "file" / "net.fxsnn")]) == 2
+    assert "its folder cannot be made" in capsys.readouterr().err
+
+
 def test_a_reset_that_does_not_exist_is_refused_by_the_parser() -> None:
     with pytest.raises(SystemExit):
         transform_example.main(["--reset_mode", "soft"])

@@ -180,3 +180,17 @@ def test_labels_beyond_the_classes_are_refused(labels: Tensor) -> None:
     check_labels(Y, 7)
     with pytest.raises(DataError, match=r"labels go from -?\d to \d; the network has 7 classes, 0 to 6"):
         check_labels(labels, 7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64, torch.float32])
+def test_labels_are_integers_for_every_reader(dtype: torch.dtype) -> None:
+    wrong = (X, Y.to(dtype))
+    with pytest.raises(DataError, match="labels are torch"):
+        list(labelled_batches(wrong, 3, what="data"))
+    with pytest.raises(DataError, match="labels are torch"):
+        images_and_labels(wrong, 3, labels=True)
+
+
+def test_what_comes_with_images_must_be_a_tensor() -> None:
+    with pytest.raises(DataError, match="data: a NoneType comes with the images; expected a tensor of labels"):
+        list(labelled_batches((X, None), 3, what="data"))

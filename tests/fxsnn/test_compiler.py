@@ -182,6 +182,12 @@ class TestTheSizeOfImages:
         streamed = convert(seeded(Small), calibration_data=DataLoader(Stream(), 8))
         assert streamed.graph.text() == convert(seeded(Small), calibration_data=images(8)).graph.text()
 
+    def test_is_that_of_images_that_can_be_read_once(self, convert: Convert) -> None:
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        snn = convert(model.eval(), calibration_data=iter([images(3, size=20), images(2, size=20)]))
+        assert snn.image_size == (3, 20, 20)
+        assert "On 3 images" in str(snn.report)
+
     @pytest.mark.parametrize("size", [(16, 16), (12, 40)])
     def test_is_that_of_the_calibration_images(
         self, convert: Convert, size: tuple[int, int], caplog: pytest.LogCaptureFixture

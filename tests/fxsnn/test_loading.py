@@ -232,6 +232,12 @@ class TestTheFile:
         assert read_network.main(str(path)) == status
         assert says in capsys.readouterr().out
 
+    def test_the_reader_says_that_there_is_nothing_to_check(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert read_network.main(str(network().save(tmp_path / "net.fxsnn", golden=0))) == 2
+        assert "no golden vectors" in capsys.readouterr().out
+
     def test_the_reader_needs_numpy_alone(self, file: Path) -> None:
         program = "import sys, runpy; sys.argv[0:] = [sys.argv[1], sys.argv[2]]; "
         program += "sys.modules.update(dict.fromkeys(('torch', 'fxsnn', 'safetensors')))\n"
@@ -379,6 +385,12 @@ class TestSaving:
             network(bits=4).save(path)
         assert path.read_bytes() == old
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_provenance_that_is_no_plain_data_is_told(self, tmp_path: Path) -> None:
+        snn = network()
+        odd = fxsnn.SpikingNetwork(snn.graph, snn.target, provenance={"made by": {"us"}})
+        with pytest.raises(FileError, match=r"net\.fxsnn cannot be written: what describes it is no plain data"):
+            odd.save(tmp_path / "net.fxsnn", golden=0)
 
     def test_a_folder_that_does_not_exist_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(FileError, match="nowhere"):

@@ -128,3 +128,11 @@ def test_the_gradient_to_a_step_is_that_of_the_paper(bits: int) -> None:
         expected += code - ratio if bits > 1 and abs(ratio) < limit else code
     assert step.grad is not None
     assert float(step.grad) == pytest.approx(expected / (5 * limit) ** 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_codes_of_narrow_weights_are_those_of_the_very_ratio(dtype: torch.dtype) -> None:
+    weight = weights(0, 20, 500).to(dtype)
+    step = lowbit.fit_step(weight, 4)
+    expected = (weight.double() / step.double()[:, None]).round().clamp(-7, 7)
+    assert torch.equal(lowbit.weight_codes(weight, step, 4).double(), expected)

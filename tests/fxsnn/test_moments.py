@@ -51,3 +51,16 @@ def test_a_layer_that_moments_cannot_pass_is_named() -> None:
     graph = fxsnn.capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid(), nn.Conv2d(4, 4, 3), nn.ReLU()))
     with pytest.raises(ModelError, match="1: the range behind Sigmoid cannot be found without data"):
         gaussian_moments(graph)
+
+
+def test_joined_branches_are_named() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv2(x + self.conv1(x).relu()).relu()
+
+    with pytest.raises(ModelError, match=r"the range behind add.* cannot be found without data"):
+        gaussian_moments(Canonicalize()(fxsnn.capture(Residual())).after)

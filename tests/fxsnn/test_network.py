@@ -121,6 +121,23 @@ def test_the_start_of_the_membranes_is_not_ignored() -> None:
 
 
 class TestSimulate:
+    @pytest.mark.parametrize("engine", ["auto", "torch"])
+    @pytest.mark.parametrize("run", ["simulate", "count_spikes"])
+    def test_needs_images(self, run: str, engine: str) -> None:
+        with pytest.raises(DataError, match="there are no images to look at"):
+            getattr(converted(engine=engine), run)(images(0))
+
+    def test_sees_a_layer_that_was_put_into_the_graph(self) -> None:
+        snn = converted()
+        before = snn(images())
+        node = next(node for node in snn.graph.nodes(Spiking) if node.target == "conv2")
+        layer: Any = copy.deepcopy(snn.graph[node])
+        layer.threshold.fill_(1 << 17)
+        layer.leak.zero_()
+        snn.graph.replace(node, layer)
+        assert not torch.equal(snn(images()), before)
+        assert not snn.simulate(images()).spikes["conv2"].any()
+
     def test_logits_after_each_step_are_those_of_a_run_of_that_length(self) -> None:
         snn = converted(timesteps=12)
         over_time = snn.simulate(images()).logits
@@ -164,6 +181,24 @@ class TestAsAModule:
         after = snn.simulate(images()).spikes
         assert snn(images()).dtype == torch.float16
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_casting_it_leaves_one_tensor_of_each_name(self) -> None:
+        class Scaled(Small):
+            scale: torch.Tensor
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.register_buffer("scale", torch.ones(1))
+                self.offset = nn.Parameter(torch.ones(1))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return super().forward(x) * self.scale + self.offset
+
+        snn = converted(seeded(Scaled)).double()
+        with torch.no_grad():
+            snn.get_buffer("scale").fill_(0)
+            snn.get_parameter("offset").fill_(3)
+        assert bool((snn(images()) == 3).all())
 
     def test_copies_are_independent(self) -> None:
         other = copy.deepcopy(SNN)

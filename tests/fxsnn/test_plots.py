@@ -104,3 +104,9 @@ def test_nothing_global_is_touched() -> None:
 
     plots.weight_code_histogram(Figure().subplots(), [1, -1], 1)
     assert pyplot.get_fignums() == []
+
+
+def test_as_many_labels_as_there_are_get_bars() -> None:
+    axes = Figure().subplots()
+    plots.shares_by_layer(axes, ["a"], {f"share {number}": [1.0] for number in range(12)})
+    assert len(axes.containers) == 12

@@ -147,4 +147,5 @@ class TestMistakes:
             fxsnn.sweep(snn, (X, LABELS), **options)
 
     def test_labels_of_any_integer_type_are_taken(self, snn: fxsnn.SpikingNetwork) -> None:
-        assert fxsnn.sweep(snn, (X, LABELS.to(torch.uint8)), timesteps=2).images == 50
+        for dtype in (torch.uint8, torch.uint16, torch.int32):
+            assert fxsnn.sweep(snn, (X, LABELS.to(dtype)), timesteps=2, model=MODEL).images == 50

@@ -75,6 +75,7 @@ def test_data_that_contradict_themselves_are_refused(options: dict[str, object])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"weight_bits": 5}, r"weight_bits is 5; expected several of \(1, 2, 3, 4\)"),
         ({"input_channels": 56}, "input_channels is 56; allowed are limits by kernel size and bits, such as"),
         ({"registers": 18}, r"registers is 18; expected fxsnn.Registers\("),
         ({"input_channels": {3: {2: 64}}}, r"3 is no kernel size; allowed are pairs \(height, width\)"),
@@ -157,3 +158,14 @@ def test_of_bits_by_layer_the_wrong_one_is_named() -> None:
 def test_numpys_integers_are_whole_numbers() -> None:
     assert CHIP.require_bits(np.int64(2)) == 2
     assert type(CHIP.require_bits(np.int64(2))) is int
+
+
+@pytest.mark.parametrize("name", [3, "", None])
+def test_a_name_is_a_text(name: Any) -> None:
+    with pytest.raises(OptionError, match=r"a target's name is .*; expected a text that is not empty"):
+        HardwareTarget(name)
+
+
+def test_an_array_is_no_number_of_bits() -> None:
+    with pytest.raises(OptionError, match=r"bits is array\(\[1, 2\]\)"):
+        HardwareTarget("chip").require_choice(np.array([1, 2]))

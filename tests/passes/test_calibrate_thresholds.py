@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fxsnn
-from fxsnn.errors import CalibrationWarning, DataError, OptionError
+from fxsnn.errors import CalibrationWarning, DataError, ModelError, OptionError
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, QuantizedInput
 from fxsnn.neuron import Dynamics, steady_spike_counts
-from fxsnn.passes import CalibrateThresholds, Canonicalize, FoldBatchNorm
+from fxsnn.passes import CalibrateThresholds, Canonicalize, FoldBatchNorm, QuantizeWeights
 from tests.nets import CONVERTIBLE, Small, images, seeded
 
 
@@ -211,3 +211,19 @@ def test_the_graph_before_stays() -> None:
     text = graph.text()
     CalibrateThresholds(DATA)(graph)
     assert graph.text() == text
+
+
+def test_a_second_calibration_takes_the_place_of_the_first() -> None:
+    once = calibrated(DATA, method="max", input_bits=4)
+    again = CalibrateThresholds(DATA, method="max", input_bits=4)(calibrated(DATA, percentile=50.0)).after
+    assert thresholds(again) == thresholds(once)
+    assert again.text() == once.text()
+
+
+def test_a_network_that_spikes_has_no_thresholds_to_choose(convert: Any) -> None:
+    graph = convert(seeded(Small), calibration_data=DATA).graph
+    for one in (CalibrateThresholds(DATA), QuantizeWeights(2)):
+        with pytest.raises(
+            ModelError, match=r"conv1.*: it spikes already\. Use the graph from before SubstituteSpikes"
+        ):
+            one(graph)

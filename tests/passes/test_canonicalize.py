@@ -90,6 +90,7 @@ def test_the_function_is_kept_in_double_precision(name: str) -> None:
         (lambda x: torch.flatten(x, 1), "Flatten(start_dim=1, end_dim=-1)"),
         (lambda x: x.flatten(1), "Flatten(start_dim=1, end_dim=-1)"),
         (lambda x: x.flatten(start_dim=1), "Flatten(start_dim=1, end_dim=-1)"),
+        (lambda x: x.flatten(1, 3), "Flatten(start_dim=1, end_dim=-1)"),
         (lambda x: x.view(x.size(0), -1), "Flatten(start_dim=1, end_dim=-1)"),
         (lambda x: x.view(x.shape[0], -1), "Flatten(start_dim=1, end_dim=-1)"),
         (lambda x: x.view(x.size()[0], -1), "Flatten(start_dim=1, end_dim=-1)"),
@@ -172,3 +173,13 @@ def test_the_text_of_a_canonical_graph() -> None:
     assert [row[:-1] if row[-1] == "tensors" else row for row in cells][2:] == [
         line.split() for line in GOLDEN.splitlines()
     ][2:]
+
+
+@pytest.mark.parametrize("call", [lambda x: torch.softmax(x, 1, torch.float64), lambda x: x.softmax(1, torch.float64)])
+def test_a_softmax_that_changes_the_type_goes_on_doing_so(call: Callable[[Tensor], Tensor]) -> None:
+    assert canonical(call)(images()).dtype == torch.float64
+
+
+def test_a_flatten_up_to_the_last_dimension_of_a_map_joins_all() -> None:
+    graph = Canonicalize()(fxsnn.capture(nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(1, 3)))).after
+    assert repr(graph["2"]) == "Flatten(start_dim=1, end_dim=-1)"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from torch import nn
 
 import fxsnn
 from fxsnn.errors import OptionError, TargetError
-from fxsnn.passes import Canonicalize, CheckLimits
+from fxsnn.passes import Canonicalize, CheckLimits, QuantizeWeights, SubstituteSpikes
 from tests.nets import Small, seeded
 
 V1 = fxsnn.get_target("hw_v1.0")
@@ -47,3 +49,16 @@ def test_it_changes_nothing() -> None:
 def test_bits_are_those_of_the_target() -> None:
     with pytest.raises(OptionError, match="bits is 5"):
         CheckLimits(V1, 5)(fxsnn.capture(seeded(Small)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CheckLimits("hw_v1.0", 2),  # type: ignore[arg-type]
+        lambda: QuantizeWeights(2, target="hw_v1.0"),  # type: ignore[arg-type]
+        lambda: SubstituteSpikes("hw_v1.0"),  # type: ignore[arg-type]
+    ],
+)
+def test_passes_take_targets_not_their_names(make: Any) -> None:
+    with pytest.raises(OptionError, match=r"target is 'hw_v1.0'; expected a HardwareTarget"):
+        make()

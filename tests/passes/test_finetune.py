@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -449,6 +450,30 @@ def test_a_teacher_may_keep_more_than_tensors(tmp_path: Path) -> None:
     assert path.exists()
 
 
+def _locked() -> nn.Module:
+    teacher = seeded(Small)
+    teacher.lock = threading.Lock()
+    return teacher
+
+
+class Demanding(Small):
+    def forward(self, x: Tensor, more: Tensor) -> Tensor:  # type: ignore[override]  # as a user may write it
+        return super().forward(x) + more
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (_locked(), r"teacher cannot be copied to cpu as torch.float32 \(TypeError: cannot pickle"),
+        (seeded(Small).to("meta"), r"teacher cannot be copied .*NotImplementedError: Cannot copy out of meta"),
+        (seeded(Demanding), "the teacher cannot be called with images alone: .*'more'"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_is_refused(teacher: nn.Module, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        finetune(distillation=0.5, teacher=teacher)(GRAPH)
+
+
 def test_another_teacher_can_be_given_and_stays_as_it_is() -> None:
     teacher = seeded(Small, 5).train()
     other = finetune(distillation=1, teacher=teacher)(GRAPH).after
@@ -563,6 +588,18 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
     assert finetune(checkpoint=path, on_epoch=refuse)(GRAPH).after.text() == first.text()
 
 
+class Scaled(nn.Module):
+    """Teachers with the same tensors that say other things."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.network, self.scale = seeded(Small), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x) * self.scale
+        return logits
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     finetune(checkpoint=path)(GRAPH)
@@ -577,6 +614,14 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(FileError, match="belongs to fine-tuning with other options"):
             finetune(**{"checkpoint": path, **other})(GRAPH)
+    path.unlink()
+    batches = list(zip(IMAGES.split(48), LABELS.split(48), strict=True))
+    finetune(batches, teacher=Scaled(1), distillation=0.5, checkpoint=path)(GRAPH)
+    for data, scale in ((batches, 9), ([(part + 1, labels) for part, labels in batches], 1)):
+        with pytest.raises(FileError, match="belongs to fine-tuning with other options"):
+            finetune(data, teacher=Scaled(scale), distillation=0.5, checkpoint=path)(GRAPH)
+    path.unlink()
+    finetune(checkpoint=path)(GRAPH)
     graph = GRAPH.copy()
     graph.insert_after(graph.nodes(nn.Linear)[-1], "smooth", nn.Softmax(1))  # no weights
     with pytest.raises(FileError, match="or of a network with other weights or calibration"):
@@ -604,6 +649,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         ({"seed": 1 << 63}, "seed is 9223372036854775808; allowed are whole numbers from 0, below 2"),
         ({"checkpoint": 3}, "checkpoint is a int; allowed are a path, or None"),
         ({"on_epoch": 3}, "on_epoch is a int; allowed are functions, or None"),
+        ({"validation": 1.5}, "validation is 1.5; allowed are shares between 0 and 1, data, or None"),
     ],
 )
 def test_the_message_names_the_option(options: dict[str, Any], message: str) -> None:
@@ -614,7 +660,6 @@ def test_the_message_names_the_option(options: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(
     ("data", "validation", "message"),
     [
-        (DATA, 1.5, "validation is 1.5; allowed are shares between 0 and 1"),
         ([DATA], 0.5, "data that come in batches cannot be split"),
     ],
 )
@@ -643,3 +688,10 @@ def test_it_needs_to_know_the_target() -> None:
 def test_it_can_be_run_again_on_its_own_result() -> None:
     twice = finetune()(finetune()(GRAPH).after).after
     assert len(twice.nodes(ClippedReLU)) == 4
+
+
+def test_a_network_without_anything_that_could_spike_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 5)).eval()
+    passes = Pipeline((Canonicalize(), FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(2), finetune()))
+    with pytest.raises(ModelError, match="no convolution or hidden fully connected layer with a ReLU was found"):
+        passes.run(model)

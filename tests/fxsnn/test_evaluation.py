@@ -1,0 +1,41 @@
+"""Accuracy of any network, wherever its tensors are and whatever their type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fxsnn.errors import DataError
+from fxsnn.evaluation import accuracy, accuracy_over_time
+from tests.nets import Small, images, seeded
+
+X = images(20)
+MODEL = seeded(Small)
+LABELS = MODEL(X).argmax(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_says_what_it_says_in_its_own_type(dtype: torch.dtype) -> None:
+    assert accuracy(seeded(Small).to(dtype), [(X[:10], LABELS[:10]), (X[10:], LABELS[10:])]) == 100
+
+
+def test_a_function_is_given_the_images_as_they_are() -> None:
+    assert accuracy(lambda x: MODEL(x), [(X, LABELS)]) == 100
+
+
+def test_after_every_step_of_one_run(convert: Any) -> None:
+    snn = convert(MODEL, calibration_data=X, timesteps=3)
+    found = accuracy_over_time(snn, [(X, LABELS)], 8)
+    assert snn.timesteps == 3
+    for timesteps in (1, 8):
+        snn.timesteps = timesteps
+        assert found[timesteps - 1] == pytest.approx(accuracy(snn, [(X, LABELS)]))
+
+
+def test_without_images_there_is_none(convert: Any) -> None:
+    with pytest.raises(DataError, match="the data are empty"):
+        accuracy(MODEL, [])
+    with pytest.raises(DataError, match="the data are empty"):
+        accuracy_over_time(convert(MODEL, calibration_data=X), [], 4)
