@@ -207,7 +207,8 @@ def error_budget(model: nn.Module, snn: SpikingNetwork, images: Any) -> ErrorBud
     with torch.no_grad():
         for batch, labels in _parts(images, ann.input_channels):
             count += len(batch)
-            given, doubles = batch.to(snn.device, torch.float32), batch.to(snn.device, torch.float64)
+            given = batch.to(snn.device, torch.float32)
+            doubles = given.double()  # the same pixels for all stages
             _add_layers(layers, snn, stages, given, doubles, sums)
             reference = ann(doubles)
             for name, stage in stages.items():

@@ -71,7 +71,8 @@ class SpikingNetwork(nn.Module):
     """A converted network.
 
     It has no state between calls: membranes live inside one forward pass. Any evaluation loop takes it as it is, and
-    the layers of the tail are found under the names they have in the user's network.
+    the layers of the tail are found under the names they have in the user's network. A state dict has the integers and
+    all that belongs to them; T, reset and start of the membranes are settings.
 
     Args:
         graph: the last graph of a pipeline; its tensors are copied.
@@ -388,9 +389,9 @@ class SpikingNetwork(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
         program = self.graph.module
         program._apply(fn, recurse)
-        for name in program._buffers:  # both hold them; PyTorch makes new ones for each
+        for name in program._buffers.keys() & self._buffers.keys():  # both hold them; PyTorch makes new ones for each
             program._buffers[name] = self._buffers[name]
-        for name in program._parameters:
+        for name in program._parameters.keys() & self._parameters.keys():
             program._parameters[name] = self._parameters[name]
         self._compiled = None
         return self
