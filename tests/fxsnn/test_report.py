@@ -165,11 +165,13 @@ class TestWithoutFurtherImages:
 
         assert convert(seeded(Tiny), calibration_data=Once()).report.images == 0
 
-    def test_data_for_one_time_are_not_looked_into(self, convert: Convert) -> None:
+    def test_of_data_for_one_time_the_first_batch_is_remembered(self, convert: Convert) -> None:
         def once() -> Iterator[Tensor]:
-            yield X
+            yield from X.split(4)
 
-        assert convert(seeded(Tiny), calibration_data=once()).report.images == 0
+        snn = convert(seeded(Tiny), calibration_data=once())
+        assert snn.report.images == 4
+        assert snn.graph.text() == convert(seeded(Tiny), calibration_data=X.split(4)).graph.text()
 
     def test_looking_into_a_shuffled_loader_draws_nothing(self, convert: Convert) -> None:
         loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X), 4, shuffle=True)
