@@ -35,6 +35,17 @@ def converted(model: nn.Module, **options: Any) -> fxsnn.SpikingNetwork:
         return fxsnn.convert(model, **{"target": "generic", "bits": 3, "calibration_data": images(16), **options})
 
 
+def run_in_both(snn: fxsnn.SpikingNetwork, engine: str, given: torch.Tensor) -> fxsnn.Run:
+    """A run in PyTorch, after the engine was seen to give the same spikes and ranges."""
+    snn.engine = "torch"
+    expected = snn.simulate(given)
+    snn.engine = engine
+    found = snn.simulate(given)
+    assert same(found.spikes, expected.spikes)
+    assert found.membrane_range == expected.membrane_range
+    return expected
+
+
 def strided() -> nn.Module:
     """Everything about a window that is not plain: strides, paddings, dilation, "same", groups, overlapping pools."""
     return nn.Sequential(
@@ -106,12 +117,7 @@ class TestEveryEngine:
             spiking.leak.fill_(-(1 << 20))
             spiking.threshold.fill_(1 << 19)
             assert spiking.membrane_type() == torch.int64
-        expected = snn.simulate(images(1))
-        assert expected.membrane_range["conv2"][0] < -(1 << 31)
-        snn.engine = engine
-        found = snn.simulate(images(1))
-        assert same(found.spikes, expected.spikes)
-        assert found.membrane_range == expected.membrane_range
+        assert run_in_both(snn, engine, images(1)).membrane_range["conv2"][0] < -(1 << 31)
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_sums_of_a_fully_connected_layer_beyond_16_bits_are_exact(self, engine: str) -> None:
@@ -125,14 +131,9 @@ class TestEveryEngine:
         hidden.codes.fill_(7)
         hidden.codes[::2] = -7
         hidden.gain, hidden.largest_sum = 1, 7 * 5760
-        expected = snn.simulate(images(2))
-        low, high = expected.membrane_range["3"]
+        low, high = run_in_both(snn, engine, images(2)).membrane_range["3"]
         assert low < -(1 << 15)
         assert high > 1 << 15
-        snn.engine = engine
-        found = snn.simulate(images(2))
-        assert same(found.spikes, expected.spikes)
-        assert found.membrane_range == expected.membrane_range
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_sums_between_which_float16_has_no_halves_are_exact(self, engine: str) -> None:
@@ -147,12 +148,7 @@ class TestEveryEngine:
         for row in range(6):
             hidden.codes[row, : 2 * row + 1] = 6 if row < 5 else -7
         hidden.gain, hidden.largest_sum = 1, 7 * 288
-        expected = snn.simulate(images(2))
-        assert expected.membrane_range["3"][1] > 1 << 10
-        snn.engine = engine
-        found = snn.simulate(images(2))
-        assert same(found.spikes, expected.spikes)
-        assert found.membrane_range == expected.membrane_range
+        assert run_in_both(snn, engine, images(2)).membrane_range["3"][1] > 1 << 10
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_sums_of_a_convolution_by_transforms_are_whole_again(self, engine: str) -> None:
