@@ -155,7 +155,7 @@ def _provenance(row: Row) -> tuple[str, ...]:
 
 
 def _options(recipe: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in recipe.items())
+    return ", ".join(f"{name}={value}" for name, value in sorted(recipe.items()))
 
 
 def document(rows: Sequence[Row]) -> str:
