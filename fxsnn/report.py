@@ -333,20 +333,19 @@ def _row(name: str, layer: Any, target: HardwareTarget, activity: Activity | Non
     bits: int = layer.bits  # before the class is narrowed: mypy takes attributes of a module for tensors
     if isinstance(layer, SpikeAvgPool2d):
         kernel = layer.window()
-    elif isinstance(layer, nn.Conv2d):
+    else:
+        conv = isinstance(layer, nn.Conv2d)
         fit, _ = fit_layer(
             target,
             bits,
             layer=name,
-            kind="Conv2d",
-            kernel_size=(layer.kernel_size[0], layer.kernel_size[1]),
-            in_channels=layer.in_channels,
-            out_channels=layer.out_channels,
-            groups=layer.groups,
+            kind="Conv2d" if conv else "Linear",
+            kernel_size=(layer.kernel_size[0], layer.kernel_size[1]) if conv else None,
+            in_channels=layer.in_channels if conv else layer.in_features,
+            out_channels=layer.out_channels if conv else layer.out_features,
+            groups=layer.groups if conv else 1,
         )
         kernel, per_group, limit, why = fit.kernel_size, fit.in_channels, fit.limit, fit.why
-    else:
-        per_group = layer.in_features
     window = prod(kernel or (1, 1))
     fan_in = window * (per_group or 1)
     top = largest_code(layer.bits) * layer.gain if layer.bits else 0

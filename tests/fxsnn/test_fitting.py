@@ -90,14 +90,16 @@ def test_a_conversion_has_the_bits_of_the_check(bits: str | Mapping[str, int], c
 
 
 def test_both_reports_show_the_choice_and_why(convert: Any) -> None:
-    check = fxsnn.check(MODEL, target=V1, bits={"0": 3})
+    bits = {"0": 3, "9": 2}
+    check = fxsnn.check(MODEL, target=V1, bits=bits)
     assert "fits hw_v1.0 at 1 to 4 bits" in str(check)
     assert "note: 0: 3 input channels would allow 4 bits" in str(check)
-    report = convert(MODEL, bits={"0": 3}, calibration_data=IMAGES).report
+    report = convert(MODEL, bits=bits, calibration_data=IMAGES).report
     assert "0: 3 input channels would allow 4 bits" in report.notes
     assert "4: 2 bits at most for 56 input channels; 3 bits allow 37" in report.notes
     assert "6: 1 bit at most for 113 input channels; 2 bits allow 56" in report.notes
-    assert not any(note.startswith(("2:", "9:")) for note in report.notes)
+    assert "9: fully connected layers have no limit: 4 bits would fit" in report.notes
+    assert not any(note.startswith("2:") for note in report.notes)
     assert check.notes == report.notes
 
 
