@@ -31,10 +31,10 @@ from fxsnn.effects import (
 )
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph
-from fxsnn.layers import QuantizedInput
+from fxsnn.layers import QuantizedInput, geometry_of
 from fxsnn.network import SpikingNetwork
 from fxsnn.tables import MARKED, aligned, html
-from fxsnn.target import AUTOMATIC, KernelSize
+from fxsnn.target import AUTOMATIC
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -374,19 +374,13 @@ def _worst(layers: Sequence[LayerBudget], snn: SpikingNetwork) -> Worst:
     return Worst(row.layer, row.cause, row.sizes[row.cause], _advice(row, snn))
 
 
-def _reads(layer: Any) -> tuple[KernelSize | None, int]:
-    """Kernel size and input channels per group, as a target asks for them."""
-    if isinstance(layer, nn.Conv2d):
-        return (layer.kernel_size[0], layer.kernel_size[1]), layer.in_channels // layer.groups
-    return None, layer.in_features
-
-
 def _advice(row: LayerBudget, snn: SpikingNetwork) -> str:
     if row.cause == "clipping":
         return "Raise its threshold: a higher percentile, or calibration='max', on more images"
     if row.cause == "weights":
         layer: Any = snn.graph[row.layer]
-        widest = snn.target.bits_of(row.layer, AUTOMATIC, *_reads(layer))
+        geometry = geometry_of(layer)
+        widest = snn.target.bits_of(row.layer, AUTOMATIC, geometry.kernel_size, geometry.fan_in_channels)
         remedies = [f"give it more bits (the target allows {widest})"] if widest > layer.bits else []
         given = snn.provenance.get("options", {})
         if given.get("finetune"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
-
-from torch import nn
 
 from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Weighted
+from fxsnn.layers import geometry_of
 from fxsnn.target import Bits, FitReport, HardwareTarget, fit_layer
 
 
@@ -32,21 +32,9 @@ def fit(graph: Graph, target: HardwareTarget, bits: Bits) -> FitReport:
     layers, violations = [], []
     for name, node in nodes.items():
         layer: Any = graph[node]
-        convolution = isinstance(layer, nn.Conv2d)
-        kernel_size = layer.kernel_size if convolution else None
-        in_channels = layer.in_channels if convolution else layer.in_features
-        groups = layer.groups if convolution else 1
-        row, violation = fit_layer(
-            target,
-            target.bits_of(name, choice, kernel_size, in_channels // groups),
-            layer=name,
-            kind="Conv2d" if convolution else "Linear",
-            kernel_size=kernel_size,
-            in_channels=in_channels,
-            out_channels=layer.out_channels if convolution else layer.out_features,
-            groups=groups,
-            source=graph.source(node),
-        )
+        geometry = geometry_of(layer)
+        width = target.bits_of(name, choice, geometry.kernel_size, geometry.fan_in_channels)
+        row, violation = fit_layer(target, width, layer=name, source=graph.source(node), **asdict(geometry))
         layers.append(row)
         if violation is not None:
             violations.append(violation)

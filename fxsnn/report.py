@@ -14,7 +14,7 @@ from fxsnn import tables
 from fxsnn.activity import Activity, LayerActivity
 from fxsnn.cores import FORMULA, Shape, estimated_cores
 from fxsnn.graph import Graph
-from fxsnn.layers import Encode, SpikeAvgPool2d, Spiking
+from fxsnn.layers import Encode, SpikeAvgPool2d, Spiking, geometry_of
 from fxsnn.lowbit import largest_code
 from fxsnn.neuron import Dynamics
 from fxsnn.tables import Rows
@@ -334,17 +334,7 @@ def _row(name: str, layer: Any, target: HardwareTarget, activity: Activity | Non
     if isinstance(layer, SpikeAvgPool2d):
         kernel = layer.window()
     else:
-        conv = isinstance(layer, nn.Conv2d)
-        fit, _ = fit_layer(
-            target,
-            bits,
-            layer=name,
-            kind="Conv2d" if conv else "Linear",
-            kernel_size=(layer.kernel_size[0], layer.kernel_size[1]) if conv else None,
-            in_channels=layer.in_channels if conv else layer.in_features,
-            out_channels=layer.out_channels if conv else layer.out_features,
-            groups=layer.groups if conv else 1,
-        )
+        fit, _ = fit_layer(target, bits, layer=name, **asdict(geometry_of(layer)))
         kernel, per_group, limit, why = fit.kernel_size, fit.in_channels, fit.limit, fit.why
     window = prod(kernel or (1, 1))
     fan_in = window * (per_group or 1)

@@ -11,7 +11,7 @@ spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, Decode
 from fxsnn.layers.clipping import ActivationSummary, ClippedReLU, RateReLU
 from fxsnn.layers.decode import Decode
 from fxsnn.layers.folded import Folded, FoldedConv2d, FoldedLinear
-from fxsnn.layers.geometry import conv_like, linear_like
+from fxsnn.layers.geometry import conv_like, geometry_of, linear_like
 from fxsnn.layers.images import Encode, QuantizedInput, check_images, quantize_input
 from fxsnn.layers.low_bit import LowBit, LowBitConv2d, LowBitLinear
 from fxsnn.layers.spiking import (
@@ -54,6 +54,7 @@ __all__ = [
     "check_images",
     "conv_like",
     "fill",
+    "geometry_of",
     "linear_like",
     "quantize_input",
     "spike_avg_pooling",

@@ -1,13 +1,46 @@
-"""Layers of another class with the geometry and the very parameters of a given one."""
+"""What layers with weights read and give, and layers of another class with the very parameters of a given one."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import nn
 
 _Conv = TypeVar("_Conv", bound=nn.Conv2d)
 _Linear = TypeVar("_Linear", bound=nn.Linear)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What decides whether a layer fits a chip.
+
+    Attributes:
+        kind: the PyTorch layer that it is: "Conv2d" or "Linear".
+        kernel_size: height and width; `None` for a fully connected layer.
+        in_channels: of all groups together; inputs of a fully connected layer.
+        out_channels: the same of its outputs.
+        groups: 1 for a fully connected layer.
+    """
+
+    kind: str
+    kernel_size: tuple[int, int] | None
+    in_channels: int
+    out_channels: int
+    groups: int
+
+    @property
+    def fan_in_channels(self) -> int:
+        """Input channels of one group."""
+        return self.in_channels // self.groups
+
+
+def geometry_of(layer: nn.Conv2d | nn.Linear) -> Geometry:
+    """The geometry of a layer with weights."""
+    if isinstance(layer, nn.Conv2d):
+        height, width = layer.kernel_size[0], layer.kernel_size[1]
+        return Geometry("Conv2d", (height, width), layer.in_channels, layer.out_channels, layer.groups)
+    return Geometry("Linear", None, layer.in_features, layer.out_features, 1)
 
 
 def conv_like(kind: type[_Conv], conv: nn.Conv2d) -> _Conv:
