@@ -58,9 +58,10 @@ def _batches(data: Any, channels: int | None, what: str) -> Iterator[tuple[Tenso
     """Batches of images, and what comes with them."""
     batches: Iterable[Any]
     if isinstance(data, tuple) and [_is_images(one) for one in data[:2]] in ([True], [True, False]):
-        if other := [type(one).__name__ for one in data[1:] if not isinstance(one, Tensor)]:
+        beside = [one for one in data[1:] if one is not None]
+        if other := [type(one).__name__ for one in beside if not hasattr(one, "__getitem__")]:
             raise DataError(f"{what}: a {other[0]} comes with the images; expected a tensor of labels, or images alone")
-        batches = _split(*data)
+        batches = _split(data[0], *beside)
     elif isinstance(data, Tensor):
         batches = _split(data)
     elif isinstance(data, Iterable):

@@ -245,21 +245,25 @@ def convert(
     }
     provenance = {"versions": _versions(), "options": options, "passes": [one.describe() for one in passes.passes]}
     converted = passes.run(graph)
-    sample = _sample(calibration_data if seen is None else seen.first)
+    sample = _sample(calibration_data) if seen is None else seen.sample
     return SpikingNetwork(converted, chip, engine, sample, size, provenance)
 
 
 class _Remembered(Iterator[Any]):
-    """Data that can be read once, and the first batch that was read: the network's size of images is theirs."""
+    """Data that can be read once, and some images of the first batch: the network's size of images is theirs."""
 
     def __init__(self, data: Iterator[Any]) -> None:
         self._data = data
-        self.first: list[Any] = []
+        self.sample: Tensor | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        self._data = iter(self._data)  # some start again
+        return self
 
     def __next__(self) -> Any:
         batch = next(self._data)
-        if not self.first:
-            self.first.append(batch)
+        if self.sample is None:
+            self.sample = _sample([batch])
         return batch
 
 

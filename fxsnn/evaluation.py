@@ -32,7 +32,9 @@ def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str =
     hits = count = 0
     with torch.no_grad():
         for images, labels in tqdm(batches, desc=title, disable=None, leave=False):
-            hits += int((network(images.to(*_kind_of(network))).argmax(1).cpu() == labels.cpu()).sum())
+            device, dtype = _kind_of(network)
+            given = images.to(device, dtype if images.is_floating_point() else None)
+            hits += int((network(given).argmax(1).cpu() == torch.as_tensor(labels).cpu()).sum())
             count += len(labels)
     return 100 * hits / _some(count)
 
@@ -54,7 +56,7 @@ def accuracy_over_time(snn: SpikingNetwork, batches: Batches, timesteps: int, ti
     try:
         for images, labels in tqdm(batches, desc=title, disable=None, leave=False):
             logits = snn.early_readout(images.to(snn.device))
-            hits += (logits.argmax(2).cpu() == labels.cpu()).sum(1)
+            hits += (logits.argmax(2).cpu() == torch.as_tensor(labels).cpu()).sum(1)
             count += len(labels)
     finally:
         snn.timesteps = own
@@ -69,10 +71,11 @@ def _some(count: int) -> int:
 
 
 def _kind_of(network: object) -> tuple[torch.device, torch.dtype | None]:
-    """Where a network's tensors are, and the type that it computes in: that of its first parameter."""
+    """Where a network's tensors are, and the type that it computes in: that of its first floating parameter."""
     module = network.module if isinstance(network, Graph) else network
     if not isinstance(module, nn.Module):
         return torch.device("cpu"), None
     device = next((tensor.device for tensor in chain(module.parameters(), module.buffers())), torch.device("cpu"))
-    dtype = None if isinstance(module, SpikingNetwork) else next((one.dtype for one in module.parameters()), None)
+    types = (one.dtype for one in module.parameters() if one.is_floating_point())
+    dtype = None if isinstance(module, SpikingNetwork) else next(types, None)
     return device, dtype

@@ -97,7 +97,7 @@ def model_from_nir(source: str | Path | Any) -> nn.Module:
             continue
         pooled = name if kind.endswith("Pool2d") else pooled
         if kind == "IF" and scaled is None:
-            share = np.asarray(node.r) / np.asarray(node.v_threshold)
+            share = np.asarray(node.r, np.float64) / np.asarray(node.v_threshold, np.float64)
             if not np.allclose(share, share.flat[0]):
                 raise ModelError([Finding(name, "thresholds behind a pooling differ", "Give them one threshold")])
             worth *= float(share.flat[0])
@@ -116,7 +116,7 @@ def model_from_nir(source: str | Path | Any) -> nn.Module:
             layer = scaled = _weighted(node, worth)
             worth = 1.0
         model.add_module(_unused_name(model, name), layer)
-    if not isclose(worth, 1):
+    if not isclose(worth, 1, rel_tol=1e-6):  # thresholds are float32
         problem = f"what it gives, with the neurons behind it, is {worth:.4g} times a mean, and no weights follow"
         raise ModelError(
             [

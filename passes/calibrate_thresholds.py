@@ -19,6 +19,7 @@ from fxsnn.stages import Pass, facts, require_not_spiking
 from fxsnn.target import whole_number
 
 METHODS = ("max", "percentile", "mse")
+_INPUT = "quantized_input"
 SATURATED_SHARE = 0.05
 """A layer counts as saturated when more than this share of its activations reach the threshold."""
 
@@ -82,7 +83,7 @@ class CalibrateThresholds(Pass):
             graph.replace(node, clipped)
         if self.input_bits is not None:
             unit = input_range / ((1 << (self.input_bits - 1)) - 1) or 1.0
-            graph.insert_after(graph.input(), "quantized_input", QuantizedInput(unit, self.input_bits))
+            graph.insert_after(graph.input(), _INPUT, QuantizedInput(unit, self.input_bits))
         if self.data is None:
             warnings.warn(
                 "thresholds were derived without data, from batch norm statistics and Gaussian moments, for images of "
@@ -107,19 +108,24 @@ class CalibrateThresholds(Pass):
 
 
 def _forget(graph: Graph) -> None:
-    """Take off what an earlier calibration put there: thresholds are chosen anew.
+    """Take off what an earlier calibration or training put there: thresholds are chosen anew.
+
+    What the user has clipped stays clipped there.
 
     Raises:
         ModelError: neurons have taken their place.
     """
     require_not_spiking(graph)
     for node in graph.body(ClippedReLU):
-        if graph.is_a(node.all_input_nodes[0], nn.AvgPool2d):  # levels of poolings, from a training
+        clipped: Any = graph[node]
+        trained = clipped.dynamics is not None
+        if trained and graph.is_a(node.all_input_nodes[0], nn.AvgPool2d):  # levels of poolings
             graph.bypass(node)
-        else:
+        elif trained or clipped.summary is not None:
             graph.replace(node, nn.ReLU().eval())
     for node in graph.body(QuantizedInput):
-        graph.bypass(node)
+        if node.target == _INPUT:
+            graph.bypass(node)
     graph.tidy()
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_KEY = "numbers"
+_KEY = "plain_numbers"
 
 
 class PlainNumbers(nn.Module):
     """A module with numbers that are no tensors, and that belong to its tensors.
 
-    In a state dict they stand beside them as one float64 tensor `numbers`: `load_state_dict` would otherwise take the
-    codes of one conversion and leave the gain of another.
+    In a state dict they stand beside them as one float64 tensor `plain_numbers`: `load_state_dict` would otherwise take
+    the codes of one conversion and leave the gain of another.
     """
 
     def numbers(self) -> Mapping[str, type[int] | type[float]]:
@@ -27,7 +27,7 @@ class PlainNumbers(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if names := self.numbers():
             values = [math.nan if getattr(self, name) is None else getattr(self, name) for name in names]
-            destination[f"{prefix}{_KEY}"] = torch.tensor(values, dtype=torch.float64)
+            destination[f"{prefix}{_KEY}"] = torch.tensor(values, dtype=torch.float64, device="cpu")
 
     def _load_from_state_dict(
         self,
@@ -48,8 +48,12 @@ class PlainNumbers(nn.Module):
             return
         if found is None:
             missing_keys.append(key)
-        elif not isinstance(found, Tensor) or found.shape != (len(kinds),):
-            error_msgs.append(f"{key} is not a tensor of {len(kinds)} numbers")
+        elif isinstance(found, Tensor) and found.is_meta:
+            return  # no values at all, as of the tensors beside it
+        elif not isinstance(found, Tensor) or found.shape != (len(kinds),) or found.dtype != torch.float64:
+            error_msgs.append(
+                f"{key} is no float64 tensor of {len(kinds)} numbers: in another type they would be rounded"
+            )
         else:
             for (name, kind), value in zip(kinds.items(), found.tolist(), strict=True):
                 setattr(self, name, None if math.isnan(value) else kind(value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -191,6 +192,13 @@ def test_labels_are_integers_for_every_reader(dtype: torch.dtype) -> None:
         images_and_labels(wrong, 3, labels=True)
 
 
-def test_what_comes_with_images_must_be_a_tensor() -> None:
-    with pytest.raises(DataError, match="data: a NoneType comes with the images; expected a tensor of labels"):
-        list(labelled_batches((X, None), 3, what="data"))
+def test_what_comes_with_images_may_be_nothing_or_more_than_labels() -> None:
+    assert [labels for _, labels in labelled_batches((X, None), 3, what="data")] == [None, None]
+    names = ["image"] * len(X)
+    assert [len(labels) for _, labels in labelled_batches((X, Y, names), 3, what="data") if labels is not None] == [
+        256,
+        44,
+    ]
+    assert [len(part) for part in image_batches((X, np.zeros(300)), 3)] == [256, 44]  # nobody reads these labels
+    with pytest.raises(DataError, match="data: a int comes with the images; expected a tensor of labels"):
+        list(labelled_batches((X, 3), 3, what="data"))

@@ -188,6 +188,24 @@ class TestTheSizeOfImages:
         assert snn.image_size == (3, 20, 20)
         assert "On 3 images" in str(snn.report)
 
+    def test_a_loader_that_is_its_own_iterator_may_start_again(self, convert: Convert) -> None:
+        class Restarting(Iterator[torch.Tensor]):
+            left = 0
+
+            def __iter__(self) -> Iterator[torch.Tensor]:
+                self.left = 2
+                return self
+
+            def __next__(self) -> torch.Tensor:
+                if not self.left:
+                    raise StopIteration
+                self.left -= 1
+                return images(4)
+
+        loader = Restarting()
+        assert len(list(loader)) == 2
+        assert convert(seeded(Small), calibration_data=loader).report.images == 4
+
     @pytest.mark.parametrize("size", [(16, 16), (12, 40)])
     def test_is_that_of_the_calibration_images(
         self, convert: Convert, size: tuple[int, int], caplog: pytest.LogCaptureFixture

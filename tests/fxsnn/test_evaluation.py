@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from fxsnn.errors import DataError
 from fxsnn.evaluation import accuracy, accuracy_over_time
@@ -19,6 +20,23 @@ LABELS = MODEL(X).argmax(1)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_network_says_what_it_says_in_its_own_type(dtype: torch.dtype) -> None:
     assert accuracy(seeded(Small).to(dtype), [(X[:10], LABELS[:10]), (X[10:], LABELS[10:])]) == 100
+
+
+def test_images_stay_whole_numbers_and_only_floating_parameters_count() -> None:
+    class Bytes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = nn.Parameter(torch.tensor([3]), requires_grad=False)
+            self.network = seeded(Small)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.network(x / 255 if x.dtype == torch.uint8 else x)
+
+    assert accuracy(Bytes(), [(X, LABELS)]) == 100
+    pixels = (X.clamp(0, 1) * 255).to(torch.uint8)
+    wanted = MODEL(pixels / 255).argmax(1)
+    assert accuracy(Bytes(), [(pixels, wanted)]) == 100
+    assert accuracy(Bytes(), [(pixels, wanted.numpy())]) == 100  # as loaders of others do
 
 
 def test_a_function_is_given_the_images_as_they_are() -> None:

@@ -54,6 +54,27 @@ class TestGraphsOfOthers:
             pooled = torch.nn.functional.avg_pool2d(rates, 2).flatten(1)
             torch.testing.assert_close(model(x), (pooled @ torch.tensor(graph.nodes["fc"].weight).T).float())
 
+    @pytest.mark.parametrize("window", [2, 3, 5, 7])
+    def test_neurons_behind_a_sum_whose_threshold_is_the_windows_size_make_it_a_mean(self, window: int) -> None:
+        size = (np.array([window, window]), np.array([window, window]), np.array([0, 0]))
+        after = 8 // window
+        spots = np.ones((4, after, after), np.float32)
+        model = fxsnn.model_from_nir(
+            foreign(
+                pool=nir.SumPool2d(*size),
+                **{"pool.if": nir.IF(spots, spots * np.float32(window * window))},
+                flatten=nir.Flatten({"input": np.array([4, after, after])}, 0, -1),
+                fc=nir.Flatten({"input": np.array([4 * after * after])}, -1, -1),
+            )
+        )
+        assert [type(layer).__name__ for layer in model.children()] == [
+            "Conv2d",
+            "ReLU",
+            "AvgPool2d",
+            "Flatten",
+            "Flatten",
+        ]
+
     def test_can_be_converted(self) -> None:
         x = torch.rand(8, 2, 8, 8, generator=torch.Generator().manual_seed(0))
         model = fxsnn.model_from_nir(foreign())

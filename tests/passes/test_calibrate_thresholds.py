@@ -227,3 +227,15 @@ def test_a_network_that_spikes_has_no_thresholds_to_choose(convert: Any) -> None
             ModelError, match=r"conv1.*: it spikes already\. Use the graph from before SubstituteSpikes"
         ):
             one(graph)
+
+
+def test_what_the_user_has_clipped_stays_clipped(convert: Any) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), ClippedReLU(0.05), nn.Flatten(), nn.Linear(400, 5)).eval()
+    layer: Any = convert(model, calibration_data=DATA, calibration="max").get_submodule("0")
+    assert float(layer.spike_value.mean()) == pytest.approx(0.05, rel=0.05)
+
+
+def test_a_relu_behind_a_pooling_is_no_level_of_it() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(100, 5)).eval()
+    once = CalibrateThresholds(DATA, method="max")(Canonicalize()(fxsnn.capture(model)).after).after
+    assert CalibrateThresholds(DATA, method="max")(once).after.text() == once.text()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 import fxsnn
 from fxsnn.layers import SpikeConv2d, Spiking
 from fxsnn.neuron import Dynamics
-from tests.nets import images
+from tests.nets import Small, images, seeded
 
 
 class TestLayersWrittenByHand:
@@ -57,3 +60,28 @@ def test_the_type_of_sums_and_membranes_is_wide_enough() -> None:
 def test_a_layer_without_a_sum_of_its_own_says_so() -> None:
     with pytest.raises(NotImplementedError, match="Spiking"):
         Spiking().weighted_sum(torch.zeros(1))
+
+
+class TestStateDicts:
+    def test_numbers_of_another_type_are_refused_and_none_on_meta_are_taken(self, convert: Any) -> None:
+        snn = convert(seeded(Small), calibration_data=images())
+        expected, state = snn(images()), copy.deepcopy(snn.state_dict())
+        narrow = {name: one.half() if one.is_floating_point() else one for name, one in state.items()}
+        with pytest.raises(RuntimeError, match=r"conv1.plain_numbers is no float64 tensor of 7 numbers"):
+            snn.load_state_dict(narrow)
+        snn.load_state_dict(state)
+        assert torch.equal(snn(images()), expected)
+        empty = convert(seeded(Small), calibration_data=images())
+        empty.load_state_dict({name: one.to("meta") for name, one in state.items()}, assign=True)
+        assert empty.device.type == "meta"
+
+    def test_numbers_that_are_missing_are_told(self, convert: Any) -> None:
+        snn = convert(seeded(Small), calibration_data=images())
+        state = {name: one for name, one in snn.state_dict().items() if name != "conv2.plain_numbers"}
+        with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "conv2.plain_numbers"'):
+            snn.load_state_dict(state)
+
+    def test_a_network_can_be_called_with_one(self, convert: Any) -> None:
+        snn = convert(seeded(Small), calibration_data=images(), engine="torch")
+        found = torch.func.functional_call(snn, snn.state_dict(), (images(),))
+        assert torch.equal(found, snn(images()))
