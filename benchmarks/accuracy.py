@@ -26,6 +26,7 @@ from typing import Any
 from torch import nn
 
 import fxsnn
+from fxsnn.cli import positive, random_seed
 from fxsnn.evaluation import accuracy, accuracy_over_time
 from fxsnn.storage import load_arrays, write_whole
 
@@ -181,8 +182,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("datasets", nargs="*", help=f"of {', '.join(EXPERIMENTS)}; none: only write the report")
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3, 2, 1], choices=_ALL_BITS)
-    parser.add_argument("--timesteps", type=int, nargs="+", default=[8], help="T that networks are fine-tuned for")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--timesteps", type=positive, nargs="+", default=[8], help="T that networks are fine-tuned for")
+    parser.add_argument("--seeds", type=random_seed, nargs="+", default=[0])
     parser.add_argument("--work", type=Path, default=Path("out/accuracy"), help="what is finished is kept here")
     parser.add_argument("--out", type=Path, default=Path("out/accuracy"), help="where the report goes, and may be")
     parser.add_argument("--float32", action="store_true", help="no mixed precision, which is slow without AVX-512")
@@ -191,8 +192,6 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in options.datasets if name not in EXPERIMENTS]
     if unknown:
         parser.error(f"unknown data sets {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
-    if min(*options.timesteps, 1) < 1 or min(*options.seeds, 0) < 0:
-        parser.error("--timesteps are numbers from 1, --seeds from 0")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
     reported = {row.key: row for row in read_rows(options.work, options.out)}

@@ -181,6 +181,16 @@ def length_of(data: Iterable[Any]) -> int | None:
         return None
 
 
+def require_share(share: float) -> None:
+    """Refuse what is no share of the data to hold out.
+
+    Raises:
+        OptionError: it is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise OptionError(f"validation is {share!r}; allowed are shares between 0 and 1, data, or None")
+
+
 def held_out(data: Any, share: float, seed: int, *, labels: bool = True) -> tuple[Any, Any]:
     """Split tensors into training and validation data, at random.
 
@@ -194,8 +204,7 @@ def held_out(data: Any, share: float, seed: int, *, labels: bool = True) -> tupl
         OptionError: the share is not between 0 and 1, or data that come in batches would have to be split.
         DataError: there are not as many images as labels, or fewer than two.
     """
-    if not 0 < share < 1:
-        raise OptionError(f"validation is {share!r}; allowed are shares between 0 and 1, data, or None")
+    require_share(share)
     tensors = _tensors(data, labels=labels, what="fine-tuning data")
     if tensors is None:
         raise OptionError(

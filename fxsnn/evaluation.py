@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from fxsnn.errors import DataError
-from fxsnn.graph import Graph
+from fxsnn.graph import Graph, place_of
 from fxsnn.network import SpikingNetwork
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -30,9 +29,9 @@ def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str =
         DataError: there are no images.
     """
     hits = count = 0
+    device, dtype = _kind_of(network)
     with torch.no_grad():
         for images, labels in tqdm(batches, desc=title, disable=None, leave=False):
-            device, dtype = _kind_of(network)
             given = images.to(device, dtype if images.is_floating_point() else None)
             hits += int((network(given).argmax(1).cpu() == torch.as_tensor(labels).cpu()).sum())
             count += len(labels)
@@ -75,7 +74,5 @@ def _kind_of(network: object) -> tuple[torch.device, torch.dtype | None]:
     module = network.module if isinstance(network, Graph) else network
     if not isinstance(module, nn.Module):
         return torch.device("cpu"), None
-    device = next((tensor.device for tensor in chain(module.parameters(), module.buffers())), torch.device("cpu"))
-    types = (one.dtype for one in module.parameters() if one.is_floating_point())
-    dtype = None if isinstance(module, SpikingNetwork) else next(types, None)
-    return device, dtype
+    device, dtype = place_of(module)
+    return device, None if isinstance(module, SpikingNetwork) else dtype

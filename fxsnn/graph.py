@@ -36,6 +36,17 @@ _LIBRARY_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parent)
 _COMMON_SIZES = (32, 28, 64, 224, 96, 128, 48, 16, 256, 8)
 
 
+def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:
+    """Where a module's tensors are, and the type that it computes in.
+
+    Returns:
+        The device of its first tensor, or the CPU; the type of its first floating one, or `None`; parameters first.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    return device, next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+
+
 class Graph:
     """A network as a graph of calls; see `capture`.
 
@@ -173,16 +184,12 @@ class Graph:
     @property
     def device(self) -> torch.device:
         """Where its tensors are."""
-        return next((tensor.device for tensor in self._tensors()), torch.device("cpu"))
+        return place_of(self.module)[0]
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of its parameters, or of its buffers if it has none: that in which it reads images."""
-        return next((tensor.dtype for tensor in self._tensors() if tensor.is_floating_point()), torch.float32)
-
-    def _tensors(self) -> Iterator[Tensor]:
-        yield from self.module.parameters()
-        yield from self.module.buffers()
+        return place_of(self.module)[1] or torch.float32
 
     # Running ---------------------------------------------------------------------------------------------------------
 

@@ -178,9 +178,6 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
-        check_images(images, self.graph.input_channels)
-        if len(images) == 0:
-            raise DataError("there are no images to look at")
         with torch.no_grad(), accepted(images, size=self.image_size):
             compiled = self._compiled_for(images)
             if compiled is not None and not membranes:
@@ -189,6 +186,9 @@ class SpikingNetwork(nn.Module):
                 logits = compiled.logits_after_each_step(images, recording)
                 spikes = {name: spikes.float() for name, spikes in recording.spikes.items()}
                 return Run(logits, spikes, recording.ranges)
+            check_images(images, self.graph.input_channels)
+            if len(images) == 0:
+                raise DataError("there are no images to look at")
             watch = _Watch(self.graph, keep=("spikes", "membranes") if membranes else ("spikes",))
             logits = watch.run(images).unflatten(0, (self.timesteps, -1))
             return Run(logits, watch.spikes, watch.ranges, watch.membranes())
@@ -203,9 +203,6 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
-        check_images(images, self.graph.input_channels)
-        if len(images) == 0:
-            raise DataError("there are no images to look at")
         with torch.no_grad(), accepted(images, size=self.image_size):
             compiled = self._compiled_for(images)
             if compiled is None or compiled.engine is None:

@@ -26,6 +26,12 @@ from fxsnn.layers import (
 from fxsnn.neuron import Dynamics, IntegerNeuron, RegisterError, integer_neuron
 from fxsnn.target import HardwareTarget
 
+NOTHING_TO_CONVERT = Finding(
+    "network",
+    "no convolution or hidden fully connected layer with a ReLU was found",
+    "There is nothing to convert: the final fully connected layer is never transformed",
+)
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -199,8 +205,7 @@ def _require_calibrated(graph: Graph) -> None:
     """Each layer to be substituted must have its n-bit weights and its threshold by now."""
     findings = []
     if not graph.body(*Weighted):
-        problem = "no convolution or hidden fully connected layer with a ReLU was found"
-        findings.append(Finding("network", problem, "There is nothing that could spike"))
+        findings.append(NOTHING_TO_CONVERT)
     for node in graph.body(*Weighted):
         behind = graph.sole_user(node)
         if not graph.is_a(node, LowBitConv2d, LowBitLinear):

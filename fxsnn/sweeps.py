@@ -21,6 +21,7 @@ from tqdm import tqdm
 from fxsnn.activity import Meter
 from fxsnn.batches import labelled_batches
 from fxsnn.errors import DataError, OptionError
+from fxsnn.graph import place_of
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.tables import aligned, html
 
@@ -188,8 +189,8 @@ def _evaluated(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     if not isinstance(model, nn.Module):
         return model
     own = copy.deepcopy(model).eval()
-    weight = next(own.parameters(), torch.empty(0))
-    return lambda images: own(images.to(weight.device, weight.dtype))
+    place = place_of(own)
+    return lambda images: own(images.to(*place))
 
 
 def _points(meter: Meter, accuracies: list[float]) -> tuple[Point, ...]:

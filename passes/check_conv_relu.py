@@ -13,6 +13,7 @@ from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Activation, Graph, Norm, Weighted
 from fxsnn.layers import QuantizedInput
 from fxsnn.stages import Pass, facts
+from fxsnn.substitution import NOTHING_TO_CONVERT
 
 _GLUE = (nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d, *Norm)
 _GLUE_CALLS = ("mean", "flatten", "view", "reshape", "squeeze", "size", "getitem", "getattr", "shape")
@@ -60,13 +61,7 @@ class CheckConvRelu(Pass):
             elif node.op != "placeholder" and (classifier is None or node < classifier):
                 found.extend(_about_glue(graph, node))
         if not graph.body(*Weighted) and not found:
-            found.append(
-                Finding(
-                    "network",
-                    "no convolution or hidden fully connected layer with a ReLU was found",
-                    "There is nothing to convert: the final fully connected layer is never transformed",
-                )
-            )
+            found.append(NOTHING_TO_CONVERT)
         return found
 
 

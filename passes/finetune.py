@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from fxsnn.batches import batches_of, held_out
+from fxsnn.batches import batches_of, held_out, require_share
 from fxsnn.errors import OptionError, PipelineError
 from fxsnn.finetune import Epoch, Task, train
 from fxsnn.graph import Graph
@@ -107,8 +107,8 @@ class Finetune(Pass):
             raise OptionError(f"batch_size is {self.batch_size!r}; allowed are whole numbers from 1")
         if self.teacher is not None and not isinstance(self.teacher, nn.Module):
             raise OptionError(f"teacher is a {type(self.teacher).__name__}; allowed are a torch.nn.Module, or None")
-        if isinstance(self.validation, Real) and not 0 < float(self.validation) < 1:
-            raise OptionError(f"validation is {self.validation!r}; allowed are shares between 0 and 1, data, or None")
+        if isinstance(self.validation, Real):
+            require_share(float(self.validation))
         if self.checkpoint is not None and not isinstance(self.checkpoint, str | Path):
             raise OptionError(f"checkpoint is a {type(self.checkpoint).__name__}; allowed are a path, or None")
         if self.on_epoch is not None and not callable(self.on_epoch):
@@ -133,7 +133,8 @@ class Finetune(Pass):
         if validation is not None:
             validation = batches_of(validation, self.batch_size, labels=labels, shuffle=False, what="validation data")
         teacher = float_form(graph).module.eval() if self.teacher is None else self._own_teacher(graph)
-        example = None if self.checkpoint is None else graph.example_input()
+        known = self.checkpoint is None or self.teacher is None  # a float form's tensors tell all about it
+        example = None if known else graph.example_input()
         student = Student(graph, self.target, dynamics)
         path = None if self.checkpoint is None else Path(self.checkpoint)
         train(Task(student, teacher, batches, validation, path, self.on_epoch, example), self._options())

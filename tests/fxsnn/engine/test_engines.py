@@ -46,6 +46,20 @@ def run_in_both(snn: fxsnn.SpikingNetwork, engine: str, given: torch.Tensor) -> 
     return expected
 
 
+def behind_busy_neurons(channels: int) -> tuple[fxsnn.SpikingNetwork, Any]:
+    """A network for T = 4, and its fully connected layer of 6 outputs: all that it reads spikes at every step."""
+    inputs = channels * 144
+    model = nn.Sequential(
+        nn.Conv2d(3, channels, 1), nn.ReLU(), nn.Flatten(), nn.Linear(inputs, 6), nn.ReLU(), nn.Linear(6, 2)
+    )
+    snn = converted(seeded(lambda: model), timesteps=4, engine="torch")
+    first: Any = snn.get_submodule("0")
+    first.leak.fill_(1 << 17)
+    hidden: Any = snn.get_submodule("3")
+    hidden.gain, hidden.largest_sum = 1, 7 * inputs
+    return snn, hidden
+
+
 def strided() -> nn.Module:
     """Everything about a window that is not plain: strides, paddings, dilation, "same", groups, overlapping pools."""
     return nn.Sequential(
@@ -121,33 +135,19 @@ class TestEveryEngine:
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_sums_of_a_fully_connected_layer_beyond_16_bits_are_exact(self, engine: str) -> None:
-        model = nn.Sequential(
-            nn.Conv2d(3, 40, 1), nn.ReLU(), nn.Flatten(), nn.Linear(5760, 6), nn.ReLU(), nn.Linear(6, 2)
-        )
-        snn = converted(seeded(lambda: model), timesteps=4, engine="torch")
-        first: Any = snn.get_submodule("0")
-        first.leak.fill_(1 << 17)
-        hidden: Any = snn.get_submodule("3")
+        snn, hidden = behind_busy_neurons(40)
         hidden.codes.fill_(7)
         hidden.codes[::2] = -7
-        hidden.gain, hidden.largest_sum = 1, 7 * 5760
         low, high = run_in_both(snn, engine, images(2)).membrane_range["3"]
         assert low < -(1 << 15)
         assert high > 1 << 15
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_sums_between_which_float16_has_no_halves_are_exact(self, engine: str) -> None:
-        model = nn.Sequential(
-            nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(288, 6), nn.ReLU(), nn.Linear(6, 2)
-        )
-        snn = converted(seeded(lambda: model), timesteps=4, engine="torch")
-        first: Any = snn.get_submodule("0")
-        first.leak.fill_(1 << 17)  # every neuron spikes at every step
-        hidden: Any = snn.get_submodule("3")
+        snn, hidden = behind_busy_neurons(2)
         hidden.codes.fill_(7)
         for row in range(6):
             hidden.codes[row, : 2 * row + 1] = 6 if row < 5 else -7
-        hidden.gain, hidden.largest_sum = 1, 7 * 288
         assert run_in_both(snn, engine, images(2)).membrane_range["3"][1] > 1 << 10
 
     @pytest.mark.parametrize("engine", ENGINES)
