@@ -1,8 +1,8 @@
-# Two commands: `make demo` and `make test`. Each makes .venv on its first call and reuses it afterwards.
+# `make demo` and `make test`; `make test-all` runs the slow tests, too. Each makes .venv on its first call and reuses it afterwards.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
 demo: .venv/installed
 	$(BIN)/python examples/transform_example.py --weight_bitwidth 4 2 --finetune_epochs 3
@@ -10,7 +10,10 @@ demo: .venv/installed
 test: .venv/installed-test
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: test
+	$(BIN)/python -m pytest -m slow
 
 # The package itself, not editable: what users get.
 .venv/installed: pyproject.toml constraints.txt $(wildcard fxsnn/*.py fxsnn/*/*.py fxsnn/embedded/*)

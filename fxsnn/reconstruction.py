@@ -422,7 +422,7 @@ class _Builder:
         value = self._array(f"{name}.spike_value", (channels,), (torch.float64,))
         if top != bottom or left != right:
             self._problem(f"{name}: its padding {node['padding']} differs between sides, which pooling cannot do")
-        if 2 * max(top, left) > min(node["kernel_size"]):
+        if any(2 * side > length for side, length in zip((top, left), node["kernel_size"], strict=True)):
             self._problem(f"{name}: its padding {node['padding']} is more than half of its window")
         if self._value.shape != value.shape or not torch.equal(self._value, value):
             self._problem(f"{name}: its spikes are worth something else than those that it reads")

@@ -16,6 +16,8 @@ import numpy.typing as npt
 Integers = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
 Pair = tuple[int, int]
+Sides = tuple[Pair, Pair]
+"""Padding above and below, left and right."""
 Reset = Literal["subtraction", "zero"]
 
 
@@ -125,9 +127,20 @@ def encoded(images: Reals, unit: float, bits: int) -> Integers:
 # Sums ----------------------------------------------------------------------------------------------------------------
 
 
-def taps(x: Integers, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> dict[Pair, Integers]:
+def even_sides(padding: Pair) -> Sides:
+    """The same on both sides of each axis."""
+    return (padding[0], padding[0]), (padding[1], padding[1])
+
+
+def same_sides(kernel: Pair, dilation: Pair) -> Sides:
+    """Padding with which an output is as large as its input; what is odd about it goes below and right."""
+    whole = [dilation[axis] * (kernel[axis] - 1) for axis in (0, 1)]
+    return (whole[0] // 2, whole[0] - whole[0] // 2), (whole[1] // 2, whole[1] - whole[1] // 2)
+
+
+def taps(x: Integers, kernel: Pair, stride: Pair, padding: Sides, dilation: Pair) -> dict[Pair, Integers]:
     """For each position in the window, the input [N, C, H', W'] that every window has there; zeros are padded."""
-    padded = np.pad(x, ((0, 0), (0, 0), (padding[0], padding[0]), (padding[1], padding[1])))
+    padded = np.pad(x, ((0, 0), (0, 0), *padding))
     height, width = (
         (padded.shape[2 + axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1 for axis in (0, 1)
     )
@@ -140,7 +153,7 @@ def taps(x: Integers, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair)
     return found
 
 
-def convolved(x: Integers, codes: Integers, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Integers:
+def convolved(x: Integers, codes: Integers, stride: Pair, padding: Sides, dilation: Pair, groups: int) -> Integers:
     """Σ q·x of a convolution, [N, C, H', W'] for codes [C, inputs per group, height, width]."""
     outputs, inputs, height, width = codes.shape
     per_group = outputs // groups
@@ -167,7 +180,7 @@ def multiplied(x: Integers, codes: Integers) -> Integers:
 
 def pooled(x: Integers, kernel: Pair, stride: Pair, padding: Pair) -> Integers:
     """Sum over each window, [N, C, H', W']."""
-    return np.stack(list(taps(x, kernel, stride, padding, (1, 1)).values())).sum(axis=0)
+    return np.stack(list(taps(x, kernel, stride, even_sides(padding), (1, 1)).values())).sum(axis=0)
 
 
 # Layers --------------------------------------------------------------------------------------------------------------
@@ -189,7 +202,7 @@ class Convolution:
     neurons: Neurons
     codes: Integers
     stride: Pair
-    padding: Pair
+    padding: Sides
     dilation: Pair
     groups: int
 

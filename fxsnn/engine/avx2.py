@@ -8,7 +8,7 @@ Everything stands in one file, because numba's cache on disk compiles anew only 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -17,6 +17,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -44,6 +45,31 @@ def missing() -> str:
     if restricted and "+avx2" not in (numba.config.CPU_FEATURES or ""):
         return "numba is told not to use AVX2 (NUMBA_CPU_NAME, NUMBA_ENABLE_AVX)"
     return ""
+
+
+_ELEMENTS = {
+    **dict.fromkeys(("tables", "given", "mask", "spikes", "source", "target"), types.uint8),
+    **dict.fromkeys(("sources", "flushes"), types.int64),
+}
+"""What must be in arrays whose memory is read as it lies."""
+_ALIKE = ("membranes", "neurons", "reached", "drive")
+"""Arrays whose elements must be of one type."""
+
+
+def _signature(names: Iterable[str], kinds: Iterable[Any]) -> Any:
+    """The signature of an intrinsic: its arrays are read as they lie in memory, so any other order or type is refused.
+
+    Raises:
+        TypingError: an array is not in C order, or its elements are of another type.
+    """
+    given: dict[str, Any] = dict(zip(names, kinds, strict=True))
+    for name, kind in given.items():
+        if not isinstance(kind, types.Array):
+            continue
+        wanted = given["membranes"].dtype if name in _ALIKE else _ELEMENTS[name]
+        if kind.layout != "C" or kind.dtype != wanted:
+            raise TypingError(f"{name} is {kind}; expected is an array of {wanted} in C order")
+    return types.void(*kinds)
 
 
 class _Program:
@@ -228,7 +254,7 @@ def fire_places(
         _fire(program, numbers, driven)
         return context.get_dummy_value()
 
-    return types.void(*kinds), generate
+    return _signature(names, kinds), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
@@ -271,7 +297,7 @@ def fire_driven_places(
         _fire(program, numbers, driven)
         return context.get_dummy_value()
 
-    return types.void(*kinds), generate
+    return _signature(names, kinds), generate
 
 
 def _weighted_sums(program: _Program) -> list[Any]:
@@ -552,7 +578,7 @@ def take_every_second(typing_context: Any, source: Any, begin: Any, target: Any,
         program.store(taken, program.array("target"), program["written"])
         return context.get_dummy_value()
 
-    return types.void(*kinds), generate
+    return _signature(names, kinds), generate
 
 
 @compiled

@@ -11,7 +11,7 @@ sums are added to 16-bit ones before they can overflow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
 
@@ -58,6 +58,12 @@ class ConvolutionTables:
     flushes: NDArray[np.int64]
     blocks: NDArray[np.int64]
     offset: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        # Kernels read them as they lie in memory, and numpy promises no order behind a transposition or an index.
+        for field in fields(self):
+            kind = np.uint8 if field.name == "tables" else np.int64
+            object.__setattr__(self, field.name, np.ascontiguousarray(getattr(self, field.name), kind))
 
 
 def convolution_tables(codes: NDArray[np.int8], groups: int) -> ConvolutionTables:

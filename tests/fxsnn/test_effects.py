@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fxsnn
 from fxsnn.effects import EFFECTS
 from fxsnn.observe import Watch
 from tests.nets import CONVERTIBLE, Small, images, pool_neurons, seeded
-from tests.test_against_reference import Planned, converted, noise, random_case, random_networks, randomise
+from tests.random_networks import convertible_case, noise, random_seeds
 
 Convert = Callable[..., fxsnn.SpikingNetwork]
 MODEL = seeded(lambda: Small(norm=False, bias=True))
@@ -44,16 +41,10 @@ class TestAllTogether:
         snn = convert(model, calibration_data=images(16), timesteps=5, **options)
         self.assert_same(model, snn, images(6, seed=5))
 
-    @given(st.integers(0, 10_000))
-    @random_networks(15)
+    @random_seeds(15)
     def test_they_are_whatever_the_network(self, seed: int) -> None:
-        plan, options = random_case(seed)
-        model = Planned(plan).eval()
-        randomise(model, seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
-            snn = converted(model, noise(plan, 8, seed), options)
-        self.assert_same(model, snn, noise(plan, 3, seed + 1))
+        case = convertible_case(seed)
+        self.assert_same(case.model, case.snn, noise(case.plan, 3, seed + 1))
 
     def test_they_are_with_a_layer_called_like_the_neurons_behind_a_pooling(self, convert: Convert) -> None:
         model = seeded(pool_neurons)

@@ -6,14 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 import read_network
 import torch
-from hypothesis import given
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -24,7 +22,7 @@ from fxsnn.storage import load_arrays, save_arrays
 from tests.damage import Edit, damaged
 from tests.engines import same
 from tests.nets import CONVERTIBLE, Small, images, seeded
-from tests.test_against_reference import SEEDS, Planned, converted, noise, quiet, random_case, random_networks
+from tests.random_networks import convertible_case, noise, quiet, random_seeds
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -65,17 +63,13 @@ class TestWhatIsSavedComesBack:
         assert loaded.profile(images()).to_dict() == snn.profile(images()).to_dict()
         assert fxsnn.verify(tmp_path / "net.fxsnn").ok
 
-    @random_networks(30)
-    @given(SEEDS)
-    def test_of_every_random_network(self, seed: int) -> None:
-        plan, options = random_case(seed)
-        model, x = Planned(plan).eval(), noise(plan, 3, seed)
-        snn = converted(model, x, options)
-        with TemporaryDirectory() as folder:
-            path = snn.save(Path(folder) / "net.fxsnn")
-            assert_same(snn, fxsnn.load(path), x)
-            assert fxsnn.verify(path).ok
-            assert read_network.main(str(path)) == 0
+    @random_seeds(30)
+    def test_of_every_random_network(self, seed: int, tmp_path: Path) -> None:
+        case = convertible_case(seed)
+        path = case.snn.save(tmp_path / "net.fxsnn")
+        assert_same(case.snn, fxsnn.load(path), noise(case.plan, 3, seed))
+        assert fxsnn.verify(path).ok
+        assert read_network.main(str(path)) == 0
 
     @pytest.mark.parametrize("reset", ["subtraction", "zero"])
     @pytest.mark.parametrize("start", [0, 0.5])

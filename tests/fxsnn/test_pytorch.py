@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fxsnn
 from tests.nets import CONVERTIBLE, Functional, Small, images, seeded
-from tests.test_against_reference import quiet
+from tests.random_networks import quiet
 
 
 def network(name: str = "modules", **options: Any) -> fxsnn.SpikingNetwork:

@@ -100,6 +100,16 @@ def test_pooling_counts_the_spikes_of_each_channel(channels: int, kernel: tuple[
     assert np.array_equal(found[:channels], spikes.sum((1, 2)))
 
 
+@pytest.mark.parametrize("kernel", [(1, 1), (1, 2), (3, 1), (2, 2)])
+@pytest.mark.parametrize("channels", [1, 4, 5])
+def test_all_tables_lie_in_memory_as_kernels_read_them(channels: int, kernel: tuple[int, int]) -> None:
+    codes = np.ones((channels, channels, *kernel), np.int8)
+    for tables in (pooling_tables(channels, kernel), convolution_tables(np.asfortranarray(codes), 1)):
+        for name, array in vars(tables).items():
+            assert array.flags.c_contiguous, name
+            assert array.dtype == (np.uint8 if name == "tables" else np.int64), name
+
+
 @pytest.mark.parametrize("groups", [1, 2, 3])
 def test_a_weight_without_groups_is_that_of_the_convolution_in_groups(groups: int) -> None:
     conv = nn.Conv2d(6, 6, 3, groups=groups, bias=False)
