@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -119,11 +120,17 @@ def accepted(
         raise DataError(f"{by} does not accept {what} of shape {list(images.shape)}{known}: {reason}") from error
 
 
+_GENERATORS = threading.RLock()
+
+
 @contextmanager
 def reproducible(seed: int) -> Iterator[None]:
-    """What draws from PyTorch's generators, such as a shuffled loader, draws the same; they are left as they were."""
+    """What draws from PyTorch's generators, such as a shuffled loader, draws the same; they are left as they were.
+
+    The generators are those of the whole process: another thread that seeds them here waits until they are put back.
+    """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # all those that a seed reaches
-    with torch.random.fork_rng(devices):
+    with _GENERATORS, torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield
 

@@ -29,6 +29,7 @@ from fxsnn.lowbit import largest_code
 from fxsnn.neuron import Dynamics, IntegerNeuron
 from fxsnn.packing import unpack_codes
 from fxsnn.target import HardwareTarget, Registers, fit_layer
+from fxsnn.tracing import Tracer
 
 DAMAGED = "it is damaged or was not written by fxsnn:"
 """How messages about files begin."""
@@ -337,7 +338,7 @@ class _Builder:
         self._value = torch.ones(1, dtype=torch.float64)
 
     def graph(self) -> Graph:
-        root, program, values = nn.Module(), fx.Graph(), list[Node]()
+        root, program, values = nn.Module(), fx.Graph(tracer_cls=Tracer), list[Node]()
         for node in self._nodes:
             name, given = str(node["name"]), [values[place] for place in _reads(node)]
             if node["op"] == "images":

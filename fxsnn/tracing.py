@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,14 +19,47 @@ from fxsnn.layers import LEAVES, Decode
 _QUANTISED = ("torch.ao.", "torch.nn.quantized", "torch.nn.qat", "torch.nn.intrinsic", "torchao.")
 
 
-class _Tracer(fx.Tracer):
-    """Looks into everything but PyTorch's layers and ours; remembers where in the user's code each call stands."""
+_ONE_AT_A_TIME = threading.RLock()
+"""While torch.fx traces, `nn.Module` itself calls the tracer: two at once would take each other's patch for the
+original, and leave it behind for good."""
+
+
+class Tracer(fx.Tracer):
+    """Looks into everything but PyTorch's layers and ours; remembers where in the user's code each call stands.
+
+    Only one traces at a time. Modules that another thread runs meanwhile come by here too, and are let through.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.record_stack_traces = True
+        self._thread: int | None = None
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """See `fx.Tracer`."""
+        with _ONE_AT_A_TIME:
+            self._thread = threading.get_ident()
+            try:
+                return super().trace(root, concrete_args)
+            finally:
+                self._thread = None
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """See `fx.Tracer`."""
+        if self._thread != threading.get_ident():
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """See `fx.Tracer`."""
+        if self._thread != threading.get_ident():
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """See `fx.Tracer`."""
         return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -47,7 +82,7 @@ def capture(model: nn.Module) -> Graph:
     if (finding := _no_ordinary_network(model)) is not None:
         raise ModelError([finding])
     own = _own_copy(model)
-    tracer = _Tracer()
+    tracer = Tracer()
     try:
         graph = tracer.trace(own, concrete_args=_defaults(own))
         module = fx.GraphModule(own, graph, type(model).__name__)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
+from torch.utils.data import DataLoader, TensorDataset
 
 import fxsnn
 from fxsnn.errors import ModelError
@@ -49,6 +56,84 @@ class TestTheUsersModel:
         fxsnn.capture(model)
         assert model.conv1.weight.grad is before
         assert torch.equal(torch.get_rng_state(), state)
+
+
+@contextmanager
+def beside(run: Callable[[], object]) -> Iterator[list[str]]:
+    """While another thread calls `run` over and over; what it raised."""
+    failures: list[str] = []
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(0.0005):
+            try:
+                run()
+            except Exception as error:
+                failures.append(repr(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield failures
+    finally:
+        stop.set()
+        thread.join()
+
+
+class TestThreads:
+    """torch.fx patches `nn.Module` while it traces."""
+
+    def in_six(self, work: Callable[[int], object], times: int) -> list[object]:
+        """Results of calls from six threads, beside another that runs a model; PyTorch is then as it was."""
+        model, x = nn.Sequential(nn.Linear(4, 4), Scaled()), torch.ones(2, 4)
+        expected, patched, state = model(x), (nn.Module.__call__, nn.Module.__getattr__), torch.get_rng_state()
+
+        def run() -> None:
+            if not torch.equal(model(x), expected):
+                raise AssertionError("another result")
+
+        with beside(run) as failures, ThreadPoolExecutor(6) as pool:
+            found = list(pool.map(work, range(times)))
+        assert failures == []
+        assert (nn.Module.__call__, nn.Module.__getattr__) == patched
+        assert torch.equal(torch.get_rng_state(), state)
+        return found
+
+    def test_capture_beside_each_other_and_beside_a_plain_model(self) -> None:
+        model = seeded(Small)
+        texts = self.in_six(lambda _: fxsnn.capture(model).text(), 60)
+        assert set(texts) == {fxsnn.capture(model).text()}
+
+    def test_convert_beside_each_other_as_they_do_alone(self) -> None:
+        """A shuffled loader draws from the generator of the process."""
+        model, data = seeded(Small), TensorDataset(images(12))
+
+        def converted(bits: int) -> list[list[float]]:
+            loader = DataLoader(data, 4, shuffle=True)
+            snn = fxsnn.convert(model, target="generic", bits=bits, calibration_data=loader, correction="biases")
+            return [tensor.flatten().tolist() for tensor in snn.state_dict().values()]
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
+            alone = converted(2)
+            assert self.in_six(lambda _: converted(2), 6) == [alone] * 6
+
+    def test_unpickle_which_traces_too(self) -> None:
+        graph = fxsnn.capture(seeded(Small))
+        content = pickle.dumps(graph)
+        texts = self.in_six(lambda _: pickle.loads(content).text(), 60)
+        assert set(texts) == {graph.text()}
+
+
+class Scaled(nn.Module):
+    """Has a parameter of its own, which torch.fx would take for its business."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
 
 
 class TestWhatCannotBeCaptured:
