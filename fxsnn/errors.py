@@ -16,6 +16,7 @@ FxsnnError
 FxsnnWarning
 ├── CalibrationWarning  thresholds that deserve a second look
 ├── AccuracyWarning     a choice of options that is known to cost accuracy
+├── EngineWarning       a fast engine fails here, and PyTorch or a slower start takes its place
 └── InterchangeWarning  another program will compute something else from what was written
 """
 
@@ -122,6 +123,10 @@ class CalibrationWarning(FxsnnWarning):
 
 class AccuracyWarning(FxsnnWarning):
     """A choice of options that is known to cost accuracy."""
+
+
+class EngineWarning(FxsnnWarning):
+    """A fast engine fails here; what takes its place gives the same spikes, later."""
 
 
 class InterchangeWarning(FxsnnWarning):

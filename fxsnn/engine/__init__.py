@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import warnings
 
-from fxsnn.engine.chain import Chain, Engine, Unsupported
-from fxsnn.errors import OptionError
+from fxsnn.engine.chain import Broken, Chain, Engine, Unsupported, relying_on
+from fxsnn.errors import EngineWarning, OptionError
 
 ENGINES = ("auto", "numba", "triton", "torch")
 
@@ -41,10 +42,26 @@ def engine_for(name: str, chain: Chain) -> Engine | None:
     try:
         return _numba(chain) if wanted == "numba" else _triton(chain)
     except Unsupported as reason:
-        if name != "auto":
-            raise OptionError(f"engine={name!r} cannot run this network here: {reason}. Use engine='auto'") from None
-        _log.info("running in PyTorch, not with %s: %s", wanted, reason)
+        without_engine(name, reason)
         return None
+
+
+def without_engine(name: str, reason: Unsupported) -> None:
+    """Say why PyTorch runs a network.
+
+    Args:
+        name: the engine that was asked for.
+        reason: why it cannot run, or what failed while it did.
+
+    Raises:
+        OptionError: it was asked for by name.
+    """
+    if name != "auto":
+        raise OptionError(f"engine={name!r} cannot run this network here: {reason}. Use engine='auto'") from reason
+    if isinstance(reason, Broken):
+        warnings.warn(f"{reason}: PyTorch runs the network, slower and no different", EngineWarning, stacklevel=2)
+    else:
+        _log.info("running in PyTorch: %s", reason)
 
 
 def _numba(chain: Chain) -> Engine:
@@ -52,7 +69,8 @@ def _numba(chain: Chain) -> Engine:
         raise Unsupported(f"it runs on the CPU, the network is on {chain.device}")
     if importlib.util.find_spec("numba") is None:
         raise Unsupported("numba is not installed")
-    from fxsnn.engine.cpu import NumbaEngine, obstacle
+    with relying_on("numba"):
+        from fxsnn.engine.cpu import NumbaEngine, obstacle
 
     if reason := obstacle():
         raise Unsupported(reason)
@@ -62,7 +80,8 @@ def _numba(chain: Chain) -> Engine:
 def _triton(chain: Chain) -> Engine:
     if importlib.util.find_spec("triton") is None:
         raise Unsupported("triton is not installed")
-    from fxsnn.engine.cuda import TritonEngine, obstacle
+    with relying_on("triton"):
+        from fxsnn.engine.cuda import TritonEngine, obstacle
 
     if reason := obstacle(chain.device):
         raise Unsupported(reason)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,6 +19,26 @@ Range = tuple[float, float]
 
 class Unsupported(FxsnnError):  # noqa: N818  # not an error of the user's
     """An engine cannot run a network, or not on this machine; the message says why."""
+
+
+class Broken(Unsupported):
+    """An engine ought to run here, but what it is built on fails; the message says how."""
+
+
+@contextmanager
+def relying_on(library: str) -> Iterator[None]:
+    """Around what a library of compilers may fail at: its import, compiling, what it keeps on disk.
+
+    Raises:
+        Broken: instead of whatever that raised; not of memory that is full, which PyTorch needs no less of.
+    """
+    try:
+        yield
+    except (FxsnnError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise Broken(f"{library} fails here ({type(error).__name__}: {reason})") from error
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from fxsnn.engine import avx2, kernels
-from fxsnn.engine.chain import Chain, Range, Recording
+from fxsnn.engine.chain import Chain, Range, Recording, relying_on
 from fxsnn.engine.operations import Array, Operation
 from fxsnn.engine.planning import Plan, Shape, Weights, plan_of, sections_of, weights_of, window_of
 from fxsnn.engine.tables import groups_of
@@ -32,7 +32,8 @@ _Key = tuple[Shape, int, int]
 
 def obstacle() -> str:
     """Why this machine cannot run the engine; "" if it can."""
-    return avx2.missing()
+    with relying_on("numba"):
+        return avx2.missing()
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +190,8 @@ class NumbaEngine:
             if len(sums) < together:  # the last image runs several times
                 sums = sums[np.minimum(np.arange(together), len(sums) - 1)]
             space = self._space(key)
-            run_plan(space, sums, rows, dynamics, results)
+            with relying_on("numba"):
+                run_plan(space, sums, rows, dynamics, results)
             self._idle.append((key, space))
 
         starts = range(0, len(images), together)

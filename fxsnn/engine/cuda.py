@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fxsnn.engine.chain import Chain, Range, Recording
+from fxsnn.engine.chain import Chain, Range, Recording, relying_on
 from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking
 from fxsnn.neuron import Dynamics
 
@@ -149,7 +149,7 @@ def fire_over_time(
     membranes = neurons.membranes
     spikes = torch.empty((steps, membranes.numel()), dtype=torch.float16, device=membranes.device)
     lows, highs = _extremes(membranes, ranges)
-    with _on(membranes):
+    with _launching(membranes):
         _fire_over_time[(triton.cdiv(membranes.numel(), _BLOCK),)](
             drive, membranes, neurons.thresholds, neurons.leaks, spikes, lows, highs, neurons.layer.gain,
             membranes.numel(), membranes.shape[1], steps,
@@ -166,7 +166,7 @@ def pool_over_time(neurons: Neurons, given: Tensor, zero_reset: bool, ranges: li
     lows, highs = _extremes(membranes, ranges)
     (down, across), (above, left) = _pair(pool.stride), _pair(pool.padding)
     tall, wide = pool.window()
-    with _on(membranes):
+    with _launching(membranes):
         _pool_over_time[(triton.cdiv(membranes.numel(), _BLOCK),)](
             given, membranes, spikes, lows, highs, membranes.numel(), given[0].numel(), membranes.shape[1],
             *membranes.shape[2:], *given.shape[3:], down, across, above, left, steps,
@@ -192,12 +192,14 @@ def _in_time(spikes: Tensor, membranes: Tensor) -> Tensor:
 
 
 @contextmanager
-def _on(tensor: Tensor) -> Iterator[None]:
-    if tensor.device.type == "cuda":
-        with torch.cuda.device(tensor.device):
+def _launching(tensor: Tensor) -> Iterator[None]:
+    """Around a kernel, which Triton compiles at its first call, on the device of a tensor."""
+    with relying_on("triton"):
+        if tensor.device.type == "cuda":
+            with torch.cuda.device(tensor.device):
+                yield
+        else:
             yield
-    else:
-        yield
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -10,23 +10,64 @@ before a reset, or `None`.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
+from numba.core.caching import FunctionCache
 
 from fxsnn.engine.tables import CHANNELS, ENTRIES
+from fxsnn.errors import EngineWarning
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_log = logging.getLogger(__name__)
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]  # numba leaves it untyped
+    """What numba keeps on disk; where that is damaged or full, functions are compiled as if there were nothing."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """See numba."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # pickle raises whatever the bytes make it raise
+            _log.info("numba's cache of %s: %r", self._name, error)
+            _tell(f"numba's cache {self.cache_path} is damaged; it is written anew")
+            with suppress(Exception):
+                self.flush()  # numba would read the damaged index before it writes one
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """See numba."""
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:
+            _log.info("numba's cache of %s: %r", self._name, error)
+            _tell(
+                f"numba's cache {self.cache_path} cannot be written; every process compiles the CPU engine anew, for "
+                "some seconds. Make room there, or let NUMBA_CACHE_DIR name another folder"
+            )
+
+
+@cache  # there are many functions, and one cache
+def _tell(text: str) -> None:
+    warnings.warn(text, EngineWarning, stacklevel=2)
 
 
 def compiled(function: _Function) -> _Function:
     """Compile at the first call, and keep the result on disk where there is a place for it."""
     try:
-        return numba.njit(nogil=True, cache=True)(function)
+        kernel: Any = numba.njit(nogil=True, cache=True)(function)
+        kernel._cache = _Cache(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(nogil=True)(function)
+    return kernel
 
 
 @compiled

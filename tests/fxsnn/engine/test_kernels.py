@@ -1,15 +1,23 @@
-"""Compiling: once, without a place to keep the result too, and never for arrays that would be read wrongly."""
+"""Compiling: once, whatever the disk is like, and never for arrays that would be read wrongly."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fxsnn.errors import EngineWarning
 from tests.engines import needs_numba
 
 numba = pytest.importorskip("numba")
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 def test_without_a_place_for_the_cache_functions_are_compiled_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,3 +79,73 @@ def test_an_array_in_another_order_or_of_another_type_is_refused_not_misread(
     fire_convolution(*given.values())
     with pytest.raises(numba.TypingError, match=told):
         fire_convolution(*{**given, name: array}.values())
+
+
+PROGRAM = """
+import resource, sys, warnings
+import torch, fxsnn
+from tests.nets import Small, images, seeded
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    snn = fxsnn.convert(seeded(Small), target="generic", bits=3, calibration_data=images(16), engine="torch")
+    expected = snn.simulate(images()).spikes
+    if "full" in sys.argv:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    snn.engine = "numba"
+    found = snn.simulate(images()).spikes
+assert all(torch.equal(found[name], spikes) for name, spikes in expected.items())
+print("; ".join(str(one.message) for one in told if one.category is fxsnn.EngineWarning))
+"""
+
+
+@needs_numba
+@pytest.mark.parametrize(
+    ("action", "told"), [("load_overload", "is damaged; it is written anew"), ("save_overload", "cannot be written")]
+)
+def test_a_cache_that_fails_is_no_reason_to_stop(action: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba.core.caching import FunctionCache
+
+    from fxsnn.engine import kernels
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FunctionCache, action, fail)
+    kernels._tell.cache_clear()
+
+    @kernels.compiled
+    def doubled(value: float) -> float:
+        return 2 * value
+
+    with pytest.warns(EngineWarning, match=told) as warned:
+        assert [doubled(value) for value in (4, 1.5)] == [8, 3]
+    assert len(warned) == 1
+
+
+@pytest.mark.slow
+@needs_numba
+class TestWhatNumbaKeepsOnDisk:
+    """A process of its own each time: what is compiled stays in a process."""
+
+    def told(self, folder: Path, *arguments: str) -> str:
+        """The engine's warnings of a process that has its cache there; its spikes were those of PyTorch."""
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=REPOSITORY,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(folder)},
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout.strip()
+
+    def test_a_disk_that_is_full_costs_time_and_one_warning(self, tmp_path: Path) -> None:
+        assert re.fullmatch(r"numba's cache \S+ cannot be written; [^;]+", self.told(tmp_path, "full"))
+
+    @pytest.mark.parametrize("kind", ["nbi", "nbc"])
+    def test_what_is_damaged_costs_time_and_one_warning_and_is_written_anew(self, kind: str, tmp_path: Path) -> None:
+        assert self.told(tmp_path) == ""
+        for path in tmp_path.rglob(f"*.{kind}"):
+            path.write_bytes(path.read_bytes()[:30])
+        assert re.fullmatch(r"numba's cache \S+ is damaged; it is written anew", self.told(tmp_path))
+        assert self.told(tmp_path) == ""
