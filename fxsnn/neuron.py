@@ -188,7 +188,7 @@ def integer_neuron(
                 f"its threshold is {int(theta.max())}; the register holds 1 to {threshold_top}",
                 f"Calibrate it with a lower percentile, {coarser}",
             )
-        worst = int(beta[beta.abs().argmax()])
+        worst = int(beta.min() if bool((beta < leak_bottom).any()) else beta.max())
         raise RegisterError(
             f"its leak (bias) is {worst}; the register holds {leak_bottom} to {leak_top}",
             f"Train it with a smaller bias, {coarser}",

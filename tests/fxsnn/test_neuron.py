@@ -14,6 +14,7 @@ from fxsnn.neuron import (
     INITIAL_MEMBRANES,
     RESETS,
     Dynamics,
+    IntegerNeuron,
     RegisterError,
     integer_neuron,
     integrate_and_fire,
@@ -156,30 +157,57 @@ def test_the_gain_is_the_largest_at_which_all_registers_fit(
     torch.testing.assert_close(neuron.spike_value, neuron.threshold * steps * unit / neuron.gain)
 
 
-def one(step: float = 1.0, threshold: float = 1.0, bias: float = 0.0) -> None:
-    integer_neuron(
-        step=torch.tensor([step], dtype=torch.float64),
-        bias=torch.tensor([bias], dtype=torch.float64),
+def one(*bias: float, threshold: float = 1.0, bits: int = 2) -> IntegerNeuron:
+    """Neurons of a layer, one for each bias, in units of their weighted sums."""
+    return integer_neuron(
+        step=torch.ones(len(bias), dtype=torch.float64),
+        bias=torch.tensor(bias, dtype=torch.float64),
         threshold=threshold,
         unit=1.0,
-        bits=2,
+        bits=bits,
         registers=REGISTERS,
     )
 
 
+@pytest.mark.parametrize(
+    ("bias", "threshold", "bits", "gain"),
+    [
+        (0.0, 1.0, 4, 146),  # 7 * 146 = 1022: one more would take the codebook beyond 1023
+        (0.0, 1.0, 2, 1023),
+        (0.0, 256.0, 2, 511),  # 256 * 512 would be 131072
+        (0.0, 131071 / 3, 2, 3),  # the top of the register, and no more
+        (512.0005, 1.0, 2, 511),  # 512 times it rounds to 262144
+        (262143 / 3, 1.0, 2, 3),
+        (-512.0005, 1.0, 2, 512),  # 512 times it rounds to -262144, which the register holds
+        (-262144.0, 1.0, 2, 1),
+        (-262144.5, 1.0, 2, 1),  # rounded to the even one
+    ],
+)
+def test_registers_are_used_up_to_both_of_their_ends(bias: float, threshold: float, bits: int, gain: int) -> None:
+    neuron = one(bias, threshold=threshold, bits=bits)
+    assert neuron.gain == gain
+    assert neuron.threshold.tolist() == [round(threshold * gain)]
+    assert neuron.leak.tolist() == [round(bias * gain)]
+
+
 def test_a_threshold_beyond_its_register_is_an_error_with_value_and_range() -> None:
     with pytest.raises(RegisterError, match="its threshold is 200000; the register holds 1 to 131071"):
-        one(threshold=200_000.0)
+        one(0.0, threshold=200_000.0)
 
 
 def test_a_leak_beyond_its_register_is_an_error_with_value_and_range() -> None:
     with pytest.raises(RegisterError, match=r"its leak \(bias\) is -300000; the register holds -262144 to 262143"):
-        one(bias=-300_000.0)
+        one(-300_000.0)
+
+
+def test_of_several_leaks_one_that_does_not_fit_is_named() -> None:
+    with pytest.raises(RegisterError, match=r"its leak \(bias\) is 262144; the register holds -262144 to 262143"):
+        one(-262_144.0, 262_144.0)
 
 
 def test_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(RegisterError, match="not finite"):
-        one(bias=float("nan"))
+        one(float("nan"))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
