@@ -51,12 +51,14 @@ class Chain:
         layers: the spiking layers in order, with their names in the user's network. Where a fully connected one reads
             maps, they are flattened.
         decode: what reads the last layer.
+        flattens: the modules that do so where maps are spikes; engines leave them out.
     """
 
     encode: Encode
     prepare: tuple[nn.Module, ...]
     layers: tuple[tuple[str, Spiking], ...]
     decode: Decode
+    flattens: tuple[nn.Module, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -121,6 +123,7 @@ def chain_of(graph: Graph) -> Chain:
     encode = graph[node]
     assert isinstance(encode, Encode)
     prepare: list[nn.Module] = []
+    flattens: list[nn.Module] = []
     layers: list[tuple[str, Spiking]] = []
     while True:
         behind = graph.sole_user(node)
@@ -134,16 +137,16 @@ def chain_of(graph: Graph) -> Chain:
             layers.append((graph.name(node), module))
         elif type(module) is not nn.Flatten:
             raise Unsupported(f"{graph.name(node)} is a {type(module).__name__}")
-        elif not layers:
-            prepare.append(module)
+        else:
+            (flattens if layers else prepare).append(module)
     if not layers or not layers[0][1].constant_input:
         raise Unsupported("the first layer does not read the images")
-    return Chain(encode, tuple(prepare), tuple(layers), module)
+    return Chain(encode, tuple(prepare), tuple(layers), module, tuple(flattens))
 
 
 def watched(chain: Chain) -> bool:
     """Whether somebody hung a hook on a layer, or on all modules: only a run in PyTorch calls it."""
-    modules = [chain.encode, chain.decode, *chain.prepare, *(layer for _, layer in chain.layers)]
+    modules = [chain.encode, chain.decode, *chain.prepare, *chain.flattens, *(layer for _, layer in chain.layers)]
     if nn.modules.module._has_any_global_hook():
         return True
     return any(

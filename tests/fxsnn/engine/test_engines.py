@@ -246,6 +246,40 @@ class TestEveryEngine:
         assert torch.equal(snn(images()), expected)
         assert seen == [1]
 
+    @pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook"])
+    @pytest.mark.parametrize("build", [Small, Dense])
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_hooks_are_called_wherever_they_hang(self, engine: str, build: Callable[[], nn.Module], kind: str) -> None:
+        """Once, and in the thread that calls."""
+        snn = converted(seeded(build), engine=engine)
+        expected = snn(images())
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            for node in snn.graph.nodes(nn.Module):
+                seen: list[nn.Module] = []
+                module = snn.graph[node]
+                handle = getattr(module, f"register_{kind}")(lambda module, *_, seen=seen: seen.append(module))
+                assert torch.equal(snn(images()), expected)
+                assert seen == [module], node.target
+                handle.remove()
+        finally:
+            torch.set_num_threads(before)
+
+    @pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook"])
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_hooks_on_all_modules_see_every_layer(self, engine: str, kind: str) -> None:
+        snn = converted(seeded(Small), engine=engine)
+        expected, seen = snn(images()), []
+        handle = getattr(nn.modules.module, f"register_module_{kind}")(lambda module, *_: seen.append(module))
+        try:
+            assert torch.equal(snn(images()), expected)
+        finally:
+            handle.remove()
+        assert [module for module in seen if isinstance(module, Spiking)] == [
+            snn.get_submodule(name) for name in ("conv1", "pool", "conv2", "hidden")
+        ]
+
     @pytest.mark.parametrize("engine", ENGINES)
     def test_a_copy_runs_by_itself(self, engine: str) -> None:
         snn = converted(seeded(Small), engine=engine)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fxsnn.engine.tables import (
-    LARGEST_BYTE_SUM,
     ConvolutionTables,
     convolution_tables,
     groups_of,
@@ -77,7 +76,7 @@ def test_no_run_of_lookups_can_overflow_a_byte(convolution: tuple[Codes, int]) -
     tables = convolution_tables(*convolution)
     for run in range(len(tables.flushes) - 1):
         entries = tables.tables[tables.flushes[run] : tables.flushes[run + 1]]
-        assert np.all(entries.max(2, initial=0).sum(0, dtype=np.int64) <= LARGEST_BYTE_SUM)
+        assert np.all(entries.max(2, initial=0).sum(0, dtype=np.int64) <= np.iinfo(np.uint8).max)
 
 
 def test_weights_that_are_all_zero_cost_no_lookup() -> None:
@@ -108,6 +107,15 @@ def test_all_tables_lie_in_memory_as_kernels_read_them(channels: int, kernel: tu
         for name, array in vars(tables).items():
             assert array.flags.c_contiguous, name
             assert array.dtype == (np.uint8 if name == "tables" else np.int64), name
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_byte_that_would_just_overflow_does_not(sign: int) -> None:
+    """Sums of 256, which would be 0 in a byte."""
+    spikes = np.ones((1024, 1, 1), np.int64)
+    codes = np.full((4, 1024, 1, 1), sign, np.int8)
+    assert sums(convolution_tables(codes, 1), spikes).tolist() == [1024 * sign] * 4
+    assert sums(pooling_tables(4, (16, 16)), np.ones((4, 16, 16), np.int64)).tolist() == [256] * 4
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
