@@ -105,9 +105,10 @@ class SpikingNetwork(nn.Module):
             raise ModelError(clashes)
         # The modules stand under their own names; the program that calls them is no module of this one.
         object.__setattr__(self, "_graph", own)
-        called = [str(node.target).partition(".")[0] for node in own if node.op == "call_module"]
-        for name in dict.fromkeys(called):
-            self.add_module(name, own.module.get_submodule(name))
+        targets = [str(node.target) for node in own if node.op in ("call_module", "get_attr")]
+        for name in dict.fromkeys(target.partition(".")[0] for target in targets):
+            if name in names:  # all else are tensors of the program itself
+                self.add_module(name, own.module.get_submodule(name))
         for name, buffer in own.module.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
         for name, parameter in own.module.named_parameters(recurse=False):
@@ -382,16 +383,27 @@ class SpikingNetwork(nn.Module):
         return torch.randn(count, *self._image_size, generator=torch.Generator().manual_seed(0))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move or cast the program too: tensors that the tail holds without a module are its own."""
+        """Move or cast the program too: layers may have been put into it."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+        self.graph.module._apply(fn, recurse)
+        self._share_tensors()
+        return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._share_tensors()
+
+    def _share_tensors(self) -> None:
+        """Let the program have the tensors that the tail holds without a module: PyTorch has put others in place here.
+
+        The engine's copy of the tail has the former ones, too: it is made anew.
+        """
         program = self.graph.module
-        program._apply(fn, recurse)
-        for name in program._buffers.keys() & self._buffers.keys():  # both hold them; PyTorch makes new ones for each
+        for name in program._buffers.keys() & self._buffers.keys():
             program._buffers[name] = self._buffers[name]
         for name in program._parameters.keys() & self._parameters.keys():
             program._parameters[name] = self._parameters[name]
         self._compiled = None
-        return self
 
     def _compiled_for(self, images: Tensor) -> _Compiled | None:
         """The engine that is to run these images, with all that belongs to it; `None` means PyTorch."""

@@ -6,6 +6,7 @@ import copy
 import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -194,11 +195,47 @@ class TestAsAModule:
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return super().forward(x) * self.scale + self.offset
 
-        snn = converted(seeded(Scaled)).double()
+        snn = converted(seeded(Scaled))
+        snn(images())
+        snn.double()
         with torch.no_grad():
             snn.get_buffer("scale").fill_(0)
             snn.get_parameter("offset").fill_(3)
         assert bool((snn(images()) == 3).all())
+
+    def test_casting_it_reaches_a_layer_that_was_put_into_the_graph(self) -> None:
+        snn = converted()
+        snn.graph.replace(snn.graph.nodes(nn.Linear)[-1], seeded(Small, 3).fc)
+        expected = snn(images())
+        torch.testing.assert_close(snn.double()(images()).float(), expected)
+
+    @pytest.mark.parametrize("assign", [False, True])
+    @pytest.mark.parametrize("engine", ["auto", "torch"])
+    def test_its_state_dict_has_all_tensors_of_the_tail(self, engine: str, assign: bool) -> None:
+        class Scale(nn.Module):
+            def __init__(self, by: float) -> None:
+                super().__init__()
+                self.by = nn.Parameter(torch.full((5,), by))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x * self.by
+
+        class Scaled(Small):
+            def __init__(self, by: float) -> None:
+                super().__init__()
+                self.scale, self.offset = Scale(by), nn.Parameter(torch.full((5,), by))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.scale(super().forward(x)) + self.offset
+
+        snn, other = (converted(seeded(partial(Scaled, by)), engine=engine) for by in (2.0, 3.0))
+        assert not torch.equal(snn(images()), other(images()))
+        snn.load_state_dict(other.state_dict(), assign=assign)
+        assert torch.equal(snn(images()), other(images()))
+        snn(images()).sum().backward()
+        tail = dict(snn.named_parameters())
+        assert set(tail) == {"fc.weight", "fc.bias", "scale.by", "offset"}
+        assert all(parameter.grad is not None for parameter in tail.values())
 
     def test_copies_are_independent(self) -> None:
         other = copy.deepcopy(SNN)
