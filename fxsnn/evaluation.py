@@ -70,7 +70,7 @@ def _some(count: int) -> int:
 
 
 def _kind_of(network: object) -> tuple[torch.device, torch.dtype | None]:
-    """Where a network's tensors are, and the type that it computes in: that of its first floating parameter."""
+    """Where a network's tensors are, and the type that it reads images in."""
     module = network.module if isinstance(network, Graph) else network
     if not isinstance(module, nn.Module):
         return torch.device("cpu"), None

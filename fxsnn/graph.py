@@ -37,12 +37,15 @@ _COMMON_SIZES = (32, 28, 64, 224, 96, 128, 48, 16, 256, 8)
 
 
 def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:
-    """Where a module's tensors are, and the type that it computes in.
+    """Where a module's tensors are, and the type that it reads images in.
 
     Returns:
-        The device of its first tensor, or the CPU; the type of its first floating one, or `None`; parameters first.
+        The device of its first tensor, or the CPU; the type of its first floating one, or `None`. Those of layers with
+        weights come first, since what is done to their outputs may have a type of its own; then other parameters.
     """
-    tensors = [*module.parameters(), *module.buffers()]
+    layers = [one for one in module.modules() if isinstance(one, Weighted)]
+    weights = [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
+    tensors = [*weights, *module.parameters(), *module.buffers()]
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     return device, next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
 
@@ -188,7 +191,7 @@ class Graph:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of its parameters, or of its buffers if it has none: that in which it reads images."""
+        """The type in which it reads images; see `place_of`."""
         return place_of(self.module)[1] or torch.float32
 
     # Running ---------------------------------------------------------------------------------------------------------

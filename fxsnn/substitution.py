@@ -165,7 +165,7 @@ def substitute(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None
         TargetError: values that fit no register, all of them.
     """
     layers = neurons_of(graph, target)
-    dtype = _type_behind(graph)
+    dtype = graph.dtype  # of all layers with weights: nothing between them could cast
     encode, _ = encoding(graph)
     for node in graph.body(QuantizedInput):
         graph.bypass(node)
@@ -192,13 +192,6 @@ def _spiking(graph: Graph, layer: Neurons, dynamics: Dynamics) -> nn.Module:
         input_magnitude=source.magnitude,
         constant_input=source.constant,
     )
-
-
-def _type_behind(graph: Graph) -> torch.dtype:
-    """The type that the tail computes in: that of its own parameters, or of the network's where it has none."""
-    tail = [graph[node] for node in graph.tail() if node.op == "call_module"]
-    parameters = [parameter for module in tail for parameter in module.parameters()]
-    return next(iter([*parameters, *graph.module.parameters()])).dtype
 
 
 def _require_calibrated(graph: Graph) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 import fxsnn
 from fxsnn.errors import GraphError
+from fxsnn.evaluation import accuracy
 from tests.nets import CONVERTIBLE, OneRelu, Small, images, seeded
 
 
@@ -39,6 +40,35 @@ def test_images_of_a_fitting_size_are_found(name: str) -> None:
     found = graph.example_input()
     assert found is not None
     graph(found)
+
+
+class WideTail(Small):
+    """A tensor of another type, which stands first among the parameters, scales the outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((5,), 0.5, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * self.scale
+
+
+def test_the_type_of_images_is_that_of_the_layers_that_read_them() -> None:
+    model = seeded(WideTail)
+    graph = fxsnn.capture(model)
+    assert graph.dtype == torch.float32
+    assert graph.example_input() is not None
+    assert graph(images()).dtype == torch.float64
+    assert accuracy(model, [(images(), model(images()).argmax(1))]) == 100
+
+
+@pytest.mark.parametrize("correction", [None, "both"])
+def test_a_network_with_outputs_of_another_type_can_be_converted(convert: Any, correction: str | None) -> None:
+    model = seeded(WideTail)
+    snn = convert(model, calibration_data=images(32), correction=correction)
+    assert snn(images()).dtype == torch.float64
+    plain = convert(seeded(Small), calibration_data=images(32), correction=correction)
+    torch.testing.assert_close(snn(images()), plain(images()).double() * 0.5)
 
 
 def test_a_module_that_is_not_there_is_named_with_those_that_are() -> None:
