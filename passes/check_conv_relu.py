@@ -142,10 +142,10 @@ def _about_flatten(graph: Graph, node: Node) -> Iterator[Finding]:
 def _about_norm(graph: Graph, node: Node) -> Iterator[Finding]:
     norm: Any = graph[node]
     source = node.all_input_nodes[0]
-    if not graph.is_a(source, *Weighted) or graph.sole_user(source) is not node:
+    if not graph.is_a(source, *Weighted):  # a layer that others read past its norm is refused itself
         yield graph.finding(
             node,
-            "this batch norm does not alone follow a convolution or fully connected layer",
+            "this batch norm does not directly follow a convolution or fully connected layer",
             "Put it directly behind the layer it normalises, so that it can be folded in",
         )
     if norm.running_mean is None:

@@ -56,9 +56,11 @@ def test_networks_that_can_be_converted_pass(name: str) -> None:
         (chain(nn.AvgPool2d(2, ceil_mode=True)), "2", ["ceil_mode"]),
         (chain(nn.AvgPool2d(2, divisor_override=3)), "2", ["divisor_override"]),
         (chain(nn.AvgPool2d(2, padding=1, count_include_pad=False)), "2", ["count_include_pad=True"]),
+        (chain(nn.AvgPool2d(2, padding=(1, 0), count_include_pad=False)), "2", ["count_include_pad=True"]),
+        (chain(nn.AvgPool2d(2, padding=(0, 1), count_include_pad=False)), "2", ["count_include_pad=True"]),
         (nn.Sequential(nn.AvgPool2d(2), *chain()), "0", ["pools the images themselves"]),
         (chain(nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), nn.ReLU()), "2", ["padding_mode is 'circular'"]),
-        (chain(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.ReLU()), "2", ["does not alone follow"]),
+        (chain(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.ReLU()), "2", ["does not directly follow"]),
         (
             chain(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()),
             "3",
@@ -163,8 +165,11 @@ def test_what_follows_from_another_finding_is_no_finding_of_its_own() -> None:
     found = findings(chain(nn.ConvTranspose2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4), nn.ReLU()))
     assert list(found) == ["2", "4", "5"]  # none for the two ReLUs
     joined = Forward(lambda m, x: m.fc((lambda y: F.relu(m.b(y)) + y)(F.relu(m.a(x))).mean((2, 3))))
-    graph = Canonicalize()(fxsnn.capture(joined)).after
-    assert [finding.layer for finding in CheckConvRelu().findings(graph)] == ["add"]
+    past_its_norm = Forward(lambda m, x: m.fc((lambda y: F.relu(m.norm(y)) * y)(m.a(x)).mean((2, 3))))
+    past_its_norm.norm = nn.BatchNorm2d(4)
+    for model, layers in ((joined, ["add"]), (past_its_norm, ["a", "mul"])):
+        graph = Canonicalize()(fxsnn.capture(model)).after
+        assert [finding.layer for finding in CheckConvRelu().findings(graph)] == layers
 
 
 def test_arithmetic_on_the_images_belongs_in_front_of_the_network() -> None:
