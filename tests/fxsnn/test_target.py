@@ -40,6 +40,18 @@ def test_the_largest_bit_width_that_fits(channels: int, bits: int | None) -> Non
     assert CHIP.largest_bits((3, 3), channels) == bits
 
 
+@pytest.mark.parametrize("choice", ["auto", {"other": 2}])
+@pytest.mark.parametrize(
+    ("kernel", "channels", "bits"),
+    [((3, 3), 4, 2), ((3, 3), 5, 1), ((3, 3), 9, 1), ((1, 1), 1, 1), (None, 9, 2)],
+)
+def test_of_themselves_layers_have_the_widest_bits_that_fit_or_else_the_fewest(
+    choice: Any, kernel: tuple[int, int] | None, channels: int, bits: int
+) -> None:
+    assert CHIP.bits_of("conv", choice, kernel, channels) == bits
+    assert CHIP.bits_of("conv", {"conv": 2}, kernel, channels) == 2
+
+
 @pytest.mark.parametrize("bits", [0, 3, 5, -1, "two", 2.0, True, None])
 def test_bits_that_the_chip_does_not_know_are_refused(bits: object) -> None:
     with pytest.raises(OptionError, match=r"bits is .*; target 'chip' allows 1, 2"):
@@ -96,6 +108,12 @@ def test_what_no_compiler_could_use_is_refused(options: dict[str, Any], message:
 def test_a_register_has_2_to_31_bits(name: str, width: Any) -> None:
     with pytest.raises(OptionError, match=f"the {name} register is {width!r} bits wide; allowed are 2 to 31"):
         Registers(**{name: width})
+
+
+@pytest.mark.parametrize("width", [2, 31])
+@pytest.mark.parametrize("name", ["codebook", "threshold", "leak"])
+def test_the_narrowest_and_the_widest_register_can_be_had(name: str, width: int) -> None:
+    assert getattr(Registers(**{name: width}), name) == width
 
 
 @pytest.mark.parametrize(

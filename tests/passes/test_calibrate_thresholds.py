@@ -42,6 +42,13 @@ def activations(model: nn.Module, name: str, data: Tensor) -> Tensor:
     return kept[0]
 
 
+def unit_of(graph: Graph) -> float:
+    """The step of the input."""
+    (node,) = graph.nodes(QuantizedInput)
+    quantized: Any = graph[node]
+    return float(quantized.unit)
+
+
 DATA = images(64)
 
 
@@ -149,9 +156,17 @@ def test_options_that_are_not_allowed_are_refused(options: dict[str, Any], messa
 
 class TestTheInput:
     def test_its_step_lets_the_largest_pixel_have_the_largest_code(self) -> None:
-        graph = calibrated(DATA)
-        (node,) = graph.nodes(QuantizedInput)
-        assert graph[node].unit == pytest.approx(float(DATA.abs().max()) / 127)
+        assert unit_of(calibrated(DATA)) == pytest.approx(float(DATA.abs().max()) / 127)
+
+    def test_without_data_it_reaches_to_four_standard_deviations(self) -> None:
+        assert unit_of(calibrated(None)) == pytest.approx(4 / 127)
+        assert unit_of(calibrated(None, input_bits=4)) == pytest.approx(4 / 7)
+
+    def test_of_images_that_are_all_zero_it_is_one(self, convert: Any) -> None:
+        black = torch.zeros_like(DATA)
+        assert unit_of(calibrated(black)) == 1
+        snn = convert(seeded(Small), calibration_data=black)
+        assert bool(snn(black).isfinite().all())
 
     def test_it_can_stay_analog(self) -> None:
         assert not calibrated(DATA, input_bits=None).nodes(QuantizedInput)

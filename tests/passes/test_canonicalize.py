@@ -58,6 +58,14 @@ def test_contiguous_stays_where_a_view_depends_on_it() -> None:
     assert [node.target for node in graph if node.op == "call_method"] == ["transpose", "contiguous", "view"]
 
 
+@pytest.mark.parametrize("function", [F.relu, lambda x: F.avg_pool2d(x, 2)])
+def test_contiguous_behind_a_layer_stays_too_where_a_view_depends_on_it(function: Callable[[Tensor], Tensor]) -> None:
+    """Layers keep the order of dimensions in memory that images come in."""
+    graph = canonical(lambda x: function(x).contiguous().view(-1, 2, 25))
+    x = images().to(memory_format=torch.channels_last)
+    assert torch.equal(graph(x), graph(x.contiguous()))
+
+
 def test_contiguous_disappears() -> None:
     graph = canonical(lambda x: F.relu(x).contiguous())
     assert [node.op for node in graph] == ["placeholder", "call_module", "call_module", "output"]
@@ -130,9 +138,30 @@ def test_dropout_that_acts_in_evaluation_too_is_left_for_the_check() -> None:
     assert any(node.target is F.dropout for node in graph)
 
 
-@pytest.mark.parametrize("function", [lambda x: x.view(2, 2, -1), lambda x: torch.flatten(x), lambda x: x.view(-1)])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.view(2, 2, -1),
+        lambda x: torch.flatten(x),
+        lambda x: x.view(-1),
+        lambda x: x.flatten(1, 2),
+        lambda x: torch.flatten(x, 1, -2),
+        lambda x: x.flatten(2),
+        lambda x: x.view(-1, x.size(1)),
+        lambda x: torch.reshape(x, (-1, x.size(2) * x.size(3))),
+        lambda x: x.view(x.size(1), -1),
+    ],
+)
 def test_a_view_that_is_no_flatten_is_left_alone(function: Callable[[Tensor], Tensor]) -> None:
     assert not canonical(function).nodes(nn.Flatten)
+
+
+@pytest.mark.parametrize("dimensions", [(1, 2), (2, -1), (0, 1)])
+def test_a_module_that_flattens_a_part_keeps_what_it_flattens(dimensions: tuple[int, int]) -> None:
+    graph = canonical(nn.Flatten(*dimensions))
+    (node,) = graph.nodes(nn.Flatten)
+    flatten: Any = graph[node]
+    assert (flatten.start_dim, flatten.end_dim) == dimensions
 
 
 def test_one_relu_used_twice_becomes_two() -> None:
@@ -141,6 +170,31 @@ def test_one_relu_used_twice_becomes_two() -> None:
     assert graph[first] is not graph[second]
     assert graph.name(first) == "relu"
     assert not graph.shared()
+
+
+@pytest.mark.parametrize("calls", [2, 3])
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.ReLU(), nn.AvgPool2d(1), nn.AdaptiveAvgPool2d(10), nn.Flatten(), nn.Flatten(3), nn.Softmax(1),
+        nn.LogSoftmax(1),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_module_called_several_times_becomes_as_many_and_the_first_keeps_its_name(
+    module: nn.Module, calls: int
+) -> None:
+    class Repeated(Around):
+        def forward(self, x: Tensor) -> Any:
+            x = self.conv(x)
+            for _ in range(calls):
+                x = self.function(x)
+            return x
+
+    graph = Canonicalize()(fxsnn.capture(seeded(lambda: Repeated(module))), images()).after
+    nodes = graph.nodes(type(module))
+    assert len({id(graph[node]) for node in nodes}) == len(nodes) == calls
+    assert graph.name(nodes[0]) == "function"
 
 
 def test_layers_written_by_hand_become_their_namesakes() -> None:
