@@ -78,7 +78,7 @@ def write_whole(path: str | Path, content: bytes) -> Path:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                os.fsync(file.fileno())  # before it takes its place: a crash must not leave an empty file there
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, place)
         except BaseException:

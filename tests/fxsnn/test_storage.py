@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from fxsnn.errors import FileError
-from fxsnn.storage import load_weights
+from fxsnn.storage import load_weights, write_whole
 from tests.nets import Small, seeded
 
 
@@ -78,3 +79,26 @@ def test_everything_that_does_not_match_is_listed(tmp_path: Path) -> None:
         tmp_path / "w.pt",
         r"(?s)conv1\.weight is missing.*extra is not in .*fc\.weight has shape \[3, 16\], .* wants \[5, 16\]",
     )
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash in between must leave the former one."""
+    place = tmp_path / "net.fxsnn"
+    place.write_bytes(b"before")
+    done: list[tuple[str, int]] = []
+
+    def noted(name: str, size: Callable[[Any], int]) -> Callable[..., None]:
+        original = getattr(os, name)
+
+        def call(what: Any, *others: Any) -> None:
+            assert place.read_bytes() == b"before"
+            done.append((name, size(what)))
+            original(what, *others)
+
+        return call
+
+    monkeypatch.setattr("os.fsync", noted("fsync", lambda handle: os.fstat(handle).st_size))
+    monkeypatch.setattr("os.replace", noted("replace", lambda path: Path(path).stat().st_size))
+    write_whole(place, b"afterwards")
+    assert done == [("fsync", 10), ("replace", 10)]
+    assert place.read_bytes() == b"afterwards"

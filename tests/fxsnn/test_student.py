@@ -107,6 +107,19 @@ def test_only_weights_decay() -> None:
     assert sum(len(group["params"]) for group in groups) == len(named)
 
 
+@pytest.mark.parametrize("relative", [True, False])
+def test_learning_rates_of_steps_and_thresholds_are_a_share_of_them_if_asked_for(relative: bool) -> None:
+    student = Student(quantised(), V1, Dynamics(8))
+    scales = {
+        id(one): group["scale"]
+        for group in student.groups(weight_decay=0, relative=relative)
+        for one in group["params"]
+    }
+    for name, tensor in student.tensors().items():
+        own = relative and not name.endswith(("weight", "bias"))
+        assert scales[id(tensor)] == (pytest.approx(float(tensor.detach().mean())) if own else 1), name
+
+
 def test_steps_and_thresholds_stay_positive() -> None:
     student = Student(quantised(), V1, Dynamics(8))
     before = {name: tensor.detach().clone() for name, tensor in student.tensors().items()}
@@ -119,6 +132,19 @@ def test_steps_and_thresholds_stay_positive() -> None:
         if not name.endswith(("weight", "bias")):
             assert bool((tensor > 0).all()), name
             assert bool((tensor < before[name].median()).all()), name
+
+
+def test_no_step_stays_below_a_sixteenth_of_the_median_of_its_layer() -> None:
+    student = Student(quantised(), V1, Dynamics(8))
+    steps = [tensor for name, tensor in student.tensors().items() if name.endswith("step")]
+    with torch.no_grad():
+        for step in steps:
+            step.fill_(2.0)
+            step[0] = 0.1
+    student.confine()
+    assert steps
+    for step in steps:
+        assert step.tolist() == [pytest.approx(2 / 16), *[2.0] * (len(step) - 1)]
 
 
 def test_the_graph_it_was_made_from_still_learns() -> None:

@@ -91,7 +91,7 @@ def test_shifted_values_have_the_mean_that_is_wanted(seed: int, share: float, to
     values = torch.randn(3, 200, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     wanted = torch.tensor([0.0, share * top, top], dtype=torch.float64)
     shift = shift_for_mean(values, wanted, top)
-    torch.testing.assert_close((values + shift[:, None]).clamp(0, top).mean(1), wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close((values + shift[:, None]).clamp(0, top).mean(1), wanted, atol=1e-12, rtol=0)
 
 
 def test_of_much_data_only_a_part_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -376,6 +376,21 @@ def test_adamw_has_a_learning_rate_of_its_own() -> None:
     assert loss(finetune(epochs=8, optimiser="adamw", lr=None)(GRAPH).after) < loss(GRAPH)
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_with_adamw_the_learning_rate_of_steps_and_thresholds_is_a_share_of_them(optimiser: str) -> None:
+    """Its first step is as long as the learning rate, whatever the gradient; one of SGD is as long as the gradient."""
+    given = {"epochs": 1, "batch_size": 96, "weight_decay": 0.0, "momentum": 0.0}
+    after = finetune(optimiser=optimiser, lr=1e-3, **given)(GRAPH).after
+    shares = []
+    for old, new in zip(layers(GRAPH), layers(after), strict=True):
+        shares.append(float((new.step - old.step).abs().max() / old.step.mean()))
+    for node in GRAPH.nodes(ClippedReLU):
+        clipped: list[Any] = [GRAPH[node], after[GRAPH.name(node)]]
+        shares.append(abs(clipped[1].threshold / clipped[0].threshold - 1))
+    assert len(shares) == 6
+    assert all(share == pytest.approx(1e-3, rel=0.01) for share in shares) == (optimiser == "adamw")
+
+
 def test_with_distillation_alone_labels_are_not_looked_at() -> None:
     """Unlabelled splits have labels of -1; others have more classes, or none that are integers."""
     plain = finetune(IMAGES, distillation=1, validation=0.25)(GRAPH).after.text()
