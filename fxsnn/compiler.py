@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from fxsnn.batches import image_batches, reproducible
-from fxsnn.document import unwritable
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
 from fxsnn.network import SpikingNetwork, name_clashes
@@ -31,9 +30,11 @@ from fxsnn.passes import (
 )
 from fxsnn.plugins import get_target
 from fxsnn.stages import Pass, Pipeline
+from fxsnn.substitution import outline
 from fxsnn.target import Bits, FitReport, HardwareTarget, whole_number
 from fxsnn.tracing import capture
 from fxsnn.version import __version__
+from fxsnn.writable import unwritable
 
 _SAMPLE = 32
 """So many calibration images are kept: the report says what the network does on them."""
@@ -132,9 +133,12 @@ def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits) -> FitR
     except ModelError as error:
         return FitReport(chip.name, bits, (), (), error.findings)
     report = CheckLimits(chip, bits).report(graph)
-    clashes = name_clashes([name for name, _ in graph.module.named_children()])
-    findings = (*CheckConvRelu().findings(graph), *clashes)
-    return replace(report, findings=findings, unwritable=() if findings else tuple(unwritable(graph)))
+    if findings := CheckConvRelu().findings(graph):
+        return replace(report, findings=tuple(findings))
+    spiking = outline(graph)
+    example = graph.example_input()
+    size = None if example is None else tuple(example.shape[1:])
+    return replace(report, findings=tuple(name_clashes(spiking)), unwritable=tuple(unwritable(spiking, chip, size)))
 
 
 def convert(
@@ -229,7 +233,7 @@ def convert(
         )
     graph = capture(model)
     if passes.example is None:
-        passes = replace(passes, example=graph.example_input())
+        passes = replace(passes, example=Canonicalize()(graph).after.example_input())
     size = None if passes.example is None else tuple(passes.example.shape[1:])
     choice = chip.require_choice(bits)
     options = {

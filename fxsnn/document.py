@@ -7,9 +7,8 @@ back. Everything that can stand in the tail is named here: a file cannot call an
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -18,8 +17,9 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxsnn.errors import FileError, Finding, listing
-from fxsnn.graph import Activation, Graph, Norm
+from fxsnn.graph import Graph
 from fxsnn.layers import Decode, Encode, FoldedLinear, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking
+from fxsnn.names import about_file_name
 from fxsnn.neuron import Dynamics
 from fxsnn.packing import pack_codes
 from fxsnn.target import HardwareTarget
@@ -33,9 +33,6 @@ FLOAT_TYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
-
-NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){0,15}")
-LONGEST_NAME = 256
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -64,6 +61,9 @@ _OPERATORS = {
     F.softmax: "softmax",
     F.log_softmax: "log_softmax",
 }
+
+BEHIND_THE_NETWORK = "Leave it out of the network and apply it to what the network returns"
+"""What to do about a tail that no file can hold."""
 
 Array = tuple[str, Tensor]
 
@@ -100,21 +100,21 @@ def described(
     Raises:
         FileError: something in the tail has no name in the format; all such things at once.
     """
-    places = {node: place for place, node in enumerate(graph)}
-    nodes, arrays, problems = [], dict[str, Tensor](), list[Finding]()
-    for node in graph:
-        problems += _about_name(graph, node)
-        try:
-            described, own = _described(graph, node, places)
-        except _NoName as reason:
-            problems.append(_nameless(graph, node, reason))
-            continue
-        name = _name(graph, node)
-        nodes.append({"op": described.pop("op"), "name": name, **described})
-        arrays |= {f"{name}.{part}" if part else name: tensor for part, tensor in own}
+    nodes, arrays, problems = nodes_of(graph)
     if problems:
         raise FileError(f"the network cannot be written: {listing(problems)}")
-    document = {
+    return document_of(nodes, target, dynamics, image_size, provenance), arrays
+
+
+def document_of(
+    nodes: list[dict[str, Any]],
+    target: HardwareTarget,
+    dynamics: Dynamics,
+    image_size: tuple[int, ...] | None,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The document with these nodes, without golden vectors."""
+    return {
         "format": FORMAT,
         "version": VERSION,
         "target": target_data(target),
@@ -124,40 +124,28 @@ def described(
         "golden": None,
         "provenance": dict(provenance),
     }
-    return document, arrays
 
 
-def unwritable(graph: Graph) -> list[Finding]:
-    """What would keep a network from being written to a file once it is converted.
-
-    Args:
-        graph: a network before its conversion, canonical.
-    """
+def nodes_of(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, Tensor], list[Finding]]:
+    """The document's nodes, their arrays, and what has no name in the format."""
     places = {node: place for place, node in enumerate(graph)}
-    tail = set(graph.tail())
-    found: list[Finding] = []
+    nodes, arrays, problems = list[dict[str, Any]](), dict[str, Tensor](), list[Finding]()
     for node in graph:
-        if node in tail or not graph.is_a(node, *Norm, *Activation):  # these become part of the layer before them
-            found += _about_name(graph, node)
-        if node in tail:
-            try:
-                _described(graph, node, places)
-            except _NoName as reason:
-                found.append(_nameless(graph, node, reason))
-    return found
-
-
-def _about_name(graph: Graph, node: Node) -> list[Finding]:
-    name = _name(graph, node)
-    if NAME.fullmatch(name) is not None and len(name) <= LONGEST_NAME:
-        return []
-    problem = f"files allow letters of ASCII, digits, _ and - in its name, {LONGEST_NAME} of them at most"
-    return [graph.finding(node, problem, "Rename it")]
+        name = _name(graph, node)
+        called = node.op in ("call_module", "get_attr")
+        problems += [replace(one, source=graph.source(node)) for one in about_file_name(name, called=called)]
+        try:
+            described, own = _described(graph, node, places)
+        except _NoName as reason:
+            problems.append(_nameless(graph, node, reason))
+            continue
+        nodes.append({"op": described.pop("op"), "name": name, **described})
+        arrays |= {f"{name}.{part}" if part else name: tensor for part, tensor in own}
+    return nodes, arrays, problems
 
 
 def _nameless(graph: Graph, node: Node, reason: Exception) -> Finding:
-    remedy = "Leave it out of the network and apply it to what the network returns"
-    return graph.finding(node, f"{reason} has no name in the format of files", remedy)
+    return graph.finding(node, f"{reason} has no name in the format of files", BEHIND_THE_NETWORK)
 
 
 class _NoName(Exception):  # noqa: N818  # never leaves this file

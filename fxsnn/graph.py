@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator
 from html import escape
@@ -24,6 +25,7 @@ from torch.fx.node import Argument, Node
 
 from fxsnn.drawing import Box, Drawing, draw
 from fxsnn.errors import DataError, Finding, GraphError
+from fxsnn.image_sizes import likely_sizes
 from fxsnn.layers import ClippedReLU, Decode, Encode, LowBit, QuantizedInput, RateReLU, Spiking
 from fxsnn.tables import aligned
 
@@ -33,7 +35,6 @@ Weighted = (nn.Conv2d, nn.Linear)
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _LIBRARY_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parent)
-_COMMON_SIZES = (32, 28, 64, 224, 96, 128, 48, 16, 256, 8)
 
 
 def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:
@@ -202,9 +203,10 @@ class Graph:
         return self.module.forward(images)
 
     def example_input(self, batch: int = 2, seed: int = 0) -> Tensor | None:
-        """Random images that the network accepts, or `None` if no square size up to 256 works.
+        """Random images that the network accepts, or `None` if none was found with sides up to 256.
 
-        The size is found on PyTorch's meta device, without computing anything.
+        Square ones are tried first; of a canonical chain of layers others, too. They are tried on PyTorch's meta
+        device, without computing anything.
         """
         first: Any = next((self[node] for node in self.nodes(*Weighted)), None)
         if first is None:
@@ -212,7 +214,7 @@ class Graph:
         dense = isinstance(first, nn.Linear)
         channels = 1 if dense else first.in_channels
         sizes = [(1, first.in_features)] if dense else []
-        sizes += [(size, size) for size in dict.fromkeys([*_COMMON_SIZES, *range(1, 257)])]
+        sizes += likely_sizes(*self._windows())
         meta = _copied(self.module, lambda tensor: tensor.to("meta"))
         for height, width in sizes:
             try:
@@ -226,6 +228,23 @@ class Graph:
             images = torch.randn(batch, channels, height, width, generator=generator)
             return images.to(self.device, self.dtype)
         return None
+
+    def _windows(self) -> tuple[list[nn.Module], int | None]:
+        """Convolutions and poolings that all images go through, and the features that are read of what they give.
+
+        The features are `None` where these are no plain chain up to a fully connected layer.
+        """
+        found: list[nn.Module] = []
+        for before, node in itertools.pairwise(self.nodes()):
+            if node.all_input_nodes != [before]:
+                break
+            if self.is_a(node, nn.Conv2d, nn.AvgPool2d):
+                found.append(self[node])
+            elif self.is_a(node, nn.Linear):
+                return found, int(self[node].in_features)  # type: ignore[arg-type]  # a module's attribute
+            elif not self.is_a(node, *Norm, *Activation, nn.Flatten, QuantizedInput):
+                break
+        return found, None
 
     def behind(self, node: Node) -> fx.GraphModule:
         """The part of the network that reads `node`, as a module of its own.

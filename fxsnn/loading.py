@@ -68,7 +68,7 @@ def _loaded(path: str | Path, target: str | HardwareTarget | None, engine: str) 
         found = rebuilt(document, arrays, None if target is None else chip)
         golden = _golden(document, arrays, found)
         _require_known(found.target)
-        if clashes := name_clashes([name for name, _ in found.graph.module.named_children()]):
+        if clashes := name_clashes(found.graph):
             raise FileError("; ".join(map(str, clashes)))
     except FileError as error:
         raise FileError(f"{path}: {error}") from error.__cause__

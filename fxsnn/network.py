@@ -100,26 +100,26 @@ class SpikingNetwork(nn.Module):
         check_engine(engine)
         with torch.inference_mode(False):  # tensors made in it do not tell when they are written into
             own = graph.detached()
-        names = [name for name, _ in own.module.named_children()]
-        if clashes := name_clashes(names):
+        if clashes := name_clashes(own):
             raise ModelError(clashes)
         # The modules stand under their own names; the program that calls them is no module of this one.
         object.__setattr__(self, "_graph", own)
         targets = [str(node.target) for node in own if node.op in ("call_module", "get_attr")]
         for name in dict.fromkeys(target.partition(".")[0] for target in targets):
-            if name in names:  # all else are tensors of the program itself
+            if name in own.module._modules:  # all else are tensors of the program itself
                 self.add_module(name, own.module.get_submodule(name))
         for name, buffer in own.module.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
         for name, parameter in own.module.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
-        self._target = get_target(target)
-        self._dynamics = self._spiking_layers()[0][1].dynamics or Dynamics()
-        self._engine_name = engine
-        self._sample = sample
-        self._image_size = image_size if sample is None else tuple(sample.shape[1:])
-        self._provenance = {} if provenance is None else dict(provenance)
-        self._compiled: _Compiled | None = None
+        # Private names of Python (two underscores), which no layer has: what a layer is called is the user's choice.
+        self.__target = get_target(target)
+        self.__dynamics = self._spiking_layers()[0][1].dynamics or Dynamics()
+        self.__engine_name = engine
+        self.__sample = sample
+        self.__image_size = image_size if sample is None else tuple(sample.shape[1:])
+        self.__provenance = {} if provenance is None else dict(provenance)
+        self.__compiled: _Compiled | None = None
         self.eval()
 
     def forward(self, images: Tensor) -> Any:
@@ -224,12 +224,12 @@ class SpikingNetwork(nn.Module):
     @property
     def target(self) -> HardwareTarget:
         """The chip the network was compiled for."""
-        return self._target
+        return self.__target
 
     @property
     def dynamics(self) -> Dynamics:
         """T, reset and start of the membranes."""
-        return self._dynamics
+        return self.__dynamics
 
     @property
     def device(self) -> torch.device:
@@ -242,54 +242,54 @@ class SpikingNetwork(nn.Module):
 
         `None` where none was found, or where it was not made by `convert`.
         """
-        return self._image_size
+        return self.__image_size
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Where the network comes from: versions, options and passes of its conversion; a copy."""
-        return copy.deepcopy(self._provenance)
+        return copy.deepcopy(self.__provenance)
 
     @property
     def timesteps(self) -> int:
         """T, the number of steps of a run; it can be set at any time. No number from 1 on: OptionError."""
-        return self._dynamics.timesteps
+        return self.__dynamics.timesteps
 
     @timesteps.setter
     def timesteps(self, timesteps: int) -> None:
-        self._run_with(replace(self._dynamics, timesteps=timesteps))
+        self._run_with(replace(self.__dynamics, timesteps=timesteps))
 
     @property
     def reset(self) -> str:
         """What a spike does to its membrane: "subtraction" of the threshold, or "zero". Anything else: OptionError."""
-        return self._dynamics.reset
+        return self.__dynamics.reset
 
     @reset.setter
     def reset(self, reset: str) -> None:
-        self._run_with(replace(self._dynamics, reset=reset))
+        self._run_with(replace(self.__dynamics, reset=reset))
 
     @property
     def initial_membrane(self) -> float:
         """Where membranes start, as a share of the threshold: 0.5 or 0. Anything else: OptionError."""
-        return self._dynamics.initial_membrane
+        return self.__dynamics.initial_membrane
 
     @initial_membrane.setter
     def initial_membrane(self, share: float) -> None:
-        self._run_with(replace(self._dynamics, initial_membrane=share))
+        self._run_with(replace(self.__dynamics, initial_membrane=share))
 
     @property
     def engine(self) -> str:
         """What runs the network: "auto", "numba", "triton" or "torch"; all give the same spikes. It can be set."""
-        return self._engine_name
+        return self.__engine_name
 
     @engine.setter
     def engine(self, name: str) -> None:
-        self._engine_name = check_engine(name)
-        self._compiled = None
+        self.__engine_name = check_engine(name)
+        self.__compiled = None
 
     @property
     def report(self) -> Report:
         """What the layers take of the chip; what they do on a few of the calibration images, if there were any."""
-        return self._static_report() if self._sample is None else self.profile(self._sample)
+        return self._static_report() if self.__sample is None else self.profile(self.__sample)
 
     def profile(self, images: Any) -> Report:
         """The report, with what the network does on these images: rates, membranes, synaptic operations, cores.
@@ -305,7 +305,7 @@ class SpikingNetwork(nn.Module):
         meter = Meter(self.graph, self.timesteps)
         for batch, run in self.runs(images):
             meter.add(batch, run.spikes, run.membrane_range)
-        return report_of(self.graph, self._target, self._dynamics, meter.result())
+        return report_of(self.graph, self.__target, self.__dynamics, meter.result())
 
     def runs(self, images: Any) -> Iterator[tuple[Tensor, Run]]:
         """Simulate a few images at a time, so that memory is bounded: the images and what their run showed.
@@ -328,7 +328,7 @@ class SpikingNetwork(nn.Module):
         return parts
 
     def _static_report(self) -> Report:
-        return report_of(self.graph, self._target, self._dynamics)
+        return report_of(self.graph, self.__target, self.__dynamics)
 
     def save(self, path: str | Path, *, golden: int | Tensor = 2) -> Path:
         """Write the network to one file, atomically and without pickle; `fxsnn.load` reads it, `docs/FILE.md` describes
@@ -348,8 +348,8 @@ class SpikingNetwork(nn.Module):
             OptionError: `golden` is neither a number nor images.
         """
         images = self._golden_images(golden)
-        size = self._image_size if images is None else tuple(images.shape[1:])
-        document, arrays = described(self.graph, self._target, self._dynamics, size, self._provenance)
+        size = self.__image_size if images is None else tuple(images.shape[1:])
+        document, arrays = described(self.graph, self.__target, self.__dynamics, size, self.__provenance)
         if images is not None:
             document["golden"] = {"images": len(images)}
             arrays |= golden_arrays(self.simulate, images.to(self.device))
@@ -369,7 +369,7 @@ class SpikingNetwork(nn.Module):
         count = whole_number(golden)
         if count is None or count < 0:
             raise OptionError(f"golden is {golden!r}; allowed are a number of images, or images")
-        if count == 0 or (self._sample is None and self._image_size is None):
+        if count == 0 or (self.__sample is None and self.__image_size is None):
             if count:
                 warnings.warn(
                     "the file has no golden vectors: the network has not seen an image yet; pass golden=images",
@@ -377,10 +377,10 @@ class SpikingNetwork(nn.Module):
                     stacklevel=3,
                 )
             return None
-        if self._sample is not None:
-            return self._sample[:count]
-        assert self._image_size is not None
-        return torch.randn(count, *self._image_size, generator=torch.Generator().manual_seed(0))
+        if self.__sample is not None:
+            return self.__sample[:count]
+        assert self.__image_size is not None
+        return torch.randn(count, *self.__image_size, generator=torch.Generator().manual_seed(0))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move or cast the program too: layers may have been put into it."""
@@ -403,27 +403,27 @@ class SpikingNetwork(nn.Module):
             program._buffers[name] = self._buffers[name]
         for name in program._parameters.keys() & self._parameters.keys():
             program._parameters[name] = self._parameters[name]
-        self._compiled = None
+        self.__compiled = None
 
     def _compiled_for(self, images: Tensor) -> _Compiled | None:
         """The engine that is to run these images, with all that belongs to it; `None` means PyTorch."""
         if torch.compiler.is_compiling() or type(images) is not Tensor or len(images) == 0:
             return None
-        compiled = self._compiled
+        compiled = self.__compiled
         if compiled is None or not compiled.is_of(self.graph):
             try:
                 chain = chain_of(self.graph)
             except Unsupported as reason:
-                if self._engine_name in ("auto", "torch"):
+                if self.__engine_name in ("auto", "torch"):
                     return None
-                raise OptionError(f"engine={self._engine_name!r} cannot run this network: {reason}") from None
-            compiled = _compile(self.graph, chain, self._engine_name)
-            self._compiled = compiled
+                raise OptionError(f"engine={self.__engine_name!r} cannot run this network: {reason}") from None
+            compiled = _compile(self.graph, chain, self.__engine_name)
+            self.__compiled = compiled
         return None if compiled.engine is None or watched(compiled.chain) else compiled
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies compile their engine anew."""
-        return {**self.__dict__, "_compiled": None}
+        return {**self.__dict__, "_SpikingNetwork__compiled": None}
 
     def _run_with(self, dynamics: Dynamics) -> None:
         for _, layer in self._spiking_layers():
@@ -431,14 +431,14 @@ class SpikingNetwork(nn.Module):
         for module in self.modules():
             if isinstance(module, Decode):
                 module.run_with(dynamics)
-        self._dynamics = dynamics
+        self.__dynamics = dynamics
 
     def _spiking_layers(self) -> list[tuple[str, Spiking]]:
         return [(name, module) for name, module in self.named_modules() if isinstance(module, Spiking)]
 
     def extra_repr(self) -> str:
         """Shown by `print`."""
-        return f"target={self._target.name}, timesteps={self.timesteps}, reset={self.reset!r}, engine={self.engine!r}"
+        return f"target={self.__target.name}, timesteps={self.timesteps}, reset={self.reset!r}, engine={self.engine!r}"
 
 
 def require_spiking(snn: object) -> None:
@@ -451,16 +451,19 @@ def require_spiking(snn: object) -> None:
         raise OptionError(f"snn is a {type(snn).__name__}; expected a SpikingNetwork, which fxsnn.convert gives")
 
 
-def name_clashes(names: list[str]) -> list[Finding]:
-    """Findings for layers whose names are attributes of `SpikingNetwork`."""
+def name_clashes(graph: Graph) -> list[Finding]:
+    """Findings for layers, and for tensors of the network's own, whose names are attributes of `SpikingNetwork`."""
+    module = graph.module
+    tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    kinds = {name: "layer" for name, _ in module.named_children()} | {name: "tensor" for name, _ in tensors}
     return [
         Finding(
             name,
-            f"a layer cannot be named {name!r}: SpikingNetwork has an attribute of that name",
-            "Rename the layer",
+            f"a {kind} cannot be named {name!r}: SpikingNetwork has an attribute of that name",
+            f"Rename the {kind}",
         )
-        for name in names
-        if hasattr(SpikingNetwork, name)
+        for name, kind in kinds.items()
+        if hasattr(SpikingNetwork, name) or name.startswith("_SpikingNetwork__")
     ]
 
 

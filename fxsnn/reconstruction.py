@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
-from fxsnn.document import ACTIVATIONS, FLOAT_TYPES, FORMAT, METHODS, NAME, VERSION, target_data
+from fxsnn.document import ACTIVATIONS, FLOAT_TYPES, FORMAT, METHODS, VERSION, target_data
 from fxsnn.errors import FileError, FxsnnError
 from fxsnn.graph import Graph
 from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, fill
 from fxsnn.lowbit import largest_code
+from fxsnn.names import about_file_name, spare_self
 from fxsnn.neuron import Dynamics, IntegerNeuron
 from fxsnn.packing import unpack_codes
 from fxsnn.target import HardwareTarget, Registers, fit_layer
@@ -158,6 +159,25 @@ def rebuilt(document: Document, arrays: Mapping[str, Tensor], target: HardwareTa
     Raises:
         FileError: all that is wrong.
     """
+    return _rebuilt(document, arrays, target, _Builder)
+
+
+def require_readable(document: Document, arrays: Mapping[str, Tensor]) -> None:
+    """Hold the structure of a network, and its tail, against all rules of reading.
+
+    Args:
+        document: of a network that is not converted yet.
+        arrays: those of the tail; of spiking layers nothing is looked at.
+
+    Raises:
+        FileError: all that is wrong.
+    """
+    _rebuilt(document, arrays, None, _Outline)
+
+
+def _rebuilt(
+    document: Document, arrays: Mapping[str, Tensor], target: HardwareTarget | None, build: type[_Builder]
+) -> Rebuilt:
     require_schema(document)
     problems = _Problems()
     target = target or _target(document["target"], problems)
@@ -167,8 +187,7 @@ def rebuilt(document: Document, arrays: Mapping[str, Tensor], target: HardwareTa
     image_size = None if document["image_size"] is None else tuple(document["image_size"])
     sizes = _sizes(document["nodes"], image_size, problems)
     problems.stop()
-    builder = _Builder(document, arrays, target, problems)
-    graph = builder.graph()
+    graph = build(document, arrays, target, problems).graph()
     problems.stop()
     logits = None if image_size is None else _logits(graph, sizes, image_size)
     names = {place: node["name"] for place, node in enumerate(document["nodes"])}
@@ -250,15 +269,12 @@ def _require_names(nodes: list[Mapping[str, Any]], problems: _Problems) -> None:
     held = [str(node["name"]) for node in nodes if node["op"] not in ("images", "call", "output")]
     for name in sorted({name for name in held if held.count(name) > 1}):
         problems(f"{name}: {held.count(name)} nodes have this name")
-    taken, container = fx.GraphModule(nn.Module(), fx.Graph()), nn.Module()
     inner = {name.rpartition(".")[0] for name in held}
     for name in sorted(set(held)):
         if any(one == name or one.startswith(f"{name}.") for one in inner):
             problems(f"{name}: it is a layer and holds another one")
-        first, *others = name.split(".")
-        reserved = hasattr(taken, first) or any(hasattr(container, part) for part in others)
-        if NAME.fullmatch(name) is None or reserved or any(map(keyword.iskeyword, (first, *others))):
-            problems(f"{name}: a layer cannot be named so in a file")
+        for finding in about_file_name(name):
+            problems(f"{name}: a layer cannot be named so in a file ({finding.problem})")
     containers = {
         ".".join(parts[:depth]) for parts in (name.split(".") for name in held) for depth in range(1, len(parts))
     }
@@ -358,6 +374,7 @@ class _Builder:
         for name in sorted(extra):
             self._problem(f"array {name[:80]!r}: nothing needs it")
         self._problem.stop()
+        spare_self(program)
         return Graph(fx.GraphModule(root, program))
 
     def _array(self, name: str, shape: Size | None, dtypes: tuple[torch.dtype, ...]) -> Tensor:
@@ -369,7 +386,7 @@ class _Builder:
             kind = str(dtypes[0]) if len(dtypes) == 1 else "a floating type"
             expected = "a type of the format" if shape is None else f"{kind} {list(shape)}"
             self._problem(f"array {name!r} is {found.dtype} {list(found.shape)}; expected is {expected}")
-        elif found.is_floating_point() and not bool(found.isfinite().all()):
+        elif found.is_floating_point() and not found.is_meta and not bool(found.isfinite().all()):
             self._problem(f"array {name!r} has values that are NaN or infinite")
         else:
             return found
@@ -423,7 +440,7 @@ class _Builder:
         value = self._array(f"{name}.spike_value", (channels,), (torch.float64,))
         if top != bottom or left != right:
             self._problem(f"{name}: its padding {node['padding']} differs between sides, which pooling cannot do")
-        if any(2 * side > length for side, length in zip((top, left), node["kernel_size"], strict=True)):
+        if any(2 * side > window for side, window in zip((top, left), node["kernel_size"], strict=True)):
             self._problem(f"{name}: its padding {node['padding']} is more than half of its window")
         if self._value.shape != value.shape or not torch.equal(self._value, value):
             self._problem(f"{name}: its spikes are worth something else than those that it reads")
@@ -549,6 +566,16 @@ class _Builder:
             return program.call_function(getattr, (arguments[0], "shape"))
         assert function in METHODS  # the schema says so
         return program.call_method(function, tuple(map(_tuple, arguments)), options)
+
+
+class _Outline(_Builder):
+    """Makes spiking layers that have sizes and no numbers."""
+
+    def _layer(self, node: Mapping[str, Any]) -> nn.Module:
+        layer = self._geometry(node)
+        self._used |= {name for name in self._arrays if name.rpartition(".")[0] == node["name"]}
+        self._value = torch.ones(layer.weight.shape[0], dtype=torch.float64)
+        return layer
 
 
 def _tuple(value: Any) -> Any:

@@ -26,11 +26,12 @@ from html import escape
 from typing import Any, ClassVar, dataclass_transform
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.fx.node import Node
 
 from fxsnn.batches import accepted
 from fxsnn.difference import Diff
-from fxsnn.errors import Finding, GraphError, ModelError, PipelineError, UnknownName
+from fxsnn.errors import DataError, Finding, GraphError, ModelError, PipelineError, UnknownName
 from fxsnn.graph import Graph, largest_difference
 from fxsnn.layers import Spiking, check_images
 from fxsnn.overview import layer_rows
@@ -138,7 +139,12 @@ class Pass:
         images = example.to(before.device, torch.float64)
         with torch.no_grad(), accepted(images, what="example or calibration images"):
             outputs = before(images)
-        moved = largest_difference(before, after, images) / max(1.0, float(outputs.abs().max()))
+        try:
+            moved = largest_difference(before, after, images) / max(1.0, float(outputs.abs().max()))
+        except (RuntimeError, DataError):
+            with torch.no_grad():
+                _require_whole_images(before, images)
+            raise
         if not moved <= TOLERANCE:
             raise GraphError(
                 f"pass {self.name} promises to keep the function, but its outputs moved by {moved:.3g} "
@@ -153,6 +159,33 @@ class Pass:
         # An address in memory says nothing, and would make two files of one network differ.
         short = (f"{name}={value}" for name, value in options if len(value) < 40 and " at 0x" not in value)
         return f"{type(self).__name__}({', '.join(short)})"
+
+
+def _require_whole_images(graph: Graph, images: Tensor) -> None:
+    """Refuse images of which a view makes more or fewer rows than there are images.
+
+    Raises:
+        DataError: the first such view.
+    """
+
+    found: list[str] = []
+
+    class Rows(fx.Interpreter):
+        def run_node(self, n: Node) -> Any:
+            value, given = super().run_node(n), self.fetch_args_kwargs_from_env(n)[0][:1]
+            read = given[0] if given else None
+            if n.target in ("view", "reshape", torch.reshape) and isinstance(read, Tensor) and len(read) != len(value):
+                places = ", ".join(filter(None, (graph.name(n), graph.source(n))))
+                found.append(
+                    f"of images of shape {list(images.shape[1:])} a view ({places}) makes {len(value)} rows of "
+                    f"{value[0].numel()} numbers of {len(read)} of {read[0].numel()}: give images of the size that it "
+                    "is for, or write flatten(1) instead"
+                )
+            return value
+
+    Rows(graph.module).run(images)
+    if found:
+        raise DataError(found[0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError, TargetError
-from fxsnn.graph import Graph, Weighted
+from fxsnn.graph import Activation, Graph, Norm, Weighted
 from fxsnn.layers import (
     ClippedReLU,
     Decode,
@@ -21,6 +21,10 @@ from fxsnn.layers import (
     QuantizedInput,
     RateReLU,
     SpikeAvgPool2d,
+    SpikeConv2d,
+    SpikeLinear,
+    conv_like,
+    linear_like,
     spiking_form,
 )
 from fxsnn.neuron import Dynamics, IntegerNeuron, RegisterError, integer_neuron
@@ -192,6 +196,43 @@ def _spiking(graph: Graph, layer: Neurons, dynamics: Dynamics) -> nn.Module:
         input_magnitude=source.magnitude,
         constant_input=source.constant,
     )
+
+
+def outline(graph: Graph) -> Graph:
+    """What will be made of a network: spiking layers in their places, with sizes and without numbers.
+
+    Args:
+        graph: canonical and convertible; it stays as it is.
+    """
+    other = graph.copy()
+    encode, decode = Encode(1.0, 8, graph.input_channels), list[Node]()
+    value = torch.ones(graph.input_channels or 1, dtype=torch.float64)
+    for node in other.body():
+        if other.is_a(node, *Norm, *Activation):
+            other.bypass(node)
+        elif other.is_a(node, *Weighted, nn.AvgPool2d):
+            layer: Any = other[node]
+            value = value if isinstance(layer, nn.AvgPool2d) else value.new_ones(layer.weight.shape[0])
+            other.replace(node, _without_numbers(layer, value))
+            decode = [node]
+    other.insert_after(other.input(), "encode", encode)
+    for node in decode:
+        other.insert_after(node, "decode", Decode(value, graph.dtype, Dynamics()))
+    other.tidy()
+    return other
+
+
+def _without_numbers(layer: Any, value: Tensor) -> nn.Module:
+    """A spiking layer of the size of one without spikes; what is written of it tells its size, and is not there."""
+    if isinstance(layer, nn.AvgPool2d):
+        return SpikeAvgPool2d.compiled(layer, value, Dynamics())
+    convolves = isinstance(layer, nn.Conv2d)
+    spiking: Any = conv_like(SpikeConv2d, layer) if convolves else linear_like(SpikeLinear, layer)
+    spiking.bits = 1
+    spiking.register_buffer("codes", torch.empty(0, dtype=torch.int8))
+    for name in ("threshold", "leak", "step", "spike_value", "real_threshold", "real_bias"):
+        spiking.register_buffer(name, value)
+    return spiking.eval()
 
 
 def _require_calibrated(graph: Graph) -> None:

@@ -15,6 +15,7 @@ from torch import fx, nn
 from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Graph, user_place
 from fxsnn.layers import LEAVES, Decode
+from fxsnn.names import about_program_name, spare_self
 
 _QUANTISED = ("torch.ao.", "torch.nn.quantized", "torch.nn.qat", "torch.nn.intrinsic", "torchao.")
 
@@ -85,7 +86,11 @@ def capture(model: nn.Module) -> Graph:
     tracer = Tracer()
     try:
         graph = tracer.trace(own, concrete_args=_defaults(own))
+        _require_names(graph)
+        spare_self(graph)
         module = fx.GraphModule(own, graph, type(model).__name__)
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError([_untraceable(model, error)]) from error
     _drop_unused_inputs(module)
@@ -159,6 +164,13 @@ def _defaults(model: nn.Module) -> dict[str, Any]:
     """Values for all inputs but the first that have a default, so that `forward(x, mask=None)` can be traced."""
     parameters = list(inspect.signature(model.forward).parameters.values())[1:]
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def _require_names(graph: fx.Graph) -> None:
+    """Refuse layers and tensors that a program cannot find by their names."""
+    names = dict.fromkeys(str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr"))
+    if findings := [finding for name in names for finding in about_program_name(name)]:
+        raise ModelError(findings)
 
 
 def _drop_unused_inputs(module: fx.GraphModule) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx.node import Argument, Node
 
-from fxsnn.graph import Graph
+from fxsnn.graph import Activation, Graph
 from fxsnn.layers import HAND_WRITTEN, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SpikeReLU, conv_like, linear_like
 from fxsnn.stages import Pass, facts
 
@@ -50,7 +50,7 @@ class Canonicalize(Pass):
             if node.op in ("call_function", "call_method"):
                 if _is_inactive_dropout(node) or _is_idle_contiguous(graph, node):
                     graph.bypass(node)
-                elif (module := _module_for(node)) is not None:
+                elif (module := _module_for(node)) is not None and not _splits_rows(graph, node):
                     graph.replace(node, module)
             elif graph.is_a(node, *_DROPPED):
                 graph.bypass(node)
@@ -144,14 +144,28 @@ def _joins_all(start: Any, end: Any) -> bool:
 
 def _view(node: Node) -> nn.Module | None:
     """A view that keeps the batch and joins all else: any view to two dimensions whose first is the batch size."""
-    sizes: tuple[Argument, ...] = node.args[1:] or (node.kwargs.get("shape"),)
-    if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
-        sizes = tuple(sizes[0])
+    sizes = _sizes(node)
     if len(sizes) != 2:
         return None
     batch, rest = sizes
     keeps_batch = _is_batch_size(batch) or (batch == -1 and isinstance(rest, int) and rest > 0)
     return nn.Flatten() if keeps_batch else None
+
+
+def _sizes(node: Node) -> tuple[Argument, ...]:
+    """The sizes that a view is given, one by one or together."""
+    sizes: tuple[Argument, ...] = node.args[1:] or (node.kwargs.get("shape"),)
+    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
+
+
+def _splits_rows(graph: Graph, node: Node) -> bool:
+    """A view to rows of K numbers where the layer behind it reads another number: no flatten could take its place."""
+    reader = graph.sole_user(node)  # what stands behind is canonical by now
+    while reader is not None and graph.is_a(reader, *Activation):
+        reader = graph.sole_user(reader)
+    if node.target not in _VIEWS or _sizes(node)[0] != -1 or not graph.is_a(reader, nn.Linear) or reader is None:
+        return False
+    return bool(graph[reader].in_features != _sizes(node)[1])
 
 
 def _is_batch_size(value: Argument) -> bool:
@@ -204,6 +218,9 @@ _METHODS: dict[Any, Callable[[Node], nn.Module | None]] = {
     "softmax": _softmax(nn.Softmax),
     "log_softmax": _softmax(nn.LogSoftmax),
 }
+
+
+_VIEWS = [target for table in (_FUNCTIONS, _METHODS) for target, build in table.items() if build is _view]
 
 
 def _module_for(node: Node) -> nn.Module | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,7 +42,7 @@ class CheckConvRelu(Pass):
 
     def findings(self, graph: Graph) -> list[Finding]:
         """Everything about the network that stands in the way of its conversion, chip limits aside."""
-        found = list(_about_weights(graph))
+        found = [*_about_weights(graph), *_about_inputs(graph)]
         placeholders = [node for node in graph if node.op == "placeholder"]
         found += [
             graph.finding(extra, "it is a second input", "Give the network one input, the images")
@@ -87,6 +88,38 @@ def _about_weights(graph: Graph) -> Iterator[Finding]:
                 "Use one layer per call: on the chip each has its own cores and its own threshold",
                 places,
             )
+
+
+def _about_inputs(graph: Graph) -> Iterator[Finding]:
+    """Layers that cannot read what the layer before them gives, whatever the size of the images; along the chain."""
+    channels, features = None, None  # of maps; of rows, `None` for all numbers of a map
+    for before, node in itertools.pairwise(graph):
+        if node.all_input_nodes != [before] or node.op == "output":
+            return
+        module: Any = graph[node] if node.op == "call_module" else None
+        if isinstance(module, nn.Conv2d):
+            if channels not in (None, module.in_channels):
+                yield _reads(graph, node, f"{module.in_channels} channels", f"{channels}")
+            channels = module.out_channels
+        elif isinstance(module, nn.Linear):
+            if features not in (None, module.in_features):
+                yield _reads(graph, node, f"{module.in_features} features", f"{features}")
+            elif features is None and channels and module.in_features % channels:
+                given = f"maps of {channels} channels, whose size is a multiple of {channels}"
+                yield _reads(graph, node, f"{module.in_features} features", given)
+            features = module.out_features
+        elif isinstance(module, Norm):
+            expected = channels if features is None else features
+            if isinstance(module, nn.BatchNorm2d) and expected not in (None, module.num_features):
+                yield _reads(graph, node, f"{module.num_features} channels", f"{expected}")
+        elif node.target in ("view", "reshape", torch.reshape) and isinstance(node.args[-1], int):
+            features = node.args[-1] if node.args[-1] > 0 else None
+        elif not isinstance(module, (*Activation, nn.AvgPool2d, nn.Flatten, nn.AdaptiveAvgPool2d, QuantizedInput)):
+            return
+
+
+def _reads(graph: Graph, node: Node, reads: str, given: str) -> Finding:
+    return graph.finding(node, f"it reads {reads} and is given {given}", "Give it as many inputs as it is to read")
 
 
 def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
@@ -183,8 +216,14 @@ def _about_pool(graph: Graph, node: Node) -> Iterator[Finding]:
         yield graph.finding(node, "its ceil_mode is True", "Use ceil_mode=False: every window must have the same size")
     if pool.divisor_override is not None:
         yield graph.finding(node, f"its divisor_override is {pool.divisor_override}", "Leave divisor_override out")
-    padded = pool.padding if isinstance(pool.padding, int) else max(pool.padding)
-    if padded and not pool.count_include_pad:
+    padding, window = (
+        (side, side) if isinstance(side, int) else tuple(side) for side in (pool.padding, pool.kernel_size)
+    )
+    if any(2 * side > kernel for side, kernel in zip(padding, window, strict=True)):
+        yield graph.finding(
+            node, f"its padding {pool.padding} is more than half of its window {pool.kernel_size}", "Pad less"
+        )
+    if any(padding) and not pool.count_include_pad:
         yield graph.finding(
             node,
             "its padding is not counted (count_include_pad=False), so its windows differ in size",

@@ -14,7 +14,7 @@ FLOORS: list[set[str]] = [
     {"fxsnn.difference"},
     {"fxsnn.target"},  # plain data
     {"fxsnn.lowbit", "fxsnn.hwtargets", "fxsnn.storage", "fxsnn.device", "fxsnn.datasets", "fxsnn.plots"}
-    | {"fxsnn.user_code", "fxsnn.nir_model"},
+    | {"fxsnn.user_code", "fxsnn.nir_model", "fxsnn.names", "fxsnn.image_sizes"},
     {"fxsnn.neuron", "fxsnn.plugins", "fxsnn.drawing", "fxsnn.packing", "fxsnn.training_options"},
     {"fxsnn.layers.plain_numbers"},
     {"fxsnn.layers.clipping", "fxsnn.layers.decode", "fxsnn.layers.folded", "fxsnn.layers.geometry"}
@@ -34,7 +34,7 @@ FLOORS: list[set[str]] = [
     {"fxsnn.overview", "fxsnn.activity", "fxsnn.document"},
     {"fxsnn.stages", "fxsnn.observe", "fxsnn.moments", "fxsnn.fitting", "fxsnn.report"}
     | {"fxsnn.reconstruction", "fxsnn.golden"},  # the machine
-    {"fxsnn.substitution"},
+    {"fxsnn.substitution", "fxsnn.writable"},
     {"fxsnn.network"},
     {"fxsnn.student"},
     {"fxsnn.finetune"},
