@@ -15,7 +15,7 @@ from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit, LowBitConv2d, QuantizedInput, RateReLU, conv_like, linear_like
 from fxsnn.network import SpikingNetwork
 from fxsnn.neuron import Dynamics
-from fxsnn.substitution import neurons_of, substitute
+from fxsnn.substitution import neurons_of, spiking_layer, substitute
 from fxsnn.target import HardwareTarget
 
 LEAST = 1 / 100
@@ -109,6 +109,7 @@ class Student:
             TargetError: a value has left its register.
         """
         layers = neurons_of(self.graph, self.target)
+        self._neurons = {layer.node: layer for layer in layers}
         for layer in layers:
             last = layer is layers[-1]
             if layer.neuron is None:
@@ -195,6 +196,12 @@ class Student:
         substitute(graph, self.target, self.dynamics)
         graph.tidy()
         return SpikingNetwork(graph, self.target)
+
+    def spiking_layer(self, node: Node) -> nn.Module:
+        """What stands in the spiking network in the place of a node of the body: its neurons, or nothing."""
+        if node in self._neurons:
+            return spiking_layer(self.graph, self._neurons[node], self.dynamics)
+        return self.graph[node] if self.graph.is_a(node, nn.Flatten) else nn.Identity()
 
     def simulate(self, images: Tensor, network: SpikingNetwork | None = None) -> None:
         """Let the next forward pass have the rates that the spiking network has on these images.

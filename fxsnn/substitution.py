@@ -174,14 +174,15 @@ def substitute(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None
     for node in graph.body(QuantizedInput):
         graph.bypass(node)
     for layer in layers:
-        graph.replace(layer.node, _spiking(graph, layer, dynamics))
+        graph.replace(layer.node, spiking_layer(graph, layer, dynamics))
     for node in graph.body(ClippedReLU, RateReLU):
         graph.bypass(node)  # its threshold is in the neurons now
     graph.insert_after(graph.input(), "encode", encode)
     graph.insert_after(layers[-1].node, "decode", Decode(layers[-1].signal.value, dtype, dynamics))
 
 
-def _spiking(graph: Graph, layer: Neurons, dynamics: Dynamics) -> nn.Module:
+def spiking_layer(graph: Graph, layer: Neurons, dynamics: Dynamics) -> nn.Module:
+    """The layer with its integers."""
     module: Any = graph[layer.node]
     source = layer.source
     if layer.neuron is None or layer.activation is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from fxsnn.batches import accepted, image_batches, reproducible
 from fxsnn.errors import OptionError, PipelineError, TargetError
+from fxsnn.frontier import Frontier
 from fxsnn.graph import Graph
 from fxsnn.layers import LowBit
 from fxsnn.neuron import Dynamics
@@ -27,6 +28,8 @@ _VALUES = 1 << 7
 _VALUES_IN_ALL = 1 << 17
 _HALVINGS = 50
 """Of an interval of doubles, down to about the last of their 53 digits; more would change nothing."""
+_MOST_KEPT = 1 << 30
+"""So many bytes may the spikes take from which layers go on; see `fxsnn.frontier.Frontier`."""
 
 
 class CorrectLayers(Pass):
@@ -42,8 +45,10 @@ class CorrectLayers(Pass):
     * Then its threshold becomes that of least squared error, for the rates of T steps under a steady drive.
 
     Args:
-        data: images, an iterable of batches, or a `DataLoader` of (images, labels); gone through once per layer and
-            once more, twice per layer with both corrections.
+        data: images, an iterable of batches, or a `DataLoader` of (images, labels). Time grows with the number of
+            layers as long as the spikes of one layer on all of them take no more than 1 GiB, a bit each (1,000 images,
+            16 steps: maps of 500,000 neurons); images beyond that are simulated from the first layer on for every
+            layer.
         target: gives the widths of the registers.
         biases: correct biases; a layer without one gets one.
         thresholds: correct thresholds.
@@ -81,12 +86,13 @@ class CorrectLayers(Pass):
         teacher = float_form(graph)  # before the graph becomes a student's
         student = Student(graph, self.target, self._dynamics())
         wanted = self._mean_activations(teacher, student) if self.biases else {}
+        frontier = Frontier(student, lambda: self._images(graph), _MOST_KEPT)
         for node in tqdm(graph.body(LowBit), "correcting", disable=None if self.progress else True):
             if self.biases:
-                drives = self._drives(graph, student, node)
+                drives = _some_of(frontier.drives(node))
                 _move_bias(student, node, shift_for_mean(drives, wanted[graph.name(node)], student.threshold(node)))
             if self.thresholds:
-                student.set_threshold(node, self._threshold(graph, student, node))
+                student.set_threshold(node, self._threshold(frontier.drives(node)))
         student.finish()
 
     def _mean_activations(self, teacher: Graph, student: Student) -> dict[str, Tensor]:
@@ -102,52 +108,44 @@ class CorrectLayers(Pass):
             totals[name] = totals.get(name, 0) + channels.sum(1)
             counts[name] = counts.get(name, 0) + channels.shape[1]
 
-        self._watch(teacher, nodes, add, None)
+        watch = Watch(teacher, nodes, add)
+        for images in self._images(teacher):
+            with torch.no_grad(), accepted(images, what="calibration images"):
+                watch.run(images)
         return {name: total / counts[name] for name, total in totals.items()}
 
-    def _drives(self, graph: Graph, student: Student, node: Node) -> Tensor:
-        """What stands in front of the activation of a layer, [C, n]: everything, or of much a random part."""
-        generator = torch.Generator().manual_seed(0)
-        kept: list[Tensor] = []
-        share = 1.0  # the same of every image, so that all count alike
-
-        def some(channels: Tensor, count: int) -> Tensor:
-            chosen = torch.randperm(channels.shape[1], generator=generator)[:count]
-            return channels[:, chosen.to(channels.device)]
-
-        def add(_: Node, value: Tensor) -> None:
-            nonlocal kept, share
-            channels = value.double().transpose(0, 1).flatten(1)
-            if not kept:
-                share = min(1.0, _VALUES * len(value) / channels.shape[1])
-            most = max(1, round(share * channels.shape[1]))
-            kept.append(some(channels, most) if channels.shape[1] > most else channels)
-            if sum(part.shape[1] for part in kept) > _VALUES_IN_ALL:  # from now on, and of what there is, only half
-                kept, share = [some(part, (part.shape[1] + 1) // 2) for part in kept], share / 2
-
-        self._watch(graph, [node], add, student)
-        return torch.cat(kept, 1)
-
-    def _threshold(self, graph: Graph, student: Student, node: Node) -> float:
+    def _threshold(self, drives: Iterable[Tensor]) -> float:
         histogram = Histogram()
-        self._watch(graph, [node], lambda _, value: histogram.add(value), student)
+        for values in drives:
+            histogram.add(values)
         return histogram.least_error_threshold(self._dynamics()) if histogram.largest else 0.0
 
-    def _watch(
-        self, graph: Graph, nodes: list[Node], see: Callable[[Node, Tensor], None], student: Student | None
-    ) -> None:
-        """Show what nodes give on the data."""
-        watch = Watch(graph, nodes, see)
-        network = None if student is None else student.spiking()
-        with torch.no_grad(), reproducible(0):  # every layer, and the float network, is to see the same images
+    def _images(self, graph: Graph) -> Iterator[Tensor]:
+        """The data in small batches; every layer, and the float network, is to see the same images."""
+        with reproducible(0):
             for batch in image_batches(self.data, graph.input_channels):
-                for images in batch.to(graph.device, graph.dtype).split(_CHUNK):
-                    with accepted(images, what="calibration images"):
-                        if student is not None:
-                            student.simulate(images, network)
-                        watch.run(images)
-        if student is not None:
-            student.forget()
+                yield from batch.to(graph.device, graph.dtype).split(_CHUNK)
+
+
+def _some_of(drives: Iterable[Tensor]) -> Tensor:
+    """What stands in front of the activation of a layer, [C, n]: everything, or of much a random part."""
+    generator = torch.Generator().manual_seed(0)
+    kept: list[Tensor] = []
+    share = 1.0  # the same of every image, so that all count alike
+
+    def some(channels: Tensor, count: int) -> Tensor:
+        chosen = torch.randperm(channels.shape[1], generator=generator)[:count]
+        return channels[:, chosen.to(channels.device)]
+
+    for value in drives:
+        channels = value.double().transpose(0, 1).flatten(1)
+        if not kept:
+            share = min(1.0, _VALUES * len(value) / channels.shape[1])
+        most = max(1, round(share * channels.shape[1]))
+        kept.append(some(channels, most) if channels.shape[1] > most else channels)
+        if sum(part.shape[1] for part in kept) > _VALUES_IN_ALL:  # from now on, and of what there is, only half
+            kept, share = [some(part, (part.shape[1] + 1) // 2) for part in kept], share / 2
+    return torch.cat(kept, 1)
 
 
 def _move_bias(student: Student, node: Node, by: Tensor) -> None:

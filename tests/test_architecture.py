@@ -37,7 +37,7 @@ FLOORS: list[set[str]] = [
     {"fxsnn.substitution", "fxsnn.writable"},
     {"fxsnn.network"},
     {"fxsnn.student"},
-    {"fxsnn.finetune"},
+    {"fxsnn.finetune", "fxsnn.frontier"},
     {"fxsnn.passes"},
     {"fxsnn.effects"},
     {"fxsnn.compiler", "fxsnn.budget", "fxsnn.sweeps", "fxsnn.loading", "fxsnn.evaluation"} | {"fxsnn.interchange"},
