@@ -102,16 +102,24 @@ class Student:
         graph.module.recompile()
         self.round()
 
-    def round(self) -> None:
+    def round(self, until: Node | None = None) -> None:
         """Bring thresholds, biases and units up to date: what the integers make of the present parameters.
+
+        Args:
+            until: only this layer, and poolings before it; those with weights before it are up to date.
 
         Raises:
             TargetError: a value has left its register.
         """
-        layers = neurons_of(self.graph, self.target)
+        weighted = self.graph.body(LowBit)
+        known = {} if until is None else {node: self._neurons[node] for node in weighted[: weighted.index(until)]}
+        layers = neurons_of(self.graph, self.target, known, until)
         self._neurons = {layer.node: layer for layer in layers}
+        output = self.graph.body(LowBit, nn.AvgPool2d)[-1]
         for layer in layers:
-            last = layer is layers[-1]
+            if layer.node in known:
+                continue
+            last = layer.node is output
             if layer.neuron is None:
                 levels: Any = self.graph[self._pooled[layer.node]]
                 levels.spike_value = levels.spike_value.new_tensor([layer.source.unit])
@@ -155,12 +163,12 @@ class Student:
                 activation.upper.clamp_(min=least)
 
     def move_bias(self, node: Node, by: Tensor) -> None:
-        """Add to the bias of a layer, [C]; it gets one where it has none."""
+        """Add to the bias of a layer, [C]; it gets one where it has none. Layers behind it wait for `round`."""
         layer: Any = self.graph[node]
         with torch.no_grad():
             bias = torch.zeros(len(by), dtype=torch.float64, device=by.device) if layer.bias is None else layer.bias
             layer.bias = nn.Parameter((bias.double() + by).to(layer.weight.dtype))
-        self.round()
+        self.round(node)
 
     def threshold(self, node: Node) -> float:
         """The threshold behind a layer, in activation units."""
@@ -168,12 +176,12 @@ class Student:
         return float(activation.threshold)
 
     def set_threshold(self, node: Node, threshold: float) -> None:
-        """Set the threshold behind a layer; 0 leaves it as it is."""
+        """Set the threshold behind a layer; 0 leaves it as it is. Layers behind it wait for `round`."""
         if threshold > 0:
             activation: Any = self.graph[next(iter(node.users))]
             with torch.no_grad():
                 activation.upper.fill_(threshold)
-            self.round()
+            self.round(node)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that is trained, by name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,12 +85,16 @@ class Neurons:
         return Signal(self.source.value if self.neuron is None else self.neuron.spike_value)
 
 
-def neurons_of(graph: Graph, target: HardwareTarget) -> list[Neurons]:
+def neurons_of(
+    graph: Graph, target: HardwareTarget, known: Mapping[Node, Neurons] | None = None, until: Node | None = None
+) -> list[Neurons]:
     """All layers that are to spike, in order, with thresholds and leaks rounded for the registers of `target`.
 
     Args:
         graph: with n-bit weights and calibrated thresholds.
         target: gives the widths of the registers.
+        known: layers that are not to be rounded again.
+        until: the last layer that is wanted.
 
     Raises:
         ModelError: weights or thresholds are missing.
@@ -108,7 +113,10 @@ def neurons_of(graph: Graph, target: HardwareTarget) -> list[Neurons]:
             problem = f"it reads {graph.name(read)}, which no neurons can compute"
             raise ModelError([graph.finding(node, problem, "Run Canonicalize and CheckConvRelu first")])
         source = signals[read]
-        if graph.is_a(node, LowBit):
+        if known is not None and node in known:
+            found.append(known[node])
+            signals[node] = found[-1].signal
+        elif graph.is_a(node, LowBit):
             activation = graph.sole_user(node)
             assert activation is not None
             neuron = _neuron(graph, node, activation, source, target, findings)
@@ -118,6 +126,8 @@ def neurons_of(graph: Graph, target: HardwareTarget) -> list[Neurons]:
             if graph.is_a(node, nn.AvgPool2d):
                 found.append(Neurons(node, source, None, None))
             signals[node] = source
+        if node is until:
+            break
     if findings:
         raise TargetError(findings)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -88,11 +89,14 @@ class CorrectLayers(Pass):
         wanted = self._mean_activations(teacher, student) if self.biases else {}
         frontier = Frontier(student, lambda: self._images(graph), _MOST_KEPT)
         for node in tqdm(graph.body(LowBit), "correcting", disable=None if self.progress else True):
-            if self.biases:
-                drives = _some_of(frontier.drives(node))
-                _move_bias(student, node, shift_for_mean(drives, wanted[graph.name(node)], student.threshold(node)))
-            if self.thresholds:
-                student.set_threshold(node, self._threshold(frontier.drives(node)))
+            with _without_training():
+                student.round(node)  # the layers before it are final
+                if self.biases:
+                    drives = _some_of(frontier.drives(node))
+                    shift = shift_for_mean(drives, wanted[graph.name(node)], student.threshold(node))
+                    student.move_bias(node, shift)
+                if self.thresholds:
+                    student.set_threshold(node, self._threshold(frontier.drives(node)))
         student.finish()
 
     def _mean_activations(self, teacher: Graph, student: Student) -> dict[str, Tensor]:
@@ -148,9 +152,11 @@ def _some_of(drives: Iterable[Tensor]) -> Tensor:
     return torch.cat(kept, 1)
 
 
-def _move_bias(student: Student, node: Node, by: Tensor) -> None:
+@contextmanager
+def _without_training() -> Iterator[None]:
+    """What leaves its register was moved there by the correction, not by a training."""
     try:
-        student.move_bias(node, by)
+        yield
     except TargetError as error:
         remedy = "It is the correction that moves it there: leave biases uncorrected, or train the network"
         raise TargetError([replace(finding, remedy=remedy) for finding in error.findings]) from error

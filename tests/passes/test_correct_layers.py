@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fxsnn
 from fxsnn.errors import DataError, ModelError, OptionError, PipelineError, TargetError
+from fxsnn.frontier import Frontier
 from fxsnn.graph import Graph
-from fxsnn.layers import ClippedReLU, LowBit
+from fxsnn.layers import ClippedReLU, LowBit, Spiking
 from fxsnn.neuron import Dynamics
 from fxsnn.observe import Watch
 from fxsnn.passes import (
@@ -217,3 +218,63 @@ def test_what_fits_no_register_is_said_without_speaking_of_training(monkeypatch:
     ) as caught:
         CorrectLayers(IMAGES, V1, timesteps=8)(GRAPH)
     assert "Train it" not in str(caught.value)
+
+
+def deep(layers: int) -> Graph:
+    """A chain of convolutions with a pooling in its middle."""
+    parts: list[nn.Module] = []
+    for place in range(layers):
+        parts += [nn.Conv2d(4 if place else 3, 4, 3, padding=1), nn.ReLU()]
+    parts[layers:layers] = [nn.AvgPool2d(2)]
+    return quantised(seeded(lambda: nn.Sequential(*parts, nn.Flatten(), nn.Linear(144, 5))))
+
+
+def executions(graph: Graph, **options: Any) -> dict[str, int]:
+    """How often layers are run in floating point and as neurons by a correction."""
+    counts = {"float": 0, "spiking": 0}
+
+    def count(module: nn.Module, *_: Any) -> None:
+        counts["float"] += isinstance(module, LowBit)
+        counts["spiking"] += isinstance(module, Spiking)
+
+    handle = nn.modules.module.register_module_forward_hook(count)
+    try:
+        CorrectLayers(IMAGES[:16], V1, timesteps=8, **options)(graph)
+    finally:
+        handle.remove()
+    return counts
+
+
+@pytest.mark.filterwarnings("ignore::fxsnn.errors.CalibrationWarning")
+@pytest.mark.parametrize(("thresholds", "passes"), [(False, 1), (True, 2)])
+def test_each_layer_fires_once_however_deep_the_network_is(*, thresholds: bool, passes: int) -> None:
+    for layers in (3, 6):
+        found = executions(deep(layers), thresholds=thresholds)
+        assert found == {"float": passes * layers, "spiking": layers}, layers  # the pooling fires, the last layer not
+
+
+@pytest.mark.parametrize("most", [0, 3000, 1 << 30])
+def test_what_is_kept_between_layers_changes_nothing(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Batches whose spikes are kept, that start from their images for every layer, and both beside each other."""
+    monkeypatch.setattr(correct_layers, "_CHUNK", 12)
+    loader = DataLoader(TensorDataset(IMAGES), 24, shuffle=True, drop_last=True)
+    graph = deep(4)
+    expected = CorrectLayers(loader, V1, timesteps=11)(graph).after.text()
+    monkeypatch.setattr(correct_layers, "_MOST_KEPT", most)
+    assert CorrectLayers(loader, V1, timesteps=11)(graph).after.text() == expected
+
+
+def test_a_layer_is_seen_with_the_rates_of_the_whole_spiking_network() -> None:
+    """What the correction goes on from, layer by layer, against a simulation of everything from the images on."""
+    student = Student(quantised(seeded(Small)), V1, Dynamics(11))
+    frontier = Frontier(student, lambda: iter(IMAGES.split(24)), 1 << 20)
+    for node in student.graph.body(LowBit):
+        drives = torch.cat(list(frontier.drives(node)))
+        expected: list[Tensor] = []
+        watch = Watch(student.graph, [node], lambda _, value, seen=expected: seen.append(value))  # type: ignore[misc]
+        for part in IMAGES.split(24):
+            student.simulate(part)
+            with torch.no_grad():
+                watch.run(part)
+        student.forget()
+        assert torch.equal(drives, torch.cat(expected)), student.graph.name(node)
