@@ -15,7 +15,7 @@ from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit, LowBitConv2d, QuantizedInput, RateReLU, conv_like, linear_like
 from fxsnn.network import SpikingNetwork
 from fxsnn.neuron import Dynamics
-from fxsnn.substitution import neurons_of, spiking_layer, substitute
+from fxsnn.substitution import Neurons, neurons_of, spiking_layer, substitute
 from fxsnn.target import HardwareTarget
 
 LEAST = 1 / 100
@@ -100,6 +100,7 @@ class Student:
             self._pooled[node] = graph.insert_after(node, f"{graph.name(node)}_levels", module)
         self._scales = [float(one.detach().mean()) for one in self._steps_and_thresholds()]
         graph.module.recompile()
+        self._neurons: dict[Node, Neurons] = {}
         self.round()
 
     def round(self, until: Node | None = None) -> None:
