@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from fxsnn.ambient import neutral
 from fxsnn.errors import DataError, OptionError
-from fxsnn.layers import check_images
+from fxsnn.layers import check_images, in_words, is_readable, require_images
+from fxsnn.options import real_number
 
 _AT_ONCE = 256
+_INTEGERS = (
+    torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64
+)  # fmt: skip
 
 
 def image_batches(data: Any, channels: int | None, *, what: str = "calibration data") -> Iterator[Tensor]:
@@ -42,31 +47,39 @@ def labelled_batches(data: Any, channels: int | None, *, what: str) -> Iterator[
         if labels is None:
             yield images, None
             continue
-        if not _are_labels(labels, images):
-            found = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-            raise DataError(f"labels are {found}; expected a tensor of integers {[len(images)]}, or images alone")
-        yield images, labels.long()
+        yield images, require_labels(labels, len(images), also=", or images alone")
 
 
-def _are_labels(given: object, images: Tensor) -> bool:
-    """Whether these are integers, one for each image."""
-    if not isinstance(given, Tensor) or given.shape != images.shape[:1]:
-        return False
-    return not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+def require_labels(given: object, count: int, *, also: str = "") -> Tensor:
+    """Labels as int64 [N].
+
+    Args:
+        given: what the user gave.
+        count: of the images.
+        also: what else is allowed, for the message.
+
+    Raises:
+        DataError: it is no tensor of integers, one for each image.
+    """
+    if isinstance(given, Tensor) and is_readable(given) and given.shape == (count,) and given.dtype in _INTEGERS:
+        return given.long()
+    raise DataError(f"labels are {in_words(given)}; expected a tensor of integers {[count]}{also}")
 
 
 def _batches(data: Any, channels: int | None, what: str) -> Iterator[tuple[Tensor, list[Any]]]:
     """Batches of images, and what comes with them."""
     batches: Iterable[Any]
     if isinstance(data, tuple) and [_is_images(one) for one in data[:2]] in ([True], [True, False]):
+        require_images(data[0], channels)
         beside = [one for one in data[1:] if one is not None]
-        if other := [type(one).__name__ for one in beside if not hasattr(one, "__getitem__")]:
-            raise DataError(f"{what}: a {other[0]} comes with the images; expected a tensor of labels, or images alone")
+        if other := [in_words(one) for one in beside if not _can_be_split(one)]:
+            raise DataError(f"{what}: {other[0]} comes with the images; expected a tensor of labels, or images alone")
         batches = _split(data[0], *beside)
     elif isinstance(data, Tensor):
+        require_images(data, channels)
         batches = _split(data)
-    elif isinstance(data, Iterable):
-        batches = data
+    elif _can_be_gone_through(data):
+        batches = gone_through(data)
     else:
         raise DataError(
             f"{what} is a {type(data).__name__}; expected images [N, C, H, W], or an iterable of batches "
@@ -78,9 +91,40 @@ def _batches(data: Any, channels: int | None, what: str) -> Iterator[tuple[Tenso
         check_images(images, channels)
         if len(images):
             empty = False
-            yield images, rest
+            yield _plain(images), rest
     if empty:
         raise DataError(f"{what} is empty; give at least one batch of images")
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Not of a subclass, which would find its way into the network's own tensors."""
+    return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
+
+
+def _can_be_gone_through(data: object) -> bool:
+    """An array of no dimension says so, too, and then fails."""
+    return isinstance(data, Iterable) and getattr(data, "ndim", 1) != 0
+
+
+def gone_through(batches: Iterable[Any]) -> Iterator[Any]:
+    """Batches of the user's, whatever state PyTorch is left in; a loader draws their order where its generator is."""
+    place = getattr(getattr(batches, "generator", None), "device", torch.device("cpu"))
+    iterator, end = None, object()
+    while True:
+        with neutral(gradients=False), place:
+            iterator = iter(batches) if iterator is None else iterator
+            batch = next(iterator, end)
+        if batch is end:
+            return
+        yield batch
+
+
+def _can_be_split(value: Any) -> bool:
+    try:
+        value[:0]
+    except Exception:  # a mapping, a number, a tensor of another kind: each has an error of its own
+        return False
+    return True
 
 
 def _is_images(value: object) -> bool:
@@ -115,7 +159,7 @@ def accepted(
     except RuntimeError as error:
         if size is not None and tuple(images.shape[1:]) == tuple(size):
             raise  # it is not their shape
-        reason = str(error).partition("\n")[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         known = "" if size is None else f" (it was made with {list(size)})"
         raise DataError(f"{by} does not accept {what} of shape {list(images.shape)}{known}: {reason}") from error
 
@@ -158,7 +202,7 @@ def batches_of(
         if len(tensors[0]) == 0:
             raise DataError(f"{what} is empty")
         data = DataLoader(TensorDataset(*tensors), batch_size, shuffle=shuffle)
-    if not isinstance(data, Iterable) or isinstance(data, Tensor):
+    if not _can_be_gone_through(data) or isinstance(data, Tensor):
         raise DataError(
             f"{what} is a {type(data).__name__}; expected a pair (images, labels) or an iterable of such "
             "batches, such as a DataLoader"
@@ -171,9 +215,13 @@ def batches_of(
 def _tensors(data: Any, *, labels: bool, what: str) -> tuple[Tensor, ...] | None:
     """Images, or images and labels, if that is what `data` are."""
     if isinstance(data, Tensor) and not labels:
+        require_images(data, None)
         return (data,)
     pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
     if pair and (labels or not _is_images(data[1])):  # two batches of images are no pair
+        require_images(data[0], None)
+        if not is_readable(data[1]) or not data[1].dim():
+            raise DataError(f"{what}: labels are {in_words(data[1])}; expected a tensor of integers [N]")
         if len(data[0]) != len(data[1]):
             raise DataError(f"{what}: there are {len(data[0])} images and {len(data[1])} labels")
         return data
@@ -188,17 +236,19 @@ def length_of(data: Iterable[Any]) -> int | None:
         return None
 
 
-def require_share(share: float) -> None:
-    """Refuse what is no share of the data to hold out.
+def require_share(share: object) -> float:
+    """A share of the data to hold out, as a float.
 
     Raises:
         OptionError: it is not between 0 and 1.
     """
-    if not 0 < share < 1:
+    found = real_number(share)
+    if found is None or not 0 < found < 1:
         raise OptionError(f"validation is {share!r}; allowed are shares between 0 and 1, data, or None")
+    return found
 
 
-def held_out(data: Any, share: float, seed: int, *, labels: bool = True) -> tuple[Any, Any]:
+def held_out(data: Any, share: object, seed: int, *, labels: bool = True) -> tuple[Any, Any]:
     """Split tensors into training and validation data, at random.
 
     Args:
@@ -211,7 +261,7 @@ def held_out(data: Any, share: float, seed: int, *, labels: bool = True) -> tupl
         OptionError: the share is not between 0 and 1, or data that come in batches would have to be split.
         DataError: there are not as many images as labels, or fewer than two.
     """
-    require_share(share)
+    share = require_share(share)
     tensors = _tensors(data, labels=labels, what="fine-tuning data")
     if tensors is None:
         raise OptionError(
@@ -245,16 +295,31 @@ def images_and_labels(batch: Any, channels: int | None, *, labels: bool) -> tupl
         raise DataError("a batch for fine-tuning must be (images, labels); labels are an integer tensor [N]")
     images, given = batch[:2]
     check_images(images, channels)
-    if not _are_labels(given, images):
-        raise DataError(
-            f"labels are {given.dtype} of shape {list(given.shape)}; expected integers of shape {[len(images)]}"
-        )
-    return _trainable(images), _trainable(given.long())
+    return _trainable(images), _trainable(require_labels(given, len(images)))
 
 
 def _trainable(tensor: Tensor) -> Tensor:
-    """What autograd may keep: a copy of a tensor that was made in inference mode."""
-    return tensor.clone() if tensor.is_inference() else tensor
+    """What autograd may keep: a plain tensor, and a copy of one that was made in inference mode."""
+    plain = _plain(tensor)
+    return plain.clone() if plain.is_inference() else plain
+
+
+def require_classes(outputs: object, images: Tensor, whose: str) -> Tensor:
+    """Refuse outputs that say nothing about classes.
+
+    Args:
+        outputs: what a network gave.
+        images: for these.
+        whose: which network, for the message.
+
+    Raises:
+        DataError: they are no numbers for each image.
+    """
+    if isinstance(outputs, Tensor) and is_readable(outputs):
+        shape = list(outputs.shape)
+        if len(shape) > 1 and shape[0] == len(images) and 0 not in shape:
+            return outputs
+    raise DataError(f"{whose} gives {in_words(outputs)}; expected a tensor {[len(images), 'classes']}")
 
 
 def check_labels(labels: Tensor, classes: int) -> None:

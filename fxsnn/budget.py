@@ -15,10 +15,11 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.fx.node import Node
 
-from fxsnn.batches import labelled_batches
+from fxsnn.ambient import neutral
+from fxsnn.batches import check_labels, labelled_batches
 from fxsnn.effects import (
     EFFECTS,
     MatchedLayer,
@@ -30,7 +31,7 @@ from fxsnn.effects import (
     stage_networks,
 )
 from fxsnn.errors import DataError
-from fxsnn.graph import Graph
+from fxsnn.graph import Graph, Interpreter
 from fxsnn.layers import QuantizedInput, geometry_of
 from fxsnn.network import SpikingNetwork
 from fxsnn.tables import MARKED, aligned, html
@@ -180,6 +181,7 @@ class ErrorBudget:
         return plots.error_budget(axes, [row.layer for row in self.layers], parts)
 
 
+@neutral()
 def error_budget(model: nn.Module, snn: SpikingNetwork, images: Any) -> ErrorBudget:
     """Split what sets a spiking network apart from its ANN by layer and by effect.
 
@@ -196,7 +198,7 @@ def error_budget(model: nn.Module, snn: SpikingNetwork, images: Any) -> ErrorBud
     Raises:
         OptionError: `snn` was not converted from `model`.
         ModelError: `model` cannot be converted.
-        DataError: the images are no images for the network.
+        DataError: the images are no images for the network, or the labels no classes of it.
     """
     stages = stage_networks(model, snn)
     ann = stages["ann"]
@@ -280,6 +282,7 @@ class _Outputs:
         self.count += len(outputs)
         if labels is not None:
             self.labelled = True
+            check_labels(labels, outputs.flatten(1).shape[1])
             self.right += int((said == labels.to(said.device)).sum())
 
     def stage(self, name: str) -> Stage:
@@ -341,7 +344,7 @@ def _inputs(
     return [found[layer.node] for layer in layers]
 
 
-class _Spliced(fx.Interpreter):
+class _Spliced(Interpreter):
     """Runs a graph with the values of some nodes given, and shows what others read.
 
     Args:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from fxsnn.ambient import neutral
 from fxsnn.batches import image_batches, reproducible
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.neuron import Dynamics
+from fxsnn.options import is_one_of, require_flag
 from fxsnn.passes import (
     CalibrateThresholds,
     Canonicalize,
@@ -29,7 +31,8 @@ from fxsnn.passes import (
     SubstituteSpikes,
 )
 from fxsnn.plugins import get_target
-from fxsnn.stages import Pass, Pipeline
+from fxsnn.stages import Pass, Pipeline, require_example
+from fxsnn.storage import require_place
 from fxsnn.substitution import outline
 from fxsnn.target import Bits, FitReport, HardwareTarget, whole_number
 from fxsnn.tracing import capture
@@ -42,6 +45,7 @@ _SAMPLE = 32
 CORRECTIONS = ("biases", "thresholds", "both")
 
 
+@neutral()
 def pipeline(
     *,
     target: str | HardwareTarget,
@@ -73,6 +77,7 @@ def pipeline(
     """
     chip = get_target(target)
     bits = chip.require_choice(bits)
+    progress = require_flag("progress", progress)
     dynamics = Dynamics(timesteps, reset, initial_membrane)
     passes: list[Pass] = [
         Canonicalize(),
@@ -85,7 +90,7 @@ def pipeline(
         QuantizeWeights(bits, per_channel, chip),
     ]
     if correction is not None:
-        if correction not in CORRECTIONS:
+        if not is_one_of(correction, CORRECTIONS):
             allowed = ", ".join(map(repr, CORRECTIONS))
             raise OptionError(f"correction is {correction!r}; allowed are {allowed}, or None")
         if calibration_data is None:
@@ -111,6 +116,7 @@ def _completed(finetune: Finetune, **options: Any) -> Finetune:
     return replace(finetune, **{name: value for name, value in options.items() if getattr(finetune, name) is None})
 
 
+@neutral()
 def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits) -> FitReport:
     """Whether a network, trained or not, can be converted for a chip; the model is not run and not changed.
 
@@ -141,6 +147,7 @@ def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits) -> FitR
     return replace(report, findings=tuple(name_clashes(spiking)), unwritable=tuple(unwritable(spiking, chip, size)))
 
 
+@neutral()
 def convert(
     model: nn.Module,
     *,
@@ -214,6 +221,8 @@ def convert(
         example=example,
         progress=progress,
     )
+    if finetune is not None and finetune.checkpoint is not None:
+        require_place(finetune.checkpoint)
     report = check(model, target=chip, bits=bits)
     if report.violations:
         raise TargetError(report.problems, report)
@@ -221,7 +230,7 @@ def convert(
         raise ModelError(report.findings)
     if report.unwritable:
         told = "; ".join(map(str, report.unwritable))
-        warnings.warn(f"the spiking network cannot be saved: {told}", FxsnnWarning, stacklevel=2)
+        warnings.warn(f"the spiking network cannot be saved: {told}", FxsnnWarning, stacklevel=3)
     narrowest = min(row.bits for row in report.layers)
     if narrowest <= 2 and finetune is None:
         cheaper = "" if correction else '; correction="biases" helps in seconds, without training'
@@ -229,9 +238,11 @@ def convert(
             f"{narrowest}-bit weights without fine-tuning lose much of the accuracy; "
             f"pass finetune=fxsnn.Finetune(data), or --finetune-epochs on the command line{cheaper}",
             AccuracyWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     graph = capture(model)
+    if example is not None:
+        require_example(example, graph)
     if passes.example is None:
         passes = replace(passes, example=Canonicalize()(graph).after.example_input())
     size = None if passes.example is None else tuple(passes.example.shape[1:])

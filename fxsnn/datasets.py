@@ -17,6 +17,7 @@ network expects it, and an integer class.
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -28,6 +29,8 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from fxsnn.errors import DataError, OptionError, UnknownName
+from fxsnn.options import is_one_of
+from fxsnn.storage import as_path
 
 EMBEDDED = "digits"
 """The data set that ships inside the package: 2,000 training and 1,000 test digits of MNIST."""
@@ -53,10 +56,14 @@ def register(name: str) -> Callable[[DatasetFunction], DatasetFunction]:
     """Make a data set known by `name`.
 
     Raises:
-        OptionError: the name is taken; the message says by which function.
+        OptionError: the name is no text, or taken; the message says by which function.
     """
+    if not isinstance(name, str):
+        raise OptionError(f"the name of a data set is {name!r}; expected a text")
 
     def decorate(function: DatasetFunction) -> DatasetFunction:
+        if not callable(function):
+            raise OptionError(f"data set {name!r} is a {type(function).__name__}; expected a function of a folder")
         if name in _registered:
             owner = _registered[name]
             raise OptionError(f"data set {name!r} is already registered by {owner.__module__}.{owner.__qualname__}")
@@ -82,17 +89,14 @@ def load(name: str, data_dir: str | Path = "data") -> Splits:
         UnknownName: there is no such data set; the message lists those that exist.
         DataError: its files are not in `data_dir`, or the .npz file does not hold images and labels.
     """
-    if name.endswith(".npz"):
-        return _from_arrays(Path(name))
-    try:
-        function = _registered[name]
-    except KeyError:
+    if isinstance(name, str | os.PathLike) and str(name).endswith(".npz"):
+        return _from_arrays(as_path(name, "name"))
+    folder = as_path(data_dir, "data_dir")
+    if not is_one_of(name, _registered):
         known = ", ".join(names())
-        raise UnknownName(
-            f"unknown data set {name!r}; known: {known}. Register your own with @fxsnn.datasets.register"
-        ) from None
+        raise UnknownName(f"unknown data set {name!r}; known: {known}. Register your own with @fxsnn.datasets.register")
     try:
-        return function(Path(data_dir))
+        return _registered[name](folder)
     except (RuntimeError, FileNotFoundError) as error:  # torchvision raises RuntimeError for missing files
         raise DataError(f"data set {name!r} could not be read from {str(data_dir)!r}: {error}") from error
 

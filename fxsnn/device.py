@@ -36,8 +36,9 @@ def _existing(wanted: str) -> torch.device:
         if device.type == "meta":
             raise RuntimeError("nothing is computed there")
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # PyTorch asserts that it was built with CUDA
-        raise OptionError(f"device {wanted!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # PyTorch asserts that it was built with CUDA, imports what there is no module of, ...
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise OptionError(f"device {wanted!r} cannot be used here: {reason}") from error
     return device
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
+from fxsnn.ambient import neutral
 from fxsnn.batches import accepted
 from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Weighted
@@ -198,6 +199,7 @@ def _unit(graph: Graph, node: Node) -> Tensor:
     return layer.spike_value
 
 
+@neutral()
 def stage_networks(model: nn.Module, snn: SpikingNetwork) -> dict[str, Graph]:
     """The networks between an ANN and its spiking form; each runs on images, in double precision.
 
@@ -276,6 +278,7 @@ def encoder_of(snn: SpikingNetwork) -> Encode:
     return encode
 
 
+@neutral()
 def layer_activations(model: nn.Module, snn: SpikingNetwork, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """By layer, the activations of the ANN, and what the firing rates of the spiking network stand for.
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fxsnn.ambient import neutral
+from fxsnn.batches import check_labels, gone_through, require_classes, require_labels
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, place_of
 from fxsnn.network import SpikingNetwork
@@ -16,6 +18,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 """Batches of images [N, C, H, W] and labels [N]."""
 
 
+@neutral()
 def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str = "") -> float:
     """Share of the images that are classified correctly, in percent.
 
@@ -26,18 +29,19 @@ def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str =
         title: of the progress bar.
 
     Raises:
-        DataError: there are no images.
+        DataError: there are no images, or the labels are no classes of the network.
     """
     hits = count = 0
     device, dtype = _kind_of(network)
     with torch.no_grad():
-        for images, labels in tqdm(batches, desc=title, disable=None, leave=False):
+        for images, labels in gone_through(tqdm(batches, desc=title, disable=None, leave=False)):
             given = images.to(device, dtype if images.is_floating_point() else None)
-            hits += int((network(given).argmax(1).cpu() == torch.as_tensor(labels).cpu()).sum())
-            count += len(labels)
+            hits += int(_right(require_classes(network(given), images, "the network"), labels))
+            count += len(images)
     return 100 * hits / _some(count)
 
 
+@neutral()
 def accuracy_over_time(snn: SpikingNetwork, batches: Batches, timesteps: int, title: str = "") -> list[float]:
     """Accuracy in percent after 1, 2, ... `timesteps` steps, from one run; the network's own T stays.
 
@@ -48,18 +52,24 @@ def accuracy_over_time(snn: SpikingNetwork, batches: Batches, timesteps: int, ti
         title: of the progress bar.
 
     Raises:
-        DataError: there are no images.
+        DataError: there are no images, or the labels are no classes of the network.
     """
     own, snn.timesteps = snn.timesteps, timesteps
     hits, count = torch.zeros(timesteps, dtype=torch.float64), 0
     try:
-        for images, labels in tqdm(batches, desc=title, disable=None, leave=False):
-            logits = snn.early_readout(images.to(snn.device))
-            hits += (logits.argmax(2).cpu() == torch.as_tensor(labels).cpu()).sum(1)
-            count += len(labels)
+        for images, labels in gone_through(tqdm(batches, desc=title, disable=None, leave=False)):
+            hits += _right(snn.early_readout(images.to(snn.device)), labels)
+            count += len(images)
     finally:
         snn.timesteps = own
     return (100 * hits / _some(count)).tolist()
+
+
+def _right(logits: Tensor, labels: object) -> Tensor:
+    """How many images are classified right, by [..., N, classes]."""
+    given = require_labels(torch.as_tensor(labels).cpu(), logits.shape[-2])
+    check_labels(given, logits.shape[-1])
+    return (logits.argmax(-1).cpu() == given).sum(-1)
 
 
 def _some(count: int) -> int:

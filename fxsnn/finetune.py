@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -19,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from fxsnn.batches import accepted, check_labels, images_and_labels, length_of, reproducible
+from fxsnn.batches import accepted, check_labels, gone_through, images_and_labels, length_of, reproducible
 from fxsnn.errors import DataError, FileError, OptionError, TargetError, TrainingError, listing
-from fxsnn.storage import load_arrays, save_arrays
+from fxsnn.storage import load_arrays, require_place, save_arrays
 from fxsnn.student import Student
 from fxsnn.training_options import TrainingOptions, scheduled
 
@@ -189,7 +188,7 @@ class _Loop:
         torch.manual_seed(self.options.seed + 1_000_003 * number)
         total = hits = count = labelled = 0.0
         lr = self.lrs[phase]
-        for iteration, batch in enumerate(self.task.batches):
+        for iteration, batch in enumerate(gone_through(self.task.batches)):
             images, labels = images_and_labels(batch, self.student.graph.input_channels, labels=self.labels)
             if len(images) == 0:
                 continue
@@ -244,7 +243,7 @@ class _Loop:
             with accepted(images, size=self.image_size):
                 self.student.simulate(images)
         with self._precision(), accepted(images, size=self.image_size):
-            outputs = self.student.graph(images)
+            outputs = self.student.graph.run(images)
         self.image_size = tuple(images.shape[1:])
         _require_classes(outputs, "the network")
         if labels is not None:
@@ -307,7 +306,7 @@ class _Loop:
             return None
         network, hits, count = self.student.spiking(), 0, 0
         with torch.no_grad():
-            for batch in self.task.validation:
+            for batch in gone_through(self.task.validation):
                 images, labels = images_and_labels(batch, self.student.graph.input_channels, labels=self.labels)
                 if len(images) == 0:
                     continue
@@ -352,11 +351,7 @@ class _Loop:
     def _resume(self) -> dict[str, Any] | None:
         """Take up the run that is in the file, if there is one; what the optimiser was."""
         path = self.task.checkpoint
-        if path is not None and not path.parent.is_dir():
-            raise FileError(f"{path} cannot be written: there is no folder {path.parent}")
-        if path is not None and not os.access(path.parent, os.W_OK):
-            raise FileError(f"{path} cannot be written: the folder {path.parent} is not writable")
-        if path is None or not path.exists():
+        if path is None or not require_place(path, "checkpoint").exists():
             return None
         arrays, document = load_arrays(path)
         if document.get("fine-tuning") != self.identity:

@@ -23,10 +23,23 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument, Node
 
+from fxsnn.ambient import neutral
+from fxsnn.batches import accepted
 from fxsnn.drawing import Box, Drawing, draw
-from fxsnn.errors import DataError, Finding, GraphError
+from fxsnn.errors import DataError, Finding, GraphError, OptionError
 from fxsnn.image_sizes import likely_sizes
-from fxsnn.layers import ClippedReLU, Decode, Encode, LowBit, QuantizedInput, RateReLU, Spiking
+from fxsnn.layers import (
+    ClippedReLU,
+    Decode,
+    Encode,
+    LowBit,
+    QuantizedInput,
+    RateReLU,
+    Spiking,
+    check_images,
+    in_words,
+    is_readable,
+)
 from fxsnn.tables import aligned
 
 Activation = (nn.ReLU, ClippedReLU, RateReLU)
@@ -60,6 +73,8 @@ class Graph:
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
+        if not isinstance(module, fx.GraphModule):
+            raise OptionError(f"module is {in_words(module)}; expected a torch.fx.GraphModule, or use fxsnn.capture")
         self.module = module
 
     # Reading ---------------------------------------------------------------------------------------------------------
@@ -198,10 +213,22 @@ class Graph:
     # Running ---------------------------------------------------------------------------------------------------------
 
     def __call__(self, images: Tensor) -> Any:
-        """Run the network; images and output as in the user's model."""
+        """Run the network; images and output as in the user's model.
+
+        Raises:
+            DataError: the network cannot be run on them.
+        """
+        if not is_readable(images):
+            raise DataError(f"images are {in_words(images)}; expected a dense tensor")
+        with neutral(gradients=False), accepted(images):
+            return self.run(images)
+
+    def run(self, images: Tensor) -> Any:
+        """A call as it stands, for those who have seen to images and to PyTorch's state: errors are PyTorch's own."""
         # Not as `self.module(images)`: where that fails, torch.fx prints a traceback before it raises.
         return self.module.forward(images)
 
+    @neutral()
     def example_input(self, batch: int = 2, seed: int = 0) -> Tensor | None:
         """Random images that the network accepts, or `None` if none was found with sides up to 256.
 
@@ -320,6 +347,7 @@ class Graph:
         """Another graph with other modules but the same tensors; passes replace modules, never write into tensors."""
         return Graph(_copied(self.module, lambda tensor: tensor))
 
+    @neutral()
     def detached(self, dtype: torch.dtype | None = None) -> Graph:
         """Another graph with tensors of its own, those of a floating type cast to `dtype`."""
         other = Graph(_copied(self.module, lambda tensor: tensor.detach().clone()))
@@ -429,6 +457,29 @@ class Graph:
         return f"<pre>{escape(self.text())}</pre>"
 
 
+class Interpreter(fx.Interpreter):
+    """Runs a graph node by node. Errors stay as they are: PyTorch would write into them which node it was at.
+
+    Args:
+        module: of the graph.
+    """
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.extra_traceback = False
+
+
+def require_graph(graph: object) -> Graph:
+    """Refuse what is no graph.
+
+    Raises:
+        OptionError: it is none.
+    """
+    if not isinstance(graph, Graph):
+        raise OptionError(f"graph is {in_words(graph)}; expected a fxsnn.Graph, which fxsnn.capture(model) gives")
+    return graph
+
+
 def user_place(file: str, line: str) -> str:
     """`file:line` of a place in the user's code; "" for one in a library."""
     path = Path(file)
@@ -504,13 +555,14 @@ def _digest(module: nn.Module) -> str:
 
 
 def largest_difference(left: Graph, right: Graph, images: Tensor) -> float:
-    """The largest absolute difference of the outputs of two graphs on the same images.
+    """The largest absolute difference of the outputs of two graphs on the same images, each in its own type.
 
     Raises:
-        DataError: the outputs differ in shape.
+        DataError: these are no images for the graphs, or the outputs differ in shape.
     """
+    check_images(images, left.input_channels)
     with torch.no_grad():
-        a, b = left(images), right(images)
+        a, b = (graph(images.to(*place_of(graph.module))) for graph in (left, right))
     if a.shape != b.shape:
         raise DataError(f"the outputs have shapes {list(a.shape)} and {list(b.shape)}")
     return float((a.double() - b.double()).abs().max()) if a.numel() else 0.0

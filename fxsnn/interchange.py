@@ -26,13 +26,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxsnn.ambient import neutral
 from fxsnn.document import described
 from fxsnn.engine.chain import chain_of
 from fxsnn.engine.tables import ungrouped
 from fxsnn.errors import FileError, Finding, FxsnnError, InterchangeWarning, ModelError, OptionError
 from fxsnn.lowbit import largest_code
-from fxsnn.network import SpikingNetwork, require_spiking
+from fxsnn.network import SpikingNetwork, require_image_size, require_spiking
 from fxsnn.nir_model import nir_graph, nir_package
+from fxsnn.options import is_one_of
 from fxsnn.packing import pack_codes
 from fxsnn.reconstruction import Rebuilt, rebuilt, require_schema
 from fxsnn.storage import strict_json
@@ -47,6 +49,7 @@ _LARGEST_EXACT = 1 << 24
 Size = tuple[int, ...]
 
 
+@neutral()
 def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size | None = None) -> Any:
     """The network as a `nir.NIRGraph`.
 
@@ -67,9 +70,10 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
     """
     nir = nir_package()
     require_spiking(snn)
-    if differences not in DIFFERENCES:
+    if not is_one_of(differences, DIFFERENCES):
         raise OptionError(f"differences is {differences!r}; allowed are {' and '.join(map(repr, DIFFERENCES))}")
-    document, arrays = described(snn.graph, snn.target, snn.dynamics, image_size or snn.image_size, snn.provenance)
+    size = require_image_size(image_size) or snn.image_size
+    document, arrays = described(snn.graph, snn.target, snn.dynamics, size, snn.provenance)
     arrays = {name: tensor.detach().cpu() for name, tensor in arrays.items()}
     found = rebuilt(document, arrays)
     if found.image_size is None:
@@ -80,7 +84,7 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
         raise ModelError(problems)
     if problems:
         told = "; ".join(f"{one.layer}: {one.problem}" for one in problems)
-        warnings.warn(f"a reader of this NIR graph computes something else: {told}", InterchangeWarning, stacklevel=2)
+        warnings.warn(f"a reader of this NIR graph computes something else: {told}", InterchangeWarning, stacklevel=3)
     if other := sorted(name for name, tensor in arrays.items() if tensor.dtype == torch.bfloat16):
         raise ModelError([Finding(name, "NIR files hold no bfloat16", "Call snn.float() first") for name in other])
     writer = _Writer(nir, snn, found)
@@ -90,6 +94,7 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
     return writer.graph({_KEY: json.dumps({"document": document, "layers": writer.layers}), "arrays": kept})
 
 
+@neutral()
 def nir_input(snn: SpikingNetwork, images: Tensor) -> Tensor:
     """What a graph of `to_nir` reads for these images, at every step: their integers, float32 [N, ...].
 
@@ -106,6 +111,7 @@ def nir_input(snn: SpikingNetwork, images: Tensor) -> Tensor:
         return chain_of(snn.graph).encode(images)
 
 
+@neutral()
 def from_nir(source: str | Path | Any) -> SpikingNetwork:
     """The spiking network of a graph that `to_nir` made.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxsnn.ambient import neutral
 from fxsnn.device import choose_device
 from fxsnn.errors import FileError, FxsnnError, UnknownName
 from fxsnn.golden import Golden, Verification, compared, require_none
@@ -18,6 +19,7 @@ from fxsnn.storage import load_arrays
 from fxsnn.target import HardwareTarget
 
 
+@neutral()
 def load(path: str | Path, *, target: str | HardwareTarget | None = None, engine: str = "auto") -> SpikingNetwork:
     """The spiking network that `SpikingNetwork.save` wrote, with the very spikes that it had.
 
@@ -40,6 +42,7 @@ def load(path: str | Path, *, target: str | HardwareTarget | None = None, engine
     return network
 
 
+@neutral()
 def verify(path: str | Path, *, engine: str = "auto", device: str | torch.device | None = "cpu") -> Verification:
     """Load a file and run its golden vectors: is every spike of every layer what it was where the file was written?
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,21 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxsnn.activity import Meter
+from fxsnn.ambient import neutral
 from fxsnn.batches import accepted, image_batches
 from fxsnn.document import described
 from fxsnn.engine import check_engine, engine_for
 from fxsnn.engine.chain import Chain, Engine, Fingerprint, Recording, Unsupported, chain_of, fingerprint, watched
 from fxsnn.errors import DataError, FileError, Finding, FxsnnWarning, ModelError, OptionError
 from fxsnn.golden import Golden, golden_arrays
-from fxsnn.graph import Graph
-from fxsnn.layers import Decode, Spiking, check_images
+from fxsnn.graph import Graph, Interpreter, require_graph
+from fxsnn.layers import Decode, Spiking, check_images, in_words, require_images
 from fxsnn.neuron import Dynamics
+from fxsnn.options import require_flag
 from fxsnn.plugins import get_target
 from fxsnn.reconstruction import DAMAGED, rebuilt
 from fxsnn.report import Report, report_of
-from fxsnn.storage import save_arrays
+from fxsnn.storage import require_place, save_arrays
 from fxsnn.target import HardwareTarget, whole_number
 
 _FRAMES_AT_ONCE = 256
@@ -83,10 +86,13 @@ class SpikingNetwork(nn.Module):
         provenance: where the network comes from, plain data; it is kept in files.
 
     Raises:
-        OptionError: there is no such engine or target.
-        ModelError: a layer of the user's network has the name of an attribute of this class.
+        OptionError: there is no such engine or target; another option has a value that is not allowed.
+        DataError: `sample` are no images for the network.
+        ModelError: the graph does not spike, or a layer of the user's network has the name of an attribute of this
+            class.
     """
 
+    @neutral()
     def __init__(
         self,
         graph: Graph,
@@ -98,8 +104,12 @@ class SpikingNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_engine(engine)
-        with torch.inference_mode(False):  # tensors made in it do not tell when they are written into
-            own = graph.detached()
+        own = require_graph(graph).detached()
+        _require_spikes(own)
+        if sample is not None:
+            check_images(sample, own.input_channels)
+        if not isinstance(provenance, Mapping | None):
+            raise OptionError(f"provenance is {in_words(provenance)}; expected a mapping of plain data, or None")
         if clashes := name_clashes(own):
             raise ModelError(clashes)
         # The modules stand under their own names; the program that calls them is no module of this one.
@@ -117,7 +127,7 @@ class SpikingNetwork(nn.Module):
         self.__dynamics = self._spiking_layers()[0][1].dynamics or Dynamics()
         self.__engine_name = engine
         self.__sample = sample
-        self.__image_size = image_size if sample is None else tuple(sample.shape[1:])
+        self.__image_size = require_image_size(image_size) if sample is None else tuple(sample.shape[1:])
         self.__provenance = {} if provenance is None else dict(provenance)
         self.__compiled: _Compiled | None = None
         self.eval()
@@ -134,15 +144,15 @@ class SpikingNetwork(nn.Module):
             OptionError: the engine that was asked for cannot run here.
         """
         if torch.compiler.is_compiling():
-            return self.graph(images)
+            return self.graph.run(images)
         chunk = max(1, _FRAMES_AT_ONCE // self.timesteps)
-        with accepted(images, size=self.image_size):
+        with self._running(images):
             compiled = self._compiled_for(images)
             if compiled is not None:
                 return compiled.in_parts(images, compiled.logits, dim=0)
-            if not isinstance(images, Tensor) or len(images) <= chunk:
-                return self.graph(images)
-            return torch.cat([self.graph(part) for part in images.split(chunk)])
+            if len(images) <= chunk:
+                return self.graph.run(images)
+            return torch.cat([self.graph.run(part) for part in images.split(chunk)])
 
     def early_readout(self, images: Tensor) -> Tensor:
         """Logits after every step, [T, N, classes]: row t is what a run of t + 1 steps gives.
@@ -156,7 +166,7 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
-        with torch.no_grad(), accepted(images, size=self.image_size):
+        with torch.no_grad(), self._running(images):
             compiled = self._compiled_for(images)
             if compiled is not None:
                 return compiled.in_parts(images, compiled.logits_after_each_step, dim=1, steps=self.timesteps)
@@ -179,7 +189,8 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
-        with torch.no_grad(), accepted(images, size=self.image_size):
+        membranes = require_flag("membranes", membranes)
+        with torch.no_grad(), self._running(images):
             compiled = self._compiled_for(images)
             if compiled is not None and not membranes:
                 check_images(images, compiled.chain.encode.channels)
@@ -204,7 +215,7 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
-        with torch.no_grad(), accepted(images, size=self.image_size):
+        with torch.no_grad(), self._running(images):
             compiled = self._compiled_for(images)
             if compiled is None or compiled.engine is None:
                 runs = [self.simulate(part).spike_counts for part in self._parts(images)]
@@ -214,6 +225,13 @@ class SpikingNetwork(nn.Module):
             for part, recording in zip(images.split(compiled.engine.images_at_once), parts, strict=True):
                 compiled.engine.counts(part, recording=recording)
             return {name: torch.cat([part.counts[name] for part in parts]) for name in parts[0].counts}
+
+    @contextmanager
+    def _running(self, images: Tensor) -> Iterator[None]:
+        """Around a run: what cannot be images is refused, and PyTorch's state reaches nothing but gradients."""
+        require_images(images, self.graph.input_channels)
+        with neutral(gradients=False), accepted(images, size=self.image_size):
+            yield
 
     @property
     def graph(self) -> Graph:
@@ -289,8 +307,12 @@ class SpikingNetwork(nn.Module):
     @property
     def report(self) -> Report:
         """What the layers take of the chip; what they do on a few of the calibration images, if there were any."""
-        return self._static_report() if self.__sample is None else self.profile(self.__sample)
+        if self.__sample is None:
+            return self._static_report()
+        with accepted(self.__sample, what="sample images"):  # nobody has run them yet
+            return self.profile(self.__sample)
 
+    @neutral()
     def profile(self, images: Any) -> Report:
         """The report, with what the network does on these images: rates, membranes, synaptic operations, cores.
 
@@ -330,6 +352,7 @@ class SpikingNetwork(nn.Module):
     def _static_report(self) -> Report:
         return report_of(self.graph, self.__target, self.__dynamics)
 
+    @neutral()
     def save(self, path: str | Path, *, golden: int | Tensor = 2) -> Path:
         """Write the network to one file, atomically and without pickle; `fxsnn.load` reads it, `docs/FILE.md` describes
         it.
@@ -345,8 +368,9 @@ class SpikingNetwork(nn.Module):
         Raises:
             FileError: the file cannot be written, or something in the tail has no name in the format.
             DataError: these cannot be images for the network.
-            OptionError: `golden` is neither a number nor images.
+            OptionError: `golden` is neither a number nor images, or `path` is no path.
         """
+        require_place(path)
         images = self._golden_images(golden)
         size = self.__image_size if images is None else tuple(images.shape[1:])
         document, arrays = described(self.graph, self.__target, self.__dynamics, size, self.__provenance)
@@ -374,13 +398,20 @@ class SpikingNetwork(nn.Module):
                 warnings.warn(
                     "the file has no golden vectors: the network has not seen an image yet; pass golden=images",
                     FxsnnWarning,
-                    stacklevel=3,
+                    stacklevel=4,
                 )
             return None
         if self.__sample is not None:
             return self.__sample[:count]
         assert self.__image_size is not None
         return torch.randn(count, *self.__image_size, generator=torch.Generator().manual_seed(0))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Settings are settings, whatever they are set to: PyTorch would take modules and parameters for itself."""
+        if isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move or cast the program too: layers may have been put into it."""
@@ -439,6 +470,33 @@ class SpikingNetwork(nn.Module):
     def extra_repr(self) -> str:
         """Shown by `print`."""
         return f"target={self.__target.name}, timesteps={self.timesteps}, reset={self.reset!r}, engine={self.engine!r}"
+
+
+def _require_spikes(graph: Graph) -> None:
+    """Refuse a graph that has no neurons yet.
+
+    Raises:
+        ModelError: it has none.
+    """
+    if not any(graph.spikes(node) for node in graph.nodes(Spiking)):
+        remedy = "Give the graph behind SubstituteSpikes: what the last pass of fxsnn.pipeline(...) makes"
+        raise ModelError([Finding("graph", "none of its layers spikes", remedy)])
+
+
+def require_image_size(size: object) -> tuple[int, ...] | None:
+    """Channels, height and width, or `None` where they are not known.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    if size is None:
+        return None
+    sides = [whole_number(one) or 0 for one in size] if isinstance(size, tuple | list | torch.Size) else []
+    if len(sides) != 3 or min(sides) < 1:
+        raise OptionError(
+            f"image_size is {size!r}; allowed are channels, height and width, such as (3, 32, 32), or None"
+        )
+    return tuple(sides)
 
 
 def require_spiking(snn: object) -> None:
@@ -519,7 +577,7 @@ def _compile(graph: Graph, chain: Chain, engine: str) -> _Compiled:
     return _Compiled(chain, engine_for(engine, chain), tail, fingerprint(chain))
 
 
-class _Watch(fx.Interpreter):
+class _Watch(Interpreter):
     """Runs a spiking graph and keeps what its layers do; the tail runs on the counts after every step."""
 
     def __init__(self, graph: Graph, *, keep: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fxsnn.errors import FxsnnError, OptionError
 from fxsnn.lowbit import largest_code
+from fxsnn.options import is_one_of, real_number
 from fxsnn.target import Registers, whole_number
 
 RESETS = ("subtraction", "zero")
@@ -59,11 +60,12 @@ class Dynamics:
                 f"timesteps is {self.timesteps!r}; allowed are whole numbers from 1 to {LARGEST_TIMESTEPS}"
             )
         object.__setattr__(self, "timesteps", timesteps)
-        if self.reset not in RESETS:
+        if not is_one_of(self.reset, RESETS):
             raise OptionError(f"reset is {self.reset!r}; allowed are {' and '.join(map(repr, RESETS))}")
-        if self.initial_membrane not in INITIAL_MEMBRANES:
+        share = real_number(self.initial_membrane)
+        if share not in INITIAL_MEMBRANES:
             raise OptionError(f"initial_membrane is {self.initial_membrane!r}; allowed are 0 and 0.5")
-        object.__setattr__(self, "initial_membrane", float(self.initial_membrane))
+        object.__setattr__(self, "initial_membrane", share)
 
 
 def integrate_and_fire(

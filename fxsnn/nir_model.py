@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from fxsnn.ambient import neutral
 from fxsnn.errors import FileError, Finding, ModelError, OptionError
 
 _DRIVING = ("Conv2d", "Affine", "Linear", "SumPool2d", "AvgPool2d")
@@ -53,6 +54,7 @@ def nir_graph(source: str | Path | Any) -> Any:
     return graph
 
 
+@neutral()
 def model_from_nir(source: str | Path | Any) -> nn.Module:
     """An ordinary network for `convert`, from any NIR graph that is a chain of convolutions, fully connected layers,
     poolings and integrate-and-fire neurons.

@@ -10,13 +10,13 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.fx.node import Node
 from tqdm import tqdm
 
 from fxsnn.batches import accepted, image_batches, reproducible
 from fxsnn.errors import DataError
-from fxsnn.graph import Graph
+from fxsnn.graph import Graph, Interpreter
 from fxsnn.neuron import Dynamics, steady_spike_counts
 
 _MANTISSA_BITS = 10  # a bin is 2^-10, about 0.1 %, wide
@@ -100,7 +100,7 @@ class Histogram:
         return best
 
 
-class Watch(fx.Interpreter):
+class Watch(Interpreter):
     """Runs a graph and shows what chosen nodes give.
 
     Args:

@@ -23,7 +23,7 @@ from torch.fx.node import Node
 
 from fxsnn.document import ACTIVATIONS, FLOAT_TYPES, FORMAT, METHODS, VERSION, target_data
 from fxsnn.errors import FileError, FxsnnError
-from fxsnn.graph import Graph
+from fxsnn.graph import Graph, Interpreter
 from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, fill
 from fxsnn.lowbit import largest_code
 from fxsnn.names import about_file_name, spare_self
@@ -600,7 +600,7 @@ def _put(root: nn.Module, name: str, module: nn.Module) -> None:
     root.add_module(last, module)
 
 
-class _Sizes(fx.Interpreter):
+class _Sizes(Interpreter):
     """Runs a tail on the meta device, where nothing is computed, and holds every step's size and dimension."""
 
     def run_node(self, n: Node) -> Any:

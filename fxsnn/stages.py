@@ -29,11 +29,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
+from fxsnn.ambient import neutral
 from fxsnn.batches import accepted
 from fxsnn.difference import Diff
-from fxsnn.errors import DataError, Finding, GraphError, ModelError, PipelineError, UnknownName
-from fxsnn.graph import Graph, largest_difference
-from fxsnn.layers import Spiking, check_images
+from fxsnn.errors import DataError, Finding, GraphError, ModelError, OptionError, PipelineError, UnknownName
+from fxsnn.graph import Graph, largest_difference, require_graph
+from fxsnn.layers import Spiking, check_images, in_words
+from fxsnn.options import is_one_of
 from fxsnn.overview import layer_rows
 from fxsnn.tables import aligned, folded, html
 from fxsnn.tracing import capture
@@ -71,6 +73,17 @@ def require_not_spiking(graph: Graph) -> None:
         raise ModelError(findings)
 
 
+def require_example(example: object, graph: Graph) -> None:
+    """Refuse what is no image on which a rewrite can be verified.
+
+    Raises:
+        DataError: it is none.
+    """
+    check_images(example, graph.input_channels)
+    if not len(example):  # type: ignore[arg-type]  # a tensor by now
+        raise DataError("example holds no images; give at least one, or None")
+
+
 @dataclass_transform(frozen_default=True)
 class Pass:
     """One rewrite of a graph.
@@ -99,6 +112,7 @@ class Pass:
         """Edit `graph` in place. It is a copy, but shares its tensors: replace modules, never write into a tensor."""
         raise NotImplementedError(f"{type(self).__name__} defines no rewrite(graph)")
 
+    @neutral()
     def __call__(self, graph: Graph, example: Tensor | None = None) -> Step:
         """Run the pass on a copy of `graph`.
 
@@ -107,27 +121,28 @@ class Pass:
             example: images on which a promise to keep the function is verified; without them it is not.
 
         Raises:
+            OptionError: `graph` is no graph.
+            DataError: `example` are no images for the network.
             GraphError: the pass left a broken graph, wrote into a tensor, or did not keep the function.
             ModelError: a check found something; it carries all findings.
         """
         start = time.perf_counter()
+        require_graph(graph)
+        if example is not None:
+            require_example(example, graph)
         tensors = dict([*graph.module.named_parameters(), *graph.module.named_buffers()])
         state = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        device = next((tensor.device.type for tensor in state.values()), "cpu")
-        device = "cpu" if device == "meta" else device
-        # Tensors made in inference mode do not tell when they are written into; mixed precision is for training.
-        with torch.inference_mode(False), torch.autocast(device, enabled=False):
-            after = graph.copy()
-            self.rewrite(after)
-            after.tidy()
-            after.check(before=graph)
-            written = [name for name, tensor in tensors.items() if not _same(tensor, state[name])]
-            if written:
-                raise GraphError(
-                    f"pass {self.name} wrote into {', '.join(written)} of the graph that it was given; replace the "
-                    "module instead"
-                )
-            moved = self._verify(graph, example) if self.preserves and example is not None else None
+        after = graph.copy()
+        self.rewrite(after)
+        after.tidy()
+        after.check(before=graph)
+        written = [name for name, tensor in tensors.items() if not _same(tensor, state[name])]
+        if written:
+            raise GraphError(
+                f"pass {self.name} wrote into {', '.join(written)} of the graph that it was given; replace the "
+                "module instead"
+            )
+        moved = self._verify(graph, example) if self.preserves and example is not None else None
         return Step(graph, after, self, time.perf_counter() - start, moved)
 
     def _verify(self, graph: Graph, example: Tensor) -> float:
@@ -138,7 +153,7 @@ class Pass:
         after.tidy()
         images = example.to(before.device, torch.float64)
         with torch.no_grad(), accepted(images, what="example or calibration images"):
-            outputs = before(images)
+            outputs = before.run(images)
         try:
             moved = largest_difference(before, after, images) / max(1.0, float(outputs.abs().max()))
         except (RuntimeError, DataError):
@@ -257,6 +272,7 @@ class Pipeline:
         known: facts that hold of the graphs it is given.
 
     Raises:
+        OptionError: `passes` are no passes, or `known` no facts.
         PipelineError: a pass needs a fact that no earlier one gives, or two passes have one name.
     """
 
@@ -265,6 +281,12 @@ class Pipeline:
     known: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.passes, tuple | list):
+            raise OptionError(f"passes is {in_words(self.passes)}; expected a tuple of passes")
+        if other := [in_words(one) for one in self.passes if not isinstance(one, Pass)]:
+            raise OptionError(f"passes has {', '.join(other)} in it; expected passes, such as FoldBatchNorm()")
+        if not isinstance(self.known, frozenset | set):
+            raise OptionError(f"known is {in_words(self.known)}; expected a frozenset of facts")
         known = set(self.known)
         seen: set[str] = set()
         for one in self.passes:
@@ -288,7 +310,7 @@ class Pipeline:
             DataError: `example` are no images for the network.
             FxsnnError: what the passes raise.
         """
-        graph = capture(model) if isinstance(model, nn.Module) else model
+        graph = model if isinstance(model, Graph) else capture(model)
         if any(tensor.is_meta for tensor in graph.module.state_dict().values()):
             remedy = "Give it values: model.to_empty(device='cpu'), then model.load_state_dict(...)"
             raise ModelError([Finding("model", "its weights are on the meta device, which holds no values", remedy)])
@@ -296,7 +318,7 @@ class Pipeline:
         if example is None:
             _log.warning("no image size was found that the network accepts: rewrites are not verified; pass example=")
         else:
-            check_images(example, graph.input_channels)
+            require_example(example, graph)
         for one in self.passes:
             step = one(graph, example)
             _log.info("%s", step.summary())
@@ -305,7 +327,7 @@ class Pipeline:
 
     def run(self, model: nn.Module | Graph) -> Graph:
         """The graph after the last pass."""
-        graph = capture(model) if isinstance(model, nn.Module) else model
+        graph = model if isinstance(model, Graph) else capture(model)
         for step in self.steps(graph):
             graph = step.after
         return graph
@@ -343,7 +365,7 @@ class Pipeline:
 
     def _place(self, name: str) -> int:
         names = [one.name for one in self.passes]
-        if name not in names:
+        if not is_one_of(name, names):
             raise UnknownName(f"no pass named {name!r}; this pipeline has {', '.join(names)}")
         return names.index(name)
 

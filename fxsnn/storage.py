@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxsnn.errors import FileError
+from fxsnn.errors import FileError, OptionError
 
 DOCUMENT = "fxsnn"
 """Key of the JSON document in the metadata of the header."""
@@ -58,34 +59,75 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Tensor], document: Mappin
         raise FileError(f"{path} cannot be written: an array is named {SEAL!r}, which is the name of the checksum")
     if len(text) > LARGEST_HEADER // 2:
         raise FileError(f"{path} cannot be written: its description takes {len(text):,} bytes, too many to be read")
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}
+    whole = {name: tensor.detach().cpu().resolve_neg().contiguous() for name, tensor in arrays.items()}
     seal = torch.frombuffer(bytearray(_digest(text, whole)), dtype=torch.uint8)
     return write_whole(path, save({**whole, SEAL: seal}, {DOCUMENT: text}))
+
+
+def as_path(path: object, what: str = "path") -> Path:
+    """A path as users give them.
+
+    Raises:
+        OptionError: it is none.
+    """
+    if isinstance(path, str | os.PathLike) and isinstance(os.fspath(path), str):
+        return Path(path)
+    raise OptionError(f"{what} is a {type(path).__name__}; allowed are a str and a pathlib.Path")
+
+
+def require_place(path: object, what: str = "path") -> Path:
+    """Where a file is to be written, links followed, if one can be written there; asked before the work is done.
+
+    Raises:
+        OptionError: it is no path.
+        FileError: its folder does not exist or cannot be written, it is no name for a file, or it is something else.
+    """
+    given = as_path(path, what)
+    try:
+        place = given.resolve()  # through links: what they lead to is written, not they
+        found = os.stat(place)
+    except FileNotFoundError:
+        found = None
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a NUL; links in a circle
+        raise FileError(f"{str(path)!r} cannot be written: {_reason(error)}") from error
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        raise FileError(f"{path} cannot be written: it exists and is not a file")
+    if not place.parent.is_dir():
+        raise FileError(f"{path} cannot be written: there is no folder {place.parent}; make it first")
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        raise FileError(f"{path} cannot be written: the folder {place.parent} is not writable")
+    return place
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def write_whole(path: str | Path, content: bytes) -> Path:
     """Write a file that appears whole or not at all: it is written beside its place and moved there.
 
+    A file that is replaced keeps its mode.
+
     Raises:
+        OptionError: it is no path.
         FileError: the folder does not exist or cannot be written.
     """
-    place = Path(path).resolve()  # through links: what they lead to is written, not they
-    if place.exists() and not place.is_file():
-        raise FileError(f"{path} cannot be written: it exists and is not a file")
+    place = require_place(path)
     try:
+        mode = stat.S_IMODE(place.stat().st_mode) if place.exists() else 0o666 & ~_umask()
         handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=".fxsnn-")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # before it takes its place: a crash must not leave an empty file there
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, mode)
             os.replace(temporary, place)
         except BaseException:
             os.unlink(temporary)
             raise
     except OSError as error:
-        raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise FileError(f"{path} cannot be written: {_reason(error)}") from error
     return Path(path)
 
 
@@ -95,10 +137,12 @@ def load_arrays(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Nothing in the file is executed; memory is used for twice its length at most.
 
     Raises:
+        OptionError: it is no path.
         FileError: the file is missing, damaged, or no such file.
     """
     from safetensors import SafetensorError, safe_open
 
+    as_path(path)
     try:
         text = _document_of(Path(path))
         with safe_open(path, "pt") as file:
@@ -109,7 +153,7 @@ def load_arrays(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise ValueError("its content does not have the digest that was written with it")
         document = strict_json(text)
     except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise FileError(f"{path} cannot be read: {_reason(error)}") from error
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         reason = f"there is no {error}" if isinstance(error, KeyError) else error  # PyTorch raises what it likes
         raise FileError(f"{path} cannot be read as a file of fxsnn, or is damaged: {reason}") from error
@@ -197,9 +241,12 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises:
         FileError: the file is missing, damaged, holds something else, or does not match; `model` is then unchanged.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileError(f"{path}: there is no such file of weights")
+    path = as_path(path)
+    try:
+        if not path.is_file():
+            raise FileError(f"{path}: there is no such file of weights")
+    except OSError as error:  # its name is too long
+        raise FileError(f"{path} cannot be read: {_reason(error)}") from error
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -11,7 +11,6 @@ import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from html import escape
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +18,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fxsnn.activity import Meter
-from fxsnn.batches import labelled_batches
+from fxsnn.ambient import neutral
+from fxsnn.batches import accepted, check_labels, labelled_batches, require_classes
 from fxsnn.errors import DataError, OptionError
 from fxsnn.graph import place_of
+from fxsnn.layers import in_words
 from fxsnn.network import SpikingNetwork, require_spiking
+from fxsnn.options import real_number, require_flag
 from fxsnn.tables import aligned, html
 
 if TYPE_CHECKING:
@@ -130,6 +132,7 @@ class Sweep:
         )
 
 
+@neutral()
 def sweep(
     snn: SpikingNetwork,
     data: Any,
@@ -153,11 +156,13 @@ def sweep(
 
     Raises:
         OptionError: a value is not allowed, or `snn` is no spiking network.
-        DataError: there are no images, or no labels with them.
+        DataError: there are no images, or no labels of its classes with them; the model cannot be run on them.
     """
-    if not isinstance(tolerance, Real) or not tolerance >= 0:
+    points_below = real_number(tolerance)
+    if points_below is None or points_below < 0:
         raise OptionError(f"tolerance is {tolerance!r}; allowed are numbers from 0, in points of accuracy")
     require_spiking(snn)
+    quiet = None if require_flag("progress", progress) else True
     longest = SpikingNetwork(snn.graph, snn.target, snn.engine, image_size=snn.image_size)
     longest.timesteps = replace(snn.dynamics, timesteps=timesteps).timesteps
     ann = None if model is None else _evaluated(model)
@@ -166,26 +171,32 @@ def sweep(
     right = 0
     with torch.no_grad():
         batches = labelled_batches(data, longest.graph.input_channels, what="data")
-        for images, labels in tqdm(batches, desc="sweeping T", disable=None if progress else True):
+        for images, labels in tqdm(batches, desc="sweeping T", disable=quiet):
             if labels is None:
                 raise DataError("a batch has no labels; give (images, labels), labels an integer tensor [N]")
             labels = labels.cpu()
             start = 0
             for part, run in longest.runs(images):
                 meter.add(part, run.spikes, run.membrane_range)
-                hits += (run.logits.flatten(2).argmax(2).cpu() == labels[start : start + len(part)]).sum(1)
+                said = run.logits.flatten(2)
+                check_labels(labels, said.shape[2])
+                hits += (said.argmax(2).cpu() == labels[start : start + len(part)]).sum(1)
                 start += len(part)
             if ann is not None:
-                right += int((ann(images).flatten(1).argmax(1).cpu() == labels).sum())
+                with accepted(images, by="model"):
+                    outputs = require_classes(ann(images), images, "model")
+                right += int((outputs.flatten(1).argmax(1).cpu() == labels).sum())
     accuracies = (100 * hits / meter.images).tolist()
     points = _points(meter, accuracies)
     reference = accuracies[-1] if model is None else 100 * right / meter.images
-    recommended = _recommended(accuracies, reference - tolerance)
-    return Sweep(meter.images, points, reference, model is not None, tolerance, recommended)
+    recommended = _recommended(accuracies, reference - points_below)
+    return Sweep(meter.images, points, reference, model is not None, points_below, recommended)
 
 
 def _evaluated(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The model in evaluation mode, wherever it is and whatever its type; the user's own stays as it is."""
+    if not callable(model):
+        raise OptionError(f"model is {in_words(model)}; allowed are a network, a function of images, or None")
     if not isinstance(model, nn.Module):
         return model
     own = copy.deepcopy(model).eval()

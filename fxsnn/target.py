@@ -35,7 +35,7 @@ def whole_number(value: object) -> int | None:
     """
     try:
         return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # what has no index raises
-    except TypeError:
+    except (TypeError, RuntimeError):  # PyTorch's, of tensors that have no values
         return None
 
 
@@ -112,14 +112,16 @@ class HardwareTarget:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise OptionError(f"a target's name is {self.name!r}; expected a text that is not empty")
-        if not isinstance(self.weight_bits, Iterable):
+        if not isinstance(self.weight_bits, Iterable) or getattr(self.weight_bits, "ndim", 1) == 0:
             raise OptionError(
                 f"target {self.name!r}: weight_bits is {self.weight_bits!r}; expected several of {ALL_BITS}"
             )
-        if not self.weight_bits or not set(self.weight_bits) <= set(ALL_BITS):
+        widths = tuple(map(whole_number, self.weight_bits))
+        if not widths or not set(widths) <= set(ALL_BITS):
             raise OptionError(
                 f"target {self.name!r}: weight_bits is {self.weight_bits}; allowed are values of {ALL_BITS}"
             )
+        object.__setattr__(self, "weight_bits", widths)
         if not isinstance(self.registers, Registers):
             raise OptionError(f"target {self.name!r}: registers is {self.registers!r}; expected fxsnn.Registers(...)")
         for name in ("relu_behind_convolution", "binary_traffic"):

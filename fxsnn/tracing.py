@@ -7,13 +7,15 @@ import inspect
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from fxsnn.ambient import neutral
 from fxsnn.errors import Finding, ModelError
-from fxsnn.graph import Graph, user_place
+from fxsnn.graph import Graph, place_of, user_place
 from fxsnn.layers import LEAVES, Decode
 from fxsnn.names import about_program_name, spare_self
 
@@ -64,6 +66,7 @@ class Tracer(fx.Tracer):
         return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
 
+@neutral()
 def capture(model: nn.Module) -> Graph:
     """The graph of a trained network, as it computes in evaluation mode.
 
@@ -85,7 +88,9 @@ def capture(model: nn.Module) -> Graph:
     own = _own_copy(model)
     tracer = Tracer()
     try:
-        graph = tracer.trace(own, concrete_args=_defaults(own))
+        place = place_of(own)[0]
+        with place if place.type not in ("cpu", "meta") else nullcontext():  # what forward makes is to be there, too
+            graph = tracer.trace(own, concrete_args=_defaults(own))
         _require_names(graph)
         spare_self(graph)
         module = fx.GraphModule(own, graph, type(model).__name__)

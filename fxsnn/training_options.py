@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 from fxsnn.errors import OptionError
+from fxsnn.options import is_one_of, real_number, require_flag
 from fxsnn.target import whole_number
 
 OPTIMISERS = ("sgd", "adamw")
@@ -64,7 +64,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         for name, allowed in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
-            if getattr(self, name) not in allowed:
+            if not is_one_of(getattr(self, name), allowed):
                 known = " and ".join(map(repr, allowed))
                 raise OptionError(f"{name} is {getattr(self, name)!r}; allowed are {known}")
         if self.lr is None:
@@ -75,10 +75,11 @@ class TrainingOptions:
             raise OptionError("epochs and spiking_epochs are both 0; leave fine-tuning out instead")
         for name in ("lr", "spiking_lr", "temperature", "gradient_norm"):
             if name not in ("spiking_lr", "gradient_norm") or getattr(self, name) is not None:
-                self._require(name, _real_number, lambda value: value > 0, "positive numbers")
-        self._require("momentum", _real_number, lambda value: 0 <= value < 1, "numbers from 0 to below 1")
-        self._require("weight_decay", _real_number, lambda value: value >= 0, "numbers from 0")
-        self._require("distillation", _real_number, lambda value: 0 <= value <= 1, "numbers from 0 to 1")
+                self._require(name, real_number, lambda value: value > 0, "positive numbers")
+        self._require("momentum", real_number, lambda value: 0 <= value < 1, "numbers from 0 to below 1")
+        self._require("weight_decay", real_number, lambda value: value >= 0, "numbers from 0")
+        self._require("distillation", real_number, lambda value: 0 <= value <= 1, "numbers from 0 to 1")
+        object.__setattr__(self, "progress", require_flag("progress", self.progress))
         if self.patience is not None:
             self._require("patience", whole_number, lambda value: value >= 1, "whole numbers from 1, or None")
 
@@ -88,13 +89,6 @@ class TrainingOptions:
         if value is None or not holds(value):
             raise OptionError(f"{name} is {getattr(self, name)!r}; allowed are {allowed}")
         object.__setattr__(self, name, value)
-
-
-def _real_number(value: object) -> float | None:
-    """`value` as a float, `None` if it is no finite number."""
-    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value)):
-        return float(value)
-    return None
 
 
 def scheduled(schedule: str, done: float) -> float:

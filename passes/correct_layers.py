@@ -19,6 +19,7 @@ from fxsnn.graph import Graph
 from fxsnn.layers import LowBit
 from fxsnn.neuron import Dynamics
 from fxsnn.observe import Histogram, Watch
+from fxsnn.options import require_flag
 from fxsnn.stages import Pass, facts
 from fxsnn.student import Student, float_form
 from fxsnn.target import HardwareTarget, require_target
@@ -74,6 +75,8 @@ class CorrectLayers(Pass):
     def __post_init__(self) -> None:
         self._dynamics()
         require_target(self.target)
+        for name in ("biases", "thresholds", "progress"):
+            object.__setattr__(self, name, require_flag(name, getattr(self, name)))
         if not (self.biases or self.thresholds):
             raise OptionError("biases and thresholds are both False; leave the correction out instead")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from numbers import Real
@@ -103,12 +104,14 @@ class Finetune(Pass):
 
     def __post_init__(self) -> None:
         self._options()
-        if (whole_number(self.batch_size) or 0) < 1:
-            raise OptionError(f"batch_size is {self.batch_size!r}; allowed are whole numbers from 1")
+        batch_size = whole_number(self.batch_size)
+        if batch_size is None or not 1 <= batch_size <= sys.maxsize:
+            raise OptionError(f"batch_size is {self.batch_size!r}; allowed are whole numbers from 1 to {sys.maxsize}")
+        object.__setattr__(self, "batch_size", batch_size)
         if self.teacher is not None and not isinstance(self.teacher, nn.Module):
             raise OptionError(f"teacher is a {type(self.teacher).__name__}; allowed are a torch.nn.Module, or None")
         if isinstance(self.validation, Real):
-            require_share(float(self.validation))
+            require_share(self.validation)
         if self.checkpoint is not None and not isinstance(self.checkpoint, str | Path):
             raise OptionError(f"checkpoint is a {type(self.checkpoint).__name__}; allowed are a path, or None")
         if self.on_epoch is not None and not callable(self.on_epoch):
@@ -128,7 +131,7 @@ class Finetune(Pass):
         dynamics = self._dynamics(self.timesteps)
         labels, validation, data = self.distillation < 1, self.validation, self.data
         if isinstance(validation, Real):
-            data, validation = held_out(data, float(validation), self._options().seed, labels=labels)
+            data, validation = held_out(data, validation, self._options().seed, labels=labels)
         batches = batches_of(data, self.batch_size, labels=labels)
         if validation is not None:
             validation = batches_of(validation, self.batch_size, labels=labels, shuffle=False, what="validation data")

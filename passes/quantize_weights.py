@@ -10,6 +10,7 @@ from fxsnn.errors import OptionError
 from fxsnn.fitting import fit
 from fxsnn.graph import Graph, Weighted
 from fxsnn.layers import LowBitConv2d, LowBitLinear, conv_like, linear_like
+from fxsnn.options import require_flag
 from fxsnn.stages import Pass, facts, require_not_spiking
 from fxsnn.target import ALL_BITS, Bits, HardwareTarget, require_target, whole_number
 
@@ -31,6 +32,7 @@ class QuantizeWeights(Pass):
     gives = facts("low-bit-weights")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "per_channel", require_flag("per_channel", self.per_channel))
         if self.target is not None:
             require_target(self.target)
             self.target.require_choice(self.bits)

@@ -12,8 +12,9 @@ REPOSITORY = Path(__file__).parents[1]
 FLOORS: list[set[str]] = [
     {"fxsnn.errors", "fxsnn.tables", "fxsnn.cores", "fxsnn.version"},  # words
     {"fxsnn.difference"},
-    {"fxsnn.target"},  # plain data
-    {"fxsnn.lowbit", "fxsnn.hwtargets", "fxsnn.storage", "fxsnn.device", "fxsnn.datasets", "fxsnn.plots"}
+    {"fxsnn.target", "fxsnn.options"},  # plain data
+    {"fxsnn.ambient", "fxsnn.storage"},
+    {"fxsnn.lowbit", "fxsnn.hwtargets", "fxsnn.device", "fxsnn.datasets", "fxsnn.plots"}
     | {"fxsnn.user_code", "fxsnn.nir_model", "fxsnn.names", "fxsnn.image_sizes"},
     {"fxsnn.neuron", "fxsnn.plugins", "fxsnn.drawing", "fxsnn.packing", "fxsnn.training_options"},
     {"fxsnn.layers.plain_numbers"},
@@ -21,7 +22,8 @@ FLOORS: list[set[str]] = [
     | {"fxsnn.layers.images", "fxsnn.layers.low_bit"},
     {"fxsnn.layers.spiking"},
     {"fxsnn.layers"},  # arithmetic
-    {"fxsnn.graph", "fxsnn.batches"},  # the program, and what it reads
+    {"fxsnn.batches"},
+    {"fxsnn.graph"},  # the program, and what it reads
     {"fxsnn.tracing"},
     {"fxsnn.engine.chain", "fxsnn.engine.tables"},  # the engines
     {"fxsnn.engine.planes"},

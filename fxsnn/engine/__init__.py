@@ -13,6 +13,7 @@ import warnings
 
 from fxsnn.engine.chain import Broken, Chain, Engine, Unsupported, relying_on
 from fxsnn.errors import EngineWarning, OptionError
+from fxsnn.options import is_one_of
 
 ENGINES = ("auto", "numba", "triton", "torch")
 
@@ -25,7 +26,7 @@ def check_engine(name: object) -> str:
     Raises:
         OptionError: there is none of that name.
     """
-    if name not in ENGINES:
+    if not is_one_of(name, ENGINES):
         raise OptionError(f"engine is {name!r}; allowed are {', '.join(map(repr, ENGINES))}")
     return str(name)
 

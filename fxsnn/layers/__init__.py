@@ -12,7 +12,15 @@ from fxsnn.layers.clipping import ActivationSummary, ClippedReLU, RateReLU
 from fxsnn.layers.decode import Decode
 from fxsnn.layers.folded import Folded, FoldedConv2d, FoldedLinear
 from fxsnn.layers.geometry import conv_like, geometry_of, linear_like
-from fxsnn.layers.images import Encode, QuantizedInput, check_images, quantize_input
+from fxsnn.layers.images import (
+    Encode,
+    QuantizedInput,
+    check_images,
+    in_words,
+    is_readable,
+    quantize_input,
+    require_images,
+)
 from fxsnn.layers.low_bit import LowBit, LowBitConv2d, LowBitLinear
 from fxsnn.layers.spiking import (
     SpikeAvgPool2d,
@@ -55,8 +63,11 @@ __all__ = [
     "conv_like",
     "fill",
     "geometry_of",
+    "in_words",
+    "is_readable",
     "linear_like",
     "quantize_input",
+    "require_images",
     "spike_avg_pooling",
     "spiking_form",
 ]

@@ -10,6 +10,55 @@ from torch import Tensor, nn
 from fxsnn.errors import DataError
 from fxsnn.layers.plain_numbers import PlainNumbers
 
+_WIDE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of images; PyTorch can do next to nothing with narrower ones."""
+
+
+def in_words(value: object) -> str:
+    """What a value is, for messages; of a tensor type and shape, or what keeps it from being read."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    if value.is_nested:
+        return "a nested tensor"
+    if value.layout != torch.strided:
+        return f"a tensor of layout {str(value.layout).removeprefix('torch.')}"
+    if value.is_meta:
+        return "a tensor on the meta device, which holds no values"
+    return f"{value.dtype} {list(value.shape)}"
+
+
+def is_readable(value: object) -> bool:
+    """Whether it is a tensor of one dense block of values."""
+    return isinstance(value, Tensor) and not value.is_nested and value.layout == torch.strided and not value.is_meta
+
+
+def require_images(images: object, channels: int | None) -> None:
+    """Refuse what cannot be images for the network, without a look at their values.
+
+    Args:
+        images: what the user gave.
+        channels: what the first convolution reads, `None` where that is not known.
+
+    Raises:
+        DataError: no dense tensor, wrong rank, wrong number of channels, no pixels, or no floating type of 16 bits or
+            more.
+    """
+    expected = f"[N, {channels if channels is not None else 'C'}, H, W] of a floating type"
+    if not isinstance(images, Tensor) or not (torch.compiler.is_compiling() or is_readable(images)):
+        raise DataError(f"images are {in_words(images)}; expected a dense tensor {expected}")
+    shape = list(images.shape)
+    if images.dim() != 4:
+        raise DataError(f"images have shape {shape}; expected {expected}")
+    if channels is not None and images.shape[1] != channels:
+        raise DataError(f"images have shape {shape}, that is {shape[1]} channels; expected {expected}")
+    if 0 in images.shape[1:]:
+        raise DataError(f"images have shape {shape}, which is no pixels at all; expected {expected}")
+    if images.dtype not in _WIDE:
+        wider = " of 16 bits or more" if images.is_floating_point() else ""
+        raise DataError(
+            f"images are {images.dtype}; expected {expected}{wider}, normalised as the network was trained on them"
+        )
+
 
 def check_images(images: object, channels: int | None) -> None:
     """Refuse what cannot be images for the network.
@@ -19,20 +68,10 @@ def check_images(images: object, channels: int | None) -> None:
         channels: what the first convolution reads, `None` where that is not known.
 
     Raises:
-        DataError: no tensor, wrong rank, wrong number of channels, no floating type, or not-a-number in it.
+        DataError: as `require_images`; or not-a-number in it.
     """
-    expected = f"[N, {channels if channels is not None else 'C'}, H, W] of a floating type"
-    if not isinstance(images, Tensor):
-        raise DataError(f"images are a {type(images).__name__}; expected a tensor {expected}")
-    shape = list(images.shape)
-    if images.dim() != 4:
-        raise DataError(f"images have shape {shape}; expected {expected}")
-    if channels is not None and images.shape[1] != channels:
-        raise DataError(f"images have shape {shape}, that is {shape[1]} channels; expected {expected}")
-    if not images.is_floating_point():
-        raise DataError(
-            f"images are {images.dtype}; expected {expected}, normalised as the network was trained on them"
-        )
+    require_images(images, channels)
+    assert isinstance(images, Tensor)
     if not torch.compiler.is_compiling() and bool(images.isnan().any()):
         raise DataError("images contain NaN")
 

@@ -166,8 +166,8 @@ def test_a_batch_for_training_has_labels_where_these_are_wanted() -> None:
     [
         (X, r"must be \(images, labels\)"),
         ((X,), r"must be \(images, labels\)"),
-        ((X, Y.float()), r"labels are torch.float32 of shape \[300\]; expected integers of shape \[300\]"),
-        ((X, Y[:2]), r"labels are torch.int64 of shape \[2\]; expected integers of shape \[300\]"),
+        ((X, Y.float()), r"labels are torch.float32 \[300\]; expected a tensor of integers \[300\]"),
+        ((X, Y[:2]), r"labels are torch.int64 \[2\]; expected a tensor of integers \[300\]"),
         ((X, Y > 2), "labels are torch.bool"),
     ],
 )
