@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -113,18 +113,18 @@ def write_whole(path: str | Path, content: bytes) -> Path:
         FileError: the folder does not exist or cannot be written.
     """
     place = require_place(path)
+    temporary = place.with_name(f".fxsnn-{secrets.token_hex(8)}")
     try:
-        mode = stat.S_IMODE(place.stat().st_mode) if place.exists() else 0o666 & ~_umask()
-        handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=".fxsnn-")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # before it takes its place: a crash must not leave an empty file there
-            os.chmod(temporary, mode)
-            os.replace(temporary, place)
+            if place.exists():
+                temporary.chmod(stat.S_IMODE(place.stat().st_mode))
+            temporary.replace(place)
         except BaseException:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise FileError(f"{path} cannot be written: {_reason(error)}") from error
@@ -222,12 +222,6 @@ def _digest(text: str, arrays: Mapping[str, Tensor]) -> bytes:
         digest.update(f"\n{name} {_TYPES[tensor.dtype]} {','.join(map(str, tensor.shape))}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.digest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
