@@ -35,10 +35,11 @@ from fxsnn.graph import Graph
 from fxsnn.interchange import from_nir, nir_input, to_nir
 from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SpikeReLU, spike_avg_pooling
 from fxsnn.loading import load, verify
-from fxsnn.network import Run, SpikingNetwork
+from fxsnn.network import SpikingNetwork
 from fxsnn.nir_model import model_from_nir
 from fxsnn.passes import Finetune
 from fxsnn.plugins import get_target
+from fxsnn.simulation import Run
 from fxsnn.stages import Pass, Pipeline, Step
 from fxsnn.sweeps import Sweep, sweep
 from fxsnn.target import FitReport, HardwareTarget, Registers, Violation

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -261,7 +262,11 @@ def convert(
     provenance = {"versions": _versions(), "options": options, "passes": [one.describe() for one in passes.passes]}
     converted = passes.run(graph)
     sample = _sample(calibration_data) if seen is None else seen.sample
-    return SpikingNetwork(converted, chip, engine, sample, size, provenance)
+    snn = SpikingNetwork(converted, chip, engine, sample, size, provenance)
+    if (images := passes.example if sample is None else sample) is not None:
+        with suppress(OptionError):  # an engine that was asked for and cannot run here says so when it is called
+            snn.verify_engine(images[:2].to(snn.device))
+    return snn
 
 
 class _Remembered(Iterator[Any]):

@@ -4,70 +4,35 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, fx, nn
-from torch.fx.node import Node
+from torch import Tensor, nn
 
 from fxsnn.activity import Meter
 from fxsnn.ambient import neutral
 from fxsnn.batches import accepted, image_batches
 from fxsnn.document import described
-from fxsnn.engine import check_engine, engine_for
-from fxsnn.engine.chain import Chain, Engine, Fingerprint, Recording, Unsupported, chain_of, fingerprint, watched
-from fxsnn.errors import DataError, FileError, Finding, FxsnnWarning, ModelError, OptionError
+from fxsnn.engine import check_engine, without_engine
+from fxsnn.engine.chain import Broken, Unsupported, chain_of, watched
+from fxsnn.errors import EngineWarning, FileError, Finding, FxsnnWarning, ModelError, OptionError
 from fxsnn.golden import Golden, golden_arrays
-from fxsnn.graph import Graph, Interpreter, require_graph
+from fxsnn.graph import Graph, require_graph
 from fxsnn.layers import Decode, Spiking, check_images, in_words, require_images
 from fxsnn.neuron import Dynamics
 from fxsnn.options import require_flag
 from fxsnn.plugins import get_target
 from fxsnn.reconstruction import DAMAGED, rebuilt
 from fxsnn.report import Report, report_of
+from fxsnn.simulation import FRAMES_AT_ONCE, Compiled, Run, compiled, logits_after_each_step, simulated
 from fxsnn.storage import require_place, save_arrays
 from fxsnn.target import HardwareTarget, whole_number
 
-_FRAMES_AT_ONCE = 256
-"""Images times steps that PyTorch runs together: few, whose spikes stay in the cache, are faster than a whole batch."""
-_COUNTS_AT_ONCE = 1 << 12
-"""Images times steps of which the last layer's counts are kept together."""
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What one simulation showed. Layers go by their names in the user's network.
-
-    Attributes:
-        logits: [T, N, classes]; row t is what a run of t + 1 steps gives.
-        spikes: per layer, 0 and 1, [T, N, C, ...].
-        membrane_range: per layer, the smallest and the largest value any membrane had before a reset.
-        membranes: per layer, membranes before the reset, [T, N, C, ...]; empty unless they were asked for.
-    """
-
-    logits: Tensor
-    spikes: dict[str, Tensor]
-    membrane_range: dict[str, tuple[float, float]]
-    membranes: dict[str, Tensor] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        steps, images = self.logits.shape[:2]
-        layers = ", ".join(f"{name} {rate:.3f}" for name, rate in self.firing_rates.items())
-        return f"Run of {images} image{'s' if images != 1 else ''} for T={steps}; firing rates: {layers or 'none kept'}"
-
-    @property
-    def spike_counts(self) -> dict[str, Tensor]:
-        """Per layer, how often each neuron spiked, [N, C, ...]."""
-        return {name: spikes.sum(0) for name, spikes in self.spikes.items()}
-
-    @property
-    def firing_rates(self) -> dict[str, float]:
-        """Per layer, spikes per neuron and step, averaged over all neurons and images."""
-        return {name: float(spikes.mean()) for name, spikes in self.spikes.items()}
+_Result = TypeVar("_Result")
 
 
 class SpikingNetwork(nn.Module):
@@ -129,7 +94,7 @@ class SpikingNetwork(nn.Module):
         self.__sample = sample
         self.__image_size = require_image_size(image_size) if sample is None else tuple(sample.shape[1:])
         self.__provenance = {} if provenance is None else dict(provenance)
-        self.__compiled: _Compiled | None = None
+        self.__compiled: Compiled | None = None
         self.eval()
 
     def forward(self, images: Tensor) -> Any:
@@ -145,11 +110,11 @@ class SpikingNetwork(nn.Module):
         """
         if torch.compiler.is_compiling():
             return self.graph.run(images)
-        chunk = max(1, _FRAMES_AT_ONCE // self.timesteps)
+        chunk = max(1, FRAMES_AT_ONCE // self.timesteps)
         with self._running(images):
-            compiled = self._compiled_for(images)
-            if compiled is not None:
-                return compiled.in_parts(images, compiled.logits, dim=0)
+            logits = self._by_engine(images, Compiled.logits)
+            if logits is not None:
+                return logits
             if len(images) <= chunk:
                 return self.graph.run(images)
             return torch.cat([self.graph.run(part) for part in images.split(chunk)])
@@ -167,13 +132,8 @@ class SpikingNetwork(nn.Module):
             OptionError: the engine that was asked for cannot run here.
         """
         with torch.no_grad(), self._running(images):
-            compiled = self._compiled_for(images)
-            if compiled is not None:
-                return compiled.in_parts(images, compiled.logits_after_each_step, dim=1, steps=self.timesteps)
-            check_images(images, None)
-            parts = images.split(max(1, _FRAMES_AT_ONCE // self.timesteps))
-            logits = [_Watch(self.graph, keep=()).run(part) for part in parts]
-            return torch.cat([part.unflatten(0, (self.timesteps, -1)) for part in logits], dim=1)
+            logits = self._by_engine(images, Compiled.logits_after_each_step)
+            return logits_after_each_step(self.graph, images, self.timesteps) if logits is None else logits
 
     def simulate(self, images: Tensor, *, membranes: bool = False) -> Run:
         """Run and look inside.
@@ -191,19 +151,8 @@ class SpikingNetwork(nn.Module):
         """
         membranes = require_flag("membranes", membranes)
         with torch.no_grad(), self._running(images):
-            compiled = self._compiled_for(images)
-            if compiled is not None and not membranes:
-                check_images(images, compiled.chain.encode.channels)
-                recording = Recording()
-                logits = compiled.logits_after_each_step(images, recording)
-                spikes = {name: spikes.float() for name, spikes in recording.spikes.items()}
-                return Run(logits, spikes, recording.ranges)
-            check_images(images, self.graph.input_channels)
-            if len(images) == 0:
-                raise DataError("there are no images to look at")
-            watch = _Watch(self.graph, keep=("spikes", "membranes") if membranes else ("spikes",))
-            logits = watch.run(images).unflatten(0, (self.timesteps, -1))
-            return Run(logits, watch.spikes, watch.ranges, watch.membranes())
+            run = None if membranes else self._by_engine(images, Compiled.simulated)
+            return simulated(self.graph, images, membranes=membranes) if run is None else run
 
     def count_spikes(self, images: Tensor) -> dict[str, Tensor]:
         """How often each neuron of each layer spikes, int32 [N, C, ...]; as `simulate`, in less time and memory.
@@ -216,15 +165,39 @@ class SpikingNetwork(nn.Module):
             OptionError: the engine that was asked for cannot run here.
         """
         with torch.no_grad(), self._running(images):
-            compiled = self._compiled_for(images)
-            if compiled is None or compiled.engine is None:
-                runs = [self.simulate(part).spike_counts for part in self._parts(images)]
-                return {name: torch.cat([counts[name].int() for counts in runs]) for name in runs[0]}
-            check_images(images, compiled.chain.encode.channels)
-            parts = [Recording(everything=False) for _ in images.split(compiled.engine.images_at_once)]
-            for part, recording in zip(images.split(compiled.engine.images_at_once), parts, strict=True):
-                compiled.engine.counts(part, recording=recording)
-            return {name: torch.cat([part.counts[name] for part in parts]) for name in parts[0].counts}
+            counted = self._by_engine(images, Compiled.spike_counts)
+            if counted is None:
+                runs = [simulated(self.graph, part).spike_counts for part in self._parts(images)]
+                counted = {name: torch.cat([counts[name].int() for counts in runs]) for name in runs[0]}
+            return counted
+
+    def verify_engine(self, images: Tensor) -> bool:
+        """Whether the engine makes the very spikes that PyTorch makes, the reference; `convert` asks on two images.
+
+        Where it does not, PyTorch runs the network from now on: `engine` is "torch" then, and a warning says so.
+
+        Args:
+            images: as for a call; few are enough.
+
+        Raises:
+            DataError: these cannot be images for the network.
+            OptionError: the engine that was asked for cannot run here.
+        """
+        with torch.no_grad(), self._running(images):
+            found = self._by_engine(images, Compiled.simulated)
+            if found is None:
+                return True
+            expected = simulated(self.graph, images).spikes
+        wrong = [name for name, spikes in expected.items() if not torch.equal(found.spikes[name], spikes)]
+        if wrong:
+            warnings.warn(
+                f"engine={self.engine!r} does not make the spikes of PyTorch here ({', '.join(wrong)}): PyTorch runs "
+                "this network from now on. Please report it, with the network and the processor",
+                EngineWarning,
+                stacklevel=2,
+            )
+            self.engine = "torch"
+        return not wrong
 
     @contextmanager
     def _running(self, images: Tensor) -> Iterator[None]:
@@ -346,7 +319,7 @@ class SpikingNetwork(nn.Module):
     def _parts(self, images: Any) -> tuple[Tensor, ...]:
         """So many images at a time as PyTorch simulates best."""
         check_images(images, self.graph.input_channels)
-        parts: tuple[Tensor, ...] = images.split(max(1, _FRAMES_AT_ONCE // self.timesteps))
+        parts: tuple[Tensor, ...] = images.split(max(1, FRAMES_AT_ONCE // self.timesteps))
         return parts
 
     def _static_report(self) -> Report:
@@ -376,7 +349,7 @@ class SpikingNetwork(nn.Module):
         document, arrays = described(self.graph, self.__target, self.__dynamics, size, self.__provenance)
         if images is not None:
             document["golden"] = {"images": len(images)}
-            arrays |= golden_arrays(self.simulate, images.to(self.device))
+            arrays |= golden_arrays(self._reference, images.to(self.device))
         arrays = {name: tensor.detach().cpu() for name, tensor in arrays.items()}
         try:  # what is written can be read
             found = rebuilt(document, arrays)
@@ -385,6 +358,11 @@ class SpikingNetwork(nn.Module):
         except FileError as error:
             raise FileError(f"the network cannot be written: {str(error).removeprefix(DAMAGED).strip()}") from error
         return save_arrays(path, arrays, document)
+
+    def _reference(self, images: Tensor) -> Run:
+        """A run in PyTorch, whatever the engine: golden vectors are to find its faults, too."""
+        with torch.no_grad(), self._running(images):
+            return simulated(self.graph, images)
 
     def _golden_images(self, golden: int | Tensor) -> Tensor | None:
         if isinstance(golden, Tensor):
@@ -436,21 +414,27 @@ class SpikingNetwork(nn.Module):
             program._parameters[name] = self._parameters[name]
         self.__compiled = None
 
-    def _compiled_for(self, images: Tensor) -> _Compiled | None:
-        """The engine that is to run these images, with all that belongs to it; `None` means PyTorch."""
+    def _by_engine(self, images: Tensor, run: Callable[[Compiled, Tensor], _Result]) -> _Result | None:
+        """What the engine gives that is to run these images; `None` where PyTorch has to run them."""
         if torch.compiler.is_compiling() or type(images) is not Tensor or len(images) == 0:
             return None
-        compiled = self.__compiled
-        if compiled is None or not compiled.is_of(self.graph):
+        found = self.__compiled
+        if found is None or not found.is_of(self.graph):
             try:
                 chain = chain_of(self.graph)
             except Unsupported as reason:
-                if self.__engine_name in ("auto", "torch"):
-                    return None
-                raise OptionError(f"engine={self.__engine_name!r} cannot run this network: {reason}") from None
-            compiled = _compile(self.graph, chain, self.__engine_name)
-            self.__compiled = compiled
-        return None if compiled.engine is None or watched(compiled.chain) else compiled
+                if self.__engine_name != "torch":
+                    without_engine(self.__engine_name, reason)
+                return None
+            self.__compiled = found = compiled(self.graph, chain, self.__engine_name)
+        if found.engine is None or watched(found.chain):
+            return None
+        try:
+            return run(found, images)
+        except Broken as reason:
+            without_engine(self.__engine_name, reason)
+            self.__compiled = replace(found, engine=None)
+            return None
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies compile their engine anew."""
@@ -523,95 +507,3 @@ def name_clashes(graph: Graph) -> list[Finding]:
         for name, kind in kinds.items()
         if hasattr(SpikingNetwork, name) or name.startswith("_SpikingNetwork__")
     ]
-
-
-@dataclass(frozen=True, eq=False)
-class _Compiled:
-    """An engine and what belongs to it.
-
-    Attributes:
-        chain: the spiking part.
-        engine: what runs it; `None` means PyTorch.
-        tail: run on activations and images.
-        fingerprint: of the tensors that the engine has copied.
-    """
-
-    chain: Chain
-    engine: Engine | None
-    tail: fx.GraphModule
-    fingerprint: Fingerprint
-
-    def is_of(self, graph: Graph) -> bool:
-        """Whether the graph still has these layers, and their tensors what the engine has copied."""
-        try:
-            same = all(graph.module.get_submodule(name) is layer for name, layer in self.chain.layers)
-        except AttributeError:  # a layer is gone
-            return False
-        return same and self.fingerprint.holds(self.chain)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """[N, classes]."""
-        assert self.engine is not None
-        with torch.no_grad():
-            counts = self.engine.counts(images)
-        return self.tail.forward(self.chain.decode.value(counts), images)
-
-    def logits_after_each_step(self, images: Tensor, recording: Recording | None = None) -> Tensor:
-        """[T, N, classes]."""
-        assert self.engine is not None
-        counts = self.engine.counts(images, every_step=True, recording=recording)
-        logits = self.tail.forward(self.chain.decode.values_after_each_step(counts), images)
-        return logits.unflatten(0, (len(counts), -1))
-
-    def in_parts(self, images: Tensor, run: Callable[[Tensor], Tensor], *, dim: int, steps: int = 1) -> Tensor:
-        """Run as many images at a time as the engine likes, or fewer if counts of many steps are kept."""
-        assert self.engine is not None
-        check_images(images, self.chain.encode.channels)
-        most = min(self.engine.images_at_once, _COUNTS_AT_ONCE // steps)
-        parts = [run(part) for part in images.split(max(1, most))]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
-
-
-def _compile(graph: Graph, chain: Chain, engine: str) -> _Compiled:
-    tail = graph.behind(next(iter(graph.nodes(Decode))))
-    return _Compiled(chain, engine_for(engine, chain), tail, fingerprint(chain))
-
-
-class _Watch(Interpreter):
-    """Runs a spiking graph and keeps what its layers do; the tail runs on the counts after every step."""
-
-    def __init__(self, graph: Graph, *, keep: Sequence[str]) -> None:
-        super().__init__(graph.module)
-        self._named = {node: graph.name(node) for node in graph}
-        self._keep = keep
-        self.spikes: dict[str, Tensor] = {}
-        self.ranges: dict[str, tuple[float, float]] = {}
-        self._steps: dict[str, list[Tensor]] = {}
-
-    def run_node(self, n: Node) -> Any:
-        module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
-        if not isinstance(module, Spiking | Decode):
-            return super().run_node(n)
-        (given,) = self.fetch_args_kwargs_from_env(n)[0]
-        if isinstance(module, Decode):
-            return module.after_each_step(given)
-        if not self._keep:
-            return module(given)
-        name = self._named[n]
-        lows, highs, steps = [], [], self._steps.setdefault(name, [])
-
-        def record(membrane: Tensor) -> None:
-            lows.append(membrane.amin())
-            highs.append(membrane.amax())
-            if "membranes" in self._keep:
-                steps.append(membrane.clone())
-
-        spikes = module.fire(given, record)
-        self.ranges[name] = (torch.stack(lows).min().item(), torch.stack(highs).max().item())
-        assert module.dynamics is not None
-        self.spikes[name] = spikes.unflatten(0, (module.dynamics.timesteps, -1))
-        return spikes
-
-    def membranes(self) -> dict[str, Tensor]:
-        """Membranes per layer, [T, N, C, ...]."""
-        return {name: torch.stack(steps) for name, steps in self._steps.items() if steps}

@@ -36,7 +36,7 @@ FLOORS: list[set[str]] = [
     {"fxsnn.overview", "fxsnn.activity", "fxsnn.document"},
     {"fxsnn.stages", "fxsnn.observe", "fxsnn.moments", "fxsnn.fitting", "fxsnn.report"}
     | {"fxsnn.reconstruction", "fxsnn.golden"},  # the machine
-    {"fxsnn.substitution", "fxsnn.writable"},
+    {"fxsnn.simulation", "fxsnn.substitution", "fxsnn.writable"},
     {"fxsnn.network"},
     {"fxsnn.student"},
     {"fxsnn.finetune", "fxsnn.frontier"},

@@ -266,7 +266,7 @@ class TestAsAModule:
 def test_counts_are_those_of_the_spikes_a_few_images_at_a_time(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     snn, many = converted(engine=engine), images(40)
     expected = snn.simulate(many).spike_counts
-    monkeypatch.setattr("fxsnn.network._FRAMES_AT_ONCE", 7 * snn.timesteps)
+    monkeypatch.setattr("fxsnn.network.FRAMES_AT_ONCE", 7 * snn.timesteps)
     found = snn.count_spikes(many)
     assert list(found) == list(expected)
     for name, counts in found.items():

@@ -20,8 +20,8 @@ from torch import nn
 
 import fxsnn
 from fxsnn.engine import engine_for
-from fxsnn.engine.chain import Unsupported, chain_of
-from fxsnn.errors import DataError, OptionError
+from fxsnn.engine.chain import Unsupported, chain_of, relying_on
+from fxsnn.errors import CalibrationWarning, DataError, EngineWarning, OptionError
 from fxsnn.layers import Spiking
 from tests.engines import ENGINES, needs_numba, same
 from tests.nets import CONVERTIBLE, Dense, Small, images, seeded
@@ -366,6 +366,121 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - given) / 1024)
         snn.engine = "numba"
         with pytest.raises(OptionError, match=r"engine='numba' cannot run this network here: .*conv2"):
             snn(images())
+
+
+@pytest.fixture
+def miscounting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on, the engine of the CPU lets a neuron of each layer spike at the first step where it did not."""
+
+    def start() -> None:
+        from fxsnn.engine.cpu import NumbaEngine
+
+        right = NumbaEngine.counts
+
+        def counts(self: Any, given: torch.Tensor, **options: Any) -> torch.Tensor:
+            found = right(self, given, **options)
+            if options.get("recording") is not None:
+                for spikes in options["recording"].spikes.values():
+                    spikes.view(-1)[0] ^= 1
+            return found
+
+        monkeypatch.setattr(NumbaEngine, "counts", counts)
+
+    return start
+
+
+@needs_numba
+class TestAnEngineThatMakesOtherSpikes:
+    """There was one once: a pooling of one place."""
+
+    @pytest.mark.parametrize("data", [None, images(16)])
+    @pytest.mark.parametrize("engine", ["auto", "numba"])
+    def test_is_found_by_convert_and_pytorch_takes_its_place(
+        self, engine: str, data: torch.Tensor | None, miscounting: Callable[[], None]
+    ) -> None:
+        expected = converted(seeded(Small), calibration_data=data, engine="torch")(images())
+        miscounting()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CalibrationWarning)
+            with pytest.warns(EngineWarning, match=rf"engine='{engine}' does not .* \(conv1, pool, conv2, hidden\)"):
+                snn = fxsnn.convert(seeded(Small), target="generic", bits=3, calibration_data=data, engine=engine)
+        assert snn.engine == "torch"
+        assert torch.equal(snn(images()), expected)
+
+    def test_is_found_by_golden_vectors_which_are_those_of_pytorch(
+        self, tmp_path: Path, miscounting: Callable[[], None]
+    ) -> None:
+        snn = converted(seeded(Small))
+        miscounting()
+        path = snn.save(tmp_path / "net.fxsnn")
+        assert fxsnn.verify(path, engine="torch").ok
+        assert not fxsnn.verify(path, engine="numba").ok
+
+    def test_an_engine_that_is_right_stays(self) -> None:
+        snn = converted(seeded(Small), engine="numba")
+        assert snn.verify_engine(images())
+        assert snn.engine == "numba"
+
+
+@needs_numba
+class TestAnEngineThatFails:
+    """What goes wrong in the library that it is built on is no reason to stop."""
+
+    def fail(self, *_: Any) -> None:
+        raise RuntimeError("cannot compile\nfor a reason")
+
+    def test_while_it_runs_pytorch_takes_its_place_with_one_warning(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        snn = converted(seeded(Small))
+        expected, counts = snn.simulate(images()), snn.count_spikes(images())
+        monkeypatch.setattr("fxsnn.engine.cpu.run_plan", self.fail)
+        told = r"numba fails here \(RuntimeError: cannot compile\): PyTorch runs the network, slower and no different"
+        for run in (snn, snn.early_readout, snn.simulate, snn.count_spikes):
+            snn.engine = "auto"
+            with pytest.warns(EngineWarning, match=told):
+                run(images())
+            run(images())  # it is told once: warnings are errors here
+        assert torch.equal(snn(images()), expected.logits[-1])
+        assert same(snn.simulate(images()).spikes, expected.spikes)
+        assert same(snn.count_spikes(images()), counts)
+
+    def test_asked_for_by_name_it_says_so_at_every_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fxsnn.engine.cpu.run_plan", self.fail)
+        snn = converted(seeded(Small), engine="numba")
+        for _ in range(2):
+            with pytest.raises(OptionError, match=r"engine='numba' cannot run this network here: numba fails here"):
+                snn(images())
+
+    def test_a_library_that_cannot_be_imported_costs_time_and_one_warning(self, tmp_path: Path) -> None:
+        (tmp_path / "numba").mkdir()
+        (tmp_path / "numba" / "__init__.py").write_text("raise ImportError('numpy is too new')")
+        code = """
+import fxsnn, warnings
+from tests.nets import Small, images, seeded
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("default")
+    for bits in (3, 4):
+        snn = fxsnn.convert(seeded(Small), target="generic", bits=bits, calibration_data=images(16))
+        logits = snn(images())
+snn.engine = "torch"
+assert (snn(images()) == logits).all()
+print([str(one.message) for one in told if one.category is fxsnn.EngineWarning])
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )
+        told = "numba fails here (ImportError: numpy is too new): PyTorch runs the network, slower and no different"
+        assert done.stdout.strip() == str([told]), done.stderr
+
+    @pytest.mark.parametrize(
+        "error", [DataError("too small"), MemoryError(), torch.OutOfMemoryError(), KeyboardInterrupt()]
+    )
+    def test_what_is_not_the_librarys_fault_is_not_hidden(self, error: BaseException) -> None:
+        with pytest.raises(type(error)), relying_on("numba"):
+            raise error
 
 
 class TestChoosing:
