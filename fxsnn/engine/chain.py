@@ -145,14 +145,14 @@ def chain_of(graph: Graph) -> Chain:
 
 
 def watched(chain: Chain) -> bool:
-    """Whether somebody hung a hook on a layer, or on all modules: only a run in PyTorch calls it."""
+    """Whether somebody hung a hook on a layer, or on all modules: only a run in PyTorch calls it.
+
+    Those of backward passes do not count: spikes have no gradient, so that PyTorch never calls them here.
+    """
     modules = [chain.encode, chain.decode, *chain.prepare, *chain.flattens, *(layer for _, layer in chain.layers)]
     if nn.modules.module._has_any_global_hook():
         return True
-    return any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-        for module in modules
-    )
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 @dataclass(frozen=True, eq=False)

@@ -115,6 +115,13 @@ def test_the_gradient_passes_straight_through_and_stops_beyond_the_grid() -> Non
     assert weight.grad.tolist() == [[1, 1, 1, 0, 0]]
 
 
+def test_at_one_bit_the_gradient_stops_beyond_three_steps() -> None:
+    weight = torch.tensor([[0.0, -0.9, 5.9, -5.9, 6.1, -6.1]], requires_grad=True)
+    lowbit.quantize_weight(weight, torch.tensor([2.0]), 1).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[1, 1, 1, 1, 0, 0]]
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_the_gradient_to_a_step_is_that_of_the_paper(bits: int) -> None:
     """Esser et al. 2020, eq. 3: code minus W / step inside the grid, else the code; times 1 / sqrt(weights * Q)."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -109,7 +112,14 @@ def test_the_recorder_sees_membranes_before_the_reset() -> None:
     assert seen == [12, 9, 16]
 
 
-@pytest.mark.parametrize("timesteps", [0, -1, 2.5, "8", None, True, 1 << 20])
+@pytest.mark.parametrize("timesteps", [1, 65536, np.int64(3)])
+def test_timesteps_go_from_1_to_65536_and_are_kept_as_plain_integers(timesteps: Any) -> None:
+    dynamics = Dynamics(timesteps, initial_membrane=0)
+    assert dynamics.timesteps == timesteps
+    assert (type(dynamics.timesteps), type(dynamics.initial_membrane)) == (int, float)
+
+
+@pytest.mark.parametrize("timesteps", [0, -1, 2.5, "8", None, True, 65537])
 def test_timesteps_must_be_a_whole_positive_number(timesteps: object) -> None:
     with pytest.raises(OptionError, match=r"timesteps is .*; allowed are whole numbers from 1"):
         Dynamics(timesteps)  # type: ignore[arg-type]

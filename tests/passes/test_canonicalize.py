@@ -150,6 +150,8 @@ def test_dropout_that_acts_in_evaluation_too_is_left_for_the_check() -> None:
         lambda x: x.view(-1, x.size(1)),
         lambda x: torch.reshape(x, (-1, x.size(2) * x.size(3))),
         lambda x: x.view(x.size(1), -1),
+        lambda x: x.view(x.shape[1], -1),
+        lambda x: x.view(x.size()[1], -1),
     ],
 )
 def test_a_view_that_is_no_flatten_is_left_alone(function: Callable[[Tensor], Tensor]) -> None:

@@ -70,6 +70,16 @@ def test_registers_hold_every_value() -> None:
         assert layer.gain * 1 <= 2**10 - 1
 
 
+def test_only_the_first_layer_reads_more_than_spikes() -> None:
+    """Magnitudes decide how wide sums and membranes have to be."""
+    magnitudes = {name: spiking(name).input_magnitude for name in ("conv1", "pool", "conv2", "hidden")}
+    assert magnitudes == {"conv1": 128, "pool": 1, "conv2": 1, "hidden": 1}
+    for name in ("conv1", "conv2", "hidden"):
+        layer = spiking(name)
+        assert layer.largest_sum == int(layer.codes.flatten(1).int().abs().sum(1).max()) * magnitudes[name]
+    assert spiking("pool").largest_sum == 4
+
+
 def test_a_consumer_takes_the_mean_spike_value_of_its_producer() -> None:
     first, second = spiking("conv1"), spiking("conv2")
     assert second.input_unit == pytest.approx(float(first.spike_value.mean()))

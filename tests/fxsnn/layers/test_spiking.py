@@ -53,8 +53,33 @@ def test_the_type_of_sums_and_membranes_is_wide_enough() -> None:
     assert layer.membrane_type() == torch.int64
     layer.largest_sum = 1 << 24
     assert layer.sum_type() == torch.float64
+    layer.largest_sum = (1 << 24) - 1
+    assert layer.sum_type() == torch.float32
     layer.largest_sum, layer.input_magnitude = 2048, 512  # bfloat16 cannot hold 511
     assert layer.sum_type() == torch.float64
+    layer.input_magnitude = 256  # but all up to 256
+    assert layer.sum_type() == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "gain", "largest_sum", "largest_leak", "largest_threshold"),
+    [
+        (1, 1, (1 << 31) - 1, 0, 0),
+        (1, 1, 0, (1 << 31) - 1, 0),
+        (3, 5, 1, ((1 << 31) - 1) // 3 - 5, 0),
+        (1, 1, 1, 0, (1 << 30) - 1),
+    ],
+)
+def test_membranes_of_32_bits_hold_all_up_to_their_end(
+    timesteps: int, gain: int, largest_sum: int, largest_leak: int, largest_threshold: int
+) -> None:
+    """T * (gain * sum + leak) + 2 * threshold, here less than T below the end."""
+    layer = SpikeConv2d(1, 1, 1)
+    layer.dynamics, layer.gain, layer.largest_sum = Dynamics(timesteps), gain, largest_sum
+    layer.largest_leak, layer.largest_threshold = largest_leak, largest_threshold
+    assert layer.membrane_type() == torch.int32
+    layer.largest_leak += 1
+    assert layer.membrane_type() == torch.int64
 
 
 def test_a_layer_without_a_sum_of_its_own_says_so() -> None:
