@@ -143,7 +143,8 @@ def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits) -> FitR
     if findings := CheckConvRelu().findings(graph):
         return replace(report, findings=tuple(findings))
     spiking = outline(graph)
-    example = graph.example_input()
+    found = (graph.example_input(whole=whole) for whole in (True, False))
+    example = next((images for images in found if images is not None), None)
     size = None if example is None else tuple(example.shape[1:])
     return replace(report, findings=tuple(name_clashes(spiking)), unwritable=tuple(unwritable(spiking, chip, size)))
 

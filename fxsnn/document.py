@@ -22,6 +22,7 @@ from fxsnn.layers import Decode, Encode, FoldedLinear, SpikeAvgPool2d, SpikeConv
 from fxsnn.names import about_file_name
 from fxsnn.neuron import Dynamics
 from fxsnn.packing import pack_codes
+from fxsnn.storage import SEAL
 from fxsnn.target import HardwareTarget
 
 FORMAT = "fxsnn"
@@ -134,6 +135,8 @@ def nodes_of(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, Tensor], lis
         name = _name(graph, node)
         called = node.op in ("call_module", "get_attr")
         problems += [replace(one, source=graph.source(node)) for one in about_file_name(name, called=called)]
+        if node.op == "get_attr" and name == SEAL:
+            problems.append(graph.finding(node, "files have an array of that name for their checksum", "Rename it"))
         try:
             described, own = _described(graph, node, places)
         except _NoName as reason:

@@ -229,11 +229,16 @@ class Graph:
         return self.module.forward(images)
 
     @neutral()
-    def example_input(self, batch: int = 2, seed: int = 0) -> Tensor | None:
+    def example_input(self, batch: int = 2, seed: int = 0, *, whole: bool = True) -> Tensor | None:
         """Random images that the network accepts, or `None` if none was found with sides up to 256.
 
         Square ones are tried first; of a canonical chain of layers others, too. They are tried on PyTorch's meta
         device, without computing anything.
+
+        Args:
+            batch: how many.
+            seed: of the noise.
+            whole: only a size of which the network makes one row an image.
         """
         first: Any = next((self[node] for node in self.nodes(*Weighted)), None)
         if first is None:
@@ -249,7 +254,7 @@ class Graph:
                     outputs = meta.forward(torch.empty(batch, channels, height, width, device="meta", dtype=self.dtype))
             except Exception:
                 continue
-            if isinstance(outputs, Tensor) and outputs.shape[:1] != (batch,):
+            if whole and isinstance(outputs, Tensor) and outputs.shape[:1] != (batch,):
                 continue  # `x.view(-1, features)` makes more images of pixels that are too many
             generator = torch.Generator().manual_seed(seed)
             images = torch.randn(batch, channels, height, width, generator=generator)
@@ -310,14 +315,18 @@ class Graph:
         self.module.graph.erase_node(node)
 
     def insert_after(self, node: Node, name: str, module: nn.Module) -> Node:
-        """A new call of `module` behind `node`; all users of `node` read the new one."""
+        """A new call of `module` behind `node`; all users of `node` read the new one.
+
+        Behind the images, only the body reads it: a tail goes on reading the images.
+        """
+        readers = self.body() if node.op == "placeholder" else list(node.users)
         target = self._unused_name(name.replace(".", "_"))
         self.module.add_submodule(target, module)
         with self.module.graph.inserting_after(node):
             new = self.module.graph.call_module(target, (node,))
         if node.stack_trace:
             new.meta["stack_trace"] = node.stack_trace
-        node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user in readers)
         return new
 
     def _data_inputs(self, node: Node) -> tuple[Argument, ...]:
@@ -562,7 +571,8 @@ def largest_difference(left: Graph, right: Graph, images: Tensor) -> float:
     """
     check_images(images, left.input_channels)
     with torch.no_grad():
-        a, b = (graph(images.to(*place_of(graph.module))) for graph in (left, right))
+        a, b = (graph(images.to(*place_of(graph.module))).double() for graph in (left, right))
     if a.shape != b.shape:
         raise DataError(f"the outputs have shapes {list(a.shape)} and {list(b.shape)}")
-    return float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
+    same = (a == b) | (a.isnan() & b.isnan())  # also where both are infinite
+    return float((a - b).abs().masked_fill(same, 0).max()) if a.numel() else 0.0

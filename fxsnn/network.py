@@ -347,13 +347,13 @@ class SpikingNetwork(nn.Module):
         images = self._golden_images(golden)
         size = self.__image_size if images is None else tuple(images.shape[1:])
         document, arrays = described(self.graph, self.__target, self.__dynamics, size, self.__provenance)
-        if images is not None:
-            document["golden"] = {"images": len(images)}
-            arrays |= golden_arrays(self._reference, images.to(self.device))
         arrays = {name: tensor.detach().cpu() for name, tensor in arrays.items()}
         try:  # what is written can be read
             found = rebuilt(document, arrays)
             if images is not None:
+                document["golden"] = {"images": len(images)}
+                vectors = golden_arrays(self._reference, images.to(self.device))
+                arrays |= {name: tensor.detach().cpu() for name, tensor in vectors.items()}
                 Golden.of(arrays, len(images), self.timesteps, found.image_size, found.sizes, found.logits)
         except FileError as error:
             raise FileError(f"the network cannot be written: {str(error).removeprefix(DAMAGED).strip()}") from error

@@ -148,6 +148,8 @@ class Compiled:
     def _logits_after_each_step(self, images: Tensor, recording: Recording | None = None) -> Tensor:
         assert self.engine is not None
         counts = self.engine.counts(images, every_step=True, recording=recording)
+        if any(node.users for node in self.tail.graph.find_nodes(op="placeholder", target="images")):
+            images = _at_every_step(images, len(counts))
         logits: Tensor = self.tail.forward(self.chain.decode.values_after_each_step(counts), images)
         return logits.unflatten(0, (len(counts), -1))
 
@@ -173,6 +175,11 @@ def _program_of(graph: Graph) -> tuple[Any, ...]:
     )
 
 
+def _at_every_step(images: Tensor, steps: int) -> Tensor:
+    """Images [T * N, ...], as a tail sees them that runs on activations after each step."""
+    return images.repeat(steps, *[1] * (images.dim() - 1))
+
+
 class _Watch(Interpreter):
     """Runs a spiking graph and keeps what its layers do; the tail runs on the counts after every step."""
 
@@ -190,6 +197,8 @@ class _Watch(Interpreter):
             return super().run_node(n)
         (given,) = self.fetch_args_kwargs_from_env(n)[0]
         if isinstance(module, Decode):
+            for read in [one for one in self.env if one.op == "placeholder"]:  # the tail reads the images, too
+                self.env[read] = _at_every_step(self.env[read], module.dynamics.timesteps)
             return module.after_each_step(given)
         if not self._keep:
             return module(given)

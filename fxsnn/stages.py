@@ -155,7 +155,8 @@ class Pass:
         with torch.no_grad(), accepted(images, what="example or calibration images"):
             outputs = before.run(images)
         try:
-            moved = largest_difference(before, after, images) / max(1.0, float(outputs.abs().max()))
+            largest = float(outputs.nan_to_num(0, 0, 0).abs().max())
+            moved = largest_difference(before, after, images) / max(1.0, largest)
         except (RuntimeError, DataError):
             with torch.no_grad():
                 _require_whole_images(before, images)

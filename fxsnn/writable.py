@@ -12,6 +12,7 @@ from fxsnn.reconstruction import DAMAGED, require_readable
 from fxsnn.target import HardwareTarget
 
 _PLACE = re.compile(r"\$\.nodes\[(\d+)\]\.?(.*)")
+_ARRAY = re.compile(r"array '([^']+)' (.*)")
 
 
 def unwritable(outline: Graph, target: HardwareTarget, image_size: tuple[int, ...] | None) -> list[Finding]:
@@ -38,6 +39,8 @@ def _finding(problem: str, names: list[str]) -> Finding:
     layer, _, rest = problem.partition(": ")
     if (place := _PLACE.match(problem)) is not None:
         return Finding(names[int(place[1])], f"files cannot hold this ({place[2]})", "Change it, or do not save it")
+    if (array := _ARRAY.match(problem)) is not None:
+        return Finding(array[1], f"as an array it {array[2]}", "Give it such a type, or do not save it")
     if layer in names:
         return Finding(layer, rest, "Change it, or do not save it")
     return Finding("network", problem, BEHIND_THE_NETWORK)
