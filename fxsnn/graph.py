@@ -261,22 +261,22 @@ class Graph:
             return images.to(self.device, self.dtype)
         return None
 
-    def _windows(self) -> tuple[list[nn.Module], int | None]:
-        """Convolutions and poolings that all images go through, and the features that are read of what they give.
+    def _windows(self) -> tuple[list[nn.Module], int | None, bool]:
+        """Convolutions and poolings that all images go through, and what the first fully connected layer reads.
 
-        The features are `None` where these are no plain chain up to a fully connected layer.
+        At last, whether nothing else stands between that changes sizes.
         """
         found: list[nn.Module] = []
+        chain = True
         for before, node in itertools.pairwise(self.nodes()):
-            if node.all_input_nodes != [before]:
-                break
-            if self.is_a(node, nn.Conv2d, nn.AvgPool2d):
+            if self.is_a(node, nn.Linear):
+                return found, int(self[node].in_features), chain  # type: ignore[arg-type]  # a module's attribute
+            plain = self.is_a(node, *Norm, *Activation, nn.Flatten, QuantizedInput)
+            window = self.is_a(node, nn.Conv2d, nn.AvgPool2d)
+            chain = chain and node.all_input_nodes == [before] and (plain or window)
+            if chain and window:
                 found.append(self[node])
-            elif self.is_a(node, nn.Linear):
-                return found, int(self[node].in_features)  # type: ignore[arg-type]  # a module's attribute
-            elif not self.is_a(node, *Norm, *Activation, nn.Flatten, QuantizedInput):
-                break
-        return found, None
+        return found, None, chain
 
     def behind(self, node: Node) -> fx.GraphModule:
         """The part of the network that reads `node`, as a module of its own.

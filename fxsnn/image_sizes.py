@@ -15,23 +15,24 @@ _RECTANGLES = 8
 Pair = tuple[int, int]
 
 
-def likely_sizes(layers: Sequence[nn.Module], features: int | None) -> Iterator[Pair]:
+def likely_sizes(layers: Sequence[nn.Module], features: int | None, chain: bool) -> Iterator[Pair]:
     """Heights and widths of images up to 256, likely ones first, at which all windows fit.
 
     Args:
         layers: convolutions and poolings, one behind the other, that the images go through.
-        features: how many numbers the fully connected layer reads that stands behind them; `None`: any.
+        features: how many numbers the first fully connected layer reads; `None`: there is none.
+        chain: it reads all that these layers give; otherwise that is only likely.
     """
     heights, widths = ({side: _behind(side, layers, axis) for side in _SQUARES} for axis in (0, 1))
     squares = [side for side in _SQUARES if heights[side] > 0 and widths[side] > 0]
-    if features is None:
+    if features is None or not chain:
         yield from ((side, side) for side in squares)
-        return
     channels = next((layer.out_channels for layer in reversed(layers) if isinstance(layer, nn.Conv2d)), 0)
-    if not channels or features % channels:
+    if features is None or not channels or features % channels:
         return
     area = features // channels
-    yield from ((side, side) for side in squares if heights[side] * widths[side] == area)
+    if chain:
+        yield from ((side, side) for side in squares if heights[side] * widths[side] == area)
     fitting = (
         (height, width)
         for height in _SQUARES

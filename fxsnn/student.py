@@ -98,6 +98,7 @@ class Student:
         for node in graph.body(nn.AvgPool2d):
             module = RateReLU(torch.ones((), dtype=dtype, device=device), dynamics)
             self._pooled[node] = graph.insert_after(node, f"{graph.name(node)}_levels", module)
+        self._neurons: dict[Node, Neurons] = {}
         self._scales = [float(one.detach().mean()) for one in self._steps_and_thresholds()]
         graph.module.recompile()
         self._neurons: dict[Node, Neurons] = {}
