@@ -14,7 +14,7 @@ from fxsnn.engine import engine_for
 from fxsnn.engine.chain import Chain, Engine, Fingerprint, Recording, fingerprint
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, Interpreter
-from fxsnn.layers import Decode, Spiking, check_images
+from fxsnn.layers import Decode, SpikeLinear, Spiking, check_images
 
 FRAMES_AT_ONCE = 256
 """Images times steps that PyTorch runs together: few, whose spikes stay in the cache, are faster than a whole batch."""
@@ -130,6 +130,20 @@ class Compiled:
             recordings.append(Recording(everything=False))
             self.engine.counts(part, recording=recordings[-1])
         return {name: torch.cat([one.counts[name] for one in recordings]) for name in recordings[0].counts}
+
+    def wrong_layers(self, images: Tensor) -> list[str]:
+        """Names of the layers whose spikes are not those that PyTorch makes of the same layers, in order."""
+        assert self.engine is not None
+        check_images(images, self.chain.encode.channels)
+        recording, wrong = Recording(), []
+        self.engine.counts(images, recording=recording)
+        x = self.chain.prepared(images)
+        for name, layer in self.chain.layers:
+            x = layer(x.flatten(1) if isinstance(layer, SpikeLinear) else x)
+            found = recording.spikes[name].flatten(0, 1)
+            if not torch.equal(found.to(x.dtype), x):
+                wrong.append(name)
+        return wrong
 
     def _parts(self, images: Tensor, most: int = 1 << 31) -> Sequence[Tensor]:
         """As many images at a time as the engine likes, or fewer."""

@@ -101,7 +101,6 @@ class Student:
         self._neurons: dict[Node, Neurons] = {}
         self._scales = [float(one.detach().mean()) for one in self._steps_and_thresholds()]
         graph.module.recompile()
-        self._neurons: dict[Node, Neurons] = {}
         self.round()
 
     def round(self, until: Node | None = None) -> None:

@@ -226,7 +226,6 @@ class TestWhatNirCannotSay:
         _, outputs = run_norse(graph, fxsnn.nir_input(snn, x), 7)
         torch.testing.assert_close(outputs.mean(0) * value, snn(x))
 
-    @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
     def test_padding_that_differs_between_sides_is_always_refused(self) -> None:
         def build() -> nn.Module:
             return nn.Sequential(nn.Conv2d(3, 4, 4, padding="same"), nn.ReLU(), nn.Flatten(), nn.Linear(576, 5))

@@ -80,7 +80,6 @@ class TestWhatIsSavedComesBack:
         assert_same(snn, loaded, images())
         assert (loaded.timesteps, loaded.reset, loaded.initial_membrane) == (9, reset, start)
 
-    @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
     def test_an_analog_input_padding_in_words_and_a_target_of_ones_own(self, tmp_path: Path) -> None:
         model = seeded(
             lambda: nn.Sequential(
