@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from fxsnn.ambient import neutral
 from fxsnn.errors import DataError, OptionError
 from fxsnn.layers import check_images, in_words, is_readable, require_images
-from fxsnn.options import real_number
+from fxsnn.options import real_number, shown
 
 _AT_ONCE = 256
 _INTEGERS = (
@@ -244,7 +244,7 @@ def require_share(share: object) -> float:
     """
     found = real_number(share)
     if found is None or not 0 < found < 1:
-        raise OptionError(f"validation is {share!r}; allowed are shares between 0 and 1, data, or None")
+        raise OptionError(f"validation is {shown(share)}; allowed are shares between 0 and 1, data, or None")
     return found
 
 

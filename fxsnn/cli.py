@@ -38,7 +38,7 @@ from fxsnn.loading import load, verify
 from fxsnn.network import SpikingNetwork
 from fxsnn.passes import Finetune
 from fxsnn.plugins import target_sources
-from fxsnn.storage import load_weights, write_whole
+from fxsnn.storage import load_weights, require_place, write_whole
 from fxsnn.tables import aligned
 from fxsnn.target import AUTOMATIC, Bits, HardwareTarget, whole_number
 from fxsnn.version import __version__
@@ -216,8 +216,8 @@ def _parser() -> argparse.ArgumentParser:
 def positive(text: str) -> int:
     """A number from 1, as an option; argparse says what is wrong with another one."""
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"it is {number}; allowed are numbers from 1")
+    if not 1 <= number <= sys.maxsize:
+        raise argparse.ArgumentTypeError(f"it is {number}; allowed are numbers from 1 to {sys.maxsize}")
     return number
 
 
@@ -276,8 +276,9 @@ def check_command(options: argparse.Namespace) -> Answer:
 def convert_command(options: argparse.Namespace) -> Answer:
     """Convert a trained network for a chip and write it to a file with golden vectors."""
     start = time.perf_counter()
-    if not options.output.parent.is_dir():
-        raise OptionError(f"--output {options.output}: there is no folder {options.output.parent}; make it first")
+    for name, path in (("--output", options.output), ("--checkpoint", options.checkpoint)):
+        if path is not None:
+            require_place(path, name)
     torch.manual_seed(options.seed)
     network = _model(options).to(choose_device(options.device))
     train = None if options.data is None else _halves(options).train
@@ -351,6 +352,8 @@ def eval_command(options: argparse.Namespace) -> Answer:
 
 def report_command(options: argparse.Namespace) -> Answer:
     """What a network file takes of its chip, and what it does on images."""
+    if options.html is not None:
+        require_place(options.html, "--html")
     snn = _network(options)
     report = snn.report if options.data is None else snn.profile(_batches(_halves(options).test, snn, options)[0])
     if options.html is not None:

@@ -19,7 +19,7 @@ from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.neuron import Dynamics
-from fxsnn.options import is_one_of, require_flag
+from fxsnn.options import is_one_of, require_flag, shown
 from fxsnn.passes import (
     CalibrateThresholds,
     Canonicalize,
@@ -93,7 +93,7 @@ def pipeline(
     if correction is not None:
         if not is_one_of(correction, CORRECTIONS):
             allowed = ", ".join(map(repr, CORRECTIONS))
-            raise OptionError(f"correction is {correction!r}; allowed are {allowed}, or None")
+            raise OptionError(f"correction is {shown(correction)}; allowed are {allowed}, or None")
         if calibration_data is None:
             raise OptionError(f"correction={correction!r} needs images: pass calibration_data")
         if isinstance(calibration_data, Iterator):
@@ -224,7 +224,7 @@ def convert(
         progress=progress,
     )
     if finetune is not None and finetune.checkpoint is not None:
-        require_place(finetune.checkpoint)
+        require_place(finetune.checkpoint, "checkpoint")
     report = check(model, target=chip, bits=bits)
     if report.violations:
         raise TargetError(report.problems, report)

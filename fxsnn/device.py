@@ -7,6 +7,7 @@ import logging
 import torch
 
 from fxsnn.errors import OptionError
+from fxsnn.options import shown
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def _existing(wanted: str) -> torch.device:
         torch.empty(0, device=device)
     except Exception as error:  # PyTorch asserts that it was built with CUDA, imports what there is no module of, ...
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise OptionError(f"device {wanted!r} cannot be used here: {reason}") from error
+        raise OptionError(f"device {shown(wanted)} cannot be used here: {reason}") from error
     return device
 
 

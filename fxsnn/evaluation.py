@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from fxsnn.ambient import neutral
-from fxsnn.batches import check_labels, gone_through, require_classes, require_labels
+from fxsnn.batches import check_labels, gone_through, length_of, require_classes, require_labels
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, place_of
+from fxsnn.layers import is_readable
 from fxsnn.network import SpikingNetwork
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -34,7 +36,8 @@ def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str =
     hits = count = 0
     device, dtype = _kind_of(network)
     with torch.no_grad():
-        for images, labels in gone_through(tqdm(batches, desc=title, disable=None, leave=False)):
+        for batch in _shown(batches, title):
+            images, labels = _pair(batch)
             given = images.to(device, dtype if images.is_floating_point() else None)
             hits += int(_right(require_classes(network(given), images, "the network"), labels))
             count += len(images)
@@ -57,12 +60,24 @@ def accuracy_over_time(snn: SpikingNetwork, batches: Batches, timesteps: int, ti
     own, snn.timesteps = snn.timesteps, timesteps
     hits, count = torch.zeros(timesteps, dtype=torch.float64), 0
     try:
-        for images, labels in gone_through(tqdm(batches, desc=title, disable=None, leave=False)):
+        for batch in _shown(batches, title):
+            images, labels = _pair(batch)
             hits += _right(snn.early_readout(images.to(snn.device)), labels)
             count += len(images)
     finally:
         snn.timesteps = own
     return (100 * hits / _some(count)).tolist()
+
+
+def _shown(batches: Batches, title: str) -> Iterable[Any]:
+    return tqdm(gone_through(batches), title, length_of(batches), disable=None, leave=False)
+
+
+def _pair(batch: object) -> tuple[Tensor, object]:
+    """Images and labels of a batch."""
+    if isinstance(batch, tuple | list) and len(batch) > 1 and is_readable(batch[0]):
+        return batch[0], batch[1]
+    raise DataError("a batch for an accuracy must be (images, labels); labels are an integer tensor [N]")
 
 
 def _right(logits: Tensor, labels: object) -> Tensor:

@@ -40,7 +40,9 @@ from fxsnn.layers import (
     in_words,
     is_readable,
 )
+from fxsnn.options import shown
 from fxsnn.tables import aligned
+from fxsnn.target import whole_number
 
 Activation = (nn.ReLU, ClippedReLU, RateReLU)
 Norm = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -439,9 +441,14 @@ class Graph:
 
         Args:
             rows: of a column; what is longer goes on in the next one.
+
+        Raises:
+            OptionError: `rows` is no number from 1 on.
         """
         places: dict[Node, int] = {}
         boxes: list[Box] = []
+        if (whole_number(rows) or 0) < 1:
+            raise OptionError(f"rows is {shown(rows)}; allowed are whole numbers from 1")
         for node in self:
             module = self[node] if node.op == "call_module" else None
             places[node] = len(boxes)

@@ -34,7 +34,7 @@ from fxsnn.errors import FileError, Finding, FxsnnError, InterchangeWarning, Mod
 from fxsnn.lowbit import largest_code
 from fxsnn.network import SpikingNetwork, require_image_size, require_spiking
 from fxsnn.nir_model import nir_graph, nir_package
-from fxsnn.options import is_one_of
+from fxsnn.options import is_one_of, shown
 from fxsnn.packing import pack_codes
 from fxsnn.reconstruction import Rebuilt, rebuilt, require_schema
 from fxsnn.storage import strict_json
@@ -71,7 +71,7 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
     nir = nir_package()
     require_spiking(snn)
     if not is_one_of(differences, DIFFERENCES):
-        raise OptionError(f"differences is {differences!r}; allowed are {' and '.join(map(repr, DIFFERENCES))}")
+        raise OptionError(f"differences is {shown(differences)}; allowed are {' and '.join(map(repr, DIFFERENCES))}")
     size = require_image_size(image_size) or snn.image_size
     document, arrays = described(snn.graph, snn.target, snn.dynamics, size, snn.provenance)
     arrays = {name: tensor.detach().cpu() for name, tensor in arrays.items()}

@@ -24,7 +24,7 @@ from fxsnn.golden import Golden, golden_arrays
 from fxsnn.graph import Graph, require_graph
 from fxsnn.layers import Decode, Spiking, check_images, in_words, require_images
 from fxsnn.neuron import Dynamics
-from fxsnn.options import require_flag
+from fxsnn.options import require_flag, shown
 from fxsnn.plugins import get_target
 from fxsnn.reconstruction import DAMAGED, rebuilt
 from fxsnn.report import Report, report_of
@@ -366,7 +366,7 @@ class SpikingNetwork(nn.Module):
             return golden if len(golden) else None
         count = whole_number(golden)
         if count is None or count < 0:
-            raise OptionError(f"golden is {golden!r}; allowed are a number of images, or images")
+            raise OptionError(f"golden is {shown(golden)}; allowed are a number of images, or images")
         if count == 0 or (self.__sample is None and self.__image_size is None):
             if count:
                 warnings.warn(
@@ -474,7 +474,7 @@ def require_image_size(size: object) -> tuple[int, ...] | None:
     sides = [whole_number(one) or 0 for one in size] if isinstance(size, tuple | list | torch.Size) else []
     if len(sides) != 3 or min(sides) < 1:
         raise OptionError(
-            f"image_size is {size!r}; allowed are channels, height and width, such as (3, 32, 32), or None"
+            f"image_size is {shown(size)}; allowed are channels, height and width, such as (3, 32, 32), or None"
         )
     return tuple(sides)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fxsnn.errors import FxsnnError, OptionError
 from fxsnn.lowbit import largest_code
-from fxsnn.options import is_one_of, real_number
+from fxsnn.options import is_one_of, real_number, shown
 from fxsnn.target import Registers, whole_number
 
 RESETS = ("subtraction", "zero")
@@ -57,14 +57,14 @@ class Dynamics:
         timesteps = whole_number(self.timesteps)
         if timesteps is None or not 1 <= timesteps <= LARGEST_TIMESTEPS:
             raise OptionError(
-                f"timesteps is {self.timesteps!r}; allowed are whole numbers from 1 to {LARGEST_TIMESTEPS}"
+                f"timesteps is {shown(self.timesteps)}; allowed are whole numbers from 1 to {LARGEST_TIMESTEPS}"
             )
         object.__setattr__(self, "timesteps", timesteps)
         if not is_one_of(self.reset, RESETS):
-            raise OptionError(f"reset is {self.reset!r}; allowed are {' and '.join(map(repr, RESETS))}")
+            raise OptionError(f"reset is {shown(self.reset)}; allowed are {' and '.join(map(repr, RESETS))}")
         share = real_number(self.initial_membrane)
         if share not in INITIAL_MEMBRANES:
-            raise OptionError(f"initial_membrane is {self.initial_membrane!r}; allowed are 0 and 0.5")
+            raise OptionError(f"initial_membrane is {shown(self.initial_membrane)}; allowed are 0 and 0.5")
         object.__setattr__(self, "initial_membrane", share)
 
 

@@ -10,6 +10,14 @@ import numpy as np
 
 from fxsnn.errors import OptionError
 
+_LONGEST = 200
+
+
+def shown(value: object) -> str:
+    """`repr(value)` for a message, or of what is long only what it is."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST and "\n" not in text else f"a {type(value).__name__}"
+
 
 def real_number(value: object) -> float | None:
     """`value` as a float, fractions and numpy's numbers included; `None` for all that is no finite number, `True` too.
@@ -34,7 +42,7 @@ def require_flag(name: str, value: object) -> bool:
     """
     if isinstance(value, bool | int | np.bool_) and value in (0, 1):
         return bool(value)
-    raise OptionError(f"{name} is {value!r}; allowed are True and False")
+    raise OptionError(f"{name} is {shown(value)}; allowed are True and False")
 
 
 def is_one_of(value: object, words: Container[object]) -> bool:

@@ -83,19 +83,21 @@ def require_place(path: object, what: str = "path") -> Path:
         FileError: its folder does not exist or cannot be written, it is no name for a file, or it is something else.
     """
     given = as_path(path, what)
+    named = f"{path}" if what == "path" else f"{what} {path}"
     try:
         place = given.resolve()  # through links: what they lead to is written, not they
         found = os.stat(place)
     except FileNotFoundError:
         found = None
     except (OSError, ValueError, RuntimeError) as error:  # too long, with a NUL; links in a circle
-        raise FileError(f"{str(path)!r} cannot be written: {_reason(error)}") from error
+        raise FileError(f"{named} cannot be written: {_reason(error)}") from error
     if found is not None and not stat.S_ISREG(found.st_mode):
-        raise FileError(f"{path} cannot be written: it exists and is not a file")
-    if not place.parent.is_dir():
-        raise FileError(f"{path} cannot be written: there is no folder {place.parent}; make it first")
-    if not os.access(place.parent, os.W_OK | os.X_OK):
-        raise FileError(f"{path} cannot be written: the folder {place.parent} is not writable")
+        raise FileError(f"{named} cannot be written: it exists and is not a file")
+    folder = place.parent if given.parent.is_dir() else given.parent
+    if not folder.is_dir():
+        raise FileError(f"{named} cannot be written: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise FileError(f"{named} cannot be written: the folder {folder} is not writable")
     return place
 
 

@@ -24,7 +24,7 @@ from fxsnn.errors import DataError, OptionError
 from fxsnn.graph import place_of
 from fxsnn.layers import in_words
 from fxsnn.network import SpikingNetwork, require_spiking
-from fxsnn.options import real_number, require_flag
+from fxsnn.options import real_number, require_flag, shown
 from fxsnn.tables import aligned, html
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def sweep(
     """
     points_below = real_number(tolerance)
     if points_below is None or points_below < 0:
-        raise OptionError(f"tolerance is {tolerance!r}; allowed are numbers from 0, in points of accuracy")
+        raise OptionError(f"tolerance is {shown(tolerance)}; allowed are numbers from 0, in points of accuracy")
     require_spiking(snn)
     quiet = None if require_flag("progress", progress) else True
     longest = SpikingNetwork(snn.graph, snn.target, snn.engine, image_size=snn.image_size)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fxsnn.errors import Finding, OptionError, listing
+from fxsnn.options import shown
 from fxsnn.tables import MARKED, aligned, html
 
 KernelSize = tuple[int, int]
@@ -111,10 +112,10 @@ class HardwareTarget:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise OptionError(f"a target's name is {self.name!r}; expected a text that is not empty")
+            raise OptionError(f"a target's name is {shown(self.name)}; expected a text that is not empty")
         if not isinstance(self.weight_bits, Iterable) or getattr(self.weight_bits, "ndim", 1) == 0:
             raise OptionError(
-                f"target {self.name!r}: weight_bits is {self.weight_bits!r}; expected several of {ALL_BITS}"
+                f"target {self.name!r}: weight_bits is {shown(self.weight_bits)}; expected several of {ALL_BITS}"
             )
         widths = tuple(map(whole_number, self.weight_bits))
         if not widths or not set(widths) <= set(ALL_BITS):
@@ -123,7 +124,9 @@ class HardwareTarget:
             )
         object.__setattr__(self, "weight_bits", widths)
         if not isinstance(self.registers, Registers):
-            raise OptionError(f"target {self.name!r}: registers is {self.registers!r}; expected fxsnn.Registers(...)")
+            raise OptionError(
+                f"target {self.name!r}: registers is {shown(self.registers)}; expected fxsnn.Registers(...)"
+            )
         for name in ("relu_behind_convolution", "binary_traffic"):
             if getattr(self, name) is not True:
                 raise OptionError(
@@ -134,7 +137,7 @@ class HardwareTarget:
             size = getattr(self, name)
             if size is not None and not _between(size, 1):
                 raise OptionError(
-                    f"target {self.name!r}: {name} is {size!r}; allowed are whole numbers from 1, or None"
+                    f"target {self.name!r}: {name} is {shown(size)}; allowed are whole numbers from 1, or None"
                 )
         if self.input_channels is not None:
             table = self._table(self.input_channels)
@@ -144,8 +147,8 @@ class HardwareTarget:
         """The limits of input channels, read-only, if they are such."""
         if not isinstance(given, Mapping):
             raise OptionError(
-                f"target {self.name!r}: input_channels is {given!r}; allowed are limits by kernel size and bits, such "
-                "as {(3, 3): {2: 56}}, or None"
+                f"target {self.name!r}: input_channels is {shown(given)}; allowed are limits by kernel size and bits, "
+                "such as {(3, 3): {2: 56}}, or None"
             )
         for kernel, row in given.items():
             if not isinstance(kernel, tuple) or len(kernel) != 2 or not all(_between(side, 1) for side in kernel):
@@ -160,8 +163,8 @@ class HardwareTarget:
             ):
                 found = dict(row) if isinstance(row, Mapping) else row
                 raise OptionError(
-                    f"target {self.name!r}: the row of kernel {kernel} is {found!r}; allowed are limits of at least 1 "
-                    f"for bits out of {self.weight_bits}"
+                    f"target {self.name!r}: the row of kernel {kernel} is {shown(found)}; allowed are limits of at "
+                    f"least 1 for bits out of {self.weight_bits}"
                 )
         return {kernel: MappingProxyType(dict(row)) for kernel, row in given.items()}
 
@@ -186,7 +189,7 @@ class HardwareTarget:
         if whole is None or whole not in self.weight_bits:
             allowed = ", ".join(map(str, self.weight_bits))
             whose = "" if layer is None else f"layer {layer!r}: "
-            raise OptionError(f"{whose}bits is {bits!r}; target {self.name!r} allows {allowed}")
+            raise OptionError(f"{whose}bits is {shown(bits)}; target {self.name!r} allows {allowed}")
         return whole
 
     def require_choice(self, bits: object) -> Bits:
@@ -200,7 +203,7 @@ class HardwareTarget:
         if isinstance(bits, Mapping):
             return {str(layer): self.require_bits(width, layer) for layer, width in bits.items()}
         if isinstance(bits, str):
-            raise OptionError(f"bits is {bits!r}; allowed are {AUTOMATIC!r}, a number, or a number for each layer")
+            raise OptionError(f"bits is {shown(bits)}; allowed are {AUTOMATIC!r}, a number, or a number for each layer")
         return self.require_bits(bits)
 
     def bits_of(self, layer: str, choice: Bits, kernel_size: KernelSize | None, in_channels: int) -> int:
@@ -248,7 +251,8 @@ def require_target(given: object) -> None:
         OptionError: it is none.
     """
     if not isinstance(given, HardwareTarget):
-        raise OptionError(f"target is {given!r}; expected a HardwareTarget, such as fxsnn.get_target('hw_v1.0') gives")
+        found = shown(given)
+        raise OptionError(f"target is {found}; expected a HardwareTarget, such as fxsnn.get_target('hw_v1.0') gives")
 
 
 def _rebuilt(state: dict[str, Any]) -> HardwareTarget:

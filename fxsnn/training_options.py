@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxsnn.errors import OptionError
-from fxsnn.options import is_one_of, real_number, require_flag
+from fxsnn.options import is_one_of, real_number, require_flag, shown
 from fxsnn.target import whole_number
 
 OPTIMISERS = ("sgd", "adamw")
@@ -66,7 +66,7 @@ class TrainingOptions:
         for name, allowed in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if not is_one_of(getattr(self, name), allowed):
                 known = " and ".join(map(repr, allowed))
-                raise OptionError(f"{name} is {getattr(self, name)!r}; allowed are {known}")
+                raise OptionError(f"{name} is {shown(getattr(self, name))}; allowed are {known}")
         if self.lr is None:
             object.__setattr__(self, "lr", _RATES[self.optimiser])
         for name in ("epochs", "spiking_epochs", "seed"):
@@ -87,7 +87,7 @@ class TrainingOptions:
         """Make an option a plain number, or refuse it."""
         value = number(getattr(self, name))
         if value is None or not holds(value):
-            raise OptionError(f"{name} is {getattr(self, name)!r}; allowed are {allowed}")
+            raise OptionError(f"{name} is {shown(getattr(self, name))}; allowed are {allowed}")
         object.__setattr__(self, name, value)
 
 

@@ -14,7 +14,7 @@ from fxsnn.layers import ActivationSummary, ClippedReLU, QuantizedInput
 from fxsnn.moments import INPUT_DEVIATIONS, gaussian_moments, gaussian_samples
 from fxsnn.neuron import Dynamics
 from fxsnn.observe import Histogram, observe
-from fxsnn.options import is_one_of, real_number, require_flag
+from fxsnn.options import is_one_of, real_number, require_flag, shown
 from fxsnn.stages import Pass, facts, require_not_spiking
 from fxsnn.target import whole_number
 
@@ -58,12 +58,13 @@ class CalibrateThresholds(Pass):
     def __post_init__(self) -> None:
         self._dynamics()
         if not is_one_of(self.method, METHODS):
-            raise OptionError(f"calibration method is {self.method!r}; allowed are {', '.join(METHODS)}")
+            raise OptionError(f"calibration method is {shown(self.method)}; allowed are {', '.join(METHODS)}")
         percentile = real_number(self.percentile)
         if percentile is None or not 0 < percentile <= 100:
-            raise OptionError(f"percentile is {self.percentile!r}; allowed are numbers above 0 and up to 100")
+            raise OptionError(f"percentile is {shown(self.percentile)}; allowed are numbers above 0 and up to 100")
         if self.input_bits is not None and whole_number(self.input_bits) not in range(2, 17):
-            raise OptionError(f"input_bits is {self.input_bits!r}; allowed are 2 to 16, or None for an analog input")
+            found = shown(self.input_bits)
+            raise OptionError(f"input_bits is {found}; allowed are 2 to 16, or None for an analog input")
         object.__setattr__(self, "percentile", percentile)
         object.__setattr__(self, "progress", require_flag("progress", self.progress))
 

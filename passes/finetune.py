@@ -17,6 +17,7 @@ from fxsnn.errors import OptionError, PipelineError
 from fxsnn.finetune import Epoch, Task, train
 from fxsnn.graph import Graph
 from fxsnn.neuron import Dynamics
+from fxsnn.options import shown
 from fxsnn.stages import Pass, facts
 from fxsnn.student import Student, float_form
 from fxsnn.target import HardwareTarget, require_target, whole_number
@@ -106,7 +107,8 @@ class Finetune(Pass):
         self._options()
         batch_size = whole_number(self.batch_size)
         if batch_size is None or not 1 <= batch_size <= sys.maxsize:
-            raise OptionError(f"batch_size is {self.batch_size!r}; allowed are whole numbers from 1 to {sys.maxsize}")
+            found = shown(self.batch_size)
+            raise OptionError(f"batch_size is {found}; allowed are whole numbers from 1 to {sys.maxsize}")
         object.__setattr__(self, "batch_size", batch_size)
         if self.teacher is not None and not isinstance(self.teacher, nn.Module):
             raise OptionError(f"teacher is a {type(self.teacher).__name__}; allowed are a torch.nn.Module, or None")

@@ -10,7 +10,7 @@ from fxsnn.errors import OptionError
 from fxsnn.fitting import fit
 from fxsnn.graph import Graph, Weighted
 from fxsnn.layers import LowBitConv2d, LowBitLinear, conv_like, linear_like
-from fxsnn.options import require_flag
+from fxsnn.options import require_flag, shown
 from fxsnn.stages import Pass, facts, require_not_spiking
 from fxsnn.target import ALL_BITS, Bits, HardwareTarget, require_target, whole_number
 
@@ -38,7 +38,7 @@ class QuantizeWeights(Pass):
             self.target.require_choice(self.bits)
         elif whole_number(self.bits) not in ALL_BITS:
             raise OptionError(
-                f"bits is {self.bits!r}; allowed are {', '.join(map(str, ALL_BITS))}, and more with target="
+                f"bits is {shown(self.bits)}; allowed are {', '.join(map(str, ALL_BITS))}, and more with target="
             )
 
     def rewrite(self, graph: Graph) -> None:

@@ -12,7 +12,8 @@ REPOSITORY = Path(__file__).parents[1]
 FLOORS: list[set[str]] = [
     {"fxsnn.errors", "fxsnn.tables", "fxsnn.cores", "fxsnn.version"},  # words
     {"fxsnn.difference"},
-    {"fxsnn.target", "fxsnn.options"},  # plain data
+    {"fxsnn.options"},
+    {"fxsnn.target"},  # plain data
     {"fxsnn.ambient", "fxsnn.storage"},
     {"fxsnn.lowbit", "fxsnn.hwtargets", "fxsnn.device", "fxsnn.datasets", "fxsnn.plots"}
     | {"fxsnn.user_code", "fxsnn.nir_model", "fxsnn.names", "fxsnn.image_sizes"},

@@ -13,7 +13,7 @@ import warnings
 
 from fxsnn.engine.chain import Broken, Chain, Engine, Unsupported, relying_on
 from fxsnn.errors import EngineWarning, OptionError
-from fxsnn.options import is_one_of
+from fxsnn.options import is_one_of, shown
 
 ENGINES = ("auto", "numba", "triton", "torch")
 
@@ -27,7 +27,7 @@ def check_engine(name: object) -> str:
         OptionError: there is none of that name.
     """
     if not is_one_of(name, ENGINES):
-        raise OptionError(f"engine is {name!r}; allowed are {', '.join(map(repr, ENGINES))}")
+        raise OptionError(f"engine is {shown(name)}; allowed are {', '.join(map(repr, ENGINES))}")
     return str(name)
 
 

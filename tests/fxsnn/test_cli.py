@@ -247,6 +247,14 @@ class TestEval:
             assert found["accuracy"][str(timesteps)] == pytest.approx(expected)
         assert 0 <= found["ann"] <= 100
 
+    def test_labels_that_are_no_classes_are_not_wrong_answers(
+        self, file: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        np.savez(file.with_name("others.npz"), images=images(6).numpy(), labels=np.arange(6) + 50)
+        status, out, err = called(capsys, "eval", "net.fxsnn", "--data", "others.npz")
+        assert (status, out) == (2, "")
+        assert "labels go from 50 to 55; the network has 5 classes, 0 to 4" in err
+
     def test_t_is_the_files_own_if_nothing_is_said(self, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         _, out, _ = called(capsys, "eval", "net.fxsnn", "--data", "data.npz")
         assert out.splitlines()[0] == "net.fxsnn on 60 images of data.npz"
@@ -336,6 +344,23 @@ def test_a_mistake_gets_one_message_and_no_traceback(
     assert "Traceback" not in err
     status, found = as_json(capsys, *arguments.split())
     assert (status, message in found["error"]["message"]) == (2, True)
+
+
+@pytest.mark.usefixtures("file")
+@pytest.mark.parametrize("place", ["a\0b", "x" * 300, "folder"])
+@pytest.mark.parametrize(
+    "command",
+    ["convert net.py -o", "convert net.py --data data.npz --finetune-epochs 1 --checkpoint", "report net.fxsnn --html"],
+)
+def test_a_place_where_nothing_can_be_written_is_told_before_the_work(
+    command: str, place: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("folder").mkdir()
+    for work in ("_model", "_network"):
+        monkeypatch.setattr(f"fxsnn.cli.{work}", lambda *_: pytest.fail("it has begun"))
+    status, _, err = called(capsys, *command.split(), place)
+    assert status == 2, err
+    assert "cannot be written: " in err
 
 
 @pytest.mark.usefixtures("folder")

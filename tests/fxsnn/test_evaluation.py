@@ -52,6 +52,28 @@ def test_after_every_step_of_one_run(convert: Any) -> None:
         assert found[timesteps - 1] == pytest.approx(accuracy(snn, [(X, LABELS)]))
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (LABELS + 50, "the network has 5 classes, 0 to 4"),
+        (LABELS[:, None], "expected a tensor of integers"),
+        (LABELS.float(), "expected a tensor of integers"),
+        (LABELS[:3], "expected a tensor of integers"),
+    ],
+)
+def test_labels_are_classes_of_the_network(convert: Any, labels: torch.Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        accuracy(MODEL, [(X, labels)])
+    with pytest.raises(DataError, match=message):
+        accuracy_over_time(convert(MODEL, calibration_data=X), [(X, labels)], 4)
+
+
+@pytest.mark.parametrize("batch", [X, (X,), None, ("images", LABELS), (X.to_sparse(), LABELS)], ids=type)
+def test_a_batch_has_images_and_labels(batch: Any) -> None:
+    with pytest.raises(DataError, match=r"a batch for an accuracy must be \(images, labels\)"):
+        accuracy(MODEL, [batch])
+
+
 def test_without_images_there_is_none(convert: Any) -> None:
     with pytest.raises(DataError, match="the data are empty"):
         accuracy(MODEL, [])
