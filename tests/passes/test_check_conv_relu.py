@@ -179,6 +179,8 @@ def test_arithmetic_on_the_images_belongs_in_front_of_the_network() -> None:
 
 def test_what_lies_behind_the_final_layer_is_the_users_business() -> None:
     assert findings(nn.Sequential(*chain(), nn.Sigmoid(), nn.Softmax(1))) == {}
+    tanh = nn.Tanh()
+    assert findings(nn.Sequential(*chain(), tanh, tanh)) == {}  # it has no weights that could be used twice
 
 
 def test_a_network_without_a_final_layer_ends_in_global_pooling() -> None:
