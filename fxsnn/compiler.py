@@ -141,7 +141,7 @@ def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits) -> FitR
         return FitReport(chip.name, bits, (), (), error.findings)
     report = CheckLimits(chip, bits).report(graph)
     if findings := CheckConvRelu().findings(graph):
-        return replace(report, findings=tuple(findings))
+        return replace(report, findings=(*findings, *name_clashes(graph)))
     spiking = outline(graph)
     found = (graph.example_input(whole=whole) for whole in (True, False))
     example = next((images for images in found if images is not None), None)
