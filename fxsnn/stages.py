@@ -155,7 +155,7 @@ class Pass:
         with torch.no_grad(), accepted(images, what="example or calibration images"):
             outputs = before.run(images)
         try:
-            largest = float(outputs.nan_to_num(0, 0, 0).abs().max())
+            largest = float(outputs.nan_to_num(0, 0, 0).abs().max()) if outputs.numel() else 0.0
             moved = largest_difference(before, after, images) / max(1.0, largest)
         except (RuntimeError, DataError):
             with torch.no_grad():

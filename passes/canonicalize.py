@@ -96,9 +96,12 @@ def _is_idle_contiguous(graph: Graph, node: Node) -> bool:
     """A `contiguous()` directly behind a layer, where nothing was transposed, and on which no view depends."""
     if (node.op, node.target) != ("call_method", "contiguous"):
         return False
+    return _is_behind_layer(graph, node) and not any(user.target == "view" for user in node.users)
+
+
+def _is_behind_layer(graph: Graph, node: Node) -> bool:
     source = node.all_input_nodes[0]
-    behind_layer = graph.is_a(source, nn.Module) or isinstance(_module_for(source), nn.ReLU | nn.AvgPool2d)
-    return behind_layer and not any(user.target == "view" for user in node.users)
+    return graph.is_a(source, nn.Module) or isinstance(_module_for(source), nn.ReLU | nn.AvgPool2d)
 
 
 def _bound(node: Node, *names: str, **defaults: Any) -> dict[str, Any]:
@@ -159,13 +162,15 @@ def _sizes(node: Node) -> tuple[Argument, ...]:
 
 
 def _splits_rows(graph: Graph, node: Node) -> bool:
-    """A view to rows of K numbers where the layer behind it reads another number: no flatten could take its place."""
+    """A view to rows of K numbers in whose place no flatten can stand: it cuts rows, or its reader reads other ones."""
+    if node.target not in _VIEWS or _sizes(node)[0] != -1:
+        return False
     reader = graph.sole_user(node)  # what stands behind is canonical by now
     while reader is not None and graph.is_a(reader, *Activation):
         reader = graph.sole_user(reader)
-    if node.target not in _VIEWS or _sizes(node)[0] != -1 or not graph.is_a(reader, nn.Linear) or reader is None:
-        return False
-    return bool(graph[reader].in_features != _sizes(node)[1])
+    if reader is not None and graph.is_a(reader, nn.Linear):
+        return bool(graph[reader].in_features != _sizes(node)[1])
+    return graph.reads_features(node) or not _is_behind_layer(graph, node)
 
 
 def _is_batch_size(value: Argument) -> bool:
