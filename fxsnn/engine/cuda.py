@@ -8,7 +8,7 @@ without a GPU.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,7 +149,7 @@ def fire_over_time(
     membranes = neurons.membranes
     spikes = torch.empty((steps, membranes.numel()), dtype=torch.float16, device=membranes.device)
     lows, highs = _extremes(membranes, ranges)
-    with _launching(membranes):
+    with _launching(membranes, drive, neurons.thresholds, neurons.leaks):
         _fire_over_time[(triton.cdiv(membranes.numel(), _BLOCK),)](
             drive, membranes, neurons.thresholds, neurons.leaks, spikes, lows, highs, neurons.layer.gain,
             membranes.numel(), membranes.shape[1], steps,
@@ -166,7 +166,7 @@ def pool_over_time(neurons: Neurons, given: Tensor, zero_reset: bool, ranges: li
     lows, highs = _extremes(membranes, ranges)
     (down, across), (above, left) = _pair(pool.stride), _pair(pool.padding)
     tall, wide = pool.window()
-    with _launching(membranes):
+    with _launching(membranes, given):
         _pool_over_time[(triton.cdiv(membranes.numel(), _BLOCK),)](
             given, membranes, spikes, lows, highs, membranes.numel(), given[0].numel(), membranes.shape[1],
             *membranes.shape[2:], *given.shape[3:], down, across, above, left, steps,
@@ -192,14 +192,27 @@ def _in_time(spikes: Tensor, membranes: Tensor) -> Tensor:
 
 
 @contextmanager
-def _launching(tensor: Tensor) -> Iterator[None]:
-    """Around a kernel, which Triton compiles at its first call, on the device of a tensor."""
+def _launching(membranes: Tensor, over_time: Tensor, *channels: Tensor) -> Iterator[None]:
+    """Around a kernel, which Triton compiles at its first call and which reads memory as it lies.
+
+    Args:
+        membranes: [N, C, ...]; the kernel runs where they are.
+        over_time: what it reads at each step, [steps, N, C, ...], or [N, C, ...] where it is always the same.
+        channels: of the membranes' type, [C].
+    """
     with relying_on("triton"):
-        if tensor.device.type == "cuda":
-            with torch.cuda.device(tensor.device):
-                yield
-        else:
+        step = over_time if over_time.dim() == membranes.dim() else over_time[0]
+        if not (_in_order(membranes) and _in_order(step)) or over_time.stride(0) * len(over_time) != over_time.numel():
+            raise TypeError("the kernel would misread memory that is not dense, with channels last")
+        if any(one.dtype != membranes.dtype or not one.is_contiguous() for one in channels):
+            raise TypeError("the kernel would misread thresholds or leaks of another type than the membranes")
+        with torch.cuda.device(membranes.device) if membranes.device.type == "cuda" else nullcontext():
             yield
+
+
+def _in_order(values: Tensor) -> bool:
+    """Whether channels come last in memory."""
+    return values.is_contiguous(memory_format=torch.channels_last if values.dim() == 4 else torch.contiguous_format)
 
 
 def _pair(value: Any) -> tuple[int, int]:

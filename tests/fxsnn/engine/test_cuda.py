@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as compile_kernel
 
+import fxsnn
 from fxsnn.engine import cuda
+from fxsnn.engine.chain import Broken
+from fxsnn.neuron import Dynamics, IntegerNeuron
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -65,6 +69,26 @@ def test_types_are_as_narrow_as_is_exact() -> None:
     assert cuda.exact_type(2048) == torch.float16
     assert cuda.exact_type(2049) == torch.float32
     assert cuda.exact_type(1 << 22) == torch.float64
+
+
+@pytest.mark.parametrize(
+    "drive",
+    [
+        torch.zeros(5, 2, 3, 4, 4),  # channels first
+        torch.zeros(10, 2, 4, 4, 3).permute(0, 1, 4, 2, 3)[::2],
+        torch.zeros(5, 2, 8, 4, 3).permute(0, 1, 4, 2, 3)[..., ::2, :],
+    ],
+)
+def test_memory_that_a_kernel_would_misread_is_refused(drive: torch.Tensor) -> None:
+    layer = fxsnn.SpikeConv2d(1, 3, 1)
+    numbers = torch.ones(3, dtype=torch.int32)
+    layer.become_spiking(IntegerNeuron(1, numbers, numbers, numbers.double()), numbers, Dynamics(5))
+    neurons = cuda.neurons_of(layer, drive.shape[1:], torch.int32, Dynamics(5))
+    with pytest.raises(Broken, match="would misread memory"):
+        cuda.fire_over_time(neurons, drive, 5, False, None)
+    fine, other = torch.zeros(5, 2, 4, 4, 3).permute(0, 1, 4, 2, 3), replace(neurons, leaks=neurons.leaks.long())
+    with pytest.raises(Broken, match="would misread thresholds"):
+        cuda.fire_over_time(other, fine, 5, False, None)
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the interpreted run")
