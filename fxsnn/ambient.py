@@ -5,12 +5,60 @@ What fxsnn computes does not depend on it: public functions, passes and networks
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Generic, TypeVar
 
 import torch
 
 _AUTOCAST = ("cpu", "cuda", "xpu", "mps", "hpu")
+
+_State = TypeVar("_State")
+
+
+class _OfTheProcess(Generic[_State]):
+    """A setting that all threads share: who comes first sets it, and who leaves last puts back what was there.
+
+    Args:
+        get: what it is.
+        put: change it.
+        neutral: what it is to be, for what it was.
+    """
+
+    def __init__(
+        self, get: Callable[[], _State], put: Callable[[_State], None], neutral: Callable[[_State], _State]
+    ) -> None:
+        self._get, self._put, self._neutral = get, put, neutral
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._former: _State | None = None
+
+    @contextmanager
+    def neutral(self) -> Iterator[None]:
+        """While somebody is in here, it is neutral."""
+        with self._lock:
+            former = self._get()
+            if self._inside == 0 and self._neutral(former) != former:
+                self._former = former
+                self._put(self._neutral(former))
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0 and self._former is not None:
+                    self._put(self._former)
+                    self._former = None
+
+
+def _put_deterministic(mode: int) -> None:
+    torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)
+
+
+_DEFAULT_TYPE = _OfTheProcess(torch.get_default_dtype, torch.set_default_dtype, lambda _: torch.float32)
+_DETERMINISTIC = _OfTheProcess(torch.get_deterministic_debug_mode, _put_deterministic, lambda mode: min(mode, 1))
 
 
 @contextmanager
@@ -20,7 +68,9 @@ def neutral(*, gradients: bool = True) -> Iterator[None]:
     Deterministic algorithms stay on; where PyTorch has none it warns instead of failing.
 
     Args:
-        gradients: take inference mode and `no_grad` off, too. A network that is only run leaves them to its caller.
+        gradients: take inference mode and `no_grad` off, too, and what all threads of the process share: the default
+            type, and errors of deterministic algorithms. A network that is only run leaves all these to its caller,
+            and so does code of the user's.
     """
     with ExitStack() as stack:
         if torch.get_default_device().type != "cpu":
@@ -28,13 +78,9 @@ def neutral(*, gradients: bool = True) -> Iterator[None]:
         for device in _AUTOCAST:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        if torch.get_default_dtype() != torch.float32:
-            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
-            torch.set_default_dtype(torch.float32)
-        if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
-            stack.callback(torch.use_deterministic_algorithms, True)
-            torch.use_deterministic_algorithms(True, warn_only=True)
         if gradients:
+            stack.enter_context(_DEFAULT_TYPE.neutral())
+            stack.enter_context(_DETERMINISTIC.neutral())
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
         yield

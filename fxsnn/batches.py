@@ -108,7 +108,8 @@ def _can_be_gone_through(data: object) -> bool:
 
 def gone_through(batches: Iterable[Any]) -> Iterator[Any]:
     """Batches of the user's, whatever state PyTorch is left in; a loader draws their order where its generator is."""
-    place = getattr(getattr(batches, "generator", None), "device", torch.device("cpu"))
+    own = getattr(batches, "generator", None)
+    place = own.device if isinstance(own, torch.Generator) else torch.device("cpu")
     iterator, end = None, object()
     while True:
         with neutral(gradients=False), place:
@@ -168,15 +169,58 @@ _GENERATORS = threading.RLock()
 
 
 @contextmanager
-def reproducible(seed: int) -> Iterator[None]:
+def reproducible(seed: int, data: Any = None) -> Iterator[None]:
     """What draws from PyTorch's generators, such as a shuffled loader, draws the same; they are left as they were.
 
     The generators are those of the whole process: another thread that seeds them here waits until they are put back.
+
+    Args:
+        seed: of all generators.
+        data: what may have a generator of its own.
     """
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # all those that a seed reaches
-    with _GENERATORS, torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
+    generators = _generators(data)
+    with _GENERATORS:
+        states = [generator.get_state() for generator in generators]
+        try:
+            torch.manual_seed(seed)
+            for generator in generators:
+                generator.manual_seed(seed)
+            yield
+        finally:
+            _set_states(generators, states)
+
+
+def drawn_alike(batches: Iterable[Any], data: Any) -> Iterator[Any]:
+    """The same batches at every call: as within `reproducible(0)`, which ends here while a batch is looked at.
+
+    Args:
+        batches: made of the data.
+        data: what may have a generator of its own.
+    """
+    generators = _generators(data)
+    iterator, states, end = iter(batches), list[Tensor](), object()
+    while True:
+        with reproducible(0, data):
+            _set_states(generators, states)
+            batch = next(iterator, end)
+            states = [generator.get_state() for generator in generators]
+        if batch is end:
+            return
+        yield batch
+
+
+def _generators(data: object) -> list[torch.Generator]:
+    """PyTorch's generators, and those of a loader."""
+    cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
+    own = [getattr(one, "generator", None) for one in (data, getattr(data, "sampler", None))]
+    found = [one for one in (torch.default_generator, *cuda, *own) if isinstance(one, torch.Generator)]
+    return list({id(one): one for one in found}.values())
+
+
+def _set_states(generators: list[torch.Generator], states: list[Tensor]) -> None:
+    """At the start there are no states yet."""
+    for generator, state in zip(generators, states, strict=False):
+        generator.set_state(state)
 
 
 # Training ------------------------------------------------------------------------------------------------------------

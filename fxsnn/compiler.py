@@ -43,6 +43,9 @@ from fxsnn.writable import unwritable
 _SAMPLE = 32
 """So many calibration images are kept: the report says what the network does on them."""
 
+_VERIFIED = 20
+"""Steps for which the engine is compared with PyTorch: more than engines run at a time."""
+
 CORRECTIONS = ("biases", "thresholds", "both")
 
 
@@ -265,9 +268,18 @@ def convert(
     sample = _sample(calibration_data) if seen is None else seen.sample
     snn = SpikingNetwork(converted, chip, engine, sample, size, provenance)
     if (images := passes.example if sample is None else sample) is not None:
-        with suppress(OptionError):  # an engine that was asked for and cannot run here says so when it is called
-            snn.verify_engine(images[:2].to(snn.device))
+        _verify_engine(snn, images[:2].to(snn.device))
     return snn
+
+
+def _verify_engine(snn: SpikingNetwork, images: Tensor) -> None:
+    """See `SpikingNetwork.verify_engine`; for so many steps that memory does not grow with T."""
+    own, snn.timesteps = snn.timesteps, min(snn.timesteps, _VERIFIED)
+    try:
+        with suppress(OptionError):  # an engine that was asked for and cannot run here says so when it is called
+            snn.verify_engine(images)
+    finally:
+        snn.timesteps = own
 
 
 class _Remembered(Iterator[Any]):
@@ -311,7 +323,7 @@ def _sample(data: Any, most: int = _SAMPLE) -> Tensor | None:
         return None
     parts: list[Tensor] = []
     try:
-        with reproducible(0):  # and PyTorch's generator does not notice that a shuffled loader was looked into
+        with reproducible(0, data):  # and no generator notices that a shuffled loader was looked into
             for images in image_batches(data, None):
                 if parts and images.shape[1:] != parts[0].shape[1:]:
                     break

@@ -39,7 +39,7 @@ def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str =
         for batch in _shown(batches, title):
             images, labels = _pair(batch)
             given = images.to(device, dtype if images.is_floating_point() else None)
-            hits += int(_right(require_classes(network(given), images, "the network"), labels))
+            hits += int(_right(require_classes(network(given), images, "the network").flatten(1), labels))
             count += len(images)
     return 100 * hits / _some(count)
 
@@ -62,7 +62,7 @@ def accuracy_over_time(snn: SpikingNetwork, batches: Batches, timesteps: int, ti
     try:
         for batch in _shown(batches, title):
             images, labels = _pair(batch)
-            hits += _right(snn.early_readout(images.to(snn.device)), labels)
+            hits += _right(snn.early_readout(images.to(snn.device)).flatten(2), labels)
             count += len(images)
     finally:
         snn.timesteps = own
@@ -82,9 +82,17 @@ def _pair(batch: object) -> tuple[Tensor, object]:
 
 def _right(logits: Tensor, labels: object) -> Tensor:
     """How many images are classified right, by [..., N, classes]."""
-    given = require_labels(torch.as_tensor(labels).cpu(), logits.shape[-2])
+    given = require_labels(_as_tensor(labels), logits.shape[-2]).cpu()
     check_labels(given, logits.shape[-1])
     return (logits.argmax(-1).cpu() == given).sum(-1)
+
+
+def _as_tensor(labels: object) -> object:
+    """A tensor of what data sets have for labels, lists and arrays too; else what they are."""
+    try:
+        return torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        return labels
 
 
 def _some(count: int) -> int:

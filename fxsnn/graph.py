@@ -266,14 +266,16 @@ class Graph:
     def _windows(self) -> tuple[list[nn.Module], int | None, bool]:
         """Convolutions and poolings that all images go through, and what the first fully connected layer reads.
 
-        At last, whether nothing else stands between that changes sizes.
+        At last, whether that is all they give, in a row: nothing else stands between that changes sizes.
         """
         found: list[nn.Module] = []
-        chain = True
+        chain, row = True, False
         for before, node in itertools.pairwise(self.nodes()):
             if self.is_a(node, nn.Linear):
-                return found, int(self[node].in_features), chain  # type: ignore[arg-type]  # a module's attribute
-            plain = self.is_a(node, *Norm, *Activation, nn.Flatten, QuantizedInput)
+                return found, int(self[node].in_features), chain and row  # type: ignore[arg-type]  # fx types it wider
+            flatten: Any = self[node] if self.is_a(node, nn.Flatten) else None
+            row = row or (flatten is not None and (flatten.start_dim, flatten.end_dim) == (1, -1))
+            plain = self.is_a(node, *Norm, *Activation, QuantizedInput) or (flatten is not None and row)
             window = self.is_a(node, nn.Conv2d, nn.AvgPool2d)
             chain = chain and node.all_input_nodes == [before] and (plain or window)
             if chain and window:
@@ -494,6 +496,12 @@ def require_graph(graph: object) -> Graph:
     if not isinstance(graph, Graph):
         raise OptionError(f"graph is {in_words(graph)}; expected a fxsnn.Graph, which fxsnn.capture(model) gives")
     return graph
+
+
+def view_sizes(node: Node) -> tuple[Argument, ...]:
+    """The sizes that a view or reshape is given, one by one or together."""
+    sizes: tuple[Argument, ...] = node.args[1:] or (node.kwargs.get("shape"),)
+    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
 
 
 def user_place(file: str, line: str) -> str:

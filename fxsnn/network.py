@@ -83,9 +83,9 @@ class SpikingNetwork(nn.Module):
         for name in dict.fromkeys(target.partition(".")[0] for target in targets):
             if name in own.module._modules:  # all else are tensors of the program itself
                 self.add_module(name, own.module.get_submodule(name))
-        for name, buffer in own.module.named_buffers(recurse=False):
+        for name, buffer in own.module.named_buffers(recurse=False, remove_duplicate=False):
             self.register_buffer(name, buffer)
-        for name, parameter in own.module.named_parameters(recurse=False):
+        for name, parameter in own.module.named_parameters(recurse=False, remove_duplicate=False):
             self.register_parameter(name, parameter)
         # Private names of Python (two underscores), which no layer has: what a layer is called is the user's choice.
         self.__target = get_target(target)
@@ -177,14 +177,16 @@ class SpikingNetwork(nn.Module):
         Where it does not, PyTorch runs the network from now on: `engine` is "torch" then, and a warning says so.
 
         Args:
-            images: as for a call; few are enough.
+            images: as for a call; few are enough. They are run one by one, and all spikes of one are kept.
 
         Raises:
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
-        with torch.no_grad(), self._running(images):
-            wrong = self._by_engine(images, Compiled.wrong_layers)
+        wrong: dict[str, None] = {}
+        for image in images.split(1):  # PyTorch keeps all steps of a layer
+            with torch.no_grad(), self._running(image):
+                wrong |= dict.fromkeys(self._by_engine(image, Compiled.wrong_layers) or ())
         if wrong:
             warnings.warn(
                 f"engine={self.engine!r} does not make the spikes of PyTorch here ({', '.join(wrong)}): PyTorch runs "

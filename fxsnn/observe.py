@@ -139,7 +139,7 @@ def observe(
     observer = Watch(graph, histograms, lambda node, value: histograms[node].add(value))
     largest = 0.0
     batches = image_batches(data, graph.input_channels)
-    with torch.no_grad(), reproducible(0):
+    with torch.no_grad(), reproducible(0, data):
         for images in tqdm(batches, desc="calibrating", disable=None if progress else True):
             if not bool(torch.isfinite(images).all()):
                 raise DataError("calibration images contain infinite values")

@@ -15,8 +15,11 @@ _LONGEST = 200
 
 def shown(value: object) -> str:
     """`repr(value)` for a message, or of what is long only what it is."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST and "\n" not in text else f"a {type(value).__name__}"
+    try:
+        text = repr(value)
+    except Exception:  # Python's own of a number with too many digits, too
+        text = ""
+    return text if 0 < len(text) <= _LONGEST and "\n" not in text else f"a {type(value).__name__}"
 
 
 def real_number(value: object) -> float | None:

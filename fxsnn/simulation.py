@@ -78,7 +78,7 @@ def logits_after_each_step(graph: Graph, images: Tensor, timesteps: int) -> Tens
     Raises:
         DataError: these cannot be images for the network.
     """
-    check_images(images, None)
+    check_images(images, graph.input_channels)
     parts = images.split(max(1, FRAMES_AT_ONCE // timesteps))
     return torch.cat([_Watch(graph, keep=()).logits(part) for part in parts], dim=1)
 
@@ -115,7 +115,7 @@ class Compiled:
         return torch.cat([self._logits_after_each_step(part) for part in parts], dim=1)
 
     def simulated(self, images: Tensor) -> Run:
-        """What `simulated` gives."""
+        """As the function `simulated`."""
         check_images(images, self.chain.encode.channels)
         recording = Recording()
         logits = self._logits_after_each_step(images, recording)

@@ -26,14 +26,14 @@ from html import escape
 from typing import Any, ClassVar, dataclass_transform
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.fx.node import Node
 
 from fxsnn.ambient import neutral
 from fxsnn.batches import accepted
 from fxsnn.difference import Diff
 from fxsnn.errors import DataError, Finding, GraphError, ModelError, OptionError, PipelineError, UnknownName
-from fxsnn.graph import Graph, largest_difference, require_graph
+from fxsnn.graph import Graph, Interpreter, largest_difference, require_graph
 from fxsnn.layers import Spiking, check_images, in_words
 from fxsnn.options import is_one_of
 from fxsnn.overview import layer_rows
@@ -155,7 +155,7 @@ class Pass:
         with torch.no_grad(), accepted(images, what="example or calibration images"):
             outputs = before.run(images)
         try:
-            largest = float(outputs.nan_to_num(0, 0, 0).abs().max()) if outputs.numel() else 0.0
+            largest = float(outputs.double().nan_to_num(0, 0, 0).abs().max()) if outputs.numel() else 0.0
             moved = largest_difference(before, after, images) / max(1.0, largest)
         except (RuntimeError, DataError):
             with torch.no_grad():
@@ -186,11 +186,12 @@ def _require_whole_images(graph: Graph, images: Tensor) -> None:
 
     found: list[str] = []
 
-    class Rows(fx.Interpreter):
+    class Rows(Interpreter):
         def run_node(self, n: Node) -> Any:
             value, given = super().run_node(n), self.fetch_args_kwargs_from_env(n)[0][:1]
             read = given[0] if given else None
-            if n.target in ("view", "reshape", torch.reshape) and isinstance(read, Tensor) and len(read) != len(value):
+            view = n.target in ("view", "reshape", torch.reshape) and graph.input() in graph.ancestors(n)
+            if view and isinstance(read, Tensor) and read.dim() and len(read) != len(value):
                 places = ", ".join(filter(None, (graph.name(n), graph.source(n))))
                 found.append(
                     f"of images of shape {list(images.shape[1:])} a view ({places}) makes {len(value)} rows of "

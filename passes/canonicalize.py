@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx.node import Argument, Node
 
-from fxsnn.graph import Activation, Graph
+from fxsnn.graph import Activation, Graph, view_sizes
 from fxsnn.layers import HAND_WRITTEN, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SpikeReLU, conv_like, linear_like
 from fxsnn.stages import Pass, facts
 
@@ -147,7 +147,7 @@ def _joins_all(start: Any, end: Any) -> bool:
 
 def _view(node: Node) -> nn.Module | None:
     """A view that keeps the batch and joins all else: any view to two dimensions whose first is the batch size."""
-    sizes = _sizes(node)
+    sizes = view_sizes(node)
     if len(sizes) != 2:
         return None
     batch, rest = sizes
@@ -155,21 +155,15 @@ def _view(node: Node) -> nn.Module | None:
     return nn.Flatten() if keeps_batch else None
 
 
-def _sizes(node: Node) -> tuple[Argument, ...]:
-    """The sizes that a view is given, one by one or together."""
-    sizes: tuple[Argument, ...] = node.args[1:] or (node.kwargs.get("shape"),)
-    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
-
-
 def _splits_rows(graph: Graph, node: Node) -> bool:
     """A view to rows of K numbers in whose place no flatten can stand: it cuts rows, or its reader reads other ones."""
-    if node.target not in _VIEWS or _sizes(node)[0] != -1:
+    if node.target not in _VIEWS or view_sizes(node)[0] != -1:
         return False
     reader = graph.sole_user(node)  # what stands behind is canonical by now
     while reader is not None and graph.is_a(reader, *Activation):
         reader = graph.sole_user(reader)
     if reader is not None and graph.is_a(reader, nn.Linear):
-        return bool(graph[reader].in_features != _sizes(node)[1])
+        return bool(graph[reader].in_features != view_sizes(node)[1])
     return graph.reads_features(node) or not _is_behind_layer(graph, node)
 
 

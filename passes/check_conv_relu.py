@@ -11,7 +11,7 @@ from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
-from fxsnn.graph import Activation, Graph, Norm, Weighted
+from fxsnn.graph import Activation, Graph, Norm, Weighted, view_sizes
 from fxsnn.layers import QuantizedInput
 from fxsnn.stages import Pass, facts
 from fxsnn.substitution import NOTHING_TO_CONVERT
@@ -91,30 +91,37 @@ def _about_weights(graph: Graph) -> Iterator[Finding]:
 
 
 def _about_inputs(graph: Graph) -> Iterator[Finding]:
-    """Layers that cannot read what the layer before them gives, whatever the size of the images; along the chain."""
-    channels, features = None, None  # of maps; of rows, `None` for all numbers of a map
+    """Layers that cannot read what the layer before them gives, whatever the size of the images.
+
+    Along the chain, up to the first node that may do anything else to maps or rows.
+    """
+    channels: int | None = None  # of maps
+    features: int | None = None  # of rows; `None` for all numbers of a map
+    rows = False
     for before, node in itertools.pairwise(graph):
-        if node.all_input_nodes != [before] or node.op == "output":
+        if node.all_input_nodes != [before]:
             return
         module: Any = graph[node] if node.op == "call_module" else None
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and not rows:
             if channels not in (None, module.in_channels):
                 yield _reads(graph, node, f"{module.in_channels} channels", f"{channels}")
             channels = module.out_channels
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear) and rows:
             if features not in (None, module.in_features):
                 yield _reads(graph, node, f"{module.in_features} features", f"{features}")
             elif features is None and channels and module.in_features % channels:
                 given = f"maps of {channels} channels, whose size is a multiple of {channels}"
                 yield _reads(graph, node, f"{module.in_features} features", given)
             features = module.out_features
-        elif isinstance(module, Norm):
-            expected = channels if features is None else features
-            if isinstance(module, nn.BatchNorm2d) and expected not in (None, module.num_features):
+        elif isinstance(module, nn.BatchNorm1d if rows else nn.BatchNorm2d):
+            expected = features if rows else channels
+            if expected not in (None, module.num_features):
                 yield _reads(graph, node, f"{module.num_features} channels", f"{expected}")
-        elif node.target in ("view", "reshape", torch.reshape) and isinstance(node.args[-1], int):
-            features = node.args[-1] if node.args[-1] > 0 else None
-        elif not isinstance(module, (*Activation, nn.AvgPool2d, nn.Flatten, nn.AdaptiveAvgPool2d, QuantizedInput)):
+        elif isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
+            rows = True
+        elif node.target in ("view", "reshape", torch.reshape) and len(sizes := view_sizes(node)) == 2:
+            rows, features = True, sizes[1] if isinstance(sizes[1], int) and sizes[1] > 0 else None
+        elif not isinstance(module, (*Activation, nn.AvgPool2d, nn.AdaptiveAvgPool2d, QuantizedInput)):
             return
 
 

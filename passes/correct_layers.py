@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 from tqdm import tqdm
 
-from fxsnn.batches import accepted, image_batches, reproducible
+from fxsnn.batches import accepted, drawn_alike, image_batches
 from fxsnn.errors import OptionError, PipelineError, TargetError
 from fxsnn.frontier import Frontier
 from fxsnn.graph import Graph
@@ -129,9 +129,8 @@ class CorrectLayers(Pass):
 
     def _images(self, graph: Graph) -> Iterator[Tensor]:
         """The data in small batches; every layer, and the float network, is to see the same images."""
-        with reproducible(0):
-            for batch in image_batches(self.data, graph.input_channels):
-                yield from batch.to(graph.device, graph.dtype).split(_CHUNK)
+        for batch in drawn_alike(image_batches(self.data, graph.input_channels), self.data):
+            yield from batch.to(graph.device, graph.dtype).split(_CHUNK)
 
 
 def _some_of(drives: Iterable[Tensor]) -> Tensor:

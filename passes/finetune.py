@@ -19,6 +19,7 @@ from fxsnn.graph import Graph
 from fxsnn.neuron import Dynamics
 from fxsnn.options import shown
 from fxsnn.stages import Pass, facts
+from fxsnn.storage import as_path
 from fxsnn.student import Student, float_form
 from fxsnn.target import HardwareTarget, require_target, whole_number
 from fxsnn.training_options import TrainingOptions
@@ -114,8 +115,8 @@ class Finetune(Pass):
             raise OptionError(f"teacher is a {type(self.teacher).__name__}; allowed are a torch.nn.Module, or None")
         if isinstance(self.validation, Real):
             require_share(self.validation)
-        if self.checkpoint is not None and not isinstance(self.checkpoint, str | Path):
-            raise OptionError(f"checkpoint is a {type(self.checkpoint).__name__}; allowed are a path, or None")
+        if self.checkpoint is not None:
+            as_path(self.checkpoint, "checkpoint")
         if self.on_epoch is not None and not callable(self.on_epoch):
             raise OptionError(f"on_epoch is a {type(self.on_epoch).__name__}; allowed are functions, or None")
         if self.target is not None:

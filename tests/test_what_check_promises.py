@@ -420,6 +420,40 @@ def test_layers_that_cannot_follow_each_other_are_named_by_check(model: nn.Modul
     assert re.search(says, str(report))
 
 
+class Tailed28(nn.Module):
+    """A convolution whose maps of 28x28 are read by a final layer in ways of their own."""
+
+    def __init__(self, features: int, tail: Callable[[Any, Any], Any]) -> None:
+        super().__init__()
+        self.conv, self.fc, self.tail = nn.Conv2d(1, 20, 3, padding=1), nn.Linear(features, 10), tail
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, images: Tensor) -> Any:
+        return self.tail(self, self.conv(images).relu())
+
+
+@pytest.mark.parametrize(
+    ("features", "tail"),
+    [
+        (784, lambda net, x: net.fc(x.flatten(2)).mean(1)),
+        (28, lambda net, x: net.fc(x).mean((1, 2))),
+        (15680, lambda net, x: net.fc(x.view(-1, 8, 1960).flatten(1))),
+        (15680, lambda net, x: net.fc(x.view(-1, 15680)) * net.scale.view(1, 1)),
+        (15680, lambda net, x: net.fc(x.flatten(1)) > 0),
+    ],
+    ids=["by channels", "by columns", "three sizes", "a view of a number", "truth values"],
+)
+def test_features_that_are_no_whole_maps_are_not_mistaken_for_them(
+    features: int, tail: Callable[[Any, Any], Any]
+) -> None:
+    model = seeded(lambda: Tailed28(features, tail))
+    assert fxsnn.check(model, target="generic", bits=4).ok
+    with quiet():
+        snn = fxsnn.convert(model, target="generic", bits=4, timesteps=8)
+    assert snn.image_size == (1, 28, 28)
+    assert snn(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+
+
 def test_a_size_of_images_that_are_not_square_is_found(tmp_path: Path) -> None:
     layers = (nn.Conv2d(2, 4, (3, 5), (1, 2), (1, 0)), nn.ReLU(), nn.AvgPool2d((2, 3)), nn.Flatten(), nn.Linear(84, 3))
     snn = kept(chain(*layers), tmp_path)  # maps of 3 and 7, in one order or the other

@@ -202,7 +202,8 @@ def _launching(membranes: Tensor, over_time: Tensor, *channels: Tensor) -> Itera
     """
     with relying_on("triton"):
         step = over_time if over_time.dim() == membranes.dim() else over_time[0]
-        if not (_in_order(membranes) and _in_order(step)) or over_time.stride(0) * len(over_time) != over_time.numel():
+        dense = len(over_time) == 1 or over_time.stride(0) == over_time[0].numel()
+        if not (dense and _in_order(membranes) and _in_order(step)):
             raise TypeError("the kernel would misread memory that is not dense, with channels last")
         if any(one.dtype != membranes.dtype or not one.is_contiguous() for one in channels):
             raise TypeError("the kernel would misread thresholds or leaks of another type than the membranes")

@@ -30,7 +30,7 @@ class Decode(nn.Module):
 
     def after_each_step(self, spikes: Tensor) -> Tensor:
         """Activations [T * N, C, ...]: row t is what a run of t + 1 steps would give."""
-        return self.values_after_each_step(self._unfolded(spikes).cumsum(0))
+        return self.values_after_each_step(self._unfolded(spikes).cumsum(0, dtype=torch.int32))
 
     def value(self, counts: Tensor) -> Tensor:
         """Activations [N, C, ...] for the spike counts of a whole run."""

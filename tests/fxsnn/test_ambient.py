@@ -173,3 +173,28 @@ def test_networks_leave_gradients_to_their_caller(made: dict[str, fxsnn.SpikingN
     for around, wanted in ((nullcontext(), True), (torch.no_grad(), False)):
         with around:
             assert made["PyTorch"](X).requires_grad is wanted
+
+
+def test_what_all_threads_share_is_put_back_by_the_last_one_to_leave() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        with neutral():
+            first = neutral()
+            with neutral():
+                first.__enter__()
+            assert torch.get_default_dtype() == torch.float32  # the one that is still inside needs it
+            first.__exit__(None, None, None)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_what_all_threads_share_is_not_touched_by_a_run(made: dict[str, fxsnn.SpikingNetwork]) -> None:
+    seen: list[torch.dtype] = []
+    made["PyTorch"].get_submodule("fc").register_forward_hook(lambda *_: seen.append(torch.get_default_dtype()))
+    torch.set_default_dtype(torch.float64)
+    try:
+        made["PyTorch"](X)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert seen == [torch.float64]

@@ -52,6 +52,14 @@ def test_after_every_step_of_one_run(convert: Any) -> None:
         assert found[timesteps - 1] == pytest.approx(accuracy(snn, [(X, LABELS)]))
 
 
+def test_maps_of_one_place_are_classes_too(convert: Any) -> None:
+    layers = (nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    model = seeded(lambda: nn.Sequential(*layers))
+    labels = model(X).flatten(1).argmax(1)
+    assert accuracy(model, [(X, labels)]) == 100
+    assert accuracy_over_time(convert(model, calibration_data=X, bits=4), [(X, labels)], 64)[-1] > 90
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -59,9 +67,12 @@ def test_after_every_step_of_one_run(convert: Any) -> None:
         (LABELS[:, None], "expected a tensor of integers"),
         (LABELS.float(), "expected a tensor of integers"),
         (LABELS[:3], "expected a tensor of integers"),
+        (["cat"] * 20, "labels are a list; expected a tensor of integers"),
+        ([[1], [2, 3]], "labels are a list; expected a tensor of integers"),
+        (LABELS.to("meta"), "labels are a tensor on the meta device"),
     ],
 )
-def test_labels_are_classes_of_the_network(convert: Any, labels: torch.Tensor, message: str) -> None:
+def test_labels_are_classes_of_the_network(convert: Any, labels: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         accuracy(MODEL, [(X, labels)])
     with pytest.raises(DataError, match=message):

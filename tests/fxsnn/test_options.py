@@ -34,6 +34,7 @@ def test_what_is_no_finite_number_is_none(value: Any) -> None:
 
 def test_what_is_long_is_told_by_its_kind() -> None:
     assert [shown(value) for value in (7, "a", 10**400, np.zeros((9, 9)))] == ["7", "'a'", "a int", "a ndarray"]
+    assert shown(10**5000) == "a int"  # Python refuses to write it
 
 
 def test_truth_values_are_true_and_false_and_nothing_else() -> None:

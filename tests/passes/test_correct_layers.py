@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -177,15 +178,38 @@ def test_every_image_counts_alike_in_whatever_batch_it_comes(last: int) -> None:
     torch.testing.assert_close(means[1], means[0], rtol=0.05, atol=0.02)
 
 
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("correction", ["biases", "both"])
-def test_every_layer_sees_the_same_images_of_data_that_draw(correction: str) -> None:
-    """A shuffled loader that leaves some images out."""
-    loader = DataLoader(TensorDataset(IMAGES, torch.arange(64)), 24, shuffle=True, drop_last=True)
+def test_every_layer_sees_the_same_images_of_data_that_draw(correction: str, own: bool) -> None:
+    """A shuffled loader that leaves some images out; it may have a generator of its own."""
+    generator = torch.Generator().manual_seed(3) if own else torch.default_generator
+    loader = DataLoader(TensorDataset(IMAGES, torch.arange(64)), 24, shuffle=True, drop_last=True, generator=generator)
     options: dict[str, Any] = {"thresholds": correction == "both", "timesteps": 8}
-    state = torch.get_rng_state()
+    states = torch.get_rng_state(), generator.get_state()
     first, second = (CorrectLayers(loader, V1, **options)(GRAPH).after.text() for _ in range(2))
     assert first == second
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert torch.equal(generator.get_state(), states[1])
+
+
+def test_after_a_failure_generators_are_as_they_were_and_other_threads_convert(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who keeps the error keeps all that was going on, as an interactive session does."""
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    loader, state = DataLoader(TensorDataset(IMAGES), 24, shuffle=True), torch.get_rng_state()
+    monkeypatch.setattr("fxsnn.observe.Histogram.add", fail)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        CorrectLayers(loader, V1)(GRAPH)
+    monkeypatch.undo()
     assert torch.equal(torch.get_rng_state(), state)
+    found: list[object] = []
+    other = threading.Thread(target=lambda: found.append(CorrectLayers(loader, V1)(GRAPH)), daemon=True)
+    other.start()
+    other.join(60)
+    assert len(found) == 1
+    del kept
 
 
 def test_what_is_not_allowed_is_refused(convert: Any) -> None:
@@ -257,7 +281,8 @@ def test_each_layer_fires_once_however_deep_the_network_is(*, thresholds: bool, 
 def test_what_is_kept_between_layers_changes_nothing(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Batches whose spikes are kept, that start from their images for every layer, and both beside each other."""
     monkeypatch.setattr(correct_layers, "_CHUNK", 12)
-    loader = DataLoader(TensorDataset(IMAGES), 24, shuffle=True, drop_last=True)
+    own = torch.Generator().manual_seed(3)
+    loader = DataLoader(TensorDataset(IMAGES), 24, shuffle=True, drop_last=True, generator=own)
     graph = deep(4)
     expected = CorrectLayers(loader, V1, timesteps=11)(graph).after.text()
     monkeypatch.setattr(correct_layers, "_MOST_KEPT", most)
