@@ -662,7 +662,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         ({"patience": 0, "validation": 0.1}, "patience is 0"),
         ({"patience": 2}, "patience needs validation"),
         ({"seed": 1 << 63}, "seed is 9223372036854775808; allowed are whole numbers from 0, below 2"),
-        ({"checkpoint": 3}, "checkpoint is a int; allowed are a path, or None"),
+        ({"checkpoint": 3}, "checkpoint is a int; allowed are a str and a pathlib.Path"),
         ({"on_epoch": 3}, "on_epoch is a int; allowed are functions, or None"),
         ({"validation": 1.5}, "validation is 1.5; allowed are shares between 0 and 1, data, or None"),
     ],
