@@ -183,6 +183,7 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
+        require_images(images, self.graph.input_channels)
         wrong: dict[str, None] = {}
         for image in images.split(1):  # PyTorch keeps all steps of a layer
             with torch.no_grad(), self._running(image):
@@ -421,7 +422,7 @@ class SpikingNetwork(nn.Module):
             try:
                 chain = chain_of(self.graph)
             except Unsupported as reason:
-                if self.__engine_name != "torch":
+                if self.__engine_name not in ("auto", "torch"):
                     without_engine(self.__engine_name, reason)
                 return None
             self.__compiled = found = compiled(self.graph, chain, self.__engine_name)

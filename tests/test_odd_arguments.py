@@ -74,6 +74,7 @@ DOORS: dict[str, Callable[[Any], Any]] = {
     "early_readout": SNN.early_readout,
     "simulate": BARE.simulate,
     "count_spikes": SNN.count_spikes,
+    "verify_engine": SNN.verify_engine,
     "profile": SNN.profile,
     "calibration_data": lambda given: converted(calibration_data=given),
     "batches of calibration_data": lambda given: converted(calibration_data=[given]),
