@@ -98,9 +98,11 @@ def test_the_tail_keeps_its_norm(build: Callable[[], nn.Module]) -> None:
     assert step.diff().summary() == "nothing changed"
 
 
-@settings(max_examples=10)
-@given(seed=st.integers(0, 1000), bias=st.booleans(), affine=st.booleans(), eps=st.sampled_from((1e-5, 1e-1)))
-def test_behind_a_fully_connected_layer_any_norm_can_be_folded(seed: int, bias: bool, affine: bool, eps: float) -> None:
+@pytest.mark.parametrize("eps", [1e-5, 1e-1])
+@pytest.mark.parametrize("affine", [False, True])
+@settings(max_examples=4)
+@given(seed=st.integers(0, 1000), bias=st.booleans())
+def test_behind_a_fully_connected_layer_any_norm_can_be_folded(affine: bool, eps: float, seed: int, bias: bool) -> None:
     def build() -> nn.Module:
         hidden = [nn.Linear(12, 6, bias), nn.BatchNorm1d(6, eps=eps, affine=affine), nn.ReLU()]
         return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(6, 2))
