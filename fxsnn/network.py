@@ -152,7 +152,7 @@ class SpikingNetwork(nn.Module):
         membranes = require_flag("membranes", membranes)
         with torch.no_grad(), self._running(images):
             run = None if membranes else self._by_engine(images, Compiled.simulated)
-            return simulated(self.graph, images, membranes=membranes) if run is None else run
+            return simulated(self.graph, images, self.timesteps, membranes=membranes) if run is None else run
 
     def count_spikes(self, images: Tensor) -> dict[str, Tensor]:
         """How often each neuron of each layer spikes, int32 [N, C, ...]; as `simulate`, in less time and memory.
@@ -167,7 +167,7 @@ class SpikingNetwork(nn.Module):
         with torch.no_grad(), self._running(images):
             counted = self._by_engine(images, Compiled.spike_counts)
             if counted is None:
-                runs = [simulated(self.graph, part).spike_counts for part in self._parts(images)]
+                runs = [simulated(self.graph, part, self.timesteps).spike_counts for part in self._parts(images)]
                 counted = {name: torch.cat([counts[name].int() for counts in runs]) for name in runs[0]}
             return counted
 
@@ -361,7 +361,7 @@ class SpikingNetwork(nn.Module):
     def _reference(self, images: Tensor) -> Run:
         """A run in PyTorch, whatever the engine: golden vectors are to find its faults, too."""
         with torch.no_grad(), self._running(images):
-            return simulated(self.graph, images)
+            return simulated(self.graph, images, self.timesteps)
 
     def _golden_images(self, golden: int | Tensor) -> Tensor | None:
         if isinstance(golden, Tensor):

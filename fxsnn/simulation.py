@@ -54,12 +54,13 @@ class Run:
         return {name: float(spikes.mean()) for name, spikes in self.spikes.items()}
 
 
-def simulated(graph: Graph, images: Tensor, *, membranes: bool = False) -> Run:
+def simulated(graph: Graph, images: Tensor, timesteps: int, *, membranes: bool = False) -> Run:
     """Run a spiking graph in PyTorch and look inside: what every engine has to give.
 
     Args:
         graph: the program.
         images: [N, C, H, W].
+        timesteps: T, as its layers have it.
         membranes: keep every membrane at every step.
 
     Raises:
@@ -69,7 +70,7 @@ def simulated(graph: Graph, images: Tensor, *, membranes: bool = False) -> Run:
     if len(images) == 0:
         raise DataError("there are no images to look at")
     watch = _Watch(graph, keep=("spikes", "membranes") if membranes else ("spikes",))
-    return Run(watch.logits(images), watch.spikes, watch.ranges, watch.membranes())
+    return Run(watch.logits(images, timesteps), watch.spikes, watch.ranges, watch.membranes())
 
 
 def logits_after_each_step(graph: Graph, images: Tensor, timesteps: int) -> Tensor:
@@ -80,7 +81,7 @@ def logits_after_each_step(graph: Graph, images: Tensor, timesteps: int) -> Tens
     """
     check_images(images, graph.input_channels)
     parts = images.split(max(1, FRAMES_AT_ONCE // timesteps))
-    return torch.cat([_Watch(graph, keep=()).logits(part) for part in parts], dim=1)
+    return torch.cat([_Watch(graph, keep=()).logits(part, timesteps) for part in parts], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,10 +232,10 @@ class _Watch(Interpreter):
         self.spikes[name] = spikes.unflatten(0, (module.dynamics.timesteps, -1))
         return spikes
 
-    def logits(self, images: Tensor) -> Tensor:
+    def logits(self, images: Tensor, timesteps: int) -> Tensor:
         """Run; logits after each step, [T, N, classes]."""
         logits: Tensor = self.run(images)
-        return logits.unflatten(0, (-1, len(images)))
+        return logits.unflatten(0, (timesteps, -1))
 
     def membranes(self) -> dict[str, Tensor]:
         """Membranes per layer, [T, N, C, ...]."""

@@ -59,7 +59,7 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Tensor], document: Mappin
         raise FileError(f"{path} cannot be written: an array is named {SEAL!r}, which is the name of the checksum")
     if len(text) > LARGEST_HEADER // 2:
         raise FileError(f"{path} cannot be written: its description takes {len(text):,} bytes, too many to be read")
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in arrays.items()}
+    whole = {name: tensor.detach().cpu().resolve_neg().contiguous() for name, tensor in arrays.items()}
     seal = torch.frombuffer(bytearray(_digest(text, whole)), dtype=torch.uint8)
     return write_whole(path, save({**whole, SEAL: seal}, {DOCUMENT: text}))
 

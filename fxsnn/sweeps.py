@@ -195,8 +195,9 @@ def sweep(
 
 def _evaluated(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The model in evaluation mode, wherever it is and whatever its type; the user's own stays as it is."""
-    if not callable(model):
-        raise OptionError(f"model is {in_words(model)}; allowed are a network, a function of images, or None")
+    if not callable(model) or isinstance(model, type):
+        found = f"the class {model.__name__}" if isinstance(model, type) else in_words(model)
+        raise OptionError(f"model is {found}; allowed are a network, a function of images, or None")
     if not isinstance(model, nn.Module):
         return model
     own = copy.deepcopy(model).eval()

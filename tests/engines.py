@@ -11,13 +11,14 @@ from fxsnn.errors import OptionError
 from tests.nets import images, seeded
 
 
-def _tiny() -> nn.Module:
+def tiny() -> nn.Module:
+    """3x12x12: one convolution."""
     return nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(200, 2))
 
 
 def can_run(engine: str) -> bool:
     """Whether this machine has what the engine needs."""
-    snn = fxsnn.convert(seeded(_tiny), target="generic", bits=3, calibration_data=images(), engine=engine)
+    snn = fxsnn.convert(seeded(tiny), target="generic", bits=3, calibration_data=images(), engine=engine)
     try:
         snn(images())
     except OptionError:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 import fxsnn
 from fxsnn.errors import DataError, FileError, FxsnnError, ModelError, OptionError
@@ -64,6 +65,8 @@ NO_IMAGES: dict[str, Any] = {
     "float8": X.to(torch.float8_e4m3fn),
     "complex": X.to(torch.complex64),
     "for MKL-DNN": X.to_mkldnn(),
+    "fake": FakeTensorMode().from_tensor(X),
+    "masked": quietly(lambda: torch.masked.masked_tensor(X, X > 0)),
     "without pixels": X[:, :, :0],
     "of three dimensions": X[0],
     "not a number": X * torch.nan,
@@ -211,6 +214,7 @@ def test_a_setting_is_refused_and_stays(name: str, value: Any) -> None:
     [
         (7, OptionError, "model is a int; allowed are a network, a function of images, or None"),
         ("net", OptionError, "model is a str"),
+        (nn.Linear, OptionError, "model is the class Linear; allowed are a network"),
         (lambda x: None, DataError, r"model gives a NoneType; expected a tensor \[4, 'classes'\]"),
         (lambda x: x.sum(), DataError, "model gives torch.float32"),
         (lambda x: x[:1].flatten(1), DataError, r"model gives torch.float32 \[1, 432\]"),

@@ -121,6 +121,8 @@ def sections_of(weights: list[Weights], shape: Shape) -> list[tuple[Section, Sec
         DataError: the images have a size that a layer cannot take.
     """
     size = shape[1:]
+    if min(size) < 1:
+        raise DataError(f"the images are too small: they leave nothing behind {weights[0].name}")
     here = Section([size])
     found = [(here, here)]
     for before, now in itertools.pairwise(weights):

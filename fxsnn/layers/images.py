@@ -24,12 +24,21 @@ def in_words(value: object) -> str:
         return f"a tensor of layout {str(value.layout).removeprefix('torch.')}"
     if value.is_meta:
         return "a tensor on the meta device, which holds no values"
+    if not _is_dispatched_plainly(value):
+        return f"a {type(value).__name__}"
     return f"{value.dtype} {list(value.shape)}"
 
 
 def is_readable(value: object) -> bool:
     """Whether it is a tensor of one dense block of values."""
-    return isinstance(value, Tensor) and not value.is_nested and value.layout == torch.strided and not value.is_meta
+    if not isinstance(value, Tensor) or value.is_nested or value.is_meta:
+        return False
+    return value.layout == torch.strided and _is_dispatched_plainly(value)
+
+
+def _is_dispatched_plainly(value: Tensor) -> bool:
+    """Whether operators see its values; those of fake, masked and distributed tensors are their class's business."""
+    return type(value).__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
 def require_images(images: object, channels: int | None) -> None:

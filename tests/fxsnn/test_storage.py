@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fxsnn.errors import FileError
-from fxsnn.storage import load_weights, write_whole
+from fxsnn.storage import load_arrays, load_weights, save_arrays, write_whole
 from tests.nets import Small, seeded
 
 
@@ -118,3 +118,9 @@ def test_a_file_that_is_written_anew_keeps_its_mode(tmp_path: Path, mode: int) -
 
 def test_a_name_that_is_too_long_for_weights_is_told(tmp_path: Path) -> None:
     unchanged(tmp_path / ("x" * 300), "cannot be read: File name too long")
+
+
+def test_values_that_are_views_with_another_sign_are_written_as_they_are(tmp_path: Path) -> None:
+    values = torch.arange(6.0)._neg_view()
+    arrays, _ = load_arrays(save_arrays(tmp_path / "x", {"values": values}, {}))
+    assert torch.equal(arrays["values"], values)

@@ -186,3 +186,8 @@ def test_what_lies_behind_the_final_layer_is_the_users_business() -> None:
 def test_a_network_without_a_final_layer_ends_in_global_pooling() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(1))
     assert findings(model) == {}
+
+
+def test_padding_of_half_a_window_is_allowed() -> None:
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AvgPool2d((2, 1), padding=(1, 0)), nn.Flatten(), nn.Linear(240, 5))
+    assert CheckConvRelu().findings(Canonicalize()(fxsnn.capture(nn.Sequential(*layers))).after) == []

@@ -23,7 +23,7 @@ from fxsnn.engine import engine_for
 from fxsnn.engine.chain import Unsupported, chain_of, relying_on
 from fxsnn.errors import CalibrationWarning, DataError, EngineWarning, OptionError
 from fxsnn.layers import Spiking
-from tests.engines import ENGINES, needs_numba, same
+from tests.engines import ENGINES, needs_numba, same, tiny
 from tests.nets import CONVERTIBLE, Dense, Small, images, seeded
 
 REPOSITORY = Path(__file__).parents[3]
@@ -175,6 +175,12 @@ class TestEveryEngine:
             torch.testing.assert_close(readout[timesteps - 1], snn(given), rtol=1e-6, atol=1e-6)
 
     @pytest.mark.parametrize("engine", ENGINES)
+    def test_of_no_images_there_are_no_logits(self, engine: str) -> None:
+        snn = converted(seeded(Small), engine=engine, timesteps=7)
+        assert snn(images(0)).shape == (0, 5)
+        assert snn.early_readout(images(0)).shape == (7, 0, 5)
+
+    @pytest.mark.parametrize("engine", ENGINES)
     def test_gives_the_same_from_many_threads_at_once(self, engine: str) -> None:
         snn = converted(seeded(Small), engine=engine)
         batches = [images(count, seed=count) for count in range(1, 13)]
@@ -321,6 +327,7 @@ class TestTheEngineOfTheCpu:
         ("build", "given", "message"),
         [
             (Small, images(size=3), "the images are too small: they leave nothing behind conv2"),
+            (tiny, images(size=2), "the images are too small: they leave nothing behind 0"),
             (Small, images(size=14), "hidden reads 128 features; with images of this size conv2 gives 200"),
         ],
     )
