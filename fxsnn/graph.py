@@ -14,7 +14,8 @@ import copy
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,11 @@ Weighted = (nn.Conv2d, nn.Linear)
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _LIBRARY_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parent)
+
+
+ONE_TRACES = threading.RLock()
+"""While torch.fx traces, `nn.Module` itself calls the tracer, and while it unpickles, a class of its own has the code of
+one program: two at once would take each other's for their own, or leave it behind for good."""
 
 
 def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:
@@ -412,6 +418,20 @@ class Graph:
         if analog:
             raise GraphError(f"analog layers are left beside spiking ones: {', '.join(analog)}")
 
+    # Copying ---------------------------------------------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: torch.fx traces when it unpickles."""
+        return _unpickled, self.module.__reduce__()[:2]
+
+    def __copy__(self) -> Graph:
+        """The same program."""
+        return Graph(self.module)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
+        """A program of its own, which needs no tracing."""
+        return Graph(copy.deepcopy(self.module, memo))
+
     # Printing --------------------------------------------------------------------------------------------------------
 
     def text(self, *, hashes: bool = True) -> str:
@@ -473,6 +493,12 @@ class Graph:
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(self.text())}</pre>"
+
+
+def _unpickled(constructor: Callable[..., fx.GraphModule], arguments: tuple[Any, ...]) -> Graph:
+    """See `Graph.__reduce__`."""
+    with ONE_TRACES:
+        return Graph(constructor(*arguments))
 
 
 class Interpreter(fx.Interpreter):

@@ -15,16 +15,11 @@ from torch import fx, nn
 
 from fxsnn.ambient import neutral
 from fxsnn.errors import Finding, ModelError
-from fxsnn.graph import Graph, place_of, user_place
+from fxsnn.graph import ONE_TRACES, Graph, place_of, user_place
 from fxsnn.layers import LEAVES, Decode
 from fxsnn.names import about_program_name, spare_self
 
 _QUANTISED = ("torch.ao.", "torch.nn.quantized", "torch.nn.qat", "torch.nn.intrinsic", "torchao.")
-
-
-_ONE_AT_A_TIME = threading.RLock()
-"""While torch.fx traces, `nn.Module` itself calls the tracer: two at once would take each other's patch for the
-original, and leave it behind for good."""
 
 
 class Tracer(fx.Tracer):
@@ -40,7 +35,7 @@ class Tracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """See `fx.Tracer`."""
-        with _ONE_AT_A_TIME:
+        with ONE_TRACES:
             self._thread = threading.get_ident()
             try:
                 return super().trace(root, concrete_args)
