@@ -54,8 +54,8 @@ _LIBRARY_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
 ONE_TRACES = threading.RLock()
-"""While torch.fx traces, `nn.Module` itself calls the tracer, and while it unpickles, a class of its own has the code of
-one program: two at once would take each other's for their own, or leave it behind for good."""
+"""While torch.fx traces, `nn.Module` itself calls the tracer; while it unpickles, a class of its own has the code of
+one program. Two at once would take each other's for their own, or leave it behind for good."""
 
 
 def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:
