@@ -246,11 +246,15 @@ def test_what_fits_no_register_is_said_without_speaking_of_training(monkeypatch:
 
 def deep(layers: int) -> Graph:
     """A chain of convolutions with a pooling in its middle."""
-    parts: list[nn.Module] = []
-    for place in range(layers):
-        parts += [nn.Conv2d(4 if place else 3, 4, 3, padding=1), nn.ReLU()]
-    parts[layers:layers] = [nn.AvgPool2d(2)]
-    return quantised(seeded(lambda: nn.Sequential(*parts, nn.Flatten(), nn.Linear(144, 5))))
+
+    def build() -> nn.Module:
+        parts: list[nn.Module] = []
+        for place in range(layers):
+            parts += [nn.Conv2d(4 if place else 3, 4, 3, padding=1), nn.ReLU()]
+        parts[layers:layers] = [nn.AvgPool2d(2)]
+        return nn.Sequential(*parts, nn.Flatten(), nn.Linear(144, 5))
+
+    return quantised(seeded(build))
 
 
 def executions(graph: Graph, **options: Any) -> dict[str, int]:
