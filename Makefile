@@ -10,13 +10,14 @@ demo: .venv/installed
 test: .venv/installed-test
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: test
 	$(BIN)/python -m pytest -m slow
 
 # The package itself, not editable: what users get.
-.venv/installed: pyproject.toml constraints.txt $(wildcard fxsnn/*.py fxsnn/*/*.py fxsnn/embedded/*)
+.venv/installed: pyproject.toml constraints.txt $(wildcard fxsnn/*.py fxsnn/*/*.py passes/*.py hwtargets/*.py fxsnn/embedded/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt .
 	touch $@
@@ -29,6 +30,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 clean:
 	rm -rf .venv build dist *.egg-info out

@@ -26,8 +26,8 @@ from typing import Any
 from torch import nn
 
 import fxsnn
-from fxsnn.cli import positive, random_seed
-from fxsnn.evaluation import accuracy, accuracy_over_time
+from fxsnn.cli.entry import positive, random_seed
+from fxsnn.insight import accuracy, accuracy_over_time
 from fxsnn.storage import load_arrays, write_whole
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from simulators_report import markdown, processor
 
-from fxsnn.plots import accuracy_against_timesteps
+from fxsnn.display.plots import accuracy_against_timesteps
 from fxsnn.storage import write_whole
 
 _TIMESTEPS = (2, 4, 8, 16, 32, 64)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from train_example import as_tensors
 
 from fxsnn import datasets
-from fxsnn.evaluation import Batches, accuracy
+from fxsnn.insight import Batches, accuracy
 from fxsnn.storage import write_whole
 
 HELD_OUT = 5000

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fxsnn.engine.chain import Chain, chain_of
 from fxsnn.layers import Decode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, conv_like, linear_like
 from fxsnn.network import SpikingNetwork
-from fxsnn.neuron import Dynamics
+from fxsnn.numerics import Dynamics
 
 Simulator = Callable[[Tensor], Tensor]
 """Images to logits [N, classes]."""

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from fxsnn import datasets
-from fxsnn.evaluation import accuracy
+from fxsnn.insight import accuracy
 
 HELD_OUT = 5000
 

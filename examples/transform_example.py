@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import fxsnn
 from fxsnn import datasets, plots
-from fxsnn.cli import CALIBRATION_IMAGES, positive, random_seed, some_of
+from fxsnn.cli.entry import CALIBRATION_IMAGES, positive, random_seed, some_of
 from fxsnn.device import choose_device
-from fxsnn.evaluation import Batches, accuracy, accuracy_over_time
+from fxsnn.insight import Batches, accuracy, accuracy_over_time
 from fxsnn.storage import load_weights
 
 LONGEST_PLOTTED = 32

@@ -7,10 +7,10 @@ snn = fxsnn.convert(model, target="hw_v1.0", bits=2, calibration_data=loader)
 logits = snn(images)
 """
 
-from fxsnn import datasets
-from fxsnn.budget import ErrorBudget, error_budget
+from fxsnn.chip import FitReport, HardwareTarget, Registers, Violation, get_target
 from fxsnn.compiler import check, convert, pipeline
-from fxsnn.effects import layer_activations, stage_networks
+from fxsnn.data import datasets
+from fxsnn.display import plots
 from fxsnn.errors import (
     AccuracyWarning,
     CalibrationWarning,
@@ -30,20 +30,16 @@ from fxsnn.errors import (
     TrainingError,
     UnknownName,
 )
-from fxsnn.golden import Verification
-from fxsnn.graph import Graph
-from fxsnn.interchange import from_nir, nir_input, to_nir
+from fxsnn.file import Verification
+from fxsnn.graph import Graph, capture
+from fxsnn.insight import ErrorBudget, Sweep, error_budget, layer_activations, stage_networks, sweep
+from fxsnn.interchange import from_nir, model_from_nir, nir_input, to_nir
 from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SpikeReLU, spike_avg_pooling
 from fxsnn.loading import load, verify
 from fxsnn.network import SpikingNetwork
-from fxsnn.nir_model import model_from_nir
 from fxsnn.passes import Finetune
-from fxsnn.plugins import get_target
+from fxsnn.rewriting import Pass, Pipeline, Step
 from fxsnn.simulation import Run
-from fxsnn.stages import Pass, Pipeline, Step
-from fxsnn.sweeps import Sweep, sweep
-from fxsnn.target import FitReport, HardwareTarget, Registers, Violation
-from fxsnn.tracing import capture
 from fxsnn.version import __version__
 
 __all__ = [
@@ -95,6 +91,7 @@ __all__ = [
     "model_from_nir",
     "nir_input",
     "pipeline",
+    "plots",
     "spike_avg_pooling",
     "stage_networks",
     "sweep",

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from fxsnn.ambient import neutral
-from fxsnn.batches import image_batches, reproducible
+from fxsnn.chip import Bits, FitReport, HardwareTarget, get_target, whole_number
+from fxsnn.data import image_batches, reproducible
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
+from fxsnn.file import unwritable
+from fxsnn.graph import capture
 from fxsnn.network import SpikingNetwork, name_clashes
-from fxsnn.neuron import Dynamics
+from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, require_flag, shown
 from fxsnn.passes import (
     CalibrateThresholds,
@@ -31,14 +34,9 @@ from fxsnn.passes import (
     QuantizeWeights,
     SubstituteSpikes,
 )
-from fxsnn.plugins import get_target
-from fxsnn.stages import Pass, Pipeline, require_example
+from fxsnn.rewriting import Pass, Pipeline, outline, require_example
 from fxsnn.storage import require_place
-from fxsnn.substitution import outline
-from fxsnn.target import Bits, FitReport, HardwareTarget, whole_number
-from fxsnn.tracing import capture
 from fxsnn.version import __version__
-from fxsnn.writable import unwritable
 
 _SAMPLE = 32
 """So many calibration images are kept: the report says what the network does on them."""

@@ -9,7 +9,7 @@ FxsnnError
 ├── TrainingError    fine-tuning cannot go on
 ├── ModelError       the user's network cannot be converted; carries every finding
 │   └── TargetError  the network does not fit the chip; carries the report of `fxsnn.check`
-├── RegisterError    (in fxsnn.neuron) a value does not fit; users meet it as a finding of a TargetError
+├── RegisterError    (in fxsnn.numerics) a value does not fit; users meet it as a finding of a TargetError
 ├── PipelineError    passes are put together in an order that cannot work
 └── GraphError       a pass has a bug: it broke the graph or a promise of its own
 
@@ -24,10 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from fxsnn.target import FitReport
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -104,11 +101,11 @@ class TargetError(ModelError):
 
     Attributes:
         findings: every problem that was found.
-        report: the report that `fxsnn.check` gives for this network, or `None` where the problem shows only in the
-            numbers of a converted layer (a threshold that does not fit its register, for instance).
+        report: the `fxsnn.FitReport` that `fxsnn.check` gives for this network, or `None` where the problem shows only
+            in the numbers of a converted layer (a threshold that does not fit its register, for instance).
     """
 
-    def __init__(self, findings: Sequence[Finding], report: FitReport | None = None) -> None:
+    def __init__(self, findings: Sequence[Finding], report: Any = None) -> None:
         super().__init__(findings)
         self.report = report
 

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from fxsnn.ambient import neutral
+from fxsnn.chip import HardwareTarget, get_target
 from fxsnn.device import choose_device
 from fxsnn.errors import FileError, FxsnnError, UnknownName
-from fxsnn.golden import Golden, Verification, compared, require_none
+from fxsnn.file import Golden, Rebuilt, Verification, compared, difference, rebuilt, require_none
 from fxsnn.network import SpikingNetwork, name_clashes
-from fxsnn.plugins import get_target
-from fxsnn.reconstruction import Rebuilt, difference, rebuilt
 from fxsnn.storage import load_arrays
-from fxsnn.target import HardwareTarget
 
 
 @neutral()

@@ -13,24 +13,20 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fxsnn.activity import Meter
 from fxsnn.ambient import neutral
-from fxsnn.batches import accepted, image_batches
-from fxsnn.document import described
+from fxsnn.chip import HardwareTarget, get_target, whole_number
+from fxsnn.data import accepted, image_batches
 from fxsnn.engine import check_engine, without_engine
 from fxsnn.engine.chain import Broken, Unsupported, chain_of, watched
 from fxsnn.errors import EngineWarning, FileError, Finding, FxsnnWarning, ModelError, OptionError
-from fxsnn.golden import Golden, golden_arrays
+from fxsnn.file import DAMAGED, Golden, described, golden_arrays, rebuilt
 from fxsnn.graph import Graph, require_graph
 from fxsnn.layers import Decode, Spiking, check_images, in_words, require_images
-from fxsnn.neuron import Dynamics
+from fxsnn.numerics import Dynamics
 from fxsnn.options import require_flag, shown
-from fxsnn.plugins import get_target
-from fxsnn.reconstruction import DAMAGED, rebuilt
-from fxsnn.report import Report, report_of
+from fxsnn.report import Meter, Report, report_of
 from fxsnn.simulation import FRAMES_AT_ONCE, Compiled, Run, compiled, logits_after_each_step, simulated
 from fxsnn.storage import require_place, save_arrays
-from fxsnn.target import HardwareTarget, whole_number
 
 _Result = TypeVar("_Result")
 

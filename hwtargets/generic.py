@@ -1,6 +1,6 @@
 """No chip in particular: any kernel size, any number of channels, registers as wide as 32-bit arithmetic likes them."""
 
-from fxsnn.target import HardwareTarget, Registers
+from fxsnn.chip import HardwareTarget, Registers
 
 TARGET = HardwareTarget(
     name="generic",

@@ -4,7 +4,7 @@ The channel table is the documented rule. Each entry equals floor(1024 / (height
 neuron on a core of 1,024 input rows. Other kernel sizes have no entry and are not supported.
 """
 
-from fxsnn.target import HardwareTarget, Registers
+from fxsnn.chip import HardwareTarget, Registers
 
 TARGET = HardwareTarget(
     name="hw_v1.0",

@@ -8,15 +8,14 @@ from typing import Any
 from torch import nn
 from torch.fx.node import Node
 
+from fxsnn.calibration import INPUT_DEVIATIONS, Histogram, gaussian_moments, gaussian_samples, observe
+from fxsnn.chip import whole_number
 from fxsnn.errors import CalibrationWarning, OptionError
 from fxsnn.graph import Graph
 from fxsnn.layers import ActivationSummary, ClippedReLU, QuantizedInput
-from fxsnn.moments import INPUT_DEVIATIONS, gaussian_moments, gaussian_samples
-from fxsnn.neuron import Dynamics
-from fxsnn.observe import Histogram, observe
+from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, real_number, require_flag, shown
-from fxsnn.stages import Pass, facts, require_not_spiking
-from fxsnn.target import whole_number
+from fxsnn.rewriting import Pass, facts, require_not_spiking
 
 METHODS = ("max", "percentile", "mse")
 _INPUT = "quantized_input"

@@ -14,7 +14,7 @@ from torch.fx.node import Argument, Node
 
 from fxsnn.graph import Activation, Graph, view_sizes
 from fxsnn.layers import HAND_WRITTEN, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SpikeReLU, conv_like, linear_like
-from fxsnn.stages import Pass, facts
+from fxsnn.rewriting import Pass, facts
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 _DROPPED = (

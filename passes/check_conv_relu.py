@@ -13,8 +13,7 @@ from torch.fx.node import Node
 from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Activation, Graph, Norm, Weighted, view_sizes
 from fxsnn.layers import QuantizedInput
-from fxsnn.stages import Pass, facts
-from fxsnn.substitution import NOTHING_TO_CONVERT
+from fxsnn.rewriting import NOTHING_TO_CONVERT, Pass, facts
 
 _GLUE = (nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d, *Norm)
 _GLUE_CALLS = ("mean", "flatten", "view", "reshape", "squeeze", "size", "getitem", "getattr", "shape")

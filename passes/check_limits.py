@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from fxsnn.chip import Bits, FitReport, HardwareTarget, require_target
 from fxsnn.errors import TargetError
-from fxsnn.fitting import fit
-from fxsnn.graph import Graph
-from fxsnn.stages import Pass, facts
-from fxsnn.target import Bits, FitReport, HardwareTarget, require_target
+from fxsnn.graph import Graph, fit
+from fxsnn.rewriting import Pass, facts
 
 
 class CheckLimits(Pass):

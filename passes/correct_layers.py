@@ -12,17 +12,16 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 from tqdm import tqdm
 
-from fxsnn.batches import accepted, drawn_alike, image_batches
+from fxsnn.calibration import Histogram, Watch
+from fxsnn.chip import HardwareTarget, require_target
+from fxsnn.data import accepted, drawn_alike, image_batches
 from fxsnn.errors import OptionError, PipelineError, TargetError
-from fxsnn.frontier import Frontier
 from fxsnn.graph import Graph
 from fxsnn.layers import LowBit
-from fxsnn.neuron import Dynamics
-from fxsnn.observe import Histogram, Watch
+from fxsnn.numerics import Dynamics
 from fxsnn.options import require_flag
-from fxsnn.stages import Pass, facts
-from fxsnn.student import Student, float_form
-from fxsnn.target import HardwareTarget, require_target
+from fxsnn.rewriting import Pass, facts
+from fxsnn.training import Frontier, Student, float_form
 
 _CHUNK = 128
 _VALUES = 1 << 7
@@ -31,7 +30,7 @@ _VALUES_IN_ALL = 1 << 17
 _HALVINGS = 50
 """Of an interval of doubles, down to about the last of their 53 digits; more would change nothing."""
 _MOST_KEPT = 1 << 30
-"""So many bytes may the spikes take from which layers go on; see `fxsnn.frontier.Frontier`."""
+"""So many bytes may the spikes take from which layers go on; see `fxsnn.training.Frontier`."""
 
 
 class CorrectLayers(Pass):

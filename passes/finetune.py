@@ -12,17 +12,15 @@ from typing import Any
 
 from torch import nn
 
-from fxsnn.batches import batches_of, held_out, require_share
+from fxsnn.chip import HardwareTarget, require_target, whole_number
+from fxsnn.data import batches_of, held_out, require_share
 from fxsnn.errors import OptionError, PipelineError
-from fxsnn.finetune import Epoch, Task, train
 from fxsnn.graph import Graph
-from fxsnn.neuron import Dynamics
+from fxsnn.numerics import Dynamics
 from fxsnn.options import shown
-from fxsnn.stages import Pass, facts
+from fxsnn.rewriting import Pass, facts
 from fxsnn.storage import as_path
-from fxsnn.student import Student, float_form
-from fxsnn.target import HardwareTarget, require_target, whole_number
-from fxsnn.training_options import TrainingOptions
+from fxsnn.training import Epoch, Student, Task, TrainingOptions, float_form, train
 
 
 class Finetune(Pass):

@@ -9,7 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from fxsnn.graph import Graph, Norm
 from fxsnn.layers import FoldedConv2d, FoldedLinear, conv_like, linear_like
-from fxsnn.stages import Pass, facts
+from fxsnn.rewriting import Pass, facts
 
 
 class FoldBatchNorm(Pass):

@@ -6,13 +6,12 @@ from typing import Any
 
 from torch import nn
 
+from fxsnn.chip import ALL_BITS, Bits, HardwareTarget, require_target, whole_number
 from fxsnn.errors import OptionError
-from fxsnn.fitting import fit
-from fxsnn.graph import Graph, Weighted
+from fxsnn.graph import Graph, Weighted, fit
 from fxsnn.layers import LowBitConv2d, LowBitLinear, conv_like, linear_like
 from fxsnn.options import require_flag, shown
-from fxsnn.stages import Pass, facts, require_not_spiking
-from fxsnn.target import ALL_BITS, Bits, HardwareTarget, require_target, whole_number
+from fxsnn.rewriting import Pass, facts, require_not_spiking
 
 
 class QuantizeWeights(Pass):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from fxsnn.chip import HardwareTarget, require_target
 from fxsnn.graph import Graph
-from fxsnn.neuron import Dynamics
-from fxsnn.stages import Pass, facts
-from fxsnn.substitution import substitute
-from fxsnn.target import HardwareTarget, require_target
+from fxsnn.numerics import Dynamics
+from fxsnn.rewriting import Pass, facts, substitute
 
 
 class SubstituteSpikes(Pass):

@@ -137,7 +137,7 @@ class HandWritten(nn.Module):
 
 
 def pool_neurons() -> nn.Module:
-    """A layer is called like the neurons that stand behind a pooling in some networks of `fxsnn.effects`."""
+    """A layer is called like the neurons that stand behind a pooling in some networks of `fxsnn.insight.effects`."""
     layers = [("conv", nn.Conv2d(3, 4, 3)), ("relu", nn.ReLU()), ("pool", nn.AvgPool2d(2))]
     layers += [("pool_neurons", nn.Conv2d(4, 6, 3)), ("relu2", nn.ReLU())]
     layers += [("flat", nn.Flatten()), ("fc", nn.Linear(54, 5))]

@@ -18,7 +18,7 @@ from fxsnn.engine.operations import Array, Operation
 from fxsnn.engine.planning import Plan, Shape, Weights, plan_of, sections_of, weights_of, window_of
 from fxsnn.engine.tables import groups_of
 from fxsnn.layers import SpikeConv2d, Spiking
-from fxsnn.neuron import Dynamics
+from fxsnn.numerics import Dynamics
 
 _STEPS_AT_ONCE = 16
 """Steps that a layer runs before the next one does; membranes are kept from one piece of time to the next."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fxsnn.engine.chain import Chain, Range, Recording, relying_on
 from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking
-from fxsnn.neuron import Dynamics
+from fxsnn.numerics import Dynamics
 
 _STEPS_AT_ONCE = 32
 """Steps that a layer runs before the next one does; membranes are kept from one piece of time to the next."""

@@ -14,7 +14,7 @@ from fxsnn.engine import kernels
 from fxsnn.engine.avx2 import copy_rows, fire_constant, fire_convolution, order_in_run
 from fxsnn.engine.planes import LANES, Grid
 from fxsnn.engine.tables import CHANNELS, ConvolutionTables
-from fxsnn.neuron import Dynamics
+from fxsnn.numerics import Dynamics
 
 Array = NDArray[Any]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxsnn.errors import OptionError
-from fxsnn.neuron import Dynamics, steady_spike_counts
+from fxsnn.numerics import Dynamics, steady_spike_counts
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class RateReLU(nn.Module):
     """`ClippedReLU` in training: what integer neurons give, as a rate of spikes in T steps.
 
     Under a steady drive of `x / s` thresholds a step, with `s` the threshold of the channel after rounding, the rate is
-    that of `fxsnn.neuron.steady_spike_counts`; `rate * unit` is what the next layer reads. The gradient passes straight
-    through the rounding, and to the threshold as in Esser et al. 2020: eq. 3, with the scale of their section 2.2, both
-    for the step between two levels, which is a T-th of the threshold.
+    that of `fxsnn.numerics.steady_spike_counts`; `rate * unit` is what the next layer reads. The gradient passes
+    straight through the rounding, and to the threshold as in Esser et al. 2020: eq. 3, with the scale of their section
+    2.2, both for the step between two levels, which is a T-th of the threshold.
 
     Args:
         upper: upper end, in activation units; learned if it is a parameter.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fxsnn.neuron import Dynamics
+from fxsnn.numerics import Dynamics
 
 
 class Decode(nn.Module):

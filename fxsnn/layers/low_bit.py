@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxsnn import lowbit
+from fxsnn.numerics import lowbit
 
 
 class LowBit(nn.Module):

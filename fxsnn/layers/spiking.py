@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fxsnn.layers.geometry import conv_like, linear_like
 from fxsnn.layers.low_bit import LowBitConv2d, LowBitLinear
 from fxsnn.layers.plain_numbers import PlainNumbers
-from fxsnn.neuron import Dynamics, IntegerNeuron, integrate_and_fire
+from fxsnn.numerics import Dynamics, IntegerNeuron, integrate_and_fire
 
 _EXACT_IN_BFLOAT16 = 1 << 8
 

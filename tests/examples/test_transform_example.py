@@ -11,8 +11,8 @@ from networks import ColourNet, DigitNet, StridedColourNet
 
 import fxsnn
 from fxsnn import datasets
-from fxsnn.datasets import Splits
-from fxsnn.evaluation import accuracy
+from fxsnn.data.datasets import Splits
+from fxsnn.insight import accuracy
 
 
 @pytest.fixture

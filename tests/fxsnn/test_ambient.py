@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fxsnn
 from fxsnn.ambient import neutral
-from fxsnn.evaluation import accuracy, accuracy_over_time
+from fxsnn.insight import accuracy, accuracy_over_time
 from fxsnn.passes import CalibrateThresholds, Canonicalize, FoldBatchNorm, QuantizeWeights
 from tests.nets import Small, images, seeded
 

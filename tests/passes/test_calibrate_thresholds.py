@@ -15,7 +15,7 @@ import fxsnn
 from fxsnn.errors import CalibrationWarning, DataError, ModelError, OptionError
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, QuantizedInput
-from fxsnn.neuron import Dynamics, steady_spike_counts
+from fxsnn.numerics import Dynamics, steady_spike_counts
 from fxsnn.passes import CalibrateThresholds, Canonicalize, FoldBatchNorm, QuantizeWeights
 from tests.nets import CONVERTIBLE, Small, images, seeded
 

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fxsnn
+from fxsnn.calibration import Watch
 from fxsnn.errors import DataError, ModelError, OptionError, PipelineError, TargetError
-from fxsnn.frontier import Frontier
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit, Spiking
-from fxsnn.neuron import Dynamics
-from fxsnn.observe import Watch
+from fxsnn.numerics import Dynamics
 from fxsnn.passes import (
     CalibrateThresholds,
     Canonicalize,
@@ -28,8 +27,8 @@ from fxsnn.passes import (
     correct_layers,
 )
 from fxsnn.passes.correct_layers import shift_for_mean
-from fxsnn.stages import Pipeline
-from fxsnn.student import Student, float_form
+from fxsnn.rewriting import Pipeline
+from fxsnn.training import Frontier, Student, float_form
 from tests.nets import CONVERTIBLE, Small, images, seeded
 
 V1 = fxsnn.get_target("hw_v1.0")
@@ -199,7 +198,7 @@ def test_after_a_failure_generators_are_as_they_were_and_other_threads_convert(m
         raise KeyboardInterrupt
 
     loader, state = DataLoader(TensorDataset(IMAGES), 24, shuffle=True), torch.get_rng_state()
-    monkeypatch.setattr("fxsnn.observe.Histogram.add", fail)
+    monkeypatch.setattr("fxsnn.calibration.observation.Histogram.add", fail)
     with pytest.raises(KeyboardInterrupt) as kept:
         CorrectLayers(loader, V1)(GRAPH)
     monkeypatch.undo()

@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import fxsnn
 from fxsnn.errors import DataError, FileError, ModelError, OptionError, PipelineError, TrainingError
-from fxsnn.finetune import Epoch
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit
 from fxsnn.passes import CalibrateThresholds, Canonicalize, Finetune, FoldBatchNorm, QuantizeWeights, SubstituteSpikes
-from fxsnn.stages import Pipeline
+from fxsnn.rewriting import Pipeline
+from fxsnn.training import Epoch
 from tests.nets import Small, images, seeded
 
 LABELS = torch.arange(96) % 5

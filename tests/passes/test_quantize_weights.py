@@ -8,7 +8,7 @@ import torch
 import fxsnn
 from fxsnn.errors import OptionError
 from fxsnn.layers import LowBitConv2d, LowBitLinear
-from fxsnn.lowbit import largest_code
+from fxsnn.numerics import largest_code
 from fxsnn.passes import FoldBatchNorm, QuantizeWeights
 from tests.nets import Small, images, seeded
 

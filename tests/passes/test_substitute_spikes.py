@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 import fxsnn
+from fxsnn.chip import HardwareTarget, Registers
 from fxsnn.errors import ModelError, OptionError, TargetError
 from fxsnn.graph import Graph
 from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking
 from fxsnn.passes import CalibrateThresholds, Canonicalize, FoldBatchNorm, QuantizeWeights, SubstituteSpikes
-from fxsnn.stages import Pipeline
-from fxsnn.target import HardwareTarget, Registers
+from fxsnn.rewriting import Pipeline
 from tests.nets import Small, images, seeded
 
 V1 = fxsnn.get_target("hw_v1.0")

@@ -7,7 +7,7 @@ import torch
 
 from fxsnn.errors import OptionError
 from fxsnn.layers import ClippedReLU
-from fxsnn.neuron import Dynamics
+from fxsnn.numerics import Dynamics
 
 
 class TestClippedReLU:

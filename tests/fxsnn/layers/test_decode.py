@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fxsnn.layers import Decode
-from fxsnn.neuron import Dynamics
+from fxsnn.numerics import Dynamics
 
 
 class TestDecode:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fxsnn
 from fxsnn.layers import SpikeConv2d, Spiking
-from fxsnn.neuron import Dynamics
+from fxsnn.numerics import Dynamics
 from tests.nets import Small, images, seeded
 
 

@@ -1,0 +1,149 @@
+"""Statistics of activations over any number of batches, in bounded memory and whatever the order of the batches.
+
+Activations are counted in bins of equal relative width, so that no range has to be known beforehand and a count is a
+count: adding up integers gives the same result in every order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.node import Node
+from tqdm import tqdm
+
+from fxsnn.data import accepted, image_batches, reproducible
+from fxsnn.errors import DataError
+from fxsnn.graph import Graph, Interpreter
+from fxsnn.numerics import Dynamics, steady_spike_counts
+
+_MANTISSA_BITS = 10  # a bin is 2^-10, about 0.1 %, wide
+_LEAST_EXPONENT, _EXPONENTS = -32, 64
+_BINS = _EXPONENTS << _MANTISSA_BITS
+_FIRST = (127 + _LEAST_EXPONENT) << _MANTISSA_BITS
+_MSE_CANDIDATES = 200
+
+
+class Histogram:
+    """Counts of non-negative values, as a ReLU gives them.
+
+    Attributes:
+        largest: the largest value so far.
+        zeros: how many values were zero.
+        counts: int64 [bins], how many positive values fell into each bin.
+    """
+
+    def __init__(self) -> None:
+        self.largest = 0.0
+        self.zeros = 0
+        self.counts = torch.zeros(_BINS, dtype=torch.int64)
+
+    def add(self, values: Tensor) -> None:
+        """Count values of any shape; negative ones count as zero.
+
+        Raises:
+            DataError: a value is NaN or infinite.
+        """
+        flat = values.detach().float().reshape(-1)
+        if not bool(torch.isfinite(flat).all()):
+            raise DataError("the network's activations on these images are not finite")
+        positive = flat[flat > 0]
+        self.zeros += flat.numel() - positive.numel()
+        if positive.numel():
+            self.largest = max(self.largest, float(positive.max()))
+            # A float32 is sign, exponent, mantissa: its leading bits are the number of a logarithmic bin.
+            bins = (positive.view(torch.int32) >> (23 - _MANTISSA_BITS)) - _FIRST
+            self.counts += torch.bincount(bins.clamp(0, _BINS - 1), minlength=_BINS).cpu()
+
+    @property
+    def total(self) -> int:
+        """How many values were counted."""
+        return self.zeros + int(self.counts.sum())
+
+    @staticmethod
+    def edges() -> Tensor:
+        """Lower edges of the bins and the upper edge of the last, float64 [bins + 1]."""
+        bits = (torch.arange(_BINS + 1, dtype=torch.int64) + _FIRST) << (23 - _MANTISSA_BITS)
+        return bits.to(torch.int32).view(torch.float32).double()
+
+    def quantile(self, share: float) -> float:
+        """The value below which `share` of all values lie, interpolated within its bin; at most `largest`."""
+        rank = share * self.total
+        if rank <= self.zeros:
+            return 0.0
+        below = torch.cumsum(self.counts, 0)
+        place = int(torch.searchsorted(below.double(), rank - self.zeros))
+        place = min(place, _BINS - 1)
+        inside = (rank - self.zeros - float(below[place] - self.counts[place])) / max(1.0, float(self.counts[place]))
+        low, high = self.edges()[place : place + 2].tolist()
+        return min(low + inside * (high - low), self.largest)
+
+    def share_from(self, value: float) -> float:
+        """The share of all values at or above `value`, to the width of a bin."""
+        edges = self.edges()[:-1]
+        return float(self.counts[edges >= value * (1 - 2.0**-_MANTISSA_BITS)].sum()) / max(1, self.total)
+
+    def least_error_threshold(self, dynamics: Dynamics) -> float:
+        """The threshold at which what neurons make of the values under a steady drive has the least squared error."""
+        used = self.counts.nonzero().squeeze(1)
+        edges = self.edges()
+        values, weights = (edges[used] + edges[used + 1]) / 2, self.counts[used].double()
+        best, least = self.largest, float("inf")
+        for share in torch.logspace(-2, 0, _MSE_CANDIDATES).tolist():
+            threshold = self.largest * share
+            rounded = steady_spike_counts(values / threshold, dynamics) * (threshold / dynamics.timesteps)
+            error = float(((values - rounded).square() * weights).sum())
+            if error < least:
+                best, least = threshold, error
+        return best
+
+
+class Watch(Interpreter):
+    """Runs a graph and shows what chosen nodes give.
+
+    Args:
+        graph: the network.
+        nodes: nodes of it.
+        see: called with each of these nodes and its value.
+    """
+
+    def __init__(self, graph: Graph, nodes: Collection[Node], see: Callable[[Node, Tensor], None]) -> None:
+        super().__init__(graph.module)
+        self._nodes, self._see = nodes, see
+
+    def run_node(self, n: Node) -> Any:
+        """See `fx.Interpreter`."""
+        value = super().run_node(n)
+        if n in self._nodes:
+            self._see(n, value)
+        return value
+
+
+def observe(
+    graph: Graph, nodes: Iterable[Node], data: Any, *, progress: bool = False
+) -> tuple[dict[Node, Histogram], float]:
+    """Statistics of the outputs of `nodes`, and the largest magnitude of the images.
+
+    Args:
+        graph: the network.
+        nodes: nodes of it with non-negative outputs.
+        data: see `image_batches`.
+        progress: show a progress bar.
+
+    Raises:
+        DataError: the data are empty, do not fit the network, or lead to values that are not finite.
+    """
+    histograms = {node: Histogram() for node in nodes}
+    observer = Watch(graph, histograms, lambda node, value: histograms[node].add(value))
+    largest = 0.0
+    batches = image_batches(data, graph.input_channels)
+    with torch.no_grad(), reproducible(0, data):
+        for images in tqdm(batches, desc="calibrating", disable=None if progress else True):
+            if not bool(torch.isfinite(images).all()):
+                raise DataError("calibration images contain infinite values")
+            largest = max(largest, float(images.abs().max()))
+            with accepted(images, what="calibration images"):
+                observer.run(images.to(graph.device, graph.dtype))
+    return histograms, largest

@@ -1,0 +1,20 @@
+"""What people see: tables, drawings of graphs, marked differences, plots.
+
+Open `tables.py` first; `plots.py` draws into matplotlib's axes. It imports only the ground (storage, errors).
+"""
+
+from fxsnn.display.difference import Diff
+from fxsnn.display.drawing import Box, Drawing, draw
+from fxsnn.display.tables import MARKED, Rows, aligned, folded, html
+
+__all__ = [
+    "MARKED",
+    "Box",
+    "Diff",
+    "Drawing",
+    "Rows",
+    "aligned",
+    "draw",
+    "folded",
+    "html",
+]

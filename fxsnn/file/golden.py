@@ -1,0 +1,214 @@
+"""Golden vectors: a few images with the spikes of every layer and the logits that they must give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fxsnn.errors import FileError, FxsnnError
+from fxsnn.file.packing import pack_spikes, unpack_spikes
+
+IMAGES, SPIKES, LOGITS = "golden/images", "golden/spikes/", "golden/logits"
+
+TOLERANCE = 1e-4
+"""By so much logits may differ, relative to the largest: the tail is float arithmetic, and sums in any order."""
+
+
+class Simulated(Protocol):
+    """What a simulation gives; see `fxsnn.Run`."""
+
+    @property
+    def logits(self) -> Tensor:
+        """[T, N, ...]."""
+
+    @property
+    def spikes(self) -> dict[str, Tensor]:
+        """Per layer, [T, N, ...]."""
+
+
+def golden_arrays(simulate: Callable[[Tensor], Simulated], images: Tensor) -> dict[str, Tensor]:
+    """Arrays of a file: the images, what each layer spikes on them, [T, N, ...] in bits, and the logits.
+
+    Args:
+        simulate: runs the network.
+        images: [N, C, H, W].
+    """
+    runs = [simulate(image) for image in images.split(1)]  # one at a time: large networks make many spikes
+    arrays = {IMAGES: images, LOGITS: torch.cat([run.logits[-1] for run in runs])}
+    for name in runs[0].spikes:
+        arrays[SPIKES + name] = pack_spikes(torch.cat([run.spikes[name].to(torch.uint8) for run in runs], dim=1))
+    return arrays
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """Golden vectors of a file.
+
+    Attributes:
+        images: [N, C, H, W].
+        spikes: per layer, uint8 [T, N, ...].
+        logits: [N, ...].
+    """
+
+    images: Tensor
+    spikes: Mapping[str, Tensor]
+    logits: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        arrays: Mapping[str, Tensor],
+        count: int,
+        timesteps: int,
+        image_size: tuple[int, ...] | None,
+        sizes: Mapping[str, tuple[int, ...]],
+        logits: tuple[int, ...] | None,
+    ) -> Golden:
+        """Take them out of the arrays of a file.
+
+        Args:
+            arrays: those of the file.
+            count: images.
+            timesteps: T.
+            image_size: channels, height and width.
+            sizes: per layer, the size of its output without the batch.
+            logits: the size of the output without the batch.
+
+        Raises:
+            FileError: they are missing, of another shape or type than they should be, or more of them are there.
+        """
+        if image_size is None or logits is None:
+            raise FileError("it has golden vectors, but does not say how large an image is")
+        problems = [f"array {name[:80]!r} is missing" for name in (IMAGES, LOGITS) if name not in arrays]
+        problems += [f"array {SPIKES + name!r} is missing" for name in sizes if SPIKES + name not in arrays]
+        known = {IMAGES, LOGITS, *(SPIKES + name for name in sizes)}
+        problems += [
+            f"array {name[:80]!r}: nothing needs it" for name in arrays if _is_golden(name) and name not in known
+        ]
+        _stop(problems)
+        spikes = {}
+        for name, shape in ((IMAGES, (count, *image_size)), (LOGITS, (count, *logits))):
+            found = arrays[name]
+            known_type = found.is_floating_point() or (name == LOGITS and found.dtype == torch.int64)
+            if not known_type or tuple(found.shape) != shape:
+                problems.append(
+                    f"array {name!r} is {found.dtype} {list(found.shape)}; expected are floats {list(shape)}"
+                )
+            elif not bool(found.isfinite().all()):
+                problems.append(f"array {name!r} has values that are NaN or infinite")
+        for name, size in sizes.items():
+            try:
+                spikes[name] = unpack_spikes(arrays[SPIKES + name], (timesteps, count, *size))
+            except ValueError as error:
+                problems.append(f"array {SPIKES + name!r}: {error}")
+        _stop(problems)
+        return cls(arrays[IMAGES], spikes, arrays[LOGITS])
+
+
+def require_none(arrays: Mapping[str, Tensor]) -> None:
+    """Refuse arrays of golden vectors that a document does not speak of.
+
+    Raises:
+        FileError: there are some.
+    """
+    if any(_is_golden(name) for name in arrays):
+        raise FileError("it is damaged: it has golden vectors that its description does not speak of")
+
+
+def _stop(problems: list[str]) -> None:
+    """Raise what was found, if anything was."""
+    if problems:
+        raise FileError("\n".join(["its golden vectors are damaged:", *(f"  {one}" for one in problems[:20])]))
+
+
+def _is_golden(name: str) -> bool:
+    return name.startswith("golden/")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What running golden vectors again showed; `print` it.
+
+    Attributes:
+        file: where they came from.
+        images: how many images.
+        timesteps: T.
+        spikes: per layer, how many spikes there must be.
+        wrong: per layer, how many neurons and steps differ.
+        logits: largest difference of a logit, relative to the largest logit.
+        classes: on how many images the largest logit is another one; 0 where there is one number an image.
+    """
+
+    file: str
+    images: int
+    timesteps: int
+    spikes: Mapping[str, int]
+    wrong: Mapping[str, int]
+    logits: float
+    classes: int
+
+    @property
+    def ok(self) -> bool:
+        """Every spike is the same, and the logits are up to `TOLERANCE`."""
+        return not any(self.wrong.values()) and self.logits <= TOLERANCE and not self.classes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {**asdict(self), "ok": self.ok}
+
+    def __str__(self) -> str:
+        total = sum(self.spikes.values())
+        lines = [
+            f"{self.file}: {self.images} golden images, T={self.timesteps}, {len(self.spikes)} layers, {total:,} spikes"
+        ]
+        lines += [
+            f"  {name}: {wrong:,} spikes are missing or too many (of {self.spikes[name]:,})"
+            for name, wrong in self.wrong.items()
+            if wrong
+        ]
+        lines.append(
+            f"  logits differ by {self.logits:.1e} of the largest; {self.classes} images are classified otherwise"
+        )
+        lines.append("every spike matches" if self.ok else "NOT the network that was saved, or not its arithmetic")
+        return "\n".join(lines)
+
+
+def compared(file: str, golden: Golden, simulate: Callable[[Tensor], Simulated]) -> Verification:
+    """Run golden vectors again.
+
+    Args:
+        file: where they came from, for the report.
+        golden: the vectors.
+        simulate: runs the network.
+    """
+    wrong = dict.fromkeys(golden.spikes, 0)
+    logits = []
+    for place, image in enumerate(golden.images.split(1)):
+        try:
+            run = simulate(image)
+        except FxsnnError:
+            raise
+        except Exception as error:  # of any kind: the file says what is called
+            raise FileError(f"{file} cannot be run: {next(iter(str(error).splitlines()), error)}") from error
+        logits.append(run.logits[-1])
+        for name, expected in golden.spikes.items():
+            found = run.spikes[name].to("cpu", torch.uint8)
+            wrong[name] += int((found != expected[:, place : place + 1]).sum())
+    expected, found = golden.logits.double(), torch.cat(logits).cpu().double()
+    scale = float(expected.abs().max()) or 1.0
+    other = 0
+    if expected.dim() > 1:
+        other = int((expected.flatten(1).argmax(1) != found.flatten(1).argmax(1)).sum())
+    return Verification(
+        file,
+        len(golden.images),
+        len(next(iter(golden.spikes.values()))),
+        {name: int(spikes.sum()) for name, spikes in golden.spikes.items()},
+        wrong,
+        float((expected - found).abs().max()) / scale,
+        other,
+    )

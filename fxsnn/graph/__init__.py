@@ -1,0 +1,38 @@
+"""The program that passes rewrite: the graph, how a model is traced into it, names and sizes that it can have.
+
+Open `graph.py` first. It imports data, layers, chip, display and the ground.
+"""
+
+from fxsnn.graph.fitting import fit
+from fxsnn.graph.graph import (
+    Activation,
+    Graph,
+    Interpreter,
+    Norm,
+    Weighted,
+    largest_difference,
+    place_of,
+    require_graph,
+    view_sizes,
+)
+from fxsnn.graph.names import about_file_name, spare_self
+from fxsnn.graph.overview import layer_rows
+from fxsnn.graph.tracing import Tracer, capture
+
+__all__ = [
+    "Activation",
+    "Graph",
+    "Interpreter",
+    "Norm",
+    "Tracer",
+    "Weighted",
+    "about_file_name",
+    "capture",
+    "fit",
+    "largest_difference",
+    "layer_rows",
+    "place_of",
+    "require_graph",
+    "spare_self",
+    "view_sizes",
+]

@@ -1,0 +1,51 @@
+"""How a graph fits a target: weight bits of each layer, and the limits of the chip."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from fxsnn.chip import Bits, FitReport, HardwareTarget, fit_layer
+from fxsnn.errors import OptionError
+from fxsnn.graph.graph import Graph, Weighted
+from fxsnn.layers import geometry_of
+
+
+def fit(graph: Graph, target: HardwareTarget, bits: Bits) -> FitReport:
+    """Every layer of the body with its weight bits and its limit.
+
+    Args:
+        graph: a network in canonical form.
+        target: the chip.
+        bits: see `fxsnn.chip.Bits`.
+
+    Raises:
+        OptionError: bits that the target does not know, or a layer that there is not.
+    """
+    choice = target.require_choice(bits)
+    # A layer that is called twice is one row here; CheckConvRelu speaks about the sharing.
+    nodes = {graph.name(node): node for node in reversed(graph.body(*Weighted))}
+    if isinstance(choice, Mapping):
+        _require_layers(choice, list(nodes)[::-1])
+    layers, violations = [], []
+    for name, node in nodes.items():
+        layer: Any = graph[node]
+        geometry = geometry_of(layer)
+        width = target.bits_of(name, choice, geometry.kernel_size, geometry.fan_in_channels)
+        row, violation = fit_layer(target, width, layer=name, source=graph.source(node), **asdict(geometry))
+        layers.append(row)
+        if violation is not None:
+            violations.append(violation)
+    return FitReport(target.name, choice, tuple(layers[::-1]), tuple(violations[::-1]))
+
+
+def _require_layers(choice: Mapping[str, int], names: list[str]) -> None:
+    unknown = [name for name in choice if name not in names]
+    if unknown:
+        close = [match for name in unknown for match in difflib.get_close_matches(name, names, 1)]
+        hint = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+        raise OptionError(
+            f"bits names {', '.join(map(repr, unknown))}; the layers that spike are {', '.join(map(repr, names))}{hint}"
+        )

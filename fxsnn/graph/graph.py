@@ -1,0 +1,618 @@
+"""The program: a network as a graph that can be read, edited, checked, printed and run.
+
+    graph = fxsnn.capture(model)
+    print(graph)
+    graph["conv1"]                  # the module of that name
+    logits = graph(images)
+
+A graph owns its tensors: capturing copies them, so nothing that happens to a graph reaches the user's model.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import re
+import threading
+from collections.abc import Callable, Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import Argument, Node
+
+from fxsnn.ambient import neutral
+from fxsnn.chip import whole_number
+from fxsnn.data import accepted
+from fxsnn.display import Box, Drawing, aligned, draw
+from fxsnn.errors import DataError, Finding, GraphError, OptionError
+from fxsnn.graph.image_sizes import likely_sizes
+from fxsnn.layers import (
+    ClippedReLU,
+    Decode,
+    Encode,
+    LowBit,
+    QuantizedInput,
+    RateReLU,
+    Spiking,
+    check_images,
+    in_words,
+    is_readable,
+)
+from fxsnn.options import shown
+
+Activation = (nn.ReLU, ClippedReLU, RateReLU)
+Norm = (nn.BatchNorm1d, nn.BatchNorm2d)
+Weighted = (nn.Conv2d, nn.Linear)
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_LIBRARY_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parents[1])
+
+
+ONE_TRACES = threading.RLock()
+"""While torch.fx traces, `nn.Module` itself calls the tracer; while it unpickles, a class of its own has the code of
+one program. Two at once would take each other's for their own, or leave it behind for good."""
+
+
+def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:
+    """Where a module's tensors are, and the type that it reads images in.
+
+    Returns:
+        The device of its first tensor, or the CPU; the type of its first floating one, or `None`. Those of layers with
+        weights come first, since what is done to their outputs may have a type of its own; then other parameters.
+    """
+    layers = [one for one in module.modules() if isinstance(one, Weighted)]
+    weights = [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
+    tensors = [*weights, *module.parameters(), *module.buffers()]
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    return device, next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+
+
+class Graph:
+    """A network as a graph of calls; see `capture`.
+
+    Attributes:
+        module: the `torch.fx.GraphModule` that runs.
+        input_channels: channels of the images that the first convolution reads, `None` where they are not known.
+    """
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        if not isinstance(module, fx.GraphModule):
+            raise OptionError(f"module is {in_words(module)}; expected a torch.fx.GraphModule, or use fxsnn.capture")
+        self.module = module
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    def nodes(self, *kinds: type[nn.Module]) -> list[Node]:
+        """All nodes in order of execution; with `kinds`, those that call a module of one of these classes."""
+        return [node for node in self.module.graph.nodes if not kinds or self.is_a(node, *kinds)]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes())
+
+    def __len__(self) -> int:
+        return len(self.nodes())
+
+    def __contains__(self, name: object) -> bool:
+        return any(node.op == "call_module" and node.target == name for node in self)
+
+    def __getitem__(self, key: Node | str) -> nn.Module:
+        """The module that a node calls, or the module of that name in the user's network.
+
+        Raises:
+            KeyError: no call of such a module.
+        """
+        target = key if isinstance(key, str) else str(key.target)
+        if isinstance(key, Node) and key.op != "call_module":
+            raise KeyError(f"{key.name} calls no module")
+        try:
+            return self.module.get_submodule(target)
+        except AttributeError:
+            names = ", ".join(str(node.target) for node in self if node.op == "call_module")
+            raise KeyError(f"no module {target!r} in this graph; there are: {names}") from None
+
+    def is_a(self, node: Argument, *kinds: type[nn.Module]) -> bool:
+        """Whether `node` is a call of a module of one of these classes."""
+        return isinstance(node, Node) and node.op == "call_module" and isinstance(self[node], kinds)
+
+    def name(self, node: Node) -> str:
+        """The name users know: that of the module, or of the function or method with its node's name."""
+        if node.op in ("call_module", "placeholder"):
+            return str(node.target)
+        if node.op in ("call_function", "call_method"):
+            function = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
+            return node.name if str(function) == node.name else f"{node.name} ({function})"
+        return node.name
+
+    def source(self, node: Node) -> str:
+        """`file:line` of the call in the user's code, or "" where it is not known."""
+        frames = _FRAME.findall(node.stack_trace or "")
+        return next((place for place in (user_place(*frame) for frame in reversed(frames)) if place), "")
+
+    def finding(self, node: Node, problem: str, remedy: str) -> Finding:
+        """A finding about the layer that `node` calls."""
+        return Finding(self.name(node), problem, remedy, self.source(node))
+
+    def input(self) -> Node:
+        """The node of the images.
+
+        Raises:
+            GraphError: there is not exactly one.
+        """
+        placeholders = [node for node in self if node.op == "placeholder"]
+        if len(placeholders) != 1:
+            raise GraphError(f"the graph has {len(placeholders)} inputs; one is needed")
+        return placeholders[0]
+
+    def output(self) -> Node:
+        """The node that returns."""
+        return next(node for node in self if node.op == "output")
+
+    def calls(self, target: str) -> list[Node]:
+        """All nodes that call the module of that name."""
+        return [node for node in self if node.op == "call_module" and node.target == target]
+
+    def sole_user(self, node: Node) -> Node | None:
+        """The node that alone reads `node`, or `None` if there are none or several."""
+        return next(iter(node.users)) if len(node.users) == 1 else None
+
+    def ancestors(self, node: Node) -> set[Node]:
+        """All nodes on whose values that of `node` depends."""
+        found: set[Node] = set()
+        waiting = list(node.all_input_nodes)
+        while waiting:
+            one = waiting.pop()
+            if one not in found:
+                found.add(one)
+                waiting.extend(one.all_input_nodes)
+        return found
+
+    def reads_features(self, node: Node) -> bool:
+        """Whether a flatten or a fully connected layer comes before `node` on its way from the images."""
+        return any(self.is_a(before, nn.Flatten, nn.Linear) for before in self.ancestors(node))
+
+    def classifier(self) -> Node | None:
+        """The final fully connected layer: the last one, if nothing convolves after it."""
+        last = next((node for node in reversed(self.nodes()) if self.is_a(node, *Weighted)), None)
+        return last if self.is_a(last, nn.Linear) and not self.spikes(last) else None
+
+    def spikes(self, node: Argument) -> bool:
+        """Whether `node` calls a layer that has been converted."""
+        return self.is_a(node, Spiking) and isinstance(node, Node) and self[node].dynamics is not None
+
+    def body(self, *kinds: type[nn.Module]) -> list[Node]:
+        """The nodes that are to spike, up to the last activation or pooling before the final fully connected layer.
+
+        With `kinds`, those of them that call a module of one of these classes.
+        """
+        nodes = self.nodes()
+        classifier = self.classifier()
+        if classifier is not None:
+            nodes = nodes[: nodes.index(classifier)]
+        ends = [i for i, node in enumerate(nodes) if self.is_a(node, *Activation, *Weighted, Spiking, nn.AvgPool2d)]
+        body = nodes[: ends[-1] + 1] if ends else []
+        return [node for node in body if not kinds or self.is_a(node, *kinds)]
+
+    def tail(self) -> list[Node]:
+        """The nodes behind the body that call or compute something: they are left untouched."""
+        body = set(self.body())
+        return [node for node in self if node not in body and node.op not in ("placeholder", "output")]
+
+    @property
+    def input_channels(self) -> int | None:
+        """Channels that the first convolution reads, if a convolution is the first layer with weights."""
+        first = next((self[node] for node in self.nodes(*Weighted)), None)
+        return first.in_channels if isinstance(first, nn.Conv2d) else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return place_of(self.module)[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type in which it reads images; see `place_of`."""
+        return place_of(self.module)[1] or torch.float32
+
+    # Running ---------------------------------------------------------------------------------------------------------
+
+    def __call__(self, images: Tensor) -> Any:
+        """Run the network; images and output as in the user's model.
+
+        Raises:
+            DataError: the network cannot be run on them.
+        """
+        if not is_readable(images):
+            raise DataError(f"images are {in_words(images)}; expected a dense tensor")
+        with neutral(gradients=False), accepted(images):
+            return self.run(images)
+
+    def run(self, images: Tensor) -> Any:
+        """A call as it stands, for those who have seen to images and to PyTorch's state: errors are PyTorch's own."""
+        # Not as `self.module(images)`: where that fails, torch.fx prints a traceback before it raises.
+        return self.module.forward(images)
+
+    @neutral()
+    def example_input(self, batch: int = 2, seed: int = 0, *, whole: bool = True) -> Tensor | None:
+        """Random images that the network accepts, or `None` if none was found with sides up to 256.
+
+        Square ones are tried first; of a canonical chain of layers others, too. They are tried on PyTorch's meta
+        device, without computing anything.
+
+        Args:
+            batch: how many.
+            seed: of the noise.
+            whole: only a size of which the network makes one row an image.
+        """
+        first: Any = next((self[node] for node in self.nodes(*Weighted)), None)
+        if first is None:
+            return None
+        dense = isinstance(first, nn.Linear)
+        channels = 1 if dense else first.in_channels
+        sizes = [(1, first.in_features)] if dense else []
+        sizes += likely_sizes(*self._windows())
+        meta = _copied(self.module, lambda tensor: tensor.to("meta"))
+        for height, width in sizes:
+            try:
+                with torch.no_grad():
+                    outputs = meta.forward(torch.empty(batch, channels, height, width, device="meta", dtype=self.dtype))
+            except Exception:
+                continue
+            if whole and isinstance(outputs, Tensor) and outputs.shape[:1] != (batch,):
+                continue  # `x.view(-1, features)` makes more images of pixels that are too many
+            generator = torch.Generator().manual_seed(seed)
+            images = torch.randn(batch, channels, height, width, generator=generator)
+            return images.to(self.device, self.dtype)
+        return None
+
+    def _windows(self) -> tuple[list[nn.Module], int | None, bool]:
+        """Convolutions and poolings that all images go through, and what the first fully connected layer reads.
+
+        At last, whether that is all they give, in a row: nothing else stands between that changes sizes.
+        """
+        found: list[nn.Module] = []
+        chain, row = True, False
+        for before, node in itertools.pairwise(self.nodes()):
+            if self.is_a(node, nn.Linear):
+                return found, int(self[node].in_features), chain and row  # type: ignore[arg-type]  # fx types it wider
+            flatten: Any = self[node] if self.is_a(node, nn.Flatten) else None
+            row = row or (flatten is not None and (flatten.start_dim, flatten.end_dim) == (1, -1))
+            plain = self.is_a(node, *Norm, *Activation, QuantizedInput) or (flatten is not None and row)
+            window = self.is_a(node, nn.Conv2d, nn.AvgPool2d)
+            chain = chain and node.all_input_nodes == [before] and (plain or window)
+            if chain and window:
+                found.append(self[node])
+        return found, None, chain
+
+    def behind(self, node: Node) -> fx.GraphModule:
+        """The part of the network that reads `node`, as a module of its own.
+
+        It is called with the node's value and the images, and shares all modules and tensors with this graph.
+        """
+        part = fx.Graph()
+        copies = {node: part.placeholder("value"), self.input(): part.placeholder("images")}
+        wanted, waiting = set(), [self.output()]
+        while waiting:
+            one = waiting.pop()
+            if one not in wanted and one not in copies:
+                wanted.add(one)
+                waiting.extend(one.all_input_nodes)
+        for one in self:
+            if one in wanted:
+                copies[one] = part.node_copy(one, lambda source: copies[source])
+        return fx.GraphModule(self.module, part)
+
+    # Editing ---------------------------------------------------------------------------------------------------------
+
+    def replace(self, node: Node, module: nn.Module) -> None:
+        """Let a node call `module` instead; the name stays, unless another node calls the old module too."""
+        if node.op != "call_module":
+            node.target = self._unused_name(node.name)
+            node.op = "call_module"
+        elif len(self.calls(str(node.target))) > 1:
+            node.target = self._unused_name(f"{node.target}_{node.name}".replace(".", "_"))
+        node.args, node.kwargs = self._data_inputs(node), {}
+        self.module.add_submodule(str(node.target), module)
+
+    def bypass(self, node: Node) -> None:
+        """Take a node out; its users read its first input instead."""
+        source = node.all_input_nodes[0]
+        node.replace_all_uses_with(source)
+        self.module.graph.erase_node(node)
+
+    def insert_after(self, node: Node, name: str, module: nn.Module) -> Node:
+        """A new call of `module` behind `node`; all users of `node` read the new one.
+
+        Behind the images, only the body reads it: a tail goes on reading the images.
+        """
+        readers = self.body() if node.op == "placeholder" else list(node.users)
+        target = self._unused_name(name.replace(".", "_"))
+        self.module.add_submodule(target, module)
+        with self.module.graph.inserting_after(node):
+            new = self.module.graph.call_module(target, (node,))
+        if node.stack_trace:
+            new.meta["stack_trace"] = node.stack_trace
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user in readers)
+        return new
+
+    def _data_inputs(self, node: Node) -> tuple[Argument, ...]:
+        return (node.all_input_nodes[0],)
+
+    def _unused_name(self, name: str) -> str:
+        candidate, count = name, 0
+        while hasattr(self.module, candidate):
+            count += 1
+            candidate = f"{name}_{count}"
+        return candidate
+
+    def tidy(self) -> None:
+        """Drop what nothing reads, and recompile.
+
+        Raises:
+            GraphError: the graph is not well-formed.
+        """
+        try:
+            self.module.graph.eliminate_dead_code()
+        except RuntimeError as error:
+            raise GraphError(f"the graph is not well-formed: {error}") from error
+        self.module.delete_all_unused_submodules()
+        self.module.recompile()
+
+    def copy(self) -> Graph:
+        """Another graph with other modules but the same tensors; passes replace modules, never write into tensors."""
+        return Graph(_copied(self.module, lambda tensor: tensor))
+
+    @neutral()
+    def detached(self, dtype: torch.dtype | None = None) -> Graph:
+        """Another graph with tensors of its own, those of a floating type cast to `dtype`."""
+        other = Graph(_copied(self.module, lambda tensor: tensor.detach().clone()))
+        if dtype is not None:
+            other.module.to(dtype)
+        return other
+
+    # Checking --------------------------------------------------------------------------------------------------------
+
+    def check(self, before: Graph | None = None) -> None:
+        """Verify the invariants of a graph.
+
+        Args:
+            before: the graph that a pass was given; modules it already shared may stay shared.
+
+        Raises:
+            GraphError: what is broken.
+        """
+        try:
+            self.module.graph.lint()
+        except RuntimeError as error:
+            raise GraphError(f"the graph is not well-formed: {error}") from error
+        for node in self.nodes():
+            if node.op == "call_module" and not _has_submodule(self.module, str(node.target)):
+                raise GraphError(f"{node.name} calls {node.target!r}, which does not exist")
+        allowed = before.shared() if before is not None else self.shared()
+        if new := self.shared() - allowed:
+            raise GraphError(f"modules are called by several nodes: {', '.join(sorted(new))}; one node, one module")
+        self._check_floors()
+
+    def shared(self) -> set[str]:
+        """Names of the modules that several nodes call."""
+        seen: dict[int, list[str]] = {}
+        for node in self:
+            if node.op == "call_module":
+                seen.setdefault(id(self[node]), []).append(str(node.target))
+        return {name for names in seen.values() if len(names) > 1 for name in names}
+
+    def _check_floors(self) -> None:
+        """Once one layer spikes, everything in the body does."""
+        body = self.body()
+        if not any(self.spikes(node) for node in body):
+            return
+        analog = [
+            self.name(node)
+            for node in body
+            if self.is_a(node, *Weighted, *Activation, *Norm, nn.AvgPool2d) and not self.spikes(node)
+        ]
+        if analog:
+            raise GraphError(f"analog layers are left beside spiking ones: {', '.join(analog)}")
+
+    # Copying ---------------------------------------------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: torch.fx traces when it unpickles."""
+        return _unpickled, self.module.__reduce__()[:2]
+
+    def __copy__(self) -> Graph:
+        """The same program."""
+        return Graph(self.module)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
+        """A program of its own, which needs no tracing."""
+        return Graph(copy.deepcopy(self.module, memo))
+
+    # Printing --------------------------------------------------------------------------------------------------------
+
+    def text(self, *, hashes: bool = True) -> str:
+        """A line a call: name, module and its options, what it reads, and a hash of its tensors.
+
+        Two graphs with the same text compute the same function; the text is meant for eyes, diffs and tests alike.
+        """
+        return aligned([("name", "calls", "reads", "tensors"), *self.rows(hashes=hashes)])
+
+    def rows(self, *, hashes: bool = True) -> list[tuple[str, str, str, str]]:
+        """The lines of `text` as cells."""
+        rows = []
+        for node in self:
+            if node.op == "output":
+                continue
+            reads = ", ".join(self.name(source) for source in node.all_input_nodes)
+            calls, digest = node.op, ""
+            if node.op == "call_module":
+                calls = _described(self[node])
+                digest = f"#{_digest(self[node])}" if hashes and any(True for _ in _tensors(self[node])) else ""
+            elif node.op in ("call_function", "call_method"):
+                rest = [repr(value) for value in (*node.args, *node.kwargs.values()) if not isinstance(value, Node)]
+                calls = f"({', '.join(rest)})"
+            rows.append((self.name(node), calls, reads, digest))
+        return rows
+
+    def draw(self, rows: int = 24) -> Drawing:
+        """A picture: boxes for calls, arrows from what is read to what reads it; a notebook shows it.
+
+        Args:
+            rows: of a column; what is longer goes on in the next one.
+
+        Raises:
+            OptionError: `rows` is no number from 1 on.
+        """
+        places: dict[Node, int] = {}
+        boxes: list[Box] = []
+        if (whole_number(rows) or 0) < 1:
+            raise OptionError(f"rows is {shown(rows)}; allowed are whole numbers from 1")
+        for node in self:
+            module = self[node] if node.op == "call_module" else None
+            places[node] = len(boxes)
+            boxes.append(
+                Box(
+                    self.name(node),
+                    node.op.replace("_", " ") if module is None else _in_short(module),
+                    self.name(node) if module is None else f"{self.name(node)}: {_described(module)}",
+                    next((kind for kind, classes in _KINDS if isinstance(module, classes)), "other"),
+                    tuple(places[source] for source in node.all_input_nodes),
+                )
+            )
+        return draw(boxes, rows)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        return f"Graph of {len(self)} nodes\n{self.text()}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.text())}</pre>"
+
+
+def _unpickled(constructor: Callable[..., fx.GraphModule], arguments: tuple[Any, ...]) -> Graph:
+    """See `Graph.__reduce__`."""
+    with ONE_TRACES:
+        return Graph(constructor(*arguments))
+
+
+class Interpreter(fx.Interpreter):
+    """Runs a graph node by node. Errors stay as they are: PyTorch would write into them which node it was at.
+
+    Args:
+        module: of the graph.
+    """
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.extra_traceback = False
+
+
+def require_graph(graph: object) -> Graph:
+    """Refuse what is no graph.
+
+    Raises:
+        OptionError: it is none.
+    """
+    if not isinstance(graph, Graph):
+        raise OptionError(f"graph is {in_words(graph)}; expected a fxsnn.Graph, which fxsnn.capture(model) gives")
+    return graph
+
+
+def view_sizes(node: Node) -> tuple[Argument, ...]:
+    """The sizes that a view or reshape is given, one by one or together."""
+    sizes: tuple[Argument, ...] = node.args[1:] or (node.kwargs.get("shape"),)
+    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
+
+
+def user_place(file: str, line: str) -> str:
+    """`file:line` of a place in the user's code; "" for one in a library."""
+    path = Path(file)
+    library = any(folder in path.parents for folder in _LIBRARY_FOLDERS)
+    # Jupyter's kernel gives a cell the name of a temporary file that nobody ever sees.
+    name = "notebook cell" if path.parent.name.startswith("ipykernel_") else path.name
+    return "" if library or file.startswith("<") else f"{name}:{line}"
+
+
+def _copied(module: fx.GraphModule, tensor_copy: Any) -> fx.GraphModule:
+    """A deep copy in which every tensor is `tensor_copy(tensor)`; parameters stay parameters."""
+    memo: dict[int, Any] = {}
+    for tensor in [*module.parameters(), *module.buffers()]:
+        new = tensor_copy(tensor)
+        if isinstance(tensor, nn.Parameter) and not isinstance(new, nn.Parameter):
+            new = nn.Parameter(new, tensor.requires_grad)
+        memo[id(tensor)] = new
+    return copy.deepcopy(module, memo)
+
+
+def _has_submodule(module: nn.Module, target: str) -> bool:
+    try:
+        module.get_submodule(target)
+    except AttributeError:
+        return False
+    return True
+
+
+_KINDS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
+    ("spiking", (Spiking,)),
+    ("low-bit weights", (LowBit,)),
+    ("weights", Weighted),
+    ("batch norm", Norm),
+    ("activation", Activation),
+    ("pooling", (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d)),
+    ("encode, decode", (Encode, Decode, QuantizedInput)),
+)
+
+
+def _in_short(module: Any) -> str:
+    """Class and what matters most."""
+    name = type(module).__name__
+    if isinstance(module, nn.Conv2d):
+        height, width = module.kernel_size
+        name += f" {module.in_channels}→{module.out_channels}, {height}×{width}"
+        name += f" /{module.stride[0]}" if module.stride[0] > 1 else ""
+    elif isinstance(module, nn.Linear):
+        name += f" {module.in_features}→{module.out_features}"
+    elif isinstance(module, nn.AvgPool2d):
+        name += f" {module.kernel_size}"
+    elif isinstance(module, ClippedReLU | RateReLU):
+        name += f" ≤ {module.threshold:.3g}"
+    bits = getattr(module, "bits", None) if isinstance(module, LowBit | Spiking) else None
+    return f"{name}, {bits} bit" if bits else name
+
+
+def _described(module: nn.Module) -> str:
+    return f"{type(module).__name__}({module.extra_repr()})"
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
+        digest.update(name.encode())
+        digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
+def largest_difference(left: Graph, right: Graph, images: Tensor) -> float:
+    """The largest absolute difference of the outputs of two graphs on the same images, each in its own type.
+
+    Raises:
+        DataError: these are no images for the graphs, or the outputs differ in shape.
+    """
+    check_images(images, left.input_channels)
+    with torch.no_grad():
+        a, b = (graph(images.to(*place_of(graph.module))).double() for graph in (left, right))
+    if a.shape != b.shape:
+        raise DataError(f"the outputs have shapes {list(a.shape)} and {list(b.shape)}")
+    same = (a == b) | (a.isnan() & b.isnan())  # also where both are infinite
+    return float((a - b).abs().masked_fill(same, 0).max()) if a.numel() else 0.0

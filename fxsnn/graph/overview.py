@@ -1,0 +1,44 @@
+"""The layers of a graph at any stage of the compilation: weight bits, steps, thresholds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxsnn.graph.graph import Graph, Weighted
+from fxsnn.layers import ClippedReLU, LowBit, Spiking
+
+HEADER = ("layer", "is a", "bits", "weight step", "threshold", "levels")
+
+
+def layer_rows(graph: Graph) -> list[tuple[str, ...]]:
+    """A row for each layer that is to spike, header first; what a stage does not know yet is a dash.
+
+    The threshold is in activation units until the layer spikes, and the integers of its channels afterwards.
+    """
+    rows: list[tuple[str, ...]] = [HEADER]
+    for node in graph.body(*Weighted, nn.AvgPool2d, Spiking):
+        module: Any = graph[node]
+        bits, step, threshold, levels = "-", "-", "-", "-"
+        if graph.spikes(node):
+            bits = str(module.bits) if module.bits else "-"
+            step = _range(module.step) if module.bits else "-"
+            threshold, levels = _range(module.threshold), str(module.dynamics.timesteps)
+        else:
+            if isinstance(module, LowBit):
+                bits, step = str(module.bits), _range(module.step.detach())
+            behind = graph.sole_user(node)
+            if behind is not None and graph.is_a(behind, ClippedReLU):
+                clipped: Any = graph[behind]
+                threshold = f"{clipped.threshold:.4g}"
+                levels = str(clipped.levels) if clipped.levels else "-"
+        rows.append((graph.name(node), type(module).__name__, bits, step, threshold, levels))
+    return rows
+
+
+def _range(values: Tensor) -> str:
+    form = ".4g" if values.is_floating_point() else "d"
+    low, high = (f"{end.item():{form}}" for end in torch.aminmax(values))
+    return low if low == high else f"{low}..{high}"

@@ -1,0 +1,406 @@
+"""The error budget: how far each layer of a spiking network is from its ANN, and which effect is to blame.
+
+    budget = fxsnn.error_budget(model, snn, images)
+    print(budget)
+    budget.worst.advice
+
+The networks that it compares are those of `effects.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.node import Node
+
+from fxsnn.ambient import neutral
+from fxsnn.chip import AUTOMATIC
+from fxsnn.data import check_labels, labelled_batches
+from fxsnn.display import MARKED, aligned, html
+from fxsnn.errors import DataError
+from fxsnn.graph import Graph, Interpreter
+from fxsnn.insight.effects import (
+    EFFECTS,
+    MatchedLayer,
+    RateNeurons,
+    encoder_of,
+    float_activations,
+    matched_layers,
+    real_activations,
+    stage_networks,
+)
+from fxsnn.layers import QuantizedInput, geometry_of
+from fxsnn.network import SpikingNetwork
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LOCAL = tuple(EFFECTS)[1:]
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class LayerBudget:
+    """How far one layer is from the ANN, in root mean square, relative to the ANN's activations.
+
+    Attributes:
+        layer: name in the user's network.
+        kind: class of the spiking layer.
+        distance: of its activations (rate times spike value) from those of the ANN.
+        inherited: the share of the distance that comes from its input, which is not that of the ANN either (in the
+            first layer: from rounding the images).
+        shares: the rest of the distance, by effect; `inherited` and these add up to `distance`. One is negative where
+            an effect makes good for others.
+        sizes: what each effect by itself changes: what it adds to the layer's output on the input that the layer really
+            has, on top of the effects before it. Errors of earlier layers are not in it.
+    """
+
+    layer: str
+    kind: str
+    distance: float
+    inherited: float
+    shares: Mapping[str, float]
+    sizes: Mapping[str, float]
+
+    @property
+    def cause(self) -> str:
+        """The effect of the largest size."""
+        return max(self.sizes, key=self.sizes.__getitem__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The whole network with all effects up to one.
+
+    Attributes:
+        name: "ann", or the last effect that is on.
+        distance: of its outputs from those of the ANN, relative, in root mean square.
+        agreement: percentage of the images on which it says what the ANN says.
+        accuracy: percentage of the images that it classifies right; `None` without labels.
+    """
+
+    name: str
+    distance: float
+    agreement: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The largest entry of a budget.
+
+    Attributes:
+        layer: where.
+        effect: one of `EFFECTS`.
+        size: see `LayerBudget.sizes`.
+        advice: what would help.
+    """
+
+    layer: str
+    effect: str
+    size: float
+    advice: str
+
+    def __str__(self) -> str:
+        return f"worst: {self.layer}, {self.effect} ({EFFECTS[self.effect]}): {self.size:.1%}. {self.advice}"
+
+
+@dataclass(frozen=True)
+class ErrorBudget:
+    """Where the accuracy goes; `print` it, or let a notebook show it.
+
+    Attributes:
+        images: how many it was measured on.
+        layers: a row for each spiking layer, in order.
+        stages: the whole network, effect after effect.
+        worst: the layer and the effect that change most.
+    """
+
+    images: int
+    layers: tuple[LayerBudget, ...]
+    stages: tuple[Stage, ...]
+    worst: Worst
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return asdict(self)
+
+    def layer_rows(self) -> list[tuple[str, ...]]:
+        """The layers as cells, header first; sizes of the effects."""
+        header = ("layer", "distance", "from its input", *_LOCAL, "largest")
+        rows = [
+            (
+                row.layer,
+                f"{row.distance:.1%}",
+                f"{row.inherited:.1%}",
+                *(f"{row.sizes[effect]:.1%}" if effect in row.sizes else "-" for effect in _LOCAL),
+                row.cause,
+            )
+            for row in self.layers
+        ]
+        return [header, *rows]
+
+    def stage_rows(self) -> list[tuple[str, ...]]:
+        """The stages as cells, header first."""
+        labelled = self.stages[0].accuracy is not None
+        header = ("with", "distance of outputs", "says what the ANN says", *(("accuracy",) if labelled else ()))
+        rows = []
+        for stage in self.stages:
+            accuracy = () if stage.accuracy is None else (f"{stage.accuracy:.2f} %",)
+            name = "ANN" if stage.name == "ann" else f"+ {stage.name}"
+            rows.append((name, f"{stage.distance:.1%}", f"{stage.agreement:.2f} %", *accuracy))
+        return [header, *rows]
+
+    def heading(self) -> str:
+        """What the tables are about."""
+        return f"Distance to the ANN on {self.images} images, in root mean square of activations"
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [self.heading(), "", aligned(self.stage_rows()), "", aligned(self.layer_rows()), "", str(self.worst)]
+        )
+
+    def _repr_html_(self) -> str:
+        colours = [MARKED if row.layer == self.worst.layer else "" for row in self.layers]
+        return (
+            f"<p>{escape(self.heading())}</p>{html(self.stage_rows())}<br>{html(self.layer_rows(), colours)}"
+            f"<p><b>{escape(str(self.worst))}</b></p>"
+        )
+
+    def plot(self, axes: Axes) -> Axes:
+        """Draw the distance of each layer, split by effect, see `fxsnn.plots.error_budget`."""
+        from fxsnn.display import plots
+
+        parts = {"from its input": [row.inherited for row in self.layers]}
+        parts |= {effect: [row.shares.get(effect, 0.0) for row in self.layers] for effect in _LOCAL}
+        return plots.error_budget(axes, [row.layer for row in self.layers], parts)
+
+
+@neutral()
+def error_budget(model: nn.Module, snn: SpikingNetwork, images: Any) -> ErrorBudget:
+    """Split what sets a spiking network apart from its ANN by layer and by effect.
+
+    Each layer is given the input that it really has in the spiking network, and the effects are switched on one after
+    the other: what one adds is its size there. After fine-tuning, layers may differ from the ANN without any loss, for
+    the weights have moved; then look at the stages, and at accuracies.
+
+    Args:
+        model: the network that was converted.
+        snn: what it was converted to; T, reset and start are as they are set.
+        images: a tensor [N, C, H, W], a pair of images and labels, or an iterable of batches, such as a `DataLoader`.
+            With labels, stages have accuracies.
+
+    Raises:
+        OptionError: `snn` was not converted from `model`.
+        ModelError: `model` cannot be converted.
+        DataError: the images are no images for the network, or the labels no classes of it.
+    """
+    stages = stage_networks(model, snn)
+    ann = stages["ann"]
+    layers = matched_layers(ann, snn)
+    sums = [_Sums() for _ in layers]
+    outputs = {name: _Outputs() for name in stages}
+    count = 0
+    with torch.no_grad():
+        for batch, labels in _parts(images, ann.input_channels):
+            count += len(batch)
+            given = batch.to(snn.device, torch.float32)
+            doubles = given.double()  # the same pixels for all stages
+            _add_layers(layers, snn, stages, given, doubles, sums)
+            reference = ann(doubles)
+            for name, stage in stages.items():
+                outputs[name].add(
+                    snn(given) if name == "timing" else reference if name == "ann" else stage(doubles),
+                    reference,
+                    labels,
+                )
+    rows = tuple(one.row(layer) for one, layer in zip(sums, layers, strict=True))
+    return ErrorBudget(count, rows, tuple(one.stage(name) for name, one in outputs.items()), _worst(rows, snn))
+
+
+def _parts(data: Any, channels: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    labelled = None
+    for images, labels in labelled_batches(data, channels, what="data"):
+        if labelled not in (None, labels is not None):
+            raise DataError("some batches have labels and some have none; give all of them, or none")
+        labelled = labels is not None
+        parts = images.split(_AT_ONCE)
+        yield from zip(parts, [None] * len(parts) if labels is None else labels.split(_AT_ONCE), strict=True)
+
+
+class _Sums:
+    """Sums of squares over all images, of one layer."""
+
+    def __init__(self) -> None:
+        self.reference = self.total = self.inherited = 0.0
+        self.squares: dict[str, float] = {}
+        self.products: dict[str, float] = {}
+
+    def add(self, analog: Tensor, inherited: Tensor, parts: Mapping[str, Tensor]) -> None:
+        """What one batch adds: the ANN's activations, the distance that comes with the input, and the parts."""
+        total = inherited + sum(parts.values())
+        self.reference += float(analog.square().sum())
+        self.total += float(total.square().sum())
+        self.inherited += float((inherited * total).sum())
+        for name, part in parts.items():
+            self.squares[name] = self.squares.get(name, 0.0) + float(part.square().sum())
+            self.products[name] = self.products.get(name, 0.0) + float((part * total).sum())
+
+    def row(self, layer: MatchedLayer) -> LayerBudget:
+        """Relative to the ANN; a layer that is silent there is held against itself."""
+        scale = (self.reference or self.total or 1.0) ** 0.5
+        total = self.total**0.5
+        return LayerBudget(
+            layer.name,
+            type(layer.spiking).__name__,
+            total / scale,
+            self.inherited / (total * scale) if total else 0.0,
+            {name: product / (total * scale) if total else 0.0 for name, product in self.products.items()},
+            {name: square**0.5 / scale for name, square in self.squares.items()},
+        )
+
+
+class _Outputs:
+    """Sums over all images, of one stage."""
+
+    def __init__(self) -> None:
+        self.reference = self.difference = 0.0
+        self.same = self.right = self.count = 0
+        self.labelled = False
+
+    def add(self, outputs: Tensor, reference: Tensor, labels: Tensor | None) -> None:
+        """What one batch adds."""
+        self.reference += float(reference.square().sum())
+        self.difference += float((outputs.double() - reference).square().sum())
+        said = outputs.flatten(1).argmax(1)
+        self.same += int((said == reference.flatten(1).argmax(1)).sum())
+        self.count += len(outputs)
+        if labels is not None:
+            self.labelled = True
+            check_labels(labels, outputs.flatten(1).shape[1])
+            self.right += int((said == labels.to(said.device)).sum())
+
+    def stage(self, name: str) -> Stage:
+        """The result."""
+        distance = (self.difference / self.reference) ** 0.5 if self.reference else 0.0
+        accuracy = 100 * self.right / self.count if self.labelled else None
+        return Stage(name, distance, 100 * self.same / self.count, accuracy)
+
+
+def _add_layers(
+    layers: Sequence[MatchedLayer],
+    snn: SpikingNetwork,
+    stages: Mapping[str, Graph],
+    images: Tensor,
+    doubles: Tensor,
+    sums: Sequence[_Sums],
+) -> None:
+    """Hold each layer against the ANN on one batch."""
+    ann = stages["ann"]
+    analog, reals = float_activations(ann, layers, doubles), real_activations(snn, layers, images)
+    for layer, given, one in zip(layers, _inputs(ann, snn, layers, doubles, reals), sums, strict=True):
+        before = _output(ann, layer, given)
+        inherited, parts = before - analog[layer.name], {}
+        for effect in _effects_on(layer):
+            after = reals[layer.name] if effect == "timing" else _output(stages[effect], layer, given)
+            parts[effect], before = after - before, after
+        one.add(analog[layer.name], inherited, parts)
+
+
+def _effects_on(layer: MatchedLayer) -> Iterable[str]:
+    return ("timesteps", "timing") if layer.pools else _LOCAL
+
+
+def _output(graph: Graph, layer: MatchedLayer, given: Tensor) -> Tensor:
+    """What a layer of a stage makes of an input."""
+    names = [str(layer.node.target)]
+    if not layer.pools:
+        names.append(str(layer.out.target))
+    else:
+        behind = graph.sole_user(graph.calls(names[0])[0])
+        if behind is not None and graph.is_a(behind, RateNeurons):
+            names.append(str(behind.target))
+    value = given
+    for name in names:
+        value = graph[name](value)
+    return value
+
+
+def _inputs(
+    ann: Graph, snn: SpikingNetwork, layers: Sequence[MatchedLayer], images: Tensor, reals: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """What each layer reads in the spiking network, on average over time, in activation units."""
+    encode = encoder_of(snn)
+    if encode.bits is not None:
+        images = QuantizedInput(encode.unit, encode.bits)(images)
+    found: dict[Node, Tensor] = {}
+    values = {layer.out: reals[layer.name] for layer in layers}
+    _Spliced(ann, values, {layer.node for layer in layers}, found.__setitem__).run(images)
+    return [found[layer.node] for layer in layers]
+
+
+class _Spliced(Interpreter):
+    """Runs a graph with the values of some nodes given, and shows what others read.
+
+    Args:
+        graph: the network.
+        values: of the nodes that are not to be run.
+        readers: nodes whose input is wanted; those without a value are skipped.
+        see: called with each of these and its input.
+    """
+
+    def __init__(
+        self, graph: Graph, values: Mapping[Node, Tensor], readers: set[Node], see: Callable[[Node, Tensor], None]
+    ) -> None:
+        super().__init__(graph.module)
+        self._values, self._readers, self._see = values, readers, see
+
+    def run_node(self, n: Node) -> Any:
+        """See `fx.Interpreter`."""
+        if n in self._readers:
+            (given,) = self.fetch_args_kwargs_from_env(n)[0]
+            self._see(n, given)
+            return self._values.get(n, given)
+        return self._values[n] if n in self._values else super().run_node(n)
+
+
+# Advice --------------------------------------------------------------------------------------------------------------
+
+
+def _worst(layers: Sequence[LayerBudget], snn: SpikingNetwork) -> Worst:
+    row = max(layers, key=lambda row: row.sizes[row.cause])
+    return Worst(row.layer, row.cause, row.sizes[row.cause], _advice(row, snn))
+
+
+def _advice(row: LayerBudget, snn: SpikingNetwork) -> str:
+    if row.cause == "clipping":
+        return "Raise its threshold: a higher percentile, or calibration='max', on more images"
+    if row.cause == "weights":
+        layer: Any = snn.graph[row.layer]
+        geometry = geometry_of(layer)
+        widest = snn.target.bits_of(row.layer, AUTOMATIC, geometry.kernel_size, geometry.fan_in_channels)
+        remedies = [f"give it more bits (the target allows {widest})"] if widest > layer.bits else []
+        given = snn.provenance.get("options", {})
+        if given.get("finetune"):
+            more = f"; {remedies[0]}, or fine-tune longer" if remedies else "; fine-tune longer"
+            return f"Fine-tuning has moved them, which does no harm where the stages keep the accuracy{more} if not"
+        if not given.get("correction"):
+            remedies.append("correct the biases (correction='biases', no labels needed)")
+        remedies.append("fine-tune (finetune=fxsnn.Finetune(data))")
+        return f"Its {layer.bits}-bit weights say too little: {', or '.join(remedies)}"
+    if row.cause == "rounding":
+        return (
+            "Its integers are coarse: fine-tune, which has them in the loop (finetune=fxsnn.Finetune(data)), train it "
+            "with a smaller bias if the leak fills its register, or use a target with wider registers"
+        )
+    start = ["start membranes at half a threshold (initial_membrane=0.5)"] if snn.initial_membrane == 0 else []
+    reset = ["reset by subtraction"] if snn.reset == "zero" else []
+    spiking = ", spiking_epochs=2" if row.cause == "timing" else ""
+    remedies = [*start, *reset, f"use a larger T than {snn.timesteps}", "fine-tune for this T"]
+    why = "Spikes come too unevenly" if row.cause == "timing" else f"Rates are too coarse at T={snn.timesteps}"
+    return f"{why}: {', or '.join(remedies)} (finetune=fxsnn.Finetune(data{spiking}))"

@@ -1,0 +1,318 @@
+"""The networks between an ANN and its spiking form: what sets the two apart, switched on effect by effect.
+
+With all effects on, in the order of `EFFECTS`, the network computes the very spikes of the chip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.node import Node
+
+from fxsnn.ambient import neutral
+from fxsnn.calibration import Watch
+from fxsnn.data import accepted
+from fxsnn.errors import OptionError
+from fxsnn.graph import Graph, Weighted, capture
+from fxsnn.layers import Encode, QuantizedInput, Spiking, check_images, conv_like, linear_like
+from fxsnn.network import SpikingNetwork, require_spiking
+from fxsnn.numerics import Dynamics, integrate_and_fire, steady_spike_counts
+from fxsnn.passes import Canonicalize, CheckConvRelu, FoldBatchNorm
+
+EFFECTS: Mapping[str, str] = {
+    "input": "images rounded to the integer input",
+    "clipping": "activations end at the threshold",
+    "weights": "n-bit weights (and the biases that were trained or corrected with them)",
+    "rounding": "integer thresholds and leaks, one unit for all channels of a layer",
+    "timesteps": "rates are multiples of 1/T",
+    "timing": "spikes come unevenly",
+}
+"""What sets a spiking network apart from its ANN, in the order in which it is switched on."""
+
+_TIE = 1 + 1e-12
+"""Who reaches its threshold exactly spikes; sums of floating numbers may miss it by a rounding error."""
+
+
+class RateNeurons(nn.Module):
+    """A ReLU with some of the effects.
+
+    Args:
+        top: where it ends, [C] or [1]; `None`: nowhere.
+        gain: what a reader takes 1 for, [C] or [1].
+        dynamics: round to the rates of T steps; `None`: do not.
+    """
+
+    top: Tensor | None
+    gain: Tensor
+
+    def __init__(self, top: Tensor | None, gain: Tensor, dynamics: Dynamics | None) -> None:
+        super().__init__()
+        self.register_buffer("top", top)
+        self.register_buffer("gain", gain)
+        self.dynamics = dynamics
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Activations [N, C, ...] from membrane drives of the same shape."""
+        gain = _along_channels(self.gain, z)
+        if self.top is None:
+            return z.clamp_min(0) * gain
+        top = _along_channels(self.top, z)
+        if self.dynamics is None:
+            return torch.minimum(z.clamp_min(0), top) * gain
+        return steady_spike_counts(z / top * _TIE, self.dynamics) / self.dynamics.timesteps * top * gain
+
+
+class _TimedNeurons(nn.Module):
+    """Neurons that run over time, [T * N, C, ...] to the same: spikes, in activation units.
+
+    Args:
+        threshold: integers, [C].
+        top: what they are in activation units, [C].
+        unit: what a reader takes a spike for, [C] or [1].
+        dynamics: T, reset and start.
+        whole: the drive is whole numbers in units of the threshold.
+    """
+
+    threshold: Tensor
+    top: Tensor
+    unit: Tensor
+
+    def __init__(self, threshold: Tensor, top: Tensor, unit: Tensor, dynamics: Dynamics, *, whole: bool) -> None:
+        super().__init__()
+        self.register_buffer("threshold", threshold)
+        self.register_buffer("top", top)
+        self.register_buffer("unit", unit)
+        self.dynamics, self.whole = dynamics, whole
+
+    def forward(self, z: Tensor) -> Tensor:
+        drive = z * _along_channels(self.threshold / self.top, z)
+        drive = drive.round().long() if self.whole else drive
+        spikes = integrate_and_fire(drive.unflatten(0, (self.dynamics.timesteps, -1)), self.threshold, self.dynamics)
+        return spikes.flatten(0, 1).to(z.dtype) * _along_channels(self.unit, z)
+
+
+class _Repeat(nn.Module):
+    """[N, ...] to [T * N, ...]: the same at every step."""
+
+    def __init__(self, timesteps: int) -> None:
+        super().__init__()
+        self.timesteps = timesteps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat(self.timesteps, *[1] * (x.dim() - 1))
+
+
+class _Mean(nn.Module):
+    """[T * N, ...] to [N, ...]: the mean over time."""
+
+    def __init__(self, timesteps: int) -> None:
+        super().__init__()
+        self.timesteps = timesteps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, (self.timesteps, -1)).mean(0)
+
+
+def _along_channels(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.dim() - 2))
+
+
+@dataclass(frozen=True)
+class MatchedLayer:
+    """A layer in both networks.
+
+    Attributes:
+        name: in the user's network.
+        node: its node in the ANN.
+        out: the node that has its value: its ReLU, or the pooling itself.
+        spiking: what it has become.
+        unit: what a reader takes a spike of it for, float64 [1], or [C] where the tail reads it.
+    """
+
+    name: str
+    node: Node
+    out: Node
+    spiking: Spiking
+    unit: Tensor
+
+    @property
+    def pools(self) -> bool:
+        """It is a pooling."""
+        return self.spiking.bits == 0
+
+
+def _float_network(model: nn.Module, snn: SpikingNetwork) -> Graph:
+    """The user's network with batch norms folded, in double precision, where the spiking network is."""
+    require_spiking(snn)
+    graph = capture(model)
+    for one in (Canonicalize(), CheckConvRelu(), FoldBatchNorm()):  # verified when the network was converted
+        graph = one(graph).after
+    own = graph.detached(torch.float64)
+    own.module.to(snn.device)
+    return own
+
+
+def matched_layers(ann: Graph, snn: SpikingNetwork) -> list[MatchedLayer]:
+    """The layers that both networks have, in order.
+
+    Raises:
+        OptionError: they do not fit together.
+    """
+    spiking = {snn.graph.name(node): node for node in snn.graph.nodes(Spiking)}
+    nodes = ann.body(*Weighted, nn.AvgPool2d)
+    if [ann.name(node) for node in nodes] != list(spiking):
+        raise OptionError(
+            f"snn was not converted from this model: its layers are {', '.join(spiking)}, those of the model "
+            f"{', '.join(map(ann.name, nodes)) or 'none'}"
+        )
+    found = []
+    for node in nodes:
+        layer, module = snn.graph[spiking[ann.name(node)]], ann[node]
+        assert isinstance(layer, Spiking)
+        out = node if isinstance(module, nn.AvgPool2d) else next(iter(node.users))
+        codes, weight = getattr(layer, "codes", None), getattr(module, "weight", None)
+        if codes is not None and weight is not None and codes.shape != weight.shape:
+            raise OptionError(
+                f"snn was not converted from this model: weights of {ann.name(node)} have shape {list(codes.shape)}, "
+                f"in the model {list(weight.shape)}"
+            )
+        found.append(MatchedLayer(ann.name(node), node, out, layer, _unit(snn.graph, spiking[ann.name(node)])))
+    return found
+
+
+def _unit(graph: Graph, node: Node) -> Tensor:
+    """What a spike of `node` is taken for by the next layer with weights, or by the tail."""
+    layer: Any = graph[node]
+    behind: Any = graph.sole_user(node)
+    while behind is not None:
+        module: Any = graph[behind] if behind.op == "call_module" else None
+        if isinstance(module, Spiking) and module.bits:
+            return layer.spike_value.new_tensor([module.input_unit])
+        if not isinstance(module, Spiking | nn.Flatten):
+            break
+        behind = graph.sole_user(behind)
+    return layer.spike_value
+
+
+@neutral()
+def stage_networks(model: nn.Module, snn: SpikingNetwork) -> dict[str, Graph]:
+    """The networks between an ANN and its spiking form; each runs on images, in double precision.
+
+    Args:
+        model: the network that was converted.
+        snn: what it was converted to.
+
+    Returns:
+        "ann", and then one for each of `EFFECTS` in order, with that effect and all before it. The last one runs over
+        time and makes the very spikes of `snn`.
+
+    Raises:
+        OptionError: `snn` was not converted from `model`.
+    """
+    ann, names = _float_network(model, snn), tuple(EFFECTS)
+    return {"ann": ann} | {name: _stage(ann, snn, set(names[: i + 1])) for i, name in enumerate(names)}
+
+
+def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
+    graph = ann.copy()
+    layers = matched_layers(graph, snn)
+    dynamics = snn.dynamics
+    for layer in layers:
+        source: Any = graph[layer.node]
+        if layer.pools:
+            if "timesteps" in effects:
+                _insert_after_pool(graph, layer, dynamics, timed="timing" in effects)
+            continue
+        spiking: Any = layer.spiking
+        value = spiking.spike_value
+        if "weights" in effects:
+            graph.replace(layer.node, _with_codes(source, spiking, rounded="rounding" in effects))
+        if "timing" in effects:
+            whole = spiking.input_magnitude is not None
+            neurons: nn.Module = _TimedNeurons(spiking.threshold.double(), value, layer.unit, dynamics, whole=whole)
+        else:
+            top = None if "clipping" not in effects else value if "rounding" in effects else spiking.real_threshold
+            gain = layer.unit / value if "rounding" in effects else torch.ones_like(spiking.real_threshold)
+            neurons = RateNeurons(top, gain, dynamics if "timesteps" in effects else None)
+        graph.replace(layer.out, neurons)
+    encode = encoder_of(snn)
+    start = graph.input()
+    if "input" in effects and encode.bits is not None:
+        start = graph.insert_after(start, "quantized_input", QuantizedInput(encode.unit, encode.bits))
+    if "timing" in effects:
+        graph.insert_after(start, "every_step", _Repeat(dynamics.timesteps))
+        last = layers[-1].out if not layers[-1].pools else next(iter(layers[-1].out.users))
+        graph.insert_after(last, "mean_over_time", _Mean(dynamics.timesteps))
+    graph.tidy()
+    return graph
+
+
+def _insert_after_pool(graph: Graph, layer: MatchedLayer, dynamics: Dynamics, *, timed: bool) -> None:
+    pool: Any = layer.spiking
+    unit = layer.unit if len(layer.unit) > 1 else layer.unit.expand(len(pool.threshold))
+    neurons: nn.Module = RateNeurons(unit, torch.ones_like(unit), dynamics)
+    if timed:
+        neurons = _TimedNeurons(pool.threshold.double(), unit, unit, dynamics, whole=True)
+    graph.insert_after(layer.out, f"{layer.name}_neurons", neurons)
+
+
+def _with_codes(source: Any, spiking: Any, *, rounded: bool) -> nn.Module:
+    """The layer with n-bit weights, and with the bias as it was before or after it was rounded to the leak."""
+    new: Any = conv_like(nn.Conv2d, source) if isinstance(source, nn.Conv2d) else linear_like(nn.Linear, source)
+    step = spiking.step.view(-1, *[1] * (spiking.codes.dim() - 1))
+    bias = spiking.leak * (spiking.spike_value / spiking.threshold) if rounded else spiking.real_bias
+    new.weight = nn.Parameter(spiking.codes * step, requires_grad=False)
+    new.bias = nn.Parameter(bias, requires_grad=False)
+    return new
+
+
+def encoder_of(snn: SpikingNetwork) -> Encode:
+    """What turns images into the integer input."""
+    encode = snn.graph[snn.graph.nodes(Encode)[0]]
+    assert isinstance(encode, Encode)
+    return encode
+
+
+@neutral()
+def layer_activations(model: nn.Module, snn: SpikingNetwork, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """By layer, the activations of the ANN, and what the firing rates of the spiking network stand for.
+
+    Args:
+        model: the network that was converted.
+        snn: what it was converted to.
+        images: [N, C, H, W].
+
+    Returns:
+        Pairs of float64 tensors [N, C, ...]; `fxsnn.plots.activation_scatter` draws one.
+
+    Raises:
+        OptionError: `snn` was not converted from `model`.
+        DataError: the images are no images for the network.
+    """
+    ann = _float_network(model, snn)
+    layers = matched_layers(ann, snn)
+    check_images(images, ann.input_channels)
+    with torch.no_grad():
+        analog = float_activations(ann, layers, images.to(snn.device, torch.float64))
+        real = real_activations(snn, layers, images.to(snn.device, torch.float32))
+    return {layer.name: (analog[layer.name], real[layer.name]) for layer in layers}
+
+
+def float_activations(ann: Graph, layers: Sequence[MatchedLayer], images: Tensor) -> dict[str, Tensor]:
+    """Activations of the ANN, by layer."""
+    names = {layer.out: layer.name for layer in layers}
+    found: dict[str, Tensor] = {}
+    with accepted(images):
+        Watch(ann, names, lambda node, value: found.__setitem__(names[node], value)).run(images)
+    return found
+
+
+def real_activations(snn: SpikingNetwork, layers: Sequence[MatchedLayer], images: Tensor) -> dict[str, Tensor]:
+    """What readers take the rates of the spiking network for, by layer."""
+    counts = snn.count_spikes(images)
+    rates = {name: count.double() / snn.timesteps for name, count in counts.items()}
+    return {layer.name: rates[layer.name] * _along_channels(layer.unit, rates[layer.name]) for layer in layers}

@@ -1,0 +1,24 @@
+"""The arithmetic of the contract, docs/NUMERICS.md: neurons in integers and floating point, weights in few bits.
+
+Open `neuron.py` first. It imports chip (the widths of registers) and the ground.
+"""
+
+from fxsnn.numerics.lowbit import largest_code
+from fxsnn.numerics.neuron import (
+    Dynamics,
+    IntegerNeuron,
+    RegisterError,
+    integer_neuron,
+    integrate_and_fire,
+    steady_spike_counts,
+)
+
+__all__ = [
+    "Dynamics",
+    "IntegerNeuron",
+    "RegisterError",
+    "integer_neuron",
+    "integrate_and_fire",
+    "largest_code",
+    "steady_spike_counts",
+]

@@ -1,0 +1,13 @@
+"""What a converted network takes of a chip, and how many spikes and synaptic operations a run costs.
+
+Open `report.py` first. It imports graph and what lies below.
+"""
+
+from fxsnn.report.activity import Meter
+from fxsnn.report.report import Report, report_of
+
+__all__ = [
+    "Meter",
+    "Report",
+    "report_of",
+]

@@ -1,0 +1,378 @@
+"""The hardware report of a spiking network: what each layer takes of the chip, and what it does on images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fxsnn.chip import FORMULA, HardwareTarget, Shape, estimated_cores, fit_layer, reasons
+from fxsnn.display import Rows, tables
+from fxsnn.graph import Graph
+from fxsnn.layers import Encode, SpikeAvgPool2d, Spiking, geometry_of
+from fxsnn.numerics import Dynamics, largest_code
+from fxsnn.report.activity import Activity, LayerActivity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_RESET_NOTE = (
+    "reset to zero throws away what a membrane had above its threshold and costs accuracy; "
+    "use reset='subtraction' where the chip has it"
+)
+_NO_IMAGES_NOTE = (
+    "neurons, cores and activity depend on images: snn.profile(images) gives the report with them "
+    "(convert(calibration_data=...) keeps a few for it)"
+)
+
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One spiking layer.
+
+    Attributes:
+        layer: name in the user's network.
+        kind: "SpikeConv2d", "SpikeLinear" or "SpikeAvgPool2d".
+        kernel_size: (height, width), `None` for a fully connected layer.
+        in_channels: input channels per group, or input features; `None` for pooling.
+        out_channels: output channels or features.
+        bits: weight bits; `None` for pooling, whose weights are all 1.
+        limit: most input channels per group that the target allows, `None` without a limit.
+        why: where the target could hold other bits: why it has these.
+        gain: codebook gain.
+        threshold: smallest and largest integer threshold.
+        leak: smallest and largest integer leak.
+        codebook: smallest and largest entry that codes of these bits have: code times gain; `None` for pooling.
+        spike_value: what a spike is worth in activation units, mean over the channels.
+        fan_in: synapses of a neuron.
+        rows: input rows that these take on a core: fan-in times bits (1 for pooling).
+        weight_memory: bits that the weight codes take; 0 for pooling.
+        cores: estimate, see `fxsnn.chip.cores`; `None` without images, or where the target does not say how large a
+            core is.
+        activity: what it does on images, `None` without any.
+    """
+
+    layer: str
+    kind: str
+    kernel_size: tuple[int, int] | None
+    in_channels: int | None
+    out_channels: int
+    bits: int | None
+    limit: int | None
+    why: str
+    gain: int
+    threshold: Range
+    leak: Range
+    codebook: Range | None
+    spike_value: float
+    fan_in: int
+    rows: int
+    weight_memory: int
+    cores: int | None = None
+    activity: LayerActivity | None = None
+
+    @property
+    def neurons(self) -> int | None:
+        """How many neurons it has; `None` without images."""
+        return None if self.activity is None else prod(self.activity.size)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over all layers; `None` where one is not known.
+
+    Attributes:
+        neurons: neurons.
+        weight_memory: bits that weight codes take.
+        cores: estimate.
+        synaptic_operations: per image; those of the first layer, which multiplies, are left out.
+        input_operations: multiplications of the first layer per image.
+        silent: neurons that never spiked.
+    """
+
+    neurons: int | None
+    weight_memory: int
+    cores: int | None
+    synaptic_operations: float | None
+    input_operations: float | None
+    silent: int | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a spiking network takes and does; `print` it, or let a notebook show it.
+
+    Attributes:
+        target: name of the target.
+        timesteps: T.
+        reset: "subtraction" or "zero".
+        input_bits: width of the integer input, `None` for an analog one.
+        input_unit: the input step.
+        layers: the spiking layers in order.
+        tail: names of the layers that were left untouched.
+        notes: what the user should know.
+        core_inputs: input rows of a core of the target, `None` where it does not say.
+        threshold_register: smallest and largest threshold that the target holds.
+        leak_register: the same of leaks.
+        codebook_register: the same of codebook entries.
+        images: on how many images activity was measured; 0: not at all.
+    """
+
+    target: str
+    timesteps: int
+    reset: str
+    input_bits: int | None
+    input_unit: float
+    layers: tuple[LayerRow, ...]
+    tail: tuple[str, ...]
+    notes: tuple[str, ...]
+    core_inputs: int | None
+    threshold_register: Range
+    leak_register: Range
+    codebook_register: Range
+    images: int = 0
+
+    def totals(self) -> Totals:
+        """Sums over all layers."""
+        activities = [row.activity for row in self.layers if row.activity is not None]
+        known = len(activities) == len(self.layers)
+        operations = [one.synaptic_operations for one in activities]
+        cores = [row.cores for row in self.layers if row.cores is not None]
+        return Totals(
+            sum(prod(one.size) for one in activities) if known else None,
+            sum(row.weight_memory for row in self.layers),
+            sum(cores) if len(cores) == len(self.layers) else None,
+            sum(operations[1:]) if known else None,
+            operations[0] if known else None,
+            sum(one.silent for one in activities) if known else None,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {**asdict(self), "totals": asdict(self.totals()), "core_formula": FORMULA}
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The integers of each layer as cells, header first."""
+        header = (
+            "layer", "kind", "kernel", "in/group", "limit", "out", "bits", "gain", "threshold", "leak", "spike value",
+        )  # fmt: skip
+        return [header, *(_cells(row) for row in self.layers)]
+
+    def chip_rows(self) -> list[tuple[str, ...]]:
+        """What each layer takes of the chip as cells, header first, sums last."""
+        of = f" of {self.core_inputs:,}" if self.core_inputs else ""
+        header = (
+            "layer", "fan-in", f"rows{of}", "share", "weight memory, bits",
+            *(f"{name} of {_range(ends)}" for name, ends in (
+                ("codebook", self.codebook_register),
+                ("threshold", self.threshold_register),
+                ("leak", self.leak_register),
+            )),
+            "neurons", "cores (estimate)",
+        )  # fmt: skip
+        found = [
+            (
+                row.layer,
+                f"{row.fan_in:,}",
+                f"{row.rows:,}",
+                f"{row.rows / self.core_inputs:.0%}" if self.core_inputs else "-",
+                f"{row.weight_memory:,}",
+                "-" if row.codebook is None else _range(row.codebook),
+                _range(row.threshold),
+                _range(row.leak),
+                _or_dash(row.neurons),
+                _or_dash(row.cores),
+            )
+            for row in self.layers
+        ]
+        sums = self.totals()
+        total = ("total", "", "", "", f"{sums.weight_memory:,}", "", "", "", _or_dash(sums.neurons))
+        return [header, *found, (*total, _or_dash(sums.cores))]
+
+    def activity_rows(self) -> list[tuple[str, ...]]:
+        """What each layer does as cells, header first, sums last; the header alone without images."""
+        header = (
+            "layer", "firing rate", "silent neurons", "saturated", "membrane", "threshold", "synaptic operations/image",
+        )  # fmt: skip
+        found: list[tuple[str, ...]] = [header]
+        for row in self.layers:
+            one = row.activity
+            if one is None:
+                return [header]
+            low, high = one.membrane
+            found.append(
+                (
+                    row.layer,
+                    f"{one.firing_rate:.4f}",
+                    f"{one.silent:,} ({one.silent / prod(one.size):.0%})",
+                    f"{one.saturated:.2%}",
+                    f"{low:,.0f}..{high:,.0f}",
+                    _range(row.threshold),
+                    f"{one.synaptic_operations:,.0f}" + ("" if row is not self.layers[0] else " (multiplications)"),
+                )
+            )
+        sums = self.totals()
+        return [*found, ("total", "", _or_dash(sums.silent), "", "", "", f"{sums.synaptic_operations:,.0f}")]
+
+    def heading(self) -> str:
+        """One line about the whole network."""
+        given = "analog" if self.input_bits is None else f"{self.input_bits} bits, step {self.input_unit:.4g}"
+        run = f"{self.target}, T={self.timesteps}, reset by {self.reset}"
+        return f"{run}; input {given}; untouched: {', '.join(self.tail) or 'nothing'}"
+
+    def sections(self) -> list[tuple[str, Rows]]:
+        """Titles and tables."""
+        found: list[tuple[str, Rows]] = [("Layers", self.rows()), ("On the chip", self.chip_rows())]
+        if self.images:
+            found.append((f"On {self.images} images", self.activity_rows()))
+        return found
+
+    def all_notes(self) -> tuple[str, ...]:
+        """Notes, and what the tables leave open."""
+        estimate = (f"cores are an estimate: {FORMULA}",) if self.totals().cores is not None else ()
+        return (*self.notes, *estimate, *(() if self.images else (_NO_IMAGES_NOTE,)))
+
+    def __str__(self) -> str:
+        parts = [f"\n{title}\n{tables.aligned(rows)}" for title, rows in self.sections()]
+        return "\n".join([self.heading(), *parts, "", *(f"note: {note}" for note in self.all_notes())])
+
+    def to_markdown(self) -> str:
+        """Markdown, for a page about the network."""
+        parts = [f"**{title}**\n\n{tables.markdown(rows)}" for title, rows in self.sections()]
+        return "\n\n".join([self.heading(), *parts, "\n".join(f"- {note}" for note in self.all_notes())]) + "\n"
+
+    def to_html(self) -> str:
+        """HTML; a notebook shows it."""
+        parts = [tables.folded(title, tables.html(rows), len(rows)) for title, rows in self.sections()]
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.all_notes())
+        return f"<p>{escape(self.heading())}</p>{''.join(parts)}<ul>{notes}</ul>"
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def plot(self, axes: Axes) -> Axes:
+        """Draw what each layer takes of the chip's limits, and how often it spikes, in percent."""
+        from fxsnn.display import plots
+
+        tops = (self.codebook_register[1], self.threshold_register[1])
+        shares: dict[str, Sequence[float]] = {}
+        if self.core_inputs:
+            shares["input rows"] = [100 * row.rows / self.core_inputs for row in self.layers]
+        shares["codebook range"] = [100 * (row.codebook or (0, 0))[1] / tops[0] for row in self.layers]
+        shares["threshold range"] = [100 * row.threshold[1] / tops[1] for row in self.layers]
+        if self.images:
+            shares["firing rate"] = [100 * row.activity.firing_rate for row in self.layers if row.activity is not None]
+        return plots.shares_by_layer(axes, [row.layer for row in self.layers], shares)
+
+
+def _cells(row: LayerRow) -> tuple[str, ...]:
+    return (
+        row.layer,
+        row.kind,
+        "x".join(map(str, row.kernel_size)) if row.kernel_size else "-",
+        _or_dash(row.in_channels),
+        _or_dash(row.limit),
+        str(row.out_channels),
+        _or_dash(row.bits),
+        str(row.gain),
+        _range(row.threshold),
+        _range(row.leak),
+        f"{row.spike_value:.4g}",
+    )
+
+
+def _or_dash(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _range(ends: Range) -> str:
+    low, high = ends
+    return f"{low:,}" if low == high else f"{low:,}..{high:,}"
+
+
+def report_of(graph: Graph, target: HardwareTarget, dynamics: Dynamics, activity: Activity | None = None) -> Report:
+    """The report of a converted graph.
+
+    Args:
+        graph: with spiking layers.
+        target: the chip.
+        dynamics: T and reset.
+        activity: what it does on images.
+    """
+    encode = next((module for node in graph.nodes(Encode) if isinstance(module := graph[node], Encode)), None)
+    rows = tuple(_row(graph.name(node), graph[node], target, activity) for node in graph.nodes(Spiking))
+    tail = tuple(graph.name(node) for node in graph.tail() if node.op == "call_module" and node.target != "decode")
+    widths = target.registers
+    return Report(
+        target=target.name,
+        timesteps=dynamics.timesteps,
+        reset=dynamics.reset,
+        input_bits=encode.bits if encode else None,
+        input_unit=encode.unit if encode else 1.0,
+        layers=rows,
+        tail=tail,
+        notes=(*reasons((row.layer, row.why) for row in rows), *((_RESET_NOTE,) if dynamics.reset == "zero" else ())),
+        core_inputs=target.core_inputs,
+        threshold_register=(1, widths.range_of(widths.threshold)[1]),
+        leak_register=widths.range_of(widths.leak),
+        codebook_register=widths.range_of(widths.codebook),
+        images=activity.images if activity else 0,
+    )
+
+
+def _row(name: str, layer: Any, target: HardwareTarget, activity: Activity | None) -> LayerRow:
+    kernel, per_group, limit, why = None, None, None, ""
+    bits: int = layer.bits  # before the class is narrowed: mypy takes attributes of a module for tensors
+    if isinstance(layer, SpikeAvgPool2d):
+        kernel = layer.window()
+    else:
+        fit, _ = fit_layer(target, bits, layer=name, **asdict(geometry_of(layer)))
+        kernel, per_group, limit, why = fit.kernel_size, fit.in_channels, fit.limit, fit.why
+    window = prod(kernel or (1, 1))
+    fan_in = window * (per_group or 1)
+    top = largest_code(layer.bits) * layer.gain if layer.bits else 0
+    seen = activity.layers[name] if activity else None
+    cores = None
+    if seen is not None and target.core_inputs is not None and target.core_outputs is not None:
+        cores = estimated_cores(_shape(layer, seen.size), target.core_inputs, target.core_outputs)
+    return LayerRow(
+        layer=name,
+        kind=type(layer).__name__,
+        kernel_size=kernel,
+        in_channels=per_group,
+        out_channels=len(layer.threshold),
+        bits=layer.bits or None,
+        limit=limit,
+        why=why,
+        gain=layer.gain,
+        threshold=(int(layer.threshold.min()), int(layer.threshold.max())),
+        leak=(int(layer.leak.min()), int(layer.leak.max())),
+        codebook=(-top, top) if layer.bits else None,
+        spike_value=float(layer.spike_value.mean()),
+        fan_in=fan_in,
+        rows=fan_in * max(1, layer.bits),
+        weight_memory=layer.codes.numel() * layer.bits if layer.bits else 0,
+        cores=cores,
+        activity=seen,
+    )
+
+
+def _shape(layer: Any, size: tuple[int, ...]) -> Shape:
+    """What the estimate of cores needs of a layer whose output has a size."""
+    bits: int = layer.bits
+    if isinstance(layer, nn.Linear):
+        return Shape((1, 1), (1, 1), (1, 1), (1, 1), layer.in_features, layer.out_features, 1, bits)
+    out_size = (size[1], size[2])
+    if isinstance(layer, nn.Conv2d):
+        kernel, stride, dilation = ((pair[0], pair[1]) for pair in (layer.kernel_size, layer.stride, layer.dilation))
+        groups = layer.groups
+        inputs, outputs = layer.in_channels // groups, layer.out_channels // groups
+        return Shape(out_size, kernel, stride, dilation, inputs, outputs, groups, bits)
+    stride = layer.stride if isinstance(layer.stride, tuple) else (layer.stride, layer.stride)
+    return Shape(out_size, layer.window(), stride, (1, 1), 1, 1, size[0], 1)

@@ -1,0 +1,383 @@
+"""The machine: passes, the steps they make, and pipelines of them.
+
+A pass is a value whose fields are its options and whose one method edits a graph:
+
+    class ScaleBias(Pass):
+        factor: float = 1.0
+
+        def rewrite(self, graph):
+            ...
+
+    step = ScaleBias(factor=0.5)(graph)      # `graph` is untouched
+    print(step.diff())
+
+The machine copies the graph, lets the pass edit the copy, checks it and records both. No decorator is needed: every
+subclass of `Pass` becomes a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from html import escape
+from typing import Any, ClassVar, dataclass_transform
+
+import torch
+from torch import Tensor, nn
+from torch.fx.node import Node
+
+from fxsnn.ambient import neutral
+from fxsnn.data import accepted
+from fxsnn.display import Diff, aligned, folded, html
+from fxsnn.errors import DataError, Finding, GraphError, ModelError, OptionError, PipelineError, UnknownName
+from fxsnn.graph import Graph, Interpreter, capture, largest_difference, layer_rows, require_graph
+from fxsnn.layers import Spiking, check_images, in_words
+from fxsnn.options import is_one_of
+
+TOLERANCE = 1e-9
+"""Largest difference, relative to the largest output (to 1, where that is smaller), at which a pass counts as keeping
+the function.
+
+It is measured in double precision, where folding a batch norm moves outputs by about 1e-14.
+"""
+
+_LINES = 30
+"""So many changed lines a step prints; `diff()` prints all."""
+
+_log = logging.getLogger(__name__)
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    """To the bit, so that what is not a number equals itself; on the meta device there is nothing to compare."""
+    if left.is_meta:
+        return True
+    left, right = (tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in (left, right))
+    return torch.equal(left, right)
+
+
+def require_not_spiking(graph: Graph) -> None:
+    """Refuse a graph whose layers have neurons already: its weights are integers, and it has no thresholds to choose.
+
+    Raises:
+        ModelError: it spikes; all its layers.
+    """
+    remedy = "Use the graph from before SubstituteSpikes"
+    findings = [graph.finding(node, "it spikes already", remedy) for node in graph.nodes(Spiking) if graph.spikes(node)]
+    if findings:
+        raise ModelError(findings)
+
+
+def require_example(example: object, graph: Graph) -> None:
+    """Refuse what is no image on which a rewrite can be verified.
+
+    Raises:
+        DataError: it is none.
+    """
+    check_images(example, graph.input_channels)
+    if not len(example):  # type: ignore[arg-type]  # a tensor by now
+        raise DataError("example holds no images; give at least one, or None")
+
+
+@dataclass_transform(frozen_default=True)
+class Pass:
+    """One rewrite of a graph.
+
+    Class attributes:
+        needs: facts about the graph that an earlier pass of a pipeline must have given.
+        gives: facts that hold afterwards.
+        preserves: the pass promises to keep the function that the graph computes.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    gives: ClassVar[frozenset[str]] = frozenset()
+    preserves: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # A data loader or a tensor in a field has no useful equality; passes are compared by identity.
+        dataclass(frozen=True, eq=False)(cls)
+
+    @property
+    def name(self) -> str:
+        """The name in pipelines: `FoldBatchNorm` is "fold-batch-norm"."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
+
+    def rewrite(self, graph: Graph) -> None:
+        """Edit `graph` in place. It is a copy, but shares its tensors: replace modules, never write into a tensor."""
+        raise NotImplementedError(f"{type(self).__name__} defines no rewrite(graph)")
+
+    @neutral()
+    def __call__(self, graph: Graph, example: Tensor | None = None) -> Step:
+        """Run the pass on a copy of `graph`.
+
+        Args:
+            graph: left as it is.
+            example: images on which a promise to keep the function is verified; without them it is not.
+
+        Raises:
+            OptionError: `graph` is no graph.
+            DataError: `example` are no images for the network.
+            GraphError: the pass left a broken graph, wrote into a tensor, or did not keep the function.
+            ModelError: a check found something; it carries all findings.
+        """
+        start = time.perf_counter()
+        require_graph(graph)
+        if example is not None:
+            require_example(example, graph)
+        tensors = dict([*graph.module.named_parameters(), *graph.module.named_buffers()])
+        state = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        after = graph.copy()
+        self.rewrite(after)
+        after.tidy()
+        after.check(before=graph)
+        written = [name for name, tensor in tensors.items() if not _same(tensor, state[name])]
+        if written:
+            raise GraphError(
+                f"pass {self.name} wrote into {', '.join(written)} of the graph that it was given; replace the "
+                "module instead"
+            )
+        moved = self._verify(graph, example) if self.preserves and example is not None else None
+        return Step(graph, after, self, time.perf_counter() - start, moved)
+
+    def _verify(self, graph: Graph, example: Tensor) -> float:
+        """Run the pass in double precision and compare; the largest difference relative to the largest output."""
+        before = graph.detached(torch.float64)
+        after = before.copy()
+        self.rewrite(after)
+        after.tidy()
+        images = example.to(before.device, torch.float64)
+        with torch.no_grad(), accepted(images, what="example or calibration images"):
+            outputs = before.run(images)
+        try:
+            largest = float(outputs.double().nan_to_num(0, 0, 0).abs().max()) if outputs.numel() else 0.0
+            moved = largest_difference(before, after, images) / max(1.0, largest)
+        except (RuntimeError, DataError):
+            with torch.no_grad():
+                _require_whole_images(before, images)
+            raise
+        if not moved <= TOLERANCE:
+            raise GraphError(
+                f"pass {self.name} promises to keep the function, but its outputs moved by {moved:.3g} "
+                f"(relative, in double precision; allowed is {TOLERANCE:g})"
+            )
+        return moved
+
+    def describe(self) -> str:
+        """The pass as it would be written, options with short values only."""
+        own: Any = self  # every subclass is made a dataclass
+        options = ((field.name, repr(getattr(self, field.name))) for field in fields(own))
+        # An address in memory says nothing, and would make two files of one network differ.
+        short = (f"{name}={value}" for name, value in options if len(value) < 40 and " at 0x" not in value)
+        return f"{type(self).__name__}({', '.join(short)})"
+
+
+def _require_whole_images(graph: Graph, images: Tensor) -> None:
+    """Refuse images of which a view makes more or fewer rows than there are images.
+
+    Raises:
+        DataError: the first such view.
+    """
+
+    found: list[str] = []
+
+    class Rows(Interpreter):
+        def run_node(self, n: Node) -> Any:
+            value, given = super().run_node(n), self.fetch_args_kwargs_from_env(n)[0][:1]
+            read = given[0] if given else None
+            view = n.target in ("view", "reshape", torch.reshape) and graph.input() in graph.ancestors(n)
+            if view and isinstance(read, Tensor) and read.dim() and len(read) != len(value):
+                places = ", ".join(filter(None, (graph.name(n), graph.source(n))))
+                found.append(
+                    f"of images of shape {list(images.shape[1:])} a view ({places}) makes {len(value)} rows of "
+                    f"{value[0].numel()} numbers of {len(read)} of {read[0].numel()}: give images of the size that it "
+                    "is for, or write flatten(1) instead"
+                )
+            return value
+
+    Rows(graph.module).run(images)
+    if found:
+        raise DataError(found[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What one pass did: the graph before and the graph after. Keeping `before` is the undo.
+
+    Attributes:
+        before: the graph that the pass was given.
+        after: the graph that it made.
+        rewrite: the pass.
+        seconds: how long it took, checks included.
+        moved: by how much a pass that promises to keep the function moved the outputs (relative, in double precision);
+            `None` where that was not measured.
+    """
+
+    before: Graph
+    after: Graph
+    rewrite: Pass
+    seconds: float
+    moved: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the pass."""
+        return self.rewrite.name
+
+    def diff(self) -> Diff:
+        """What changed, node by node; a notebook shows it side by side."""
+        return Diff(tuple(self.before.rows()), tuple(self.after.rows()), self.name)
+
+    def layers(self) -> list[tuple[str, ...]]:
+        """The layers as they are now: bits, weight steps, thresholds; rows of cells, header first."""
+        return layer_rows(self.after)
+
+    def drift(self, images: Tensor) -> float:
+        """The largest absolute difference between the outputs of the two graphs."""
+        return largest_difference(self.before, self.after, images)
+
+    def _known_layers(self) -> list[tuple[str, ...]]:
+        """`layers`, or nothing as long as there is nothing to say about any of them."""
+        rows = self.layers()
+        return rows if any(cell != "-" for row in rows[1:] for cell in row[2:]) else []
+
+    def summary(self) -> str:
+        """One line: the pass with its options, what it changed, and how long it took."""
+        kept = "" if self.moved is None else f", outputs moved by {self.moved:.1e}"
+        return f"{self.rewrite.describe()}: {self.diff().summary()} in {self.seconds:.2f} s{kept}"
+
+    def __str__(self) -> str:
+        lines, rows = self.diff().lines(), self._known_layers()
+        rest = [f"... {len(lines) - _LINES} more: step.diff()"] if len(lines) > _LINES else []
+        shown = [self.summary(), *lines[:_LINES], *rest]
+        return "\n".join([*shown, "", aligned(rows), ""] if rows and lines else shown)
+
+    def _repr_html_(self) -> str:
+        rows = self._known_layers()
+        layers = folded("layers", html(rows), len(rows)) if rows else ""
+        return f"<p><b>{escape(self.summary())}</b></p>{self.diff()._repr_html_()}{layers}"
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """Passes in order.
+
+    Attributes:
+        passes: the passes, first to last.
+        example: images for the verification of passes that promise to keep the function. `None`: random images of a
+            size that the network accepts.
+        known: facts that hold of the graphs it is given.
+
+    Raises:
+        OptionError: `passes` are no passes, or `known` no facts.
+        PipelineError: a pass needs a fact that no earlier one gives, or two passes have one name.
+    """
+
+    passes: tuple[Pass, ...]
+    example: Tensor | None = None
+    known: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.passes, tuple | list):
+            raise OptionError(f"passes is {in_words(self.passes)}; expected a tuple of passes")
+        if other := [in_words(one) for one in self.passes if not isinstance(one, Pass)]:
+            raise OptionError(f"passes has {', '.join(other)} in it; expected passes, such as FoldBatchNorm()")
+        if not isinstance(self.known, frozenset | set):
+            raise OptionError(f"known is {in_words(self.known)}; expected a frozenset of facts")
+        known = set(self.known)
+        seen: set[str] = set()
+        for one in self.passes:
+            if missing := one.needs - known:
+                raise PipelineError(
+                    f"{one.name} needs {', '.join(sorted(missing))}; no earlier pass of this pipeline gives it. "
+                    f"The order is: {', '.join(p.name for p in self.passes)}"
+                )
+            if one.name in seen:
+                raise PipelineError(f"two passes are named {one.name}; give one of the classes another name")
+            seen.add(one.name)
+            known |= one.gives
+
+    def steps(self, model: nn.Module | Graph) -> Iterator[Step]:
+        """Run pass by pass; stop where you like.
+
+        Args:
+            model: a network, or a graph to go on from.
+
+        Raises:
+            DataError: `example` are no images for the network.
+            FxsnnError: what the passes raise.
+        """
+        graph = model if isinstance(model, Graph) else capture(model)
+        if any(tensor.is_meta for tensor in graph.module.state_dict().values()):
+            remedy = "Give it values: model.to_empty(device='cpu'), then model.load_state_dict(...)"
+            raise ModelError([Finding("model", "its weights are on the meta device, which holds no values", remedy)])
+        example = self.example if self.example is not None else graph.example_input()
+        if example is None:
+            _log.warning("no image size was found that the network accepts: rewrites are not verified; pass example=")
+        else:
+            require_example(example, graph)
+        for one in self.passes:
+            step = one(graph, example)
+            _log.info("%s", step.summary())
+            yield step
+            graph = step.after
+
+    def run(self, model: nn.Module | Graph) -> Graph:
+        """The graph after the last pass."""
+        graph = model if isinstance(model, Graph) else capture(model)
+        for step in self.steps(graph):
+            graph = step.after
+        return graph
+
+    def before(self, name: str, *new: Pass) -> Pipeline:
+        """The same with passes put in front of the one named `name`."""
+        place = self._place(name)
+        return self._with([*self.passes[:place], *new, *self.passes[place:]])
+
+    def after(self, name: str, *new: Pass) -> Pipeline:
+        """The same with passes put behind the one named `name`."""
+        place = self._place(name) + 1
+        return self._with([*self.passes[:place], *new, *self.passes[place:]])
+
+    def without(self, name: str) -> Pipeline:
+        """The same without the pass named `name`."""
+        place = self._place(name)
+        return self._with([*self.passes[:place], *self.passes[place + 1 :]])
+
+    def until(self, name: str) -> Pipeline:
+        """The passes up to and with the one named `name`."""
+        return self._with(self.passes[: self._place(name) + 1])
+
+    def split(self, name: str) -> tuple[Pipeline, Pipeline]:
+        """A breakpoint: what runs up to and with the pass named `name`, and what goes on from there.
+
+        first, rest = fxsnn.pipeline(target="hw_v1.0", bits=2).split("calibrate-thresholds")
+        graph = first.run(model)
+        ...                                 # look at it, change it
+        graph = rest.run(graph)
+        """
+        place = self._place(name) + 1
+        facts_so_far = self.known.union(*(one.gives for one in self.passes[:place]))
+        return self.until(name), Pipeline(self.passes[place:], self.example, facts_so_far)
+
+    def _place(self, name: str) -> int:
+        names = [one.name for one in self.passes]
+        if not is_one_of(name, names):
+            raise UnknownName(f"no pass named {name!r}; this pipeline has {', '.join(names)}")
+        return names.index(name)
+
+    def _with(self, passes: Iterable[Pass]) -> Pipeline:
+        return Pipeline(tuple(passes), self.example, self.known)
+
+    def __str__(self) -> str:
+        return "\n".join(one.describe() for one in self.passes)
+
+    def __repr__(self) -> str:
+        return f"Pipeline of {len(self.passes)} passes\n{self}"
+
+
+def facts(*names: str) -> frozenset[str]:
+    """Facts for `needs` and `gives`."""
+    return frozenset(names)

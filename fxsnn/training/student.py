@@ -1,0 +1,247 @@
+"""The network in training: a graph whose weights, steps and thresholds learn, and the integers that it stands for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.node import Node
+
+from fxsnn.chip import HardwareTarget
+from fxsnn.errors import ModelError
+from fxsnn.graph import Graph
+from fxsnn.layers import ClippedReLU, LowBit, LowBitConv2d, QuantizedInput, RateReLU, conv_like, linear_like
+from fxsnn.network import SpikingNetwork
+from fxsnn.numerics import Dynamics
+from fxsnn.rewriting import Neurons, neurons_of, spiking_layer, substitute
+
+LEAST = 1 / 100
+"""Training takes no threshold and no weight step below this share of where it started (of a layer's median step)."""
+
+
+def float_form(graph: Graph) -> Graph:
+    """The network before its weights were quantised, corrected and trained: floating weights, no thresholds.
+
+    Args:
+        graph: with `LowBit` layers.
+    """
+    teacher = graph.copy()
+    for node in teacher.nodes(LowBit):
+        layer: Any = teacher[node]
+        plain = conv_like(nn.Conv2d, layer) if isinstance(layer, LowBitConv2d) else linear_like(nn.Linear, layer)
+        plain.weight = nn.Parameter(layer.float_weight, requires_grad=False)
+        plain.bias = None if layer.float_bias is None else nn.Parameter(layer.float_bias, requires_grad=False)
+        teacher.replace(node, plain)
+    for node in teacher.nodes(ClippedReLU):
+        if teacher.is_a(node.all_input_nodes[0], nn.AvgPool2d):
+            teacher.bypass(node)
+        else:
+            teacher.replace(node, nn.ReLU())
+    for node in teacher.nodes(QuantizedInput):
+        teacher.bypass(node)
+    teacher.tidy()
+    return teacher
+
+
+def _require_float32(graph: Graph) -> None:
+    """Small updates would be lost in narrower types, and thresholds would be rounded to them."""
+    remedy = 'Convert model.float(); fine-tuning has precision="bfloat16" for mixed precision'
+    findings = []
+    for node in graph.body(LowBit):
+        layer: Any = graph[node]
+        if layer.weight.dtype.itemsize < torch.float32.itemsize:
+            findings.append(graph.finding(node, f"its weights are {layer.weight.dtype}, too narrow to learn", remedy))
+    if findings:
+        raise ModelError(findings)
+
+
+class Student:
+    """A graph that learns, and the integers that it stands for.
+
+    Args:
+        graph: with n-bit weights and calibrated thresholds; it is edited, its tensors are not.
+        target: gives the widths of the registers.
+        dynamics: of the spiking network.
+
+    Raises:
+        ModelError: weights or thresholds are missing, or weights have fewer bits than float32.
+        TargetError: values that fit no register.
+    """
+
+    def __init__(self, graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None:
+        _require_float32(graph)
+        neurons_of(graph, target)  # what is wrong from the start is not the training's fault
+        self.graph = graph
+        self.target, self.dynamics = target, dynamics
+        for node in graph.body(ClippedReLU):  # of an earlier training
+            if graph.is_a(node.all_input_nodes[0], nn.AvgPool2d):
+                graph.bypass(node)
+        self._layers: list[LowBit] = []
+        for node in graph.body(LowBit):
+            layer: Any = copy.deepcopy(graph[node])  # tensors of its own
+            layer.learn_step()
+            graph.replace(node, layer.requires_grad_(True))
+            self._layers.append(layer)
+        self._activations: list[RateReLU] = []
+        dtype, device = self._layers[0].weight.dtype, self._layers[0].weight.device
+        for node in graph.body(ClippedReLU):
+            clipped: Any = graph[node]
+            threshold = nn.Parameter(torch.tensor(clipped.threshold, dtype=dtype, device=device))
+            self._activations.append(RateReLU(threshold, dynamics))
+            graph.replace(node, self._activations[-1])
+        self._least = [activation.threshold * LEAST for activation in self._activations]
+        self._least_steps = [float(layer.step.detach().median()) * LEAST for layer in self._layers]
+        self._pooled = {}
+        for node in graph.body(nn.AvgPool2d):
+            module = RateReLU(torch.ones((), dtype=dtype, device=device), dynamics)
+            self._pooled[node] = graph.insert_after(node, f"{graph.name(node)}_levels", module)
+        self._neurons: dict[Node, Neurons] = {}
+        self._scales = [float(one.detach().mean()) for one in self._steps_and_thresholds()]
+        graph.module.recompile()
+        self.round()
+
+    def round(self, until: Node | None = None) -> None:
+        """Bring thresholds, biases and units up to date: what the integers make of the present parameters.
+
+        Args:
+            until: only this layer, and poolings before it; those with weights before it are up to date.
+
+        Raises:
+            TargetError: a value has left its register.
+        """
+        weighted = self.graph.body(LowBit)
+        known = {} if until is None else {node: self._neurons[node] for node in weighted[: weighted.index(until)]}
+        layers = neurons_of(self.graph, self.target, known, until)
+        self._neurons = {layer.node: layer for layer in layers}
+        output = self.graph.body(LowBit, nn.AvgPool2d)[-1]
+        for layer in layers:
+            if layer.node in known:
+                continue
+            last = layer.node is output
+            if layer.neuron is None:
+                levels: Any = self.graph[self._pooled[layer.node]]
+                levels.spike_value = levels.spike_value.new_tensor([layer.source.unit])
+                levels.unit = layer.source.value.to(levels.unit.dtype) if last else levels.spike_value
+                continue
+            low: Any = self.graph[layer.node]
+            activation: Any = self.graph[layer.activation] if layer.activation is not None else None
+            activation.spike_value = layer.neuron.spike_value.to(low.weight.dtype)
+            activation.unit = activation.spike_value if last else activation.spike_value.new_tensor([layer.signal.unit])
+            if low.bias is not None:
+                grain = layer.neuron.spike_value / layer.neuron.threshold
+                low.bias_error = (layer.neuron.leak * grain - low.bias.detach().double()).to(low.weight.dtype)
+
+    def groups(self, *, weight_decay: float, relative: bool) -> list[dict[str, Any]]:
+        """Parameters for an optimiser: only weights decay. The learning rate of each group is to be times its "scale".
+
+        Args:
+            weight_decay: of the weights.
+            relative: the optimiser moves every parameter by about the learning rate; for steps and thresholds that is
+                then taken relative to them.
+        """
+        biases = [layer.bias for layer in self._layers if layer.bias is not None]
+        return [
+            {"params": [layer.weight for layer in self._layers], "weight_decay": weight_decay, "scale": 1.0},
+            {"params": biases, "weight_decay": 0.0, "scale": 1.0},
+            *(
+                {"params": [one], "weight_decay": 0.0, "scale": scale if relative else 1.0}
+                for one, scale in zip(self._steps_and_thresholds(), self._scales, strict=True)
+            ),
+        ]
+
+    def _steps_and_thresholds(self) -> list[Tensor]:
+        return [layer.step for layer in self._layers] + [activation.upper for activation in self._activations]
+
+    def confine(self) -> None:
+        """Keep steps and thresholds positive."""
+        for layer, least in zip(self._layers, self._least_steps, strict=True):
+            layer.raise_step(least)
+        with torch.no_grad():
+            for activation, least in zip(self._activations, self._least, strict=True):
+                activation.upper.clamp_(min=least)
+
+    def move_bias(self, node: Node, by: Tensor) -> None:
+        """Add to the bias of a layer, [C]; it gets one where it has none. Layers behind it wait for `round`."""
+        layer: Any = self.graph[node]
+        with torch.no_grad():
+            bias = torch.zeros(len(by), dtype=torch.float64, device=by.device) if layer.bias is None else layer.bias
+            layer.bias = nn.Parameter((bias.double() + by).to(layer.weight.dtype))
+        self.round(node)
+
+    def threshold(self, node: Node) -> float:
+        """The threshold behind a layer, in activation units."""
+        activation: Any = self.graph[next(iter(node.users))]
+        return float(activation.threshold)
+
+    def set_threshold(self, node: Node, threshold: float) -> None:
+        """Set the threshold behind a layer; 0 leaves it as it is. Layers behind it wait for `round`."""
+        if threshold > 0:
+            activation: Any = self.graph[next(iter(node.users))]
+            with torch.no_grad():
+                activation.upper.fill_(threshold)
+            self.round(node)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is trained, by name."""
+        found: dict[str, Tensor] = {}
+        for i, layer in enumerate(self._layers):
+            found.update({f"layer{i}.{name}": parameter for name, parameter in layer.named_parameters()})
+        found.update({f"threshold{i}": activation.upper for i, activation in enumerate(self._activations)})
+        return found
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the values of `tensors`."""
+        with torch.no_grad():
+            for name, tensor in self.tensors().items():
+                tensor.copy_(tensors[name])
+        self.round()
+
+    def spiking(self) -> SpikingNetwork:
+        """The spiking network that it stands for."""
+        graph = self.graph.copy()
+        substitute(graph, self.target, self.dynamics)
+        graph.tidy()
+        return SpikingNetwork(graph, self.target)
+
+    def spiking_layer(self, node: Node) -> nn.Module:
+        """What stands in the spiking network in the place of a node of the body: its neurons, or nothing."""
+        if node in self._neurons:
+            return spiking_layer(self.graph, self._neurons[node], self.dynamics)
+        return self.graph[node] if self.graph.is_a(node, nn.Flatten) else nn.Identity()
+
+    def simulate(self, images: Tensor, network: SpikingNetwork | None = None) -> None:
+        """Let the next forward pass have the rates that the spiking network has on these images.
+
+        Args:
+            images: [N, C, H, W].
+            network: the present one, if it is at hand.
+        """
+        self.forget()  # a copy would take the last rates with it
+        counts = (network or self.spiking()).count_spikes(images)
+        for layer in neurons_of(self.graph, self.target):
+            behind = self._pooled[layer.node] if layer.activation is None else layer.activation
+            activation: Any = self.graph[behind]
+            rates = counts[self.graph.name(layer.node)] / self.dynamics.timesteps
+            activation.rates = rates.to(self._layers[0].weight.dtype)
+
+    def forget(self) -> None:
+        """Let the next forward pass round its rates itself."""
+        for module in self.graph.module.modules():
+            if isinstance(module, RateReLU):
+                module.rates = None
+
+    def finish(self) -> None:
+        """Put the modules back that stand in a graph outside of training."""
+        for node in self.graph.body(RateReLU):
+            module: Any = self.graph[node]
+            if node in self._pooled.values():  # what a pooling reads has been put back before it
+                module = self.graph[node.all_input_nodes[0].all_input_nodes[0]]
+            self.graph.replace(node, ClippedReLU(module.threshold, self.dynamics))
+        for layer in self._layers:
+            layer.bias_error = None
+            layer.fix_step()
+            for parameter in layer.parameters():
+                parameter.grad = None

@@ -1,0 +1,204 @@
+"""What users have as data: tensors, pairs, loaders, lists of batches; the same images come out of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from fxsnn.data import (
+    accepted,
+    batches_of,
+    check_labels,
+    held_out,
+    image_batches,
+    images_and_labels,
+    labelled_batches,
+    length_of,
+)
+from fxsnn.errors import DataError, OptionError
+from tests.nets import images
+
+X, Y = images(300), torch.arange(300) % 7
+
+WITH_LABELS: dict[str, Any] = {
+    "a pair of tensors": (X, Y),
+    "a loader": DataLoader(TensorDataset(X, Y), 64),
+    "a list of batches": [(X[:10], Y[:10]), [X[10:], Y[10:]]],
+    "batches with more in them": [(X, Y, "names")],
+    "a batch without images among others": [(X, Y), (X[:0], Y[:0])],
+}
+WITHOUT: dict[str, Any] = {
+    "a tensor": X,
+    "a list of batches": list(X.split(70)),
+    "a generator": (part for part in X.split(99)),
+    "batches of images alone": [(X,)],
+}
+
+
+@pytest.mark.parametrize("name", WITH_LABELS)
+def test_images_and_labels_come_in_order_and_together(name: str) -> None:
+    read = list(labelled_batches(WITH_LABELS[name], 3, what="data"))
+    assert torch.equal(torch.cat([one for one, _ in read]), X)
+    assert torch.equal(torch.cat([labels for _, labels in read if labels is not None]), Y)
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_images_alone_have_no_labels(name: str) -> None:
+    read = list(labelled_batches(WITHOUT[name], 3, what="data"))
+    assert torch.equal(torch.cat([one for one, _ in read]), X)
+    assert all(labels is None for _, labels in read)
+
+
+def test_tensors_come_a_few_images_at_a_time() -> None:
+    assert [len(part) for part in image_batches(X, 3)] == [256, 44]
+    assert [len(part) for part in image_batches((X, Y), 3)] == [256, 44]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (7, "calibration data is a int; expected images"),
+        ([], "calibration data is empty"),
+        (X[:0], "calibration data is empty"),
+        ([Y], "images"),
+        (images(2, channels=1), "channel"),
+    ],
+)
+def test_what_holds_no_images_for_the_network_is_refused(data: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(image_batches(data, 3))
+
+
+def test_an_error_that_is_not_about_the_shape_is_not_blamed_on_it() -> None:
+    message = r"the network does not accept images of shape \[300, 3, 12, 12\]: too large"
+    with pytest.raises(DataError, match=message), accepted(X):
+        raise RuntimeError("too large\nand more")
+    with pytest.raises(RuntimeError, match="a bug"), accepted(X, size=(3, 12, 12)):
+        raise RuntimeError("a bug")
+    with pytest.raises(NotImplementedError), accepted(X):
+        raise NotImplementedError
+
+
+def test_training_shuffles_tensors_and_takes_batches_as_they_are() -> None:
+    torch.manual_seed(0)
+    loaded = list(batches_of((X, Y), 128))
+    assert [len(labels) for _, labels in loaded] == [128, 128, 44]
+    labels = torch.cat([labels for _, labels in loaded])
+    assert not torch.equal(labels, Y)
+    assert torch.equal(labels.sort()[0], Y.sort()[0])
+    assert torch.equal(torch.cat([labels for _, labels in batches_of((X, Y), shuffle=False)]), Y)
+    batches = [(X, Y)]
+    assert batches_of(batches) is batches
+    (only,) = batches_of(X, 300, labels=False, shuffle=False)
+    assert torch.equal(only[0], X)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((X, Y[:4]), "there are 300 images and 4 labels"),
+        ((X[:0], Y[:0]), "fine-tuning data is empty"),
+        ([], "fine-tuning data is empty"),
+        (X, "fine-tuning data is a Tensor; expected a pair"),
+        (None, "fine-tuning data is a NoneType"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused(data: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        batches_of(data)
+
+
+def test_two_batches_of_images_are_no_images_with_labels() -> None:
+    batches = (X[:16], X[16:40])
+    assert batches_of(batches, labels=False) is batches
+    with pytest.raises(OptionError, match="data that come in batches cannot be split"):
+        held_out(batches, 0.5, 0, labels=False)
+
+
+def test_how_many_batches_there_are_is_known_of_what_has_a_length() -> None:
+    assert length_of([X, X]) == 2
+    assert length_of(part for part in X) is None
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_share_is_held_out_at_random_and_nothing_is_lost(*, labels: bool) -> None:
+    data: Any = (X, Y) if labels else X
+    kept, out = held_out(data, 0.25, seed=0, labels=labels)
+    parts = [(part[0] if labels else part) for part in (kept, out)]
+    assert [len(part) for part in parts] == [225, 75]
+    assert torch.equal(torch.cat(parts).flatten(1).sum(1).sort()[0], X.flatten(1).sum(1).sort()[0])
+    again, other = (held_out(data, 0.25, seed=seed, labels=labels)[1] for seed in (0, 1))
+    first, second = (part[0] if labels else part for part in (again, other))
+    assert torch.equal(first, parts[1])
+    assert not torch.equal(second, parts[1])
+
+
+@pytest.mark.parametrize("share", [1e-9, 1 - 1e-9])
+def test_one_image_at_least_is_on_either_side(share: float) -> None:
+    kept, out = held_out((X[:5], Y[:5]), share, seed=0)
+    assert min(len(kept[0]), len(out[0])) == 1
+
+
+def test_what_cannot_be_held_out_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"validation is 1\.5; allowed are shares between 0 and 1"):
+        held_out((X, Y), 1.5, 0)
+    with pytest.raises(OptionError, match="data that come in batches cannot be split"):
+        held_out([(X, Y)], 0.5, 0)
+    with pytest.raises(DataError, match="one of at least two"):
+        held_out((X[:1], Y[:1]), 0.5, 0)
+
+
+def test_a_batch_for_training_has_labels_where_these_are_wanted() -> None:
+    given, labels = images_and_labels((X, Y.int()), 3, labels=True)
+    assert given is X
+    assert labels is not None
+    assert labels.dtype == torch.int64
+    assert images_and_labels((X, "anything"), 3, labels=False) == (X, None)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (X, r"must be \(images, labels\)"),
+        ((X,), r"must be \(images, labels\)"),
+        ((X, Y.float()), r"labels are torch.float32 \[300\]; expected a tensor of integers \[300\]"),
+        ((X, Y[:2]), r"labels are torch.int64 \[2\]; expected a tensor of integers \[300\]"),
+        ((X, Y > 2), "labels are torch.bool"),
+    ],
+)
+def test_what_is_no_batch_for_training_is_refused(batch: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        images_and_labels(batch, 3, labels=True)
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 7]), torch.tensor([-1, 2])])
+def test_labels_beyond_the_classes_are_refused(labels: Tensor) -> None:
+    check_labels(Y, 7)
+    with pytest.raises(DataError, match=r"labels go from -?\d to \d; the network has 7 classes, 0 to 6"):
+        check_labels(labels, 7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64, torch.float32])
+def test_labels_are_integers_for_every_reader(dtype: torch.dtype) -> None:
+    wrong = (X, Y.to(dtype))
+    with pytest.raises(DataError, match="labels are torch"):
+        list(labelled_batches(wrong, 3, what="data"))
+    with pytest.raises(DataError, match="labels are torch"):
+        images_and_labels(wrong, 3, labels=True)
+
+
+def test_what_comes_with_images_may_be_nothing_or_more_than_labels() -> None:
+    assert [labels for _, labels in labelled_batches((X, None), 3, what="data")] == [None, None]
+    names = ["image"] * len(X)
+    assert [len(labels) for _, labels in labelled_batches((X, Y, names), 3, what="data") if labels is not None] == [
+        256,
+        44,
+    ]
+    assert [len(part) for part in image_batches((X, np.zeros(300)), 3)] == [256, 44]  # nobody reads these labels
+    with pytest.raises(DataError, match="data: a int comes with the images; expected a tensor of labels"):
+        list(labelled_batches((X, 3), 3, what="data"))
