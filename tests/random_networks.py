@@ -24,8 +24,8 @@ RESETS: tuple[Reset, ...] = ("subtraction", "zero")
 
 
 def random_seeds(count: int, *, slow: int = 0) -> pytest.MarkDecorator:
-    """The same networks at every run, and others where slow tests run; the seed is in the name of the test."""
-    others = [pytest.param(1000 + seed, marks=pytest.mark.slow) for seed in range(slow)]
+    """The same networks at every run, and more of them where slow tests run; the seed is in the name of the test."""
+    others = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(count, count + slow)]
     return pytest.mark.parametrize("seed", [*range(count), *others])
 
 

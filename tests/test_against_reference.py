@@ -264,23 +264,26 @@ def assert_same_integers(model: Planned, plan: NetworkPlan, options: Options) ->
 # The rules -----------------------------------------------------------------------------------------------------------
 
 
-@random_seeds(60, slow=500)
+@random_seeds(20, slow=540)
 def test_every_spike_and_membrane_is_that_of_the_contract(seed: int) -> None:
     case = convertible_case(seed, finetuned=seed % 8 == 0)
     assert_same_dynamics(case.snn, case.model, 1.2 * noise(case.plan, 2, seed=2), case.options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@random_seeds(24)
+@random_seeds(8, slow=24)
 def test_every_integer_follows_from_the_trained_floats(seed: int, dtype: torch.dtype) -> None:
     plan, options = random_case(seed)
     plan = replace(plan, dtype=dtype)
     assert_same_integers(Planned(plan), plan, options)
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize("reset", RESETS)
-@pytest.mark.parametrize("bits", [1, 2, 3, 4])
-@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("bits", [1, 2, pytest.param(3, marks=SLOW), 4])
+@pytest.mark.parametrize("kernel", [3, pytest.param(5, marks=SLOW)])
 def test_every_kernel_bit_width_and_reset_over_64_steps(kernel: int, bits: int, reset: Reset) -> None:
     size, same = (kernel, kernel), (kernel // 2, kernel // 2)
     halving = PoolPlan((2, 2), (2, 2), (0, 0))
@@ -351,7 +354,7 @@ def test_a_batch_norm_with_or_without_affine_parameters_folds_behind_a_hidden_la
     assert_same_integers(Planned(plan), plan, Options())
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("bits", [1, 2, pytest.param(3, marks=SLOW), pytest.param(4, marks=SLOW)])
 def test_a_channel_whose_weights_are_all_zero_follows_the_same_rules(bits: int) -> None:
     plan = NetworkPlan((2, 6, 6), (ConvPlan(4, norm="dead"), ConvPlan(4, norm="dead")), (LayerPlan(5, norm="dead"),))
     options = Options(target="generic", bits=bits)

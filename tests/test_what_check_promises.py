@@ -242,7 +242,7 @@ def outcome(seed: int) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:Implicit dimension choice")
-@random_seeds(30, slow=200)
+@random_seeds(10, slow=220)
 def test_what_check_promises_of_random_networks_is_kept(seed: int) -> None:
     outcome(seed)
 

@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
@@ -546,6 +547,13 @@ def _copied(module: fx.GraphModule, tensor_copy: Any) -> fx.GraphModule:
         if isinstance(tensor, nn.Parameter) and not isinstance(new, nn.Parameter):
             new = nn.Parameter(new, tensor.requires_grad)
         memo[id(tensor)] = new
+    # Most of what a module holds are empty dictionaries of hooks, which deepcopy takes apart one by one.
+    for one in module.modules():
+        memo.update(
+            (id(value), type(value)())
+            for value in vars(one).values()
+            if type(value) in (dict, OrderedDict) and not value
+        )
     return copy.deepcopy(module, memo)
 
 

@@ -168,7 +168,9 @@ class Pass:
     def describe(self) -> str:
         """The pass as it would be written, options with short values only."""
         own: Any = self  # every subclass is made a dataclass
-        options = ((field.name, repr(getattr(self, field.name))) for field in fields(own))
+        values = ((field.name, getattr(self, field.name)) for field in fields(own))
+        # A tensor of images is no short value, and takes long to write.
+        options = ((name, repr(value)) for name, value in values if not isinstance(value, Tensor) or value.numel() < 40)
         # An address in memory says nothing, and would make two files of one network differ.
         short = (f"{name}={value}" for name, value in options if len(value) < 40 and " at 0x" not in value)
         return f"{type(self).__name__}({', '.join(short)})"

@@ -47,6 +47,7 @@ def run(folder: Path, *more: str) -> dict[str, Any]:
     return row
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("digits")
 def test_a_row_is_measured_reported_and_kept(tmp_path: Path) -> None:
     row = run(tmp_path)
@@ -82,6 +83,7 @@ def test_t_may_be_longer_than_what_is_always_measured(tmp_path: Path, monkeypatc
     assert "| digits | DigitNet | 2 | T = 4 | 1 |" in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("digits")
 def test_another_recipe_is_measured_anew_in_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = accuracy.EXPERIMENTS["digits"]

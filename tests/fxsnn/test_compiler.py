@@ -36,7 +36,9 @@ Convert = Callable[..., fxsnn.SpikingNetwork]
 
 class TestConvert:
     @pytest.mark.parametrize("name", CONVERTIBLE)
-    @pytest.mark.parametrize("bits", [1, 2, 3, 4])
+    @pytest.mark.parametrize(
+        "bits", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 4]
+    )
     def test_it_works_with_nothing_else(self, convert: Convert, name: str, bits: int) -> None:
         model = seeded(CONVERTIBLE[name])
         snn = convert(model, bits=bits)

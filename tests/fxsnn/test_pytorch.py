@@ -24,7 +24,9 @@ def network(name: str = "modules", **options: Any) -> fxsnn.SpikingNetwork:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:torch")
 class TestExport:
-    @pytest.mark.parametrize("name", CONVERTIBLE)
+    @pytest.mark.parametrize(
+        "name", [name if name == "modules" else pytest.param(name, marks=pytest.mark.slow) for name in CONVERTIBLE]
+    )
     def test_gives_a_program_with_the_same_logits(self, name: str) -> None:
         snn = network(name)
         program = torch.export.export(snn, (images(),))
@@ -49,7 +51,9 @@ class TestExport:
             torch.testing.assert_close(loaded.module()(images(seed=3)), snn(images(seed=3)), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"reset": "zero", "initial_membrane": 0}])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"reset": "zero", "initial_membrane": 0}, marks=pytest.mark.slow)]
+)
 def test_compile_takes_the_whole_network_without_a_break(options: dict[str, Any]) -> None:
     snn = network(**options)
     compiled = torch.compile(snn, fullgraph=True, backend="aot_eager")
@@ -57,6 +61,7 @@ def test_compile_takes_the_whole_network_without_a_break(options: dict[str, Any]
         torch.testing.assert_close(compiled(images(seed=3)), snn(images(seed=3)), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_compile_to_machine_code_gives_the_same_logits() -> None:
     snn = network("without classifier", timesteps=2)
@@ -65,26 +70,30 @@ def test_compile_to_machine_code_gives_the_same_logits() -> None:
         torch.testing.assert_close(compiled(images()), snn(images()), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("build", [Small, Functional])
-def test_stages_go_to_onnx_and_so_does_the_spiking_network(build: type[nn.Module]) -> None:
+def assert_same_in_onnx(module: nn.Module, x: Tensor) -> None:
+    """What a module computes is what ONNX's own reference computes of its export."""
     pytest.importorskip("onnxscript")
     from onnx.reference import ReferenceEvaluator
 
-    x: Tensor = images(2)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(module, (x,), dynamo=True, verbose=False)
+        expected = module(x)
+    assert program is not None
+    (found,) = ReferenceEvaluator(program.model_proto).run(None, {program.model_proto.graph.input[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_spiking_network_goes_to_onnx() -> None:
+    assert_same_in_onnx(network(timesteps=2), images(2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [Small, Functional])
+def test_so_does_every_stage(build: type[nn.Module]) -> None:
     with quiet():
-        steps = list(
-            fxsnn.pipeline(target="hw_v1.0", bits=3, timesteps=3, calibration_data=images(32)).steps(seeded(build))
-        )
-    exported = {}
+        pipeline = fxsnn.pipeline(target="hw_v1.0", bits=3, timesteps=3, calibration_data=images(32))
+        steps = list(pipeline.steps(seeded(build)))
+    assert steps[-1].name == "substitute-spikes"
     for step in steps:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(step.after.module, (x,), dynamo=True, verbose=False)
-            expected = step.after(x)
-        assert program is not None
-        (found,) = ReferenceEvaluator(program.model_proto).run(
-            None, {program.model_proto.graph.input[0].name: x.numpy()}
-        )
-        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
-        exported[step.name] = program
-    assert list(exported)[-1] == "substitute-spikes"
+        assert_same_in_onnx(step.after.module, images(2))

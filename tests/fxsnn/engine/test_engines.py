@@ -520,8 +520,8 @@ class TestChoosing:
         ("variables", "message"),
         [
             ({"NUMBA_DISABLE_JIT": "1"}, "switched off"),
-            ({"NUMBA_CPU_NAME": "generic"}, "told not to use AVX2"),
-            ({"NUMBA_ENABLE_AVX": "0"}, "told not to use AVX2"),
+            pytest.param({"NUMBA_CPU_NAME": "generic"}, "told not to use AVX2", marks=pytest.mark.slow),
+            pytest.param({"NUMBA_ENABLE_AVX": "0"}, "told not to use AVX2", marks=pytest.mark.slow),
         ],
     )
     @needs_numba

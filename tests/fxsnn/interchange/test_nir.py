@@ -66,7 +66,7 @@ class TestOtherSimulators:
             assert_same_spikes(trains, run)
             torch.testing.assert_close(outputs.mean(0), run.logits[-1], rtol=1e-4, atol=1e-5)
 
-    @random_seeds(15)
+    @random_seeds(5, slow=10)
     def test_random_networks_make_the_same_spikes_in_both(self, seed: int) -> None:
         case = convertible_case(seed)
         snn, x = case.snn, noise(case.plan, 1, seed)
