@@ -1,8 +1,10 @@
 # `make demo` and `make test`; `make test-all` runs the slow tests, too. Each makes .venv on its first call and reuses it afterwards.
 PYTHON ?= python3
 BIN := .venv/bin
+# Each worker of pytest takes one processor and up to a gigabyte.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all coverage mutants lint clean
 
 demo: .venv/installed
 	$(BIN)/python examples/transform_example.py --weight_bitwidth 4 2 --finetune_epochs 3
@@ -11,10 +13,18 @@ test: .venv/installed-test
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: test
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
+
+# Branches of our code that no test takes, slow ones included. What numba and Triton compile is not seen.
+coverage: .venv/installed-test
+	$(PYTEST) --cov --cov-branch --cov-report term-missing:skip-covered
+
+# One operator, number or condition changed at a time: do tests notice? MUTANTS="--sample 40 --seed 1 --only neuron"
+mutants: .venv/installed-test
+	$(BIN)/python tests/mutants.py $(MUTANTS)
 
 # The package itself, not editable: what users get.
 .venv/installed: pyproject.toml constraints.txt $(wildcard fxsnn/*.py fxsnn/*/*.py passes/*.py hwtargets/*.py fxsnn/embedded/*)

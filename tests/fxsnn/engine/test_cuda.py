@@ -95,7 +95,7 @@ def test_memory_that_a_kernel_would_misread_is_refused(drive: torch.Tensor) -> N
 @pytest.mark.parametrize(
     ("file", "chosen"),
     [
-        ("tests/test_against_reference.py", "every_spike and 11"),
+        ("tests/test_against_reference.py", "every_spike and 12"),
         pytest.param(
             "tests/test_against_reference.py",
             "far_below_zero or fully_connected_first or row_t or all_zero or every_spike",
