@@ -8,7 +8,15 @@ from typing import Any
 from torch import nn
 from torch.fx.node import Node
 
-from fxsnn.calibration import INPUT_DEVIATIONS, Histogram, gaussian_moments, gaussian_samples, observe
+from fxsnn.calibration import (
+    INPUT_DEVIATIONS,
+    QUANTIZED_INPUT,
+    Histogram,
+    forget_calibration,
+    gaussian_moments,
+    gaussian_samples,
+    observe,
+)
 from fxsnn.chip import whole_number
 from fxsnn.errors import CalibrationWarning, OptionError
 from fxsnn.graph import Graph
@@ -18,7 +26,6 @@ from fxsnn.options import is_one_of, real_number, require_flag, shown
 from fxsnn.rewriting import Pass, facts, require_not_spiking
 
 METHODS = ("max", "percentile", "mse")
-_INPUT = "quantized_input"
 SATURATED_SHARE = 0.05
 """A layer counts as saturated when more than this share of its activations reach the threshold."""
 
@@ -72,7 +79,8 @@ class CalibrateThresholds(Pass):
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
-        _forget(graph)
+        require_not_spiking(graph)
+        forget_calibration(graph)
         activations = graph.body(nn.ReLU)
         if self.data is None:
             histograms, input_range = _without_data(graph, activations), INPUT_DEVIATIONS
@@ -86,7 +94,7 @@ class CalibrateThresholds(Pass):
             graph.replace(node, clipped)
         if self.input_bits is not None:
             unit = input_range / ((1 << (self.input_bits - 1)) - 1) or 1.0
-            graph.insert_after(graph.input(), _INPUT, QuantizedInput(unit, self.input_bits))
+            graph.insert_after(graph.input(), QUANTIZED_INPUT, QuantizedInput(unit, self.input_bits))
         if self.data is None:
             warnings.warn(
                 "thresholds were derived without data, from batch norm statistics and Gaussian moments, for images of "
@@ -108,28 +116,6 @@ class CalibrateThresholds(Pass):
         else:
             threshold = histogram.least_error_threshold(self._dynamics())
         return ClippedReLU(threshold, summary=ActivationSummary(histogram.largest, histogram.share_from(threshold)))
-
-
-def _forget(graph: Graph) -> None:
-    """Take off what an earlier calibration or training put there: thresholds are chosen anew.
-
-    What the user has clipped stays clipped there.
-
-    Raises:
-        ModelError: neurons have taken their place.
-    """
-    require_not_spiking(graph)
-    for node in graph.body(ClippedReLU):
-        clipped: Any = graph[node]
-        trained = clipped.dynamics is not None
-        if trained and graph.is_a(node.all_input_nodes[0], nn.AvgPool2d):  # levels of poolings
-            graph.bypass(node)
-        elif trained or clipped.summary is not None:
-            graph.replace(node, nn.ReLU().eval())
-    for node in graph.body(QuantizedInput):
-        if node.target == _INPUT:
-            graph.bypass(node)
-    graph.tidy()
 
 
 def _without_data(graph: Graph, activations: list[Node]) -> dict[Node, Histogram]:

@@ -3,13 +3,16 @@
 Open `observation.py` first. It imports graph and what lies below.
 """
 
+from fxsnn.calibration.forgetting import QUANTIZED_INPUT, forget_calibration
 from fxsnn.calibration.moments import INPUT_DEVIATIONS, gaussian_moments, gaussian_samples
 from fxsnn.calibration.observation import Histogram, Watch, observe
 
 __all__ = [
     "INPUT_DEVIATIONS",
+    "QUANTIZED_INPUT",
     "Histogram",
     "Watch",
+    "forget_calibration",
     "gaussian_moments",
     "gaussian_samples",
     "observe",

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
+from fxsnn.calibration import forget_calibration
 from fxsnn.chip import HardwareTarget
 from fxsnn.errors import ModelError
 from fxsnn.graph import Graph
-from fxsnn.layers import ClippedReLU, LowBit, LowBitConv2d, QuantizedInput, RateReLU, conv_like, linear_like
+from fxsnn.layers import ClippedReLU, LowBit, LowBitConv2d, RateReLU, conv_like, linear_like
 from fxsnn.network import SpikingNetwork
 from fxsnn.numerics import Dynamics
 from fxsnn.rewriting import Neurons, neurons_of, spiking_layer, substitute
@@ -23,7 +24,7 @@ LEAST = 1 / 100
 
 
 def float_form(graph: Graph) -> Graph:
-    """The network before its weights were quantised, corrected and trained: floating weights, no thresholds.
+    """The network before it was calibrated, quantised, corrected and trained: floating weights, its own ReLUs.
 
     Args:
         graph: with `LowBit` layers.
@@ -35,14 +36,7 @@ def float_form(graph: Graph) -> Graph:
         plain.weight = nn.Parameter(layer.float_weight, requires_grad=False)
         plain.bias = None if layer.float_bias is None else nn.Parameter(layer.float_bias, requires_grad=False)
         teacher.replace(node, plain)
-    for node in teacher.nodes(ClippedReLU):
-        if teacher.is_a(node.all_input_nodes[0], nn.AvgPool2d):
-            teacher.bypass(node)
-        else:
-            teacher.replace(node, nn.ReLU())
-    for node in teacher.nodes(QuantizedInput):
-        teacher.bypass(node)
-    teacher.tidy()
+    forget_calibration(teacher)
     return teacher
 
 

@@ -230,3 +230,11 @@ def test_the_float_form_is_the_network_before_quantisation() -> None:
     graph = float_form(quantised())
     assert not graph.nodes(ClippedReLU)
     torch.testing.assert_close(graph(IMAGES.double()), model(IMAGES.double()))
+
+
+def test_the_float_form_keeps_what_the_user_has_clipped() -> None:
+    layers = (nn.Conv2d(3, 4, 3), ClippedReLU(0.05), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(100, 5))
+    model = nn.Sequential(*layers).eval()
+    passes = (Canonicalize(), FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(2))
+    graph = float_form(Pipeline(passes).run(model))
+    torch.testing.assert_close(graph(IMAGES), model(IMAGES))

@@ -1,0 +1,31 @@
+"""Taking a calibration off a graph again, and whatever training made of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fxsnn.graph import Graph
+from fxsnn.layers import ClippedReLU, QuantizedInput
+
+QUANTIZED_INPUT = "quantized_input"
+"""The name of the node that calibration puts behind the input."""
+
+
+def forget_calibration(graph: Graph) -> None:
+    """Take off, in place, the thresholds and the input's step that a calibration or a training put there.
+
+    What the user has clipped or quantised in the network stays as it is.
+    """
+    for node in graph.body(ClippedReLU):
+        clipped: Any = graph[node]
+        trained = clipped.dynamics is not None
+        if trained and graph.is_a(node.all_input_nodes[0], nn.AvgPool2d):  # levels of poolings
+            graph.bypass(node)
+        elif trained or clipped.summary is not None:
+            graph.replace(node, nn.ReLU().eval())
+    for node in graph.body(QuantizedInput):
+        if node.target == QUANTIZED_INPUT:
+            graph.bypass(node)
+    graph.tidy()
