@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Callable
-from dataclasses import fields
 from numbers import Real
-from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from fxsnn.chip import HardwareTarget, require_target, whole_number
-from fxsnn.data import batches_of, held_out, require_share
+from fxsnn.data import batches_of, held_out
 from fxsnn.errors import OptionError, PipelineError
 from fxsnn.graph import Graph
-from fxsnn.numerics import Dynamics
-from fxsnn.options import shown
 from fxsnn.rewriting import Pass, facts
-from fxsnn.storage import as_path
-from fxsnn.training import Epoch, Student, Task, TrainingOptions, float_form, train
+from fxsnn.training import Student, Task, TrainingOptions, float_form, train
 
 
-class Finetune(Pass):
+class Finetune(Pass, TrainingOptions):
     """Straight-through fine-tuning with the integers of the chip in the loop. The tail is not trained.
 
     Weights keep a float shadow that is trained, weight steps and thresholds are learned (Esser et al. 2020). Each
@@ -73,55 +64,8 @@ class Finetune(Pass):
         FileError: the checkpoint is of another call, or cannot be read or written.
     """
 
-    data: Any
-    epochs: int = 5
-    lr: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    spiking_epochs: int = 0
-    spiking_lr: float | None = None
-    optimiser: str = "sgd"
-    gradient_norm: float | None = 1.0
-    schedule: str = "cosine"
-    distillation: float = 0.0
-    temperature: float = 1.0
-    teacher: nn.Module | None = None
-    precision: str = "float32"
-    validation: Any = None
-    patience: int | None = None
-    batch_size: int = 128
-    timesteps: int | None = None
-    target: HardwareTarget | None = None
-    reset: str | None = None
-    initial_membrane: float | None = None
-    checkpoint: str | Path | None = None
-    on_epoch: Callable[[Epoch], None] | None = None
-    seed: int = 0
-    progress: bool = False
-
     needs = facts("thresholds", "low-bit-weights")
     gives = facts("finetuned")
-
-    def __post_init__(self) -> None:
-        self._options()
-        batch_size = whole_number(self.batch_size)
-        if batch_size is None or not 1 <= batch_size <= sys.maxsize:
-            found = shown(self.batch_size)
-            raise OptionError(f"batch_size is {found}; allowed are whole numbers from 1 to {sys.maxsize}")
-        object.__setattr__(self, "batch_size", batch_size)
-        if self.teacher is not None and not isinstance(self.teacher, nn.Module):
-            raise OptionError(f"teacher is a {type(self.teacher).__name__}; allowed are a torch.nn.Module, or None")
-        if isinstance(self.validation, Real):
-            require_share(self.validation)
-        if self.checkpoint is not None:
-            as_path(self.checkpoint, "checkpoint")
-        if self.on_epoch is not None and not callable(self.on_epoch):
-            raise OptionError(f"on_epoch is a {type(self.on_epoch).__name__}; allowed are functions, or None")
-        if self.target is not None:
-            require_target(self.target)
-        self._dynamics(1 if self.timesteps is None else self.timesteps)
-        if self.patience is not None and self.validation is None:
-            raise OptionError("patience needs validation: data held out, or the share of the data to hold out")
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
@@ -129,19 +73,17 @@ class Finetune(Pass):
             raise PipelineError("finetune needs timesteps: the levels to which activations are rounded")
         if self.target is None:
             raise PipelineError("finetune needs a target: its registers are what thresholds are rounded for")
-        dynamics = self._dynamics(self.timesteps)
         labels, validation, data = self.distillation < 1, self.validation, self.data
         if isinstance(validation, Real):
-            data, validation = held_out(data, validation, self._options().seed, labels=labels)
+            data, validation = held_out(data, validation, self.seed, labels=labels)
         batches = batches_of(data, self.batch_size, labels=labels)
         if validation is not None:
             validation = batches_of(validation, self.batch_size, labels=labels, shuffle=False, what="validation data")
         teacher = float_form(graph).module.eval() if self.teacher is None else self._own_teacher(graph)
         known = self.checkpoint is None or self.teacher is None  # a float form's tensors tell all about it
         example = None if known else graph.example_input()
-        student = Student(graph, self.target, dynamics)
-        path = None if self.checkpoint is None else Path(self.checkpoint)
-        train(Task(student, teacher, batches, validation, path, self.on_epoch, example), self._options())
+        student = Student(graph, self.target, self.dynamics())
+        train(Task(student, teacher, batches, validation, example), self)
         student.finish()
 
     def _own_teacher(self, graph: Graph) -> nn.Module:
@@ -154,13 +96,3 @@ class Finetune(Pass):
                 f"teacher cannot be copied to {graph.device} as {graph.dtype} ({type(error).__name__}: {reason}); give "
                 "a network that copy.deepcopy takes, with tensors that have values"
             ) from error
-
-    def _dynamics(self, timesteps: int) -> Dynamics:
-        return Dynamics(
-            timesteps,
-            "subtraction" if self.reset is None else self.reset,
-            0.5 if self.initial_membrane is None else self.initial_membrane,
-        )
-
-    def _options(self) -> TrainingOptions:
-        return TrainingOptions(**{one.name: getattr(self, one.name) for one in fields(TrainingOptions)})

@@ -1,12 +1,13 @@
-"""Fine-tuning and correcting a quantized network: the student, the loop, the options.
+"""Fine-tuning and correcting a quantized network: the student, the loop, its loss, its checkpoint, the options.
 
 Open `loop.py` first. The passes `Finetune` and `CorrectLayers` use it. It imports the spiking network and what
 lies below.
 """
 
 from fxsnn.training.frontier import Frontier
-from fxsnn.training.loop import Epoch, Task, train
+from fxsnn.training.loop import train
 from fxsnn.training.options import TrainingOptions
+from fxsnn.training.run import Epoch, Task
 from fxsnn.training.student import Student, float_form
 
 __all__ = [

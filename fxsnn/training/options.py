@@ -1,15 +1,24 @@
-"""Options of the training loop of fine-tuning, and what they say about the learning rate."""
+"""The options of fine-tuning: fields and what they may be. What each means stands at `fxsnn.Finetune`."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
-from fxsnn.chip import whole_number
+from torch import nn
+
+from fxsnn.chip import HardwareTarget, require_target, whole_number
+from fxsnn.data import require_share
 from fxsnn.errors import OptionError
+from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, real_number, require_flag, shown
+from fxsnn.storage import as_path
+from fxsnn.training.run import Epoch
 
 OPTIMISERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "step")
@@ -17,48 +26,37 @@ PRECISIONS = ("float32", "bfloat16")
 _RATES = {"sgd": 0.02, "adamw": 0.001}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingOptions:
-    """Options of the training loop.
-
-    Attributes:
-        epochs: how often to go through the data with rates of spikes rounded as under a steady drive.
-        spiking_epochs: how often after that with the rates that the spiking network has; together at least 1.
-        lr: learning rate at the start; `None`: 0.02 for "sgd", 0.001 for "adamw".
-        spiking_lr: the same for the spiking epochs; `None`: as `lr`.
-        momentum: of "sgd", from 0 to below 1.
-        weight_decay: of the weights, not negative.
-        optimiser: "sgd" or "adamw".
-        gradient_norm: the gradient of all that is trained is scaled down to this Euclidean norm where it is larger
-            (Pascanu et al. 2013); `None`: it is not. Deep networks of 1 or 2 bits start so far from the ANN that a few
-            unscaled steps kill their neurons.
-        schedule: "cosine" down to 0, or "step": a tenth at 50 % and again at 75 % of the iterations; the spiking epochs
-            have one of their own. (For data without a length it goes on once an epoch.)
-        distillation: share of the loss that is the distance from what the teacher says, 0 to 1; at 1 no labels are
-            needed.
-        temperature: at which distributions are compared in distillation.
-        precision: "float32", or "bfloat16" for mixed precision.
-        patience: stop when so many epochs brought nothing better on the validation data; `None`: never.
-        seed: of the order of the batches and whatever else draws from PyTorch's generator.
-        progress: show a progress bar.
+    """The options of fine-tuning; `fxsnn.Finetune` is these with a rewrite, and tells what each of them means.
 
     Raises:
         OptionError: a value is not allowed.
     """
 
+    data: Any
     epochs: int = 5
-    spiking_epochs: int = 0
     lr: float | None = None
-    spiking_lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    spiking_epochs: int = 0
+    spiking_lr: float | None = None
     optimiser: str = "sgd"
     gradient_norm: float | None = 1.0
     schedule: str = "cosine"
     distillation: float = 0.0
     temperature: float = 1.0
+    teacher: nn.Module | None = None
     precision: str = "float32"
+    validation: Any = None
     patience: int | None = None
+    batch_size: int = 128
+    timesteps: int | None = None
+    target: HardwareTarget | None = None
+    reset: str | None = None
+    initial_membrane: float | None = None
+    checkpoint: str | Path | None = None
+    on_epoch: Callable[[Epoch], None] | None = None
     seed: int = 0
     progress: bool = False
 
@@ -67,21 +65,38 @@ class TrainingOptions:
             if not is_one_of(getattr(self, name), allowed):
                 known = " and ".join(map(repr, allowed))
                 raise OptionError(f"{name} is {shown(getattr(self, name))}; allowed are {known}")
-        if self.lr is None:
-            object.__setattr__(self, "lr", _RATES[self.optimiser])
         for name in ("epochs", "spiking_epochs", "seed"):
             self._require(name, whole_number, lambda value: 0 <= value < 1 << 63, "whole numbers from 0, below 2^63")
         if self.epochs + self.spiking_epochs < 1:
             raise OptionError("epochs and spiking_epochs are both 0; leave fine-tuning out instead")
         for name in ("lr", "spiking_lr", "temperature", "gradient_norm"):
-            if name not in ("spiking_lr", "gradient_norm") or getattr(self, name) is not None:
+            if name == "temperature" or getattr(self, name) is not None:
                 self._require(name, real_number, lambda value: value > 0, "positive numbers")
         self._require("momentum", real_number, lambda value: 0 <= value < 1, "numbers from 0 to below 1")
         self._require("weight_decay", real_number, lambda value: value >= 0, "numbers from 0")
         self._require("distillation", real_number, lambda value: 0 <= value <= 1, "numbers from 0 to 1")
-        object.__setattr__(self, "progress", require_flag("progress", self.progress))
+        batch_sizes = f"whole numbers from 1 to {sys.maxsize}"
+        self._require("batch_size", whole_number, lambda value: 1 <= value <= sys.maxsize, batch_sizes)
         if self.patience is not None:
             self._require("patience", whole_number, lambda value: value >= 1, "whole numbers from 1, or None")
+        object.__setattr__(self, "progress", require_flag("progress", self.progress))
+        self._require_objects()
+        if self.patience is not None and self.validation is None:
+            raise OptionError("patience needs validation: data held out, or the share of the data to hold out")
+
+    def _require_objects(self) -> None:
+        """Refuse what is no teacher, share, path, function, target or dynamics."""
+        if self.teacher is not None and not isinstance(self.teacher, nn.Module):
+            raise OptionError(f"teacher is a {type(self.teacher).__name__}; allowed are a torch.nn.Module, or None")
+        if isinstance(self.validation, Real):
+            require_share(self.validation)
+        if self.checkpoint is not None:
+            as_path(self.checkpoint, "checkpoint")
+        if self.on_epoch is not None and not callable(self.on_epoch):
+            raise OptionError(f"on_epoch is a {type(self.on_epoch).__name__}; allowed are functions, or None")
+        if self.target is not None:
+            require_target(self.target)
+        self.dynamics()
 
     def _require(self, name: str, number: Callable[[Any], Any], holds: Callable[[Any], bool], allowed: str) -> None:
         """Make an option a plain number, or refuse it."""
@@ -89,6 +104,16 @@ class TrainingOptions:
         if value is None or not holds(value):
             raise OptionError(f"{name} is {shown(getattr(self, name))}; allowed are {allowed}")
         object.__setattr__(self, name, value)
+
+    def dynamics(self) -> Dynamics:
+        """Timesteps, reset and start of the membranes, checked; those that are not given are the usual ones."""
+        given = {name: getattr(self, name) for name in ("timesteps", "reset", "initial_membrane")}
+        return Dynamics(**{name: value for name, value in given.items() if value is not None})
+
+    def learning_rates(self) -> tuple[float, float]:
+        """Those at the start of ordinary and of spiking epochs."""
+        ordinary = _RATES[self.optimiser] if self.lr is None else self.lr
+        return ordinary, ordinary if self.spiking_lr is None else self.spiking_lr
 
 
 def scheduled(schedule: str, done: float) -> float:
