@@ -31,7 +31,7 @@ class Finetune(Pass, TrainingOptions):
         spiking_lr: the same for the spiking epochs; `None`: as `lr`.
         momentum: of SGD.
         weight_decay: of the weights.
-        optimiser: "sgd" or "adamw".
+        optimizer: "sgd" or "adamw".
         gradient_norm: scale a gradient down to this norm where it is larger; `None`: do not.
         schedule: "cosine" down to 0, or "step": a tenth at 50 % and again at 75 %; spiking epochs start it anew.
         distillation: share of the loss that is the distance from what the teacher says, 0 to 1.
@@ -54,6 +54,7 @@ class Finetune(Pass, TrainingOptions):
         on_epoch: called with an `Epoch` (loss, accuracies, learning rate, seconds) after each epoch.
         seed: two runs with one seed give the same network on the same machine.
         progress: show a progress bar with loss, accuracy, learning rate and the time left.
+        optimiser: `optimizer` by the name that it had; read it as `optimizer`.
 
     Raises:
         OptionError: an option has a value that is not allowed; the teacher cannot be copied or called.

@@ -83,7 +83,7 @@ class _Loop:
         return self.state.history
 
     def _optimiser(self) -> torch.optim.Optimizer:
-        relative = self.options.optimiser == "adamw"
+        relative = self.options.optimizer == "adamw"
         groups = self.student.groups(weight_decay=self.options.weight_decay, relative=relative)
         if relative:
             return torch.optim.AdamW(groups, self.lrs[0])

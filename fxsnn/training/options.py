@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from fxsnn.options import is_one_of, real_number, require_flag, shown
 from fxsnn.storage import as_path
 from fxsnn.training.run import Epoch
 
-OPTIMISERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "step")
 PRECISIONS = ("float32", "bfloat16")
 _RATES = {"sgd": 0.02, "adamw": 0.001}
@@ -41,7 +41,7 @@ class TrainingOptions:
     weight_decay: float = 5e-4
     spiking_epochs: int = 0
     spiking_lr: float | None = None
-    optimiser: str = "sgd"
+    optimizer: str = "sgd"
     gradient_norm: float | None = 1.0
     schedule: str = "cosine"
     distillation: float = 0.0
@@ -59,9 +59,14 @@ class TrainingOptions:
     on_epoch: Callable[[Epoch], None] | None = None
     seed: int = 0
     progress: bool = False
+    optimiser: InitVar[str | None] = None
 
-    def __post_init__(self) -> None:
-        for name, allowed in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+    def __post_init__(self, optimiser: str | None) -> None:
+        if optimiser is not None:
+            if self.optimizer != type(self).optimizer:
+                raise OptionError("optimizer and optimiser are one option; give optimizer only")
+            object.__setattr__(self, "optimizer", optimiser)
+        for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if not is_one_of(getattr(self, name), allowed):
                 known = " and ".join(map(repr, allowed))
                 raise OptionError(f"{name} is {shown(getattr(self, name))}; allowed are {known}")
@@ -112,7 +117,7 @@ class TrainingOptions:
 
     def learning_rates(self) -> tuple[float, float]:
         """Those at the start of ordinary and of spiking epochs."""
-        ordinary = _RATES[self.optimiser] if self.lr is None else self.lr
+        ordinary = _RATES[self.optimizer] if self.lr is None else self.lr
         return ordinary, ordinary if self.spiking_lr is None else self.spiking_lr
 
 

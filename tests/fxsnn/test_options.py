@@ -62,8 +62,8 @@ def test_options_of_a_conversion_are_no_arrays(option: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["optimiser", "schedule", "precision", "lr", "momentum", "distillation", "batch_size", "patience", "seed",
-     "progress", "reset", "initial_membrane", "timesteps", "checkpoint", "teacher", "on_epoch", "target"],
+    ["optimizer", "optimiser", "schedule", "precision", "lr", "momentum", "distillation", "batch_size", "patience",
+     "seed", "progress", "reset", "initial_membrane", "timesteps", "checkpoint", "teacher", "on_epoch", "target"],
 )  # fmt: skip
 @pytest.mark.parametrize("value", [*ARRAYS, META, 10**400], ids=lambda value: type(value).__name__)
 def test_options_of_fine_tuning_are_no_arrays(option: str, value: Any) -> None:

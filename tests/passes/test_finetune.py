@@ -296,7 +296,7 @@ def test_weight_steps_and_thresholds_are_learned() -> None:
     "options",
     [
         {"spiking_epochs": 4, "epochs": 0, "lr": 0.1},
-        {"optimiser": "adamw", "lr": 0.01},
+        {"optimizer": "adamw", "lr": 0.01},
         {"precision": "bfloat16", "lr": 0.1},
         {"distillation": 0.5, "lr": 0.1},
     ],
@@ -373,14 +373,14 @@ def test_spiking_epochs_go_on_from_the_best_state_before() -> None:
 
 
 def test_adamw_has_a_learning_rate_of_its_own() -> None:
-    assert loss(finetune(epochs=8, optimiser="adamw", lr=None)(GRAPH).after) < loss(GRAPH)
+    assert loss(finetune(epochs=8, optimizer="adamw", lr=None)(GRAPH).after) < loss(GRAPH)
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-def test_with_adamw_the_learning_rate_of_steps_and_thresholds_is_a_share_of_them(optimiser: str) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_with_adamw_the_learning_rate_of_steps_and_thresholds_is_a_share_of_them(optimizer: str) -> None:
     """Its first step is as long as the learning rate, whatever the gradient; one of SGD is as long as the gradient."""
     given = {"epochs": 1, "batch_size": 96, "weight_decay": 0.0, "momentum": 0.0}
-    after = finetune(optimiser=optimiser, lr=1e-3, **given)(GRAPH).after
+    after = finetune(optimizer=optimizer, lr=1e-3, **given)(GRAPH).after
     shares = []
     for old, new in zip(layers(GRAPH), layers(after), strict=True):
         shares.append(float((new.step - old.step).abs().max() / old.step.mean()))
@@ -388,7 +388,23 @@ def test_with_adamw_the_learning_rate_of_steps_and_thresholds_is_a_share_of_them
         clipped: list[Any] = [GRAPH[node], after[GRAPH.name(node)]]
         shares.append(abs(clipped[1].threshold / clipped[0].threshold - 1))
     assert len(shares) == 6
-    assert all(share == pytest.approx(1e-3, rel=0.01) for share in shares) == (optimiser == "adamw")
+    assert all(share == pytest.approx(1e-3, rel=0.01) for share in shares) == (optimizer == "adamw")
+
+
+def test_the_optimizer_may_be_given_by_the_name_that_the_option_had() -> None:
+    old = finetune(optimiser="adamw")
+    assert old.describe() == finetune(optimizer="adamw").describe()
+    assert dataclasses.replace(old, epochs=2).optimizer == "adamw"
+    assert dataclasses.replace(old, optimizer="sgd").optimizer == "sgd"
+    with pytest.raises(OptionError, match="optimizer is 'adam'; allowed are 'sgd' and 'adamw'"):
+        finetune(optimiser="adam")
+    with pytest.raises(OptionError, match="are one option; give optimizer only"):
+        finetune(optimizer="adamw", optimiser="adamw")
+
+
+def test_every_option_is_explained_where_users_look() -> None:
+    told = Finetune.__doc__ or ""
+    assert [one.name for one in dataclasses.fields(Finetune) if f"\n        {one.name}: " not in told] == []
 
 
 def test_with_distillation_alone_labels_are_not_looked_at() -> None:
@@ -561,7 +577,7 @@ class InterruptionError(Exception):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"optimiser": "adamw", "validation": 0.25}, {"spiking_epochs": 2, "epochs": 2}]
+    "options", [{}, {"optimizer": "adamw", "validation": 0.25}, {"spiking_epochs": 2, "epochs": 2}]
 )
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, options: dict[str, Any], at: int) -> None:
@@ -651,7 +667,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     [
         ({"epochs": 0}, "epochs and spiking_epochs are both 0"),
         ({"spiking_epochs": -1}, "spiking_epochs is -1"),
-        ({"optimiser": "adam"}, "optimiser is 'adam'; allowed are 'sgd' and 'adamw'"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'; allowed are 'sgd' and 'adamw'"),
         ({"schedule": "linear"}, "schedule is 'linear'"),
         ({"precision": "half"}, "precision is 'half'"),
         ({"distillation": 1.5}, "distillation is 1.5"),
