@@ -67,11 +67,12 @@ def pipeline(
 ) -> Pipeline:
     """The passes that `convert` runs, with the same options.
 
-    >>> print(pipeline(target="hw_v1.0", bits=2).until("fold-batch-norm"))
-    Canonicalize()
-    CheckConvRelu()
-    CheckLimits(bits=2)
-    FoldBatchNorm()
+    Examples:
+        >>> print(pipeline(target="hw_v1.0", bits=2).until("fold-batch-norm"))
+        Canonicalize()
+        CheckConvRelu()
+        CheckLimits(bits=2)
+        FoldBatchNorm()
 
     Raises:
         OptionError: an option has a value that is not allowed.

@@ -33,8 +33,6 @@ def load(path: str | Path, *, target: str | HardwareTarget | None = None, engine
         FileError: the file is missing, damaged, from a newer fxsnn, or breaks a limit of its target; everything that
             is wrong with it.
         OptionError: there is no such engine or target.
-
-    snn = fxsnn.load("net.fxsnn")
     """
     network, _ = _loaded(path, target, engine)
     return network

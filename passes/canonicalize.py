@@ -30,15 +30,16 @@ class Canonicalize(Pass):
     `SpikeConv2d` and the like become their PyTorch namesakes. What the pass does not know it leaves alone;
     `CheckConvRelu` speaks about that.
 
-    >>> import torch, fxsnn
-    >>> from torch import nn
-    >>> graph = fxsnn.capture(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout(), nn.ReLU(inplace=True)))
-    >>> print(Canonicalize()(graph).after.text(hashes=False))
-    name   calls                                            reads  tensors
-    -----  -----------------------------------------------  -----  -------
-    input  placeholder
-    0      Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))  input
-    2      ReLU()                                           0
+    Examples:
+        >>> import torch, fxsnn
+        >>> from torch import nn
+        >>> graph = fxsnn.capture(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout(), nn.ReLU(inplace=True)))
+        >>> print(Canonicalize()(graph).after.text(hashes=False))
+        name   calls                                            reads  tensors
+        -----  -----------------------------------------------  -----  -------
+        input  placeholder
+        0      Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))  input
+        2      ReLU()                                           0
     """
 
     gives = facts("canonical")

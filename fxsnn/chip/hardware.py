@@ -71,8 +71,9 @@ class Registers:
     def range_of(width: int) -> tuple[int, int]:
         """Smallest and largest value of a signed register of `width` bits.
 
-        >>> Registers.range_of(11)
-        (-1024, 1023)
+        Examples:
+            >>> Registers.range_of(11)
+            (-1024, 1023)
         """
         return -(1 << (width - 1)), (1 << (width - 1)) - 1
 

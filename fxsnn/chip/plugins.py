@@ -101,8 +101,9 @@ def get_target(target: str | HardwareTarget) -> HardwareTarget:
         target: a name that is known here (`fxsnn targets` lists them), or a `HardwareTarget`, which is given back as it
             is.
 
-    >>> get_target("hw_v1.0").input_channel_limit((3, 3), 2)
-    56
+    Examples:
+        >>> get_target("hw_v1.0").input_channel_limit((3, 3), 2)
+        56
 
     Raises:
         UnknownName: there is no such target; the message lists those that exist.
