@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Each worker of pytest takes one processor and up to a gigabyte.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-all coverage mutants lint clean
+.PHONY: demo test test-all docs coverage mutants lint clean
 
 demo: .venv/installed
 	$(BIN)/python examples/transform_example.py --weight_bitwidth 4 2 --finetune_epochs 3
@@ -17,6 +17,7 @@ test: .venv/installed-test
 
 test-all: test
 	$(PYTEST) -m slow
+	$(MAKE) docs
 
 # Branches of our code that no test takes, slow ones included. What numba and Triton compile is not seen.
 coverage: .venv/installed-test
@@ -26,6 +27,10 @@ coverage: .venv/installed-test
 mutants: .venv/installed-test
 	$(BIN)/python tests/mutants.py $(MUTANTS)
 
+# The site, into out/site; what is linked but not there, or has no docstring where one is shown, stops it.
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 # The package itself, not editable: what users get.
 .venv/installed: pyproject.toml constraints.txt $(wildcard fxsnn/*.py fxsnn/*/*.py passes/*.py hwtargets/*.py fxsnn/embedded/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -34,6 +39,10 @@ mutants: .venv/installed-test
 
 .venv/installed-test: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[test]'
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[docs]'
 	touch $@
 
 lint: .venv/installed-test

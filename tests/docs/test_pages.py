@@ -1,0 +1,118 @@
+"""The code of the pages runs, and prints what they say it prints, figures aside."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fxsnn
+import fxsnn.passes
+
+REPOSITORY = Path(__file__).parents[2]
+DOCS = REPOSITORY / "docs"
+FENCED = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+QUICK_START = DOCS / "quickstart.md"
+BY_THEMSELVES = sorted((DOCS / "extend").glob("*.md"))
+BEHIND_THE_QUICK_START = sorted(page for page in (DOCS / "how-to").glob("*.md") if "```python" in page.read_text())
+
+# The pages warn of what they do on purpose: 2 bits without fine-tuning. Libraries' warnings are not theirs.
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of Python on a page.
+
+    Attributes:
+        code: what stands there, at its own line.
+        printed: what the page says it prints, `None` if it does not say.
+    """
+
+    code: str
+    printed: str | None
+
+
+def blocks(page: Path) -> list[Block]:
+    """The Python of a page in order; a block of text directly behind one is what it prints."""
+    text = page.read_text()
+    fenced = list(FENCED.finditer(text))
+    found = []
+    for this, behind in zip(fenced, [*fenced[1:], None], strict=True):
+        if this[1] == "python":
+            says = behind is not None and behind[1] == "text" and not text[this.end() : behind.start()].strip()
+            line = text.count("\n", 0, this.start(2))
+            found.append(Block("\n" * line + this[2], behind[2] if behind is not None and says else None))
+    return found
+
+
+def shape(text: str) -> str:
+    """What was printed without its figures and the widths of its columns."""
+    return " ".join(re.sub(r"-{2,}", "--", re.sub(r"\d[\d.,]*", "#", text)).split())
+
+
+def run(page: Path, names: dict[str, Any]) -> dict[str, Any]:
+    """Run a page with these names at hand, and compare what it prints; its names afterwards."""
+    names = {"__name__": "__main__"} | names
+    for block in blocks(page):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(block.code, str(page), "exec"), names)
+        if block.printed is not None:
+            assert shape(printed.getvalue()) == shape(block.printed), printed.getvalue()
+    return names
+
+
+@pytest.fixture(scope="session")
+def quick_start(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("quickstart"))
+        return run(QUICK_START, {})
+
+
+@pytest.mark.parametrize("page", BY_THEMSELVES, ids=lambda page: page.stem)
+def test_a_page_about_extending_runs_by_itself(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(page, {})
+
+
+@pytest.mark.slow
+def test_the_quick_start_runs_and_its_networks_are_worth_having(quick_start: dict[str, Any]) -> None:
+    accuracy = quick_start["accuracy"]
+    assert accuracy(quick_start["model"]) > 90
+    assert accuracy(quick_start["snn"]) > 90
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", BEHIND_THE_QUICK_START, ids=lambda page: page.stem)
+def test_a_page_by_task_runs_behind_the_quick_start(
+    page: Path, quick_start: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    assert run(page, quick_start)
+
+
+def test_the_reference_has_every_public_name() -> None:
+    pages = [page.read_text() for page in (DOCS / "reference").glob("*.md")]
+    shown = {name for page in pages for name in re.findall(r"^::: (\S+)", page, re.MULTILINE)}
+    public = {f"fxsnn.{name}" for name in fxsnn.__all__ if name != "__version__"}
+    public |= {f"fxsnn.passes.{name}" for name in fxsnn.passes.__all__ if name not in fxsnn.__all__}
+    assert public - shown == set()
+
+
+def test_what_a_block_prints_is_told_from_other_text(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n```python\nprint(1)\n```\n\n```text\n1\n```\n```python\nx = 2\n```\nsays\n```text\n3\n```\n")
+    assert [(block.code.strip(), block.printed) for block in blocks(page)] == [("print(1)", "1\n"), ("x = 2", None)]
+
+
+def test_a_page_that_prints_something_else_fails(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint('two')\n```\n```text\none\n```\n")
+    with pytest.raises(AssertionError):
+        run(page, {})
