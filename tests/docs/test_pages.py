@@ -16,6 +16,7 @@ import fxsnn.passes
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
+README = REPOSITORY / "README.md"
 FENCED = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 QUICK_START = DOCS / "quickstart.md"
 BY_THEMSELVES = sorted((DOCS / "extend").glob("*.md"))
@@ -95,6 +96,12 @@ def test_a_page_by_task_runs_behind_the_quick_start(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     assert run(page, quick_start)
+
+
+@pytest.mark.slow
+def test_the_readme_runs_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(README, {})
 
 
 def test_the_reference_has_every_public_name() -> None:
