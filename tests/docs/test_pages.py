@@ -104,6 +104,12 @@ def test_the_readme_runs_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert run(README, {})
 
 
+@pytest.mark.parametrize("page", sorted(REPOSITORY.glob("*.md")), ids=lambda page: page.stem)
+def test_links_of_the_pages_beside_the_site_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
 def test_the_reference_has_every_public_name() -> None:
     pages = [page.read_text() for page in (DOCS / "reference").glob("*.md")]
     shown = {name for page in pages for name in re.findall(r"^::: (\S+)", page, re.MULTILINE)}
