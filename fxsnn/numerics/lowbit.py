@@ -7,7 +7,9 @@ A weight `W` becomes `step * code`. For 2 to 4 bits `code = clip(round(W / step)
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,8 @@ near zero, a threshold beyond every register, and cost the whole layer its codeb
 
 _CANDIDATES = 256
 _REFINEMENTS = 8
+_AT_ONCE = 1 << 17
+"""So many weights are fitted at a time, or two rows where these are longer."""
 
 
 def largest_code(bits: int) -> int:
@@ -48,7 +52,7 @@ def weight_codes(weight: Tensor, step: Tensor, bits: int) -> Tensor:
         return torch.where(weight >= 0, 1.0, -1.0).to(weight.dtype)
     limit = largest_code(bits)
     wide = torch.promote_types(weight.dtype, torch.float32)
-    return (weight.to(wide) / spread(step.to(wide), weight)).round().clamp(-limit, limit).to(weight.dtype)
+    return (weight.to(wide) / spread(step.to(wide), weight)).round_().clamp_(-limit, limit).to(weight.dtype)
 
 
 def quantize_weight(weight: Tensor, step: Tensor, bits: int) -> Tensor:
@@ -94,8 +98,8 @@ def fit_step(weight: Tensor, bits: int, *, per_channel: bool = True) -> Tensor:
         Positive steps, [C] or [1], in the weight's type; no step lies below `STEP_FLOOR` of the median. A row of zeros,
         whose codes are zero whatever its step, gets the median; at 1 bit, where there is no zero, it gets the floor.
     """
-    rows = weight.detach().double().flatten(1) if per_channel else weight.detach().double().reshape(1, -1)
-    step = rows.abs().mean(1) if bits == 1 else _search(rows, bits)
+    rows = weight.detach().flatten(1) if per_channel else weight.detach().reshape(1, -1)
+    step = torch.cat([_least_squares(piece.double(), bits) for piece in _pieces(rows)])
     live = step[step > 0]
     if not len(live):
         return torch.ones_like(step, dtype=weight.dtype)
@@ -108,30 +112,112 @@ def raised_to_floor(step: Tensor, median: Tensor) -> Tensor:
     return step.clamp_min(float(median) * STEP_FLOOR)
 
 
+def _pieces(rows: Tensor) -> Sequence[Tensor]:
+    """A few rows at a time, whose temporaries stay in the cache.
+
+    No row stands alone that was not alone before: threads add up a lone row in another order than one of several, and
+    steps are to be the same to the last bit.
+    """
+    return rows.tensor_split(max(1, min(len(rows) // 2, rows.numel() // _AT_ONCE)))
+
+
+def _least_squares(rows: Tensor, bits: int) -> Tensor:
+    """The step of each row [R], 0 for a row of zeros."""
+    return rows.abs().mean(1) if bits == 1 else _search(rows, bits)
+
+
 def _search(rows: Tensor, bits: int) -> Tensor:
-    widest = (rows.abs().amax(1) / largest_code(bits)).clamp_min(torch.finfo(rows.dtype).tiny)
-    best, least = _better(rows, bits, widest, widest, torch.full_like(widest, torch.inf))
+    """Candidates in their order, the first of the least error; only those are tried that can be it."""
+    codes, refined, terms = (torch.empty_like(rows) for _ in range(3))  # memory that is there costs least
+
+    def encode(step: Tensor, codes: Tensor) -> None:
+        _fill(codes, lambda code, row: code.copy_(weight_codes(row, step, bits)), rows)
+
+    def error(step: Tensor, codes: Tensor) -> Tensor:
+        def square(term: Tensor, row: Tensor, code: Tensor) -> None:
+            torch.sub(row, torch.mul(code, step[:, None], out=term), out=term).square_()
+
+        return _fill(terms, square, rows, codes).sum(1)
+
+    largest = rows.abs().amax(1)
+    widest = (largest / largest_code(bits)).clamp_min(torch.finfo(rows.dtype).tiny)
     # Up to max|W| / (Q - 1/2): beyond it the largest weight would no longer reach the largest code.
     shares = torch.logspace(-1.5, math.log10(1.2), _CANDIDATES, dtype=rows.dtype, device=rows.device)
-    for share in shares:
-        best, least = _better(rows, bits, widest * share, best, least)
+    steps = widest[:, None] * torch.cat([shares.new_ones(1), shares])
+    promising = _promising(rows, steps, bits) & (largest > 0)[:, None]
+    best, least = widest, torch.full_like(widest, torch.inf)
+    while bool(promising.any()):
+        first = promising.int().argmax(1, keepdim=True)  # of a row that is done the widest, which changes nothing
+        promising.scatter_(1, first, False)
+        step = steps.gather(1, first).squeeze(1)
+        encode(step, codes)
+        found = error(step, codes)
+        best, least = torch.where(found < least, step, best), torch.minimum(found, least)
+    encode(best, codes)
     for _ in range(_REFINEMENTS):
-        best, least = _better(rows, bits, refit_step(rows, best, bits), best, least)
-    return torch.where(rows.abs().amax(1) > 0, best, 0.0)
+        step = refit_step(rows, codes, best, terms)
+        encode(step, refined)
+        found = error(step, refined)
+        better = found < least
+        if not bool(better.any()):  # the same steps again, from now on
+            break
+        best, least = torch.where(better, step, best), torch.minimum(found, least)
+        if bool(better.all()):
+            codes, refined = refined, codes
+        else:
+            torch.where(better[:, None], refined, codes, out=codes)
+    return torch.where(largest > 0, best, 0.0)
 
 
-def _better(rows: Tensor, bits: int, step: Tensor, best: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-    error = (rows - weight_codes(rows, step, bits) * spread(step, rows)).square().sum(1)
-    return torch.where(error < least, step, best), torch.minimum(error, least)
+def _promising(rows: Tensor, steps: Tensor, bits: int) -> Tensor:
+    """Which of the steps [R, S] can have the least error of their row, whatever sums are rounded to.
 
-
-def refit_step(weight: Tensor, step: Tensor, bits: int) -> Tensor:
-    """One refinement: the step of least squared error for the codes that `step` gives.
-
-    A row whose codes are all zero keeps its step. Same shapes and type as `step`.
+    With `|W|` in order and added up, the error `|W|^2 - 2 step <|W|, code> + step^2 |code|^2` takes a search per code:
+    all weights above `(k - 1/2) step` have at least code `k`.
     """
-    rows = weight.detach().flatten(1) if len(step) > 1 or len(weight) == 1 else weight.detach().reshape(1, -1)
-    codes = weight_codes(rows, step, bits)
-    energy = codes.square().sum(1)
-    fitted = (rows * codes).sum(1) / energy.clamp_min(1)
+    magnitudes, codes = _in_order(rows.abs()), range(1, largest_code(bits) + 1)
+    places = [torch.searchsorted(magnitudes, (code - 0.5) * steps) for code in codes]
+    energy, sums = magnitudes.square().sum(1, keepdim=True), magnitudes.cumsum_(1)
+    products, squares = torch.zeros_like(steps), torch.zeros_like(steps)
+    for code, place in zip(codes, places, strict=True):
+        below = sums.gather(1, (place - 1).clamp_min(0)).where(place > 0, 0.0)
+        products += sums[:, -1:] - below
+        squares += (2 * code - 1) * (rows.shape[1] - place)
+    errors = energy - 2 * steps * products + steps.square() * squares
+    # Each of the terms is at most 4 |W|^2; a sum of n numbers is off by n roundings at the most.
+    finest = torch.finfo(rows.dtype)
+    margin = 32 * rows.shape[1] * finest.eps * energy + finest.tiny
+    return ~(errors > errors.amin(1, keepdim=True) + margin)  # all of them, where there are no numbers to compare
+
+
+def _in_order(rows: Tensor) -> Tensor:
+    """Each row sorted; by numpy where it can, whose sort is several times as fast."""
+    return torch.from_numpy(np.sort(rows.numpy(), axis=1)) if rows.device.type == "cpu" else rows.sort(1).values
+
+
+def refit_step(rows: Tensor, codes: Tensor, step: Tensor, terms: Tensor | None = None) -> Tensor:
+    """One refinement: the step of least squared error for given codes.
+
+    Args:
+        rows: [R, n].
+        codes: [R, n].
+        step: [R]; a row whose codes are all zero keeps it.
+        terms: [R, n], written over: memory to work in.
+    """
+    energy = torch.bmm(codes[:, None, :], codes[:, :, None]).view(-1)  # whole numbers: exact in any order
+    terms = torch.empty_like(rows) if terms is None else terms
+    products = _fill(terms, lambda term, row, code: torch.mul(row, code, out=term), rows, codes).sum(1)
+    fitted = products / energy.clamp_min(1)
     return torch.where((energy > 0) & (fitted > 0), fitted, step)
+
+
+def _fill(out: Tensor, function: Callable[..., object], *rows: Tensor) -> Tensor:
+    """`out` [R, n], after `function` wrote into it what it makes of `rows`: of long ones in parts that stay in the
+    cache."""
+    width = max(1, 2 * _AT_ONCE // len(out))
+    if out.shape[1] <= width:
+        function(out, *rows)
+    else:
+        for parts in zip(*(one.split(width, 1) for one in (out, *rows)), strict=True):
+            function(*parts)
+    return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +42,65 @@ def test_codes_are_the_clipped_rounded_ratio(seed: int, bits: int) -> None:
     limit = lowbit.largest_code(bits)
     expected = np.where(weight.numpy() >= 0, 1, -1) if bits == 1 else np.clip(np.rint(ratio), -limit, limit)
     assert np.array_equal(lowbit.weight_codes(weight, step, bits).numpy(), expected)
+
+
+def searched_step(weight: torch.Tensor, bits: int, *, per_channel: bool) -> torch.Tensor:
+    """The search as it reads in words: every candidate tried on the whole layer, then refined; no floor."""
+    rows = weight.double().flatten(1) if per_channel else weight.double().reshape(1, -1)
+    if bits == 1:
+        return rows.abs().mean(1)
+
+    def squared(step: torch.Tensor) -> torch.Tensor:
+        return (rows - lowbit.weight_codes(rows, step, bits) * step[:, None]).square().sum(1)
+
+    widest = (rows.abs().amax(1) / lowbit.largest_code(bits)).clamp_min(torch.finfo(torch.float64).tiny)
+    shares = torch.logspace(-1.5, math.log10(1.2), 256, dtype=torch.float64)
+    best, least = widest, squared(widest)
+    for share in shares:
+        error = squared(widest * share)
+        best, least = torch.where(error < least, widest * share, best), torch.minimum(error, least)
+    for _ in range(8):
+        codes = lowbit.weight_codes(rows, best, bits)
+        energy, product = codes.square().sum(1), (rows * codes).sum(1)
+        step = torch.where((energy > 0) & (product > 0), product / energy.clamp_min(1), best)
+        error = squared(step)
+        best, least = torch.where(error < least, step, best), torch.minimum(error, least)
+    return torch.where(rows.abs().amax(1) > 0, best, 0.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    bits=st.sampled_from(BITS),
+    shape=st.sampled_from([(1, 1), (1, 90), (2, 7), (3, 40), (9, 5), (16, 3, 3, 3)]),
+    grain=st.sampled_from([0.0, 0.25, 1.0]),
+    per_channel=st.booleans(),
+    at_once=st.sampled_from([1, 16, 1 << 17]),
+)
+def test_a_search_in_pieces_finds_the_very_steps_of_one_over_the_whole_layer(
+    seed: int, bits: int, shape: tuple[int, ...], grain: float, per_channel: bool, at_once: int
+) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    weight = weight if grain == 0 else (weight / grain).round() * grain  # candidates then tie, and rows are empty
+    expected = searched_step(weight, bits, per_channel=per_channel)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lowbit, "_AT_ONCE", at_once)
+        found = lowbit.fit_step(weight, bits, per_channel=per_channel)
+    live = expected > 0
+    if bool(live.any()):
+        median = expected[live].median()
+        expected = torch.where(live, expected, median if bits > 1 else 0.0)
+        assert torch.equal(found, lowbit.raised_to_floor(expected, median).float())
+    else:
+        assert torch.equal(found, torch.ones_like(found))
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("size", [1e-160, 1e-30, 1e100, 1e160])
+def test_steps_are_the_same_where_squares_leave_the_range_of_numbers(size: float, per_channel: bool) -> None:
+    weight = weights(4).double() * size
+    expected = searched_step(weight, 4, per_channel=per_channel)
+    assert torch.equal(lowbit.fit_step(weight, 4, per_channel=per_channel), expected)
 
 
 def test_at_one_bit_zero_counts_as_positive() -> None:
@@ -102,7 +163,7 @@ def test_a_layer_of_zeros_gets_a_positive_step(bits: int) -> None:
 def test_refitting_never_raises_the_error(seed: int, bits: int) -> None:
     weight = weights(seed)
     step = weight.abs().mean(1) * 0.8
-    again = lowbit.refit_step(weight, step, bits)
+    again = lowbit.refit_step(weight, lowbit.weight_codes(weight, step, bits), step)
     assert bool((squared_error(weight, again, bits) <= squared_error(weight, step, bits) * (1 + 1e-5)).all())
 
 
