@@ -27,7 +27,7 @@ coverage: .venv/installed-test
 mutants: .venv/installed-test
 	$(BIN)/python tests/mutants.py $(MUTANTS)
 
-# The site, into out/site; what is linked but not there, or has no docstring where one is shown, stops it.
+# The site, into out/site; a link that leads nowhere, or a docstring that names no parameter of its function, stops it.
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 

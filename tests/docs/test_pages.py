@@ -13,6 +13,7 @@ import pytest
 
 import fxsnn
 import fxsnn.passes
+from fxsnn.chip.plugins import ENTRY_POINT_GROUP
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -53,8 +54,8 @@ def blocks(page: Path) -> list[Block]:
 
 
 def shape(text: str) -> str:
-    """What was printed without its figures and the widths of its columns."""
-    return " ".join(re.sub(r"-{2,}", "--", re.sub(r"\d[\d.,]*", "#", text)).split())
+    """What was printed without its figures, its hashes of tensors and the widths of its columns."""
+    return " ".join(re.sub(r"-{2,}", "--", re.sub(r"#[0-9a-f]{8}|\d[\d.,]*", "#", text)).split())
 
 
 def run(page: Path, names: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +117,16 @@ def test_the_reference_has_every_public_name() -> None:
     public = {f"fxsnn.{name}" for name in fxsnn.__all__ if name != "__version__"}
     public |= {f"fxsnn.passes.{name}" for name in fxsnn.passes.__all__ if name not in fxsnn.__all__}
     assert public - shown == set()
+
+
+def test_the_package_of_a_target_names_it_as_fxsnn_looks_for_it() -> None:
+    page = (DOCS / "extend" / "target.md").read_text()
+    assert f'[project.entry-points."{ENTRY_POINT_GROUP}"]\nacme_v1 = ' in page
+    assert 'name="acme_v1"' in page
+
+
+def test_the_citation_is_of_this_version() -> None:
+    assert f"\nversion: {fxsnn.__version__}\n" in (REPOSITORY / "CITATION.cff").read_text()
 
 
 def test_what_a_block_prints_is_told_from_other_text(tmp_path: Path) -> None:
