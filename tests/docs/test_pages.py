@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import fxsnn
 import fxsnn.passes
 from fxsnn.chip.plugins import ENTRY_POINT_GROUP
+from fxsnn.cli import main
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
 README = REPOSITORY / "README.md"
 FENCED = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 QUICK_START = DOCS / "quickstart.md"
+COMMAND_LINE = DOCS / "how-to" / "command-line.md"
 BY_THEMSELVES = sorted((DOCS / "extend").glob("*.md"))
 BEHIND_THE_QUICK_START = sorted(page for page in (DOCS / "how-to").glob("*.md") if "```python" in page.read_text())
 
@@ -97,6 +101,20 @@ def test_a_page_by_task_runs_behind_the_quick_start(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     assert run(page, quick_start)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run_in_their_order(
+    quick_start: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    network, _, _ = blocks(QUICK_START)[0].code.partition("torch.manual_seed")
+    Path("net.py").write_text(network.lstrip())
+    torch.save(quick_start["model"].state_dict(), "net.pt")
+    commands = re.findall(r"^    fxsnn (.+)$", COMMAND_LINE.read_text(), re.MULTILINE)
+    assert commands
+    for command in commands:
+        assert main(shlex.split(command, comments=True)) == 0, command
 
 
 @pytest.mark.slow
