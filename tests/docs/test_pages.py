@@ -100,6 +100,7 @@ def test_a_page_by_task_runs_behind_the_quick_start(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr(fxsnn.datasets, "_registered", dict(fxsnn.datasets._registered))  # a page registers its own
     assert run(page, quick_start)
 
 
