@@ -29,7 +29,7 @@ mutants: .venv/installed-test
 
 # The site, into out/site; a link that leads nowhere, or a docstring that names no parameter of its function, stops it.
 docs: .venv/installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 # The package itself, not editable: what users get.
 .venv/installed: pyproject.toml constraints.txt $(wildcard fxsnn/*.py fxsnn/*/*.py passes/*.py hwtargets/*.py fxsnn/embedded/*)
