@@ -44,6 +44,9 @@ _SAMPLE = 32
 _VERIFIED = 20
 """Steps for which the engine is compared with PyTorch: more than engines run at a time."""
 
+_STARTED_ON = 1_000
+"""So many images correct the layers from which fine-tuning starts."""
+
 CORRECTIONS = ("biases", "thresholds", "both")
 
 
@@ -60,7 +63,7 @@ def pipeline(
     percentile: float = 99.9,
     input_bits: int | None = 8,
     per_channel: bool = True,
-    correction: str | None = None,
+    correction: str | None = "auto",
     finetune: Finetune | None = None,
     example: Tensor | None = None,
     progress: bool = False,
@@ -92,26 +95,61 @@ def pipeline(
         ),
         QuantizeWeights(bits, per_channel, chip),
     ]
+    if finetune is not None and not isinstance(finetune, Finetune):
+        raise OptionError(f"finetune is a {type(finetune).__name__}; expected fxsnn.Finetune(data, ...), or None")
+    images: Any = calibration_data
+    if is_one_of(correction, ("auto",)):
+        images = None if finetune is None else _to_start_from(calibration_data, finetune)
+        correction = None if images is None else "biases"
+    elif correction is not None:
+        _require_correction(correction, calibration_data)
     if correction is not None:
-        if not is_one_of(correction, CORRECTIONS):
-            allowed = ", ".join(map(repr, CORRECTIONS))
-            raise OptionError(f"correction is {shown(correction)}; allowed are {allowed}, or None")
-        if calibration_data is None:
-            raise OptionError(f"correction={correction!r} needs images: pass calibration_data")
-        if isinstance(calibration_data, Iterator):
-            raise OptionError(
-                f"correction={correction!r} goes through the calibration data several times, but a "
-                f"{type(calibration_data).__name__} can be read once only: pass a list of its batches, or a DataLoader"
-            )
         biases, thresholds = correction != "thresholds", correction != "biases"
-        passes.append(CorrectLayers(calibration_data, chip, biases, thresholds, **asdict(dynamics), progress=progress))
+        passes.append(CorrectLayers(images, chip, biases, thresholds, **asdict(dynamics), progress=progress))
     if finetune is not None:
-        if not isinstance(finetune, Finetune):
-            raise OptionError(f"finetune is a {type(finetune).__name__}; expected fxsnn.Finetune(data, ...), or None")
         finetune = replace(finetune, progress=finetune.progress or progress)
         passes.append(_completed(finetune, target=chip, **asdict(dynamics)))
     passes.append(SubstituteSpikes(chip, dynamics.timesteps, reset, initial_membrane))
     return Pipeline(tuple(passes), _example(calibration_data) if example is None else example)
+
+
+def _require_correction(correction: object, data: Any) -> None:
+    """Refuse a correction that there is not, or data that do not serve it."""
+    if not is_one_of(correction, CORRECTIONS):
+        allowed = ", ".join(map(repr, CORRECTIONS))
+        raise OptionError(f"correction is {shown(correction)}; allowed are {allowed}, 'auto', or None")
+    if data is None:
+        raise OptionError(f"correction={correction!r} needs images: pass calibration_data")
+    if isinstance(data, Iterator):
+        raise OptionError(
+            f"correction={correction!r} goes through the calibration data several times, but a "
+            f"{type(data).__name__} can be read once only: pass a list of its batches, or a DataLoader"
+        )
+
+
+def _to_start_from(calibration_data: Any, finetune: Finetune) -> _First | None:
+    """Images on which layers are corrected before training, of data that can be gone through again; `None`: none."""
+    for data, what in ((calibration_data, "calibration data"), (finetune.data, "fine-tuning data")):
+        if data is not None and not isinstance(data, Iterator):
+            return _First(data, what)
+    return None
+
+
+class _First:
+    """The first images of data; all who go through it see the same ones."""
+
+    def __init__(self, data: Any, what: str) -> None:
+        self._data, self._what = data, what
+        # Of a loader that draws where its own generator is.
+        self.generator, self.sampler = getattr(data, "generator", None), getattr(data, "sampler", None)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        left = _STARTED_ON
+        for images in image_batches(self._data, None, what=self._what):
+            yield images[:left]
+            left -= len(images)
+            if left <= 0:
+                return
 
 
 def _completed(finetune: Finetune, **options: Any) -> Finetune:
@@ -165,7 +203,7 @@ def convert(
     percentile: float = 99.9,
     input_bits: int | None = 8,
     per_channel: bool = True,
-    correction: str | None = None,
+    correction: str | None = "auto",
     finetune: Finetune | None = None,
     example: Tensor | None = None,
     engine: str = "auto",
@@ -189,7 +227,9 @@ def convert(
         input_bits: width of the signed integer input, or `None` for an analog input.
         per_channel: one weight step per output channel, or one per layer.
         correction: "biases", "thresholds" or "both": suit them to n-bit weights and spikes without training, from the
-            calibration data, see `fxsnn.passes.CorrectLayers`.
+            calibration data, see `fxsnn.passes.CorrectLayers`. "auto": the biases before fine-tuning, which starts
+            better from there, on the first 1,000 of the calibration images or without them of the images that it
+            trains on; without fine-tuning nothing. `None`: nothing.
         finetune: train the n-bit weights, see `fxsnn.Finetune`.
         example: images on which rewrites are verified; `None`: calibration images, or random ones of a size that the
             network accepts.
@@ -208,7 +248,8 @@ def convert(
     """
     chip = get_target(target)
     check_engine(engine)
-    seen = _Remembered(calibration_data) if isinstance(calibration_data, Iterator) and correction is None else None
+    once = isinstance(calibration_data, Iterator) and not is_one_of(correction, CORRECTIONS)
+    seen = _Remembered(calibration_data) if once else None
     passes = pipeline(
         target=chip,
         bits=bits,
@@ -259,7 +300,7 @@ def convert(
         "percentile": float(percentile) if calibration_data is not None and calibration == "percentile" else None,
         "input_bits": whole_number(input_bits),
         "per_channel": bool(per_channel),
-        "correction": correction,
+        "correction": next((one.corrected() for one in passes.passes if isinstance(one, CorrectLayers)), None),
         "finetune": None if finetune is None else finetune.describe(),
     }
     provenance = {"versions": _versions(), "options": options, "passes": [one.describe() for one in passes.passes]}

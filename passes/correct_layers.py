@@ -82,6 +82,12 @@ class CorrectLayers(Pass):
     def _dynamics(self) -> Dynamics:
         return Dynamics(self.timesteps, self.reset, self.initial_membrane)
 
+    def corrected(self) -> str:
+        """What it corrects: "biases", "thresholds" or "both"."""
+        if self.biases and self.thresholds:
+            return "both"
+        return "biases" if self.biases else "thresholds"
+
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
         if self.data is None:
@@ -159,7 +165,7 @@ def _without_training() -> Iterator[None]:
     try:
         yield
     except TargetError as error:
-        remedy = "It is the correction that moves it there: leave biases uncorrected, or train the network"
+        remedy = "It is the correction that moves it there: leave it out with correction=None"
         raise TargetError([replace(finding, remedy=remedy) for finding in error.findings]) from error
 
 

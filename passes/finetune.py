@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from numbers import Real
 
 from torch import nn
 
 from fxsnn.data import batches_of, held_out
-from fxsnn.errors import OptionError, PipelineError
+from fxsnn.errors import AccuracyWarning, OptionError, PipelineError
 from fxsnn.graph import Graph
 from fxsnn.rewriting import Pass, facts
 from fxsnn.training import Student, Task, TrainingOptions, float_form, train
@@ -22,11 +23,14 @@ class Finetune(Pass, TrainingOptions):
     ones too, rounded to what T steps of spikes express under a steady drive. In spiking epochs activations are the
     rates that the spiking network really has on the batch, uneven spikes included; gradients are as before.
 
+    What it did is logged at INFO by `fxsnn.training.loop`: a line for each epoch, and one that says which epoch was
+    kept. Where the network that it began with is kept, an `AccuracyWarning` says so.
+
     Args:
         data: a pair of tensors (images, labels), or an iterable of (images, labels) such as a `DataLoader`. With
             `distillation=1`, labels are not needed.
         epochs: how often to go through the data.
-        spiking_epochs: how often after that, with the rates of the spiking network.
+        spiking_epochs: how often after that, with the rates of the spiking network; 0 leaves these out.
         lr: learning rate at the start; `None`: 0.02 for SGD, 0.001 for AdamW.
         spiking_lr: the same for the spiking epochs; `None`: as `lr`.
         momentum: of SGD.
@@ -40,7 +44,8 @@ class Finetune(Pass, TrainingOptions):
         precision: "float32", or "bfloat16" for mixed precision on CPU or GPU.
         validation: data held out, or the share of `data` (tensors only) to hold out; after each epoch the accuracy of
             the spiking network on them is taken, and the best epoch is what remains, or the start if none was better.
-            `None`: the last one remains.
+            `None`: the last one remains, or the start if its spiking network classified more of about 1,000 training
+            images right.
         patience: stop when so many epochs brought nothing better on the validation data; `None`: never.
         batch_size: for tensors.
         timesteps: T, the levels of the activations; `None`: those for which the network is converted.
@@ -84,8 +89,10 @@ class Finetune(Pass, TrainingOptions):
         known = self.checkpoint is None or self.teacher is None  # a float form's tensors tell all about it
         example = None if known else graph.example_input()
         student = Student(graph, self.target, self.dynamics())
-        train(Task(student, teacher, batches, validation, example), self)
+        outcome = train(Task(student, teacher, batches, validation, example), self)
         student.finish()
+        if not outcome.kept:
+            warnings.warn(f"{outcome}. A smaller lr, or more epochs, may do better", AccuracyWarning, stacklevel=2)
 
     def _own_teacher(self, graph: Graph) -> nn.Module:
         """A copy of the teacher, where the network is and of its type."""

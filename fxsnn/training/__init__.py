@@ -7,12 +7,13 @@ lies below.
 from fxsnn.training.frontier import Frontier
 from fxsnn.training.loop import train
 from fxsnn.training.options import TrainingOptions
-from fxsnn.training.run import Epoch, Task
+from fxsnn.training.run import Epoch, Outcome, Task
 from fxsnn.training.student import Student, float_form
 
 __all__ = [
     "Epoch",
     "Frontier",
+    "Outcome",
     "Student",
     "Task",
     "TrainingOptions",

@@ -56,6 +56,7 @@ class Checkpoint:
             "fine-tuning": self._identity,
             "done": progress.done,
             "idle": progress.idle,
+            "start": progress.start,
             "best": progress.best,
             "history": [asdict(epoch) for epoch in progress.history],
             "optimiser": scalars,
@@ -78,8 +79,8 @@ class Checkpoint:
             )
         self._student.load(_under("now.", arrays))
         history = [Epoch(**epoch) for epoch in document["history"]]
-        kept = _under("best.", arrays)
-        progress = Progress(document["done"], history, document["best"], kept, document["idle"])
+        numbers = {name: document[name] for name in ("done", "start", "best", "idle")}
+        progress = Progress(**numbers, history=history, kept=_under("best.", arrays))
         held: dict[int, dict[str, Any]] = {}
         for name, value in {**_under("optimiser.", arrays), **document["optimiser"]}.items():
             index, key = name.split(".", 1)

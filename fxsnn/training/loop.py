@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,20 +13,26 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fxsnn.data import accepted, length_of, reproducible
+from fxsnn.data import accepted, gone_through, length_of, reproducible
 from fxsnn.errors import DataError, TargetError, TrainingError, listing
 from fxsnn.training.checkpoint import Checkpoint
 from fxsnn.training.objective import Objective
 from fxsnn.training.options import TrainingOptions, scheduled
-from fxsnn.training.run import Epoch, Progress, Task
+from fxsnn.training.run import Epoch, Outcome, Progress, Task
+
+_JUDGED_ON = 1_000
+"""So many of the training images, about, judge a run without validation data."""
 
 _log = logging.getLogger(__name__)
 
 
-def train(task: Task, options: TrainingOptions) -> list[Epoch]:
+def train(task: Task, options: TrainingOptions) -> Outcome:
     """Train `task.student` in place; its tail is not touched.
 
-    With validation data the best epoch is what remains, or what there was before if no epoch was better.
+    With validation data the best epoch is what remains; without, the last one. Where the spiking network of the start
+    was better, on the validation data or without them on some of the training images, that remains.
+
+    Each epoch and the outcome are logged at INFO.
 
     Raises:
         DataError: a batch does not fit the network, or an epoch had no batches.
@@ -47,9 +54,10 @@ class _Loop:
         self.state = Progress()
         self.image_size: tuple[int, ...] | None = None  # that the network was seen to accept
         self.size = length_of(task.batches)
+        self.judged: Iterable[Any] | None = task.validation
         self.lrs = options.learning_rates()
 
-    def run(self) -> list[Epoch]:
+    def run(self) -> Outcome:
         """See `train`."""
         phases = (self.options.epochs, self.options.spiking_epochs)
         held: dict[int, dict[str, Any]] = {}
@@ -58,14 +66,13 @@ class _Loop:
         total = None if self.size is None else self.size * (sum(phases) - sum(self.state.done))
         quiet = None if self.options.progress else True
         with reproducible(self.options.seed), tqdm(total=total, desc="fine-tuning", disable=quiet) as bar:
-            if not self.state.history:
-                self._consider(self._validated())  # wrong data show now; and no epoch may make things worse
+            self._begin()
             for phase, epochs in enumerate(phases):
                 if self.state.done[phase] >= epochs:
                     continue
                 optimiser = self._optimiser()
                 if self.state.done[phase] == 0:
-                    if self.state.kept:
+                    if self.task.validation is not None:
                         self.student.load(self.state.kept)
                     self.state.idle = 0
                 elif held:  # of this phase, which was interrupted
@@ -78,9 +85,36 @@ class _Loop:
                     if self.options.on_epoch is not None:
                         self.options.on_epoch(self.state.history[-1])
                 self.state.done[phase] = epochs
-        if self.state.kept:
-            self.student.load(self.state.kept)
-        return self.state.history
+            outcome = self._end()
+        _log.info("%s", outcome)
+        return outcome
+
+    def _begin(self) -> None:
+        """Judge the start: wrong data show now, and no epoch may make things worse."""
+        if self.task.validation is None and not isinstance(self.task.batches, Iterator):
+            with reproducible(self.options.seed, self.task.batches):
+                self.judged = _first(self.task.batches) or None
+        if self.state.history or self.judged is None:
+            return
+        self.state.start = self.state.best = self._accuracy(self.judged)
+        self.state.kept = self._tensors()
+
+    def _end(self) -> Outcome:
+        """Leave the best that there was."""
+        state = self.state
+        history, last = tuple(state.history), len(state.history)
+        if self.judged is None:
+            return Outcome(history, last)
+        if self.task.validation is not None:
+            self.student.load(state.kept)
+            better = (epoch.number for epoch in history if epoch.validation == state.best != state.start)
+            return Outcome(history, next(better, 0), "validation", state.start, state.best)
+        after = self._accuracy(self.judged)
+        assert state.start is not None
+        if after >= state.start:
+            return Outcome(history, last, "training", state.start, after)
+        self.student.load(state.kept)
+        return Outcome(history, 0, "training", state.start, state.start)
 
     def _optimiser(self) -> torch.optim.Optimizer:
         relative = self.options.optimizer == "adamw"
@@ -124,7 +158,7 @@ class _Loop:
                 "such as a DataLoader"
             )
         self.student.forget()
-        validation = self._validated()
+        validation = None if self.task.validation is None else self._accuracy(self.task.validation)
         self.state.done[phase] += 1
         epoch = Epoch(
             number, phase == 1, total / count, hits / labelled if labelled else None, validation, rate,
@@ -134,11 +168,10 @@ class _Loop:
         self._consider(validation)
         _log.info("fine-tuning, %s", epoch)
 
-    def _validated(self) -> float | None:
-        """Accuracy of the spiking network on the validation data."""
-        if self.task.validation is None:
-            return None
-        return self.objective.accuracy(self.student.spiking(), self.task.validation, "the validation data")
+    def _accuracy(self, data: Iterable[Any]) -> float:
+        """Of the spiking network."""
+        what = "fine-tuning data" if self.task.validation is None else "the validation data"
+        return self.objective.accuracy(self.student.spiking(), data, what)
 
     def _consider(self, validation: float | None) -> None:
         """Keep the present state if it is the best so far."""
@@ -147,7 +180,10 @@ class _Loop:
         self.state.idle += 1
         if self.state.best is None or validation > self.state.best:
             self.state.best, self.state.idle = validation, 0
-            self.state.kept = {name: tensor.detach().clone() for name, tensor in self.student.tensors().items()}
+            self.state.kept = self._tensors()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.student.tensors().items()}
 
     def _update(
         self, images: Tensor, labels: Tensor | None, optimiser: torch.optim.Optimizer, *, spiking: bool
@@ -174,3 +210,18 @@ class _Loop:
                 findings = [replace(finding, remedy="Use a smaller lr") for finding in error.findings]
                 raise TrainingError(f"training has taken values out of their registers: {listing(findings)}") from error
         return value, outputs.detach()
+
+
+def _first(batches: Iterable[Any]) -> list[Any]:
+    """The first batches, until they have images enough; what is no batch is kept too, to be refused."""
+    kept: list[Any] = []
+    count = 0
+    for batch in gone_through(batches):
+        images = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        found = len(images) if isinstance(images, Tensor) and images.dim() else 1
+        count += found
+        if found:
+            kept.append(batch)
+        if count >= _JUDGED_ON:
+            break
+    return kept

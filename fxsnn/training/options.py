@@ -39,7 +39,7 @@ class TrainingOptions:
     lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    spiking_epochs: int = 0
+    spiking_epochs: int = 1
     spiking_lr: float | None = None
     optimizer: str = "sgd"
     gradient_norm: float | None = 1.0

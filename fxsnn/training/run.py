@@ -34,6 +34,39 @@ class Epoch:
     lr: float
     seconds: float
 
+    def __str__(self) -> str:
+        kind = " with spikes" if self.spiking else ""
+        shares = ((self.accuracy, "accuracy"), (self.validation, "validation accuracy"))
+        known = "".join(f", {name} {share:.2%}" for share, name in shares if share is not None)
+        return f"epoch {self.number}{kind}: loss {self.loss:.4f}{known}, {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left, and why.
+
+    Attributes:
+        history: its epochs.
+        kept: number of the epoch of which the network remains; 0: the network that the run began with.
+        judged: on what the spiking network was judged, "validation" or "training" images; `None`: on nothing, because
+            the data can be gone through only once.
+        before: share of these images that it classified right at the start.
+        after: the same of what remains.
+    """
+
+    history: tuple[Epoch, ...]
+    kept: int
+    judged: str | None = None
+    before: float | None = None
+    after: float | None = None
+
+    def __str__(self) -> str:
+        kept = f"epoch {self.kept} of {len(self.history)}" if self.kept else "the network that it began with"
+        if self.judged is None:
+            return f"fine-tuning kept {kept}, unjudged: the data can be gone through only once; validation= judges it"
+        images = f"{self.judged} images that its spikes classify right"
+        return f"fine-tuning kept {kept}: {images}, {self.after:.2%}; at the start {self.before:.2%}"
+
 
 @dataclass(frozen=True, eq=False)
 class Task:
@@ -61,13 +94,15 @@ class Progress:
     Attributes:
         done: epochs of each phase that are over, rated and spiking.
         history: all epochs.
-        best: validation accuracy of the best epoch so far.
-        kept: its tensors.
+        start: share of the images on which it is judged that was right at the start.
+        best: validation accuracy of the best epoch so far; without validation data, `start`.
+        kept: its tensors; without validation data, those of the start.
         idle: epochs of this phase since then.
     """
 
     done: list[int] = field(default_factory=lambda: [0, 0])
     history: list[Epoch] = field(default_factory=list)
+    start: float | None = None
     best: float | None = None
     kept: dict[str, Tensor] = field(default_factory=dict)
     idle: int = 0

@@ -342,7 +342,7 @@ class TestPipeline:
         passes = fxsnn.pipeline(target="hw_v1.0", bits=2, finetune=fxsnn.Finetune([1])).passes
         assert [one.name for one in passes] == [
             "canonicalize", "check-conv-relu", "check-limits", "fold-batch-norm", "calibrate-thresholds",
-            "quantize-weights", "finetune", "substitute-spikes",
+            "quantize-weights", "correct-layers", "finetune", "substitute-spikes",
         ]  # fmt: skip
 
     def test_every_stage_runs_on_images(self) -> None:

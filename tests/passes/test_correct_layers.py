@@ -225,7 +225,9 @@ def test_what_is_not_allowed_is_refused(convert: Any) -> None:
         CorrectLayers(IMAGES, "hw_v1.0")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"conv1 .*its weights are torch.float16, too narrow to learn"):
         CorrectLayers(IMAGES, V1)(quantised(seeded(Small).half()))
-    with pytest.raises(OptionError, match="correction is 'all'; allowed are 'biases', 'thresholds', 'both', or None"):
+    with pytest.raises(
+        OptionError, match="correction is 'all'; allowed are 'biases', 'thresholds', 'both', 'auto', or None"
+    ):
         convert(seeded(Small), calibration_data=IMAGES, correction="all")
     with pytest.raises(OptionError, match="correction='biases' needs images: pass calibration_data"):
         convert(seeded(Small), correction="biases")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +17,23 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import fxsnn
-from fxsnn.errors import DataError, FileError, ModelError, OptionError, PipelineError, TrainingError
+from fxsnn.errors import AccuracyWarning, DataError, FileError, ModelError, OptionError, PipelineError, TrainingError
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit
-from fxsnn.passes import CalibrateThresholds, Canonicalize, Finetune, FoldBatchNorm, QuantizeWeights, SubstituteSpikes
+from fxsnn.passes import (
+    CalibrateThresholds,
+    Canonicalize,
+    CorrectLayers,
+    Finetune,
+    FoldBatchNorm,
+    QuantizeWeights,
+    SubstituteSpikes,
+)
 from fxsnn.rewriting import Pipeline
 from fxsnn.training import Epoch
 from tests.nets import Small, images, seeded
+
+pytestmark = pytest.mark.filterwarnings("ignore:fine-tuning kept the network that it began with")
 
 LABELS = torch.arange(96) % 5
 IMAGES = images(96) / 2 + (LABELS - 2).view(-1, 1, 1, 1)  # the class is the brightness
@@ -39,7 +50,10 @@ V1 = fxsnn.get_target("hw_v1.0")
 
 
 def finetune(data: Any = DATA, **options: Any) -> Finetune:
-    return Finetune(data, **{"epochs": 3, "lr": 0.02, "batch_size": 32, "timesteps": 8, "target": V1, **options})
+    return Finetune(
+        data,
+        **{"epochs": 3, "spiking_epochs": 0, "lr": 0.02, "batch_size": 32, "timesteps": 8, "target": V1, **options},
+    )
 
 
 def loss(graph: Graph) -> float:
@@ -59,7 +73,7 @@ def test_the_tail_is_not_trained() -> None:
 def test_the_graph_before_stays_bit_for_bit() -> None:
     text = GRAPH.text()
     flags = [parameter.requires_grad for parameter in GRAPH.module.parameters()]
-    after = finetune()(GRAPH).after
+    after = finetune(lr=0.2)(GRAPH).after
     assert GRAPH.text() == text
     assert [parameter.requires_grad for parameter in GRAPH.module.parameters()] == flags
     assert not torch.equal(after["conv1"].weight, GRAPH["conv1"].weight)  # type: ignore[arg-type]
@@ -75,7 +89,8 @@ def test_activations_and_pooled_ones_have_the_levels_of_t_steps() -> None:
 @pytest.mark.parametrize("validation", [None, 0.25, DATA])
 def test_one_seed_gives_one_network_and_leaves_the_users_generator_alone(validation: Any) -> None:
     state = torch.get_rng_state()
-    first, second, other = (finetune(seed=seed, validation=validation)(GRAPH).after.text() for seed in (7, 7, 8))
+    given = {"validation": validation, "lr": 0.2}
+    first, second, other = (finetune(seed=seed, **given)(GRAPH).after.text() for seed in (7, 7, 8))
     assert first == second
     assert other != first
     assert torch.equal(torch.get_rng_state(), state)
@@ -128,7 +143,7 @@ def test_the_learning_rate_falls_to_a_tenth_at_half_and_at_three_quarters(monkey
 def moved(**options: Any) -> float:
     """How far one step of plain gradient descent with a learning rate of 1 moves weights and biases together."""
     options = {"epochs": 1, "batch_size": 96, "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, **options}
-    after = finetune(**options)(GRAPH).after
+    after = finetune(iter([DATA]), **options)(GRAPH).after  # whatever it is worth
     changes = []
     for node in GRAPH.nodes(LowBit):
         for name in ("weight", "bias"):
@@ -211,7 +226,7 @@ def test_data_may_be_a_loader() -> None:
         ([(IMAGES[:, :2], LABELS)], "that is 2 channels"),
         ((IMAGES[:0], LABELS[:0]), "fine-tuning data is empty"),
         ([(IMAGES[:0], LABELS[:0])], "epoch 1 of fine-tuning had no batches"),
-        ([(IMAGES[..., :5, :5], LABELS)], r"does not accept images of shape \[96, 3, 5, 5\]"),
+        ([(IMAGES[..., :5, :5], LABELS)], "the images are too small: they leave nothing behind conv2"),
     ],
 )
 def test_data_that_do_not_fit_are_refused(data: Any, message: str) -> None:
@@ -380,7 +395,7 @@ def test_adamw_has_a_learning_rate_of_its_own() -> None:
 def test_with_adamw_the_learning_rate_of_steps_and_thresholds_is_a_share_of_them(optimizer: str) -> None:
     """Its first step is as long as the learning rate, whatever the gradient; one of SGD is as long as the gradient."""
     given = {"epochs": 1, "batch_size": 96, "weight_decay": 0.0, "momentum": 0.0}
-    after = finetune(optimizer=optimizer, lr=1e-3, **given)(GRAPH).after
+    after = finetune(iter([DATA]), optimizer=optimizer, lr=1e-3, **given)(GRAPH).after  # whatever it is worth
     shares = []
     for old, new in zip(layers(GRAPH), layers(after), strict=True):
         shares.append(float((new.step - old.step).abs().max() / old.step.mean()))
@@ -572,6 +587,121 @@ def test_what_is_wrong_with_the_data_shows_before_training(tmp_path: Path) -> No
         finetune((IMAGES[:1], LABELS[:1]), validation=0.25, on_epoch=refuse)(GRAPH)
 
 
+def right(graph: Graph, data: Any = DATA) -> float:
+    """Share of the images that the spiking network of a graph classifies right."""
+    network = fxsnn.SpikingNetwork(SubstituteSpikes(V1, 8)(graph).after, V1)
+    with torch.no_grad():
+        return float((network(data[0]).argmax(1) == data[1]).float().mean())
+
+
+START = finetune(epochs=8, lr=0.2)(GRAPH).after
+"""From which a large learning rate leads only downhill."""
+
+
+@pytest.mark.parametrize(("validation", "judged"), [(None, "training"), (DATA, "validation")])
+def test_a_training_that_makes_it_worse_returns_the_start_and_says_so(
+    validation: Any, judged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = (
+        rf"fine-tuning kept the network that it began with: {judged} images that its spikes classify right, \d\d\.\d\d%"
+    )
+    caplog.set_level("INFO", "fxsnn.training.loop")
+    with pytest.warns(AccuracyWarning, match=f"{said}.*A smaller lr, or more epochs"):
+        after = finetune(epochs=2, lr=1.0, gradient_norm=None, validation=validation)(START).after
+    assert right(after) == right(START)
+    for one, two in zip(layers(after), layers(START), strict=True):
+        assert torch.equal(one.codes(), two.codes())
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "fine-tuning, epoch 1",
+        "fine-tuning, epoch 2",
+        "fine-tuning kept the network that it began with",
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, {"validation": DATA}, {"distillation": 1.0}, {"spiking_epochs": 1}])
+def test_it_says_which_epoch_it_kept(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "fxsnn.training.loop")
+    finetune(epochs=4, lr=0.2, **options)(GRAPH)
+    *epochs, last = [record.getMessage() for record in caplog.records]
+    judged = "validation" if "validation" in options else "training"
+    assert re.fullmatch(
+        rf"fine-tuning kept epoch \d of {len(epochs)}: {judged} images that its spikes classify right, \d+\.\d\d%; "
+        r"at the start \d+\.\d\d%",
+        last,
+    )
+    if options != {"distillation": 1.0}:
+        assert re.match(r"fine-tuning, epoch 1: loss \d\.\d{4}, accuracy \d+\.\d\d%", epochs[0])
+    assert ("with spikes" in epochs[-1]) == ("spiking_epochs" in options)
+    assert re.search(r", \d+\.\d s$", epochs[-1])
+
+
+def test_data_that_can_be_gone_through_only_once_are_not_judged_on(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "fxsnn.training.loop")
+    finetune(iter([DATA]), epochs=1)(GRAPH)
+    assert caplog.messages[-1] == (
+        "fine-tuning kept epoch 1 of 1, unjudged: the data can be gone through only once; validation= judges it"
+    )
+
+
+def test_to_judge_on_training_images_does_not_move_a_generator_of_the_loaders_own() -> None:
+    found = []
+    for validation in (None, DATA):
+        own = torch.Generator().manual_seed(3)
+        loader = DataLoader(TensorDataset(*DATA), 32, shuffle=True, generator=own)
+        history: list[Epoch] = []
+        finetune(loader, epochs=1, validation=validation, on_epoch=history.append)(GRAPH)
+        found.append((history[0].loss, own.get_state().tolist()))
+    assert found[0] == found[1]
+
+
+def test_a_conversion_starts_from_corrected_layers(convert: Any) -> None:
+    """Without calibration data the images are those of the training; what can be read once is left for it."""
+    model = seeded(Small)
+    for data in (IMAGES, None):
+        passes = fxsnn.pipeline(target=V1, bits=2, finetune=finetune(), calibration_data=data).passes
+        [start] = [one for one in passes if isinstance(one, CorrectLayers)]
+        assert (start.biases, start.thresholds) == (True, False)
+        assert torch.equal(torch.cat(list(start.data)), IMAGES)
+    made = [
+        convert(model, calibration_data=IMAGES, timesteps=8, finetune=finetune(timesteps=None), **options)
+        for options in ({}, {"correction": "biases"}, {"correction": None})
+    ]
+    texts = [one.graph.text() for one in made]
+    assert texts[0] == texts[1] != texts[2]
+    assert [one.provenance["options"]["correction"] for one in made] == ["biases", "biases", None]
+    once = fxsnn.pipeline(target=V1, bits=2, calibration_data=iter([IMAGES]), finetune=Finetune(iter([DATA])))
+    assert not any(isinstance(one, CorrectLayers) for one in once.passes)
+
+
+def test_without_fine_tuning_a_conversion_corrects_nothing_by_itself() -> None:
+    passes = fxsnn.pipeline(target=V1, bits=2, calibration_data=IMAGES).passes
+    assert not any(isinstance(one, CorrectLayers) for one in passes)
+
+
+def test_the_layers_it_starts_from_are_corrected_on_so_many_images_of_whatever_data() -> None:
+    many = torch.zeros(1100, 3, 12, 12)
+    for data in (many, [(part, None) for part in many.split(300)]):
+        passes = fxsnn.pipeline(target=V1, bits=2, calibration_data=data, finetune=finetune()).passes
+        [start] = [one for one in passes if isinstance(one, CorrectLayers)]
+        assert [sum(map(len, start.data)) for _ in range(2)] == [1000, 1000]
+
+
+def test_a_loop_of_ones_own_is_as_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "FINETUNING.md").read_text()
+    [snippet] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    loader = DataLoader(TensorDataset(*DATA), 32)
+    names: dict[str, Any] = {"model": seeded(Small), "images": IMAGES, "loader": loader}
+    exec(snippet, names)  # as users run it
+    after, before = names["after"], names["before"]
+    assert right(after) > right(before)
+    assert torch.equal(names["snn"](IMAGES), fxsnn.SpikingNetwork(SubstituteSpikes(V1, 8)(after).after, V1)(IMAGES))
+    assert len(after.nodes(ClippedReLU)) == 4
+
+
+def test_spiking_epochs_are_usual() -> None:
+    assert Finetune(DATA).spiking_epochs == 1
+
+
 class InterruptionError(Exception):
     pass
 
@@ -605,7 +735,7 @@ def test_a_conversion_with_data_that_draw_goes_on_too(tmp_path: Path, convert: A
 
     epochs: list[Epoch] = []
     first, second = (convert(seeded(Small), **options, finetune=tune()) for _ in range(2))
-    assert len(epochs) == 1
+    assert [epoch.number for epoch in epochs] == [1, 2]
     assert torch.equal(first(IMAGES), second(IMAGES))
 
 
@@ -665,7 +795,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs and spiking_epochs are both 0"),
+        ({"epochs": 0, "spiking_epochs": 0}, "epochs and spiking_epochs are both 0"),
         ({"spiking_epochs": -1}, "spiking_epochs is -1"),
         ({"optimizer": "adam"}, "optimizer is 'adam'; allowed are 'sgd' and 'adamw'"),
         ({"schedule": "linear"}, "schedule is 'linear'"),
