@@ -19,7 +19,7 @@ from fxsnn.data import image_batches, reproducible
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
 from fxsnn.file import unwritable
-from fxsnn.graph import capture
+from fxsnn.graph import capture, capture_sharing
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, require_flag, shown
@@ -176,7 +176,10 @@ def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits) -> FitR
     chip = get_target(target)
     bits = chip.require_choice(bits)
     try:
-        graph = Canonicalize()(capture(model)).after
+        graph = capture_sharing(model)
+        Canonicalize().rewrite(graph)  # in place: a step would keep copies of all weights
+        graph.tidy()
+        graph.check()
     except ModelError as error:
         return FitReport(chip.name, bits, (), (), error.findings)
     report = CheckLimits(chip, bits).report(graph)

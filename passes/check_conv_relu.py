@@ -13,6 +13,7 @@ from torch.fx.node import Node
 from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Activation, Graph, Norm, Weighted, view_sizes
 from fxsnn.layers import QuantizedInput
+from fxsnn.numerics import all_finite
 from fxsnn.rewriting import NOTHING_TO_CONVERT, Pass, facts
 
 _GLUE = (nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d, *Norm)
@@ -67,7 +68,7 @@ class CheckConvRelu(Pass):
 
 def _about_weights(graph: Graph) -> Iterator[Finding]:
     for name, tensor in [*graph.module.named_parameters(), *graph.module.named_buffers()]:
-        if not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
+        if not tensor.is_meta and not all_finite(tensor):
             count = int((~torch.isfinite(tensor)).sum())
             layer, _, attribute = name.rpartition(".")
             node = next(iter(graph.calls(layer)), None)

@@ -6,7 +6,6 @@ registers, and at last the tail, which is run on PyTorch's meta device. All that
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import keyword
@@ -25,9 +24,9 @@ from fxsnn.chip import HardwareTarget, Registers, fit_layer
 from fxsnn.errors import FileError, FxsnnError
 from fxsnn.file.document import ACTIVATIONS, FLOAT_TYPES, FORMAT, METHODS, VERSION, target_data
 from fxsnn.file.packing import unpack_codes
-from fxsnn.graph import Graph, Interpreter, Tracer, about_file_name, spare_self
+from fxsnn.graph import Graph, Interpreter, Tracer, about_file_name, copied, spare_self
 from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, fill
-from fxsnn.numerics import Dynamics, IntegerNeuron, largest_code
+from fxsnn.numerics import Dynamics, IntegerNeuron, all_finite, largest_code
 
 DAMAGED = "it is damaged or was not written by fxsnn:"
 """How messages about files begin."""
@@ -383,7 +382,7 @@ class _Builder:
             kind = str(dtypes[0]) if len(dtypes) == 1 else "a floating type"
             expected = "a type of the format" if shape is None else f"{kind} {list(shape)}"
             self._problem(f"array {name!r} is {found.dtype} {list(found.shape)}; expected is {expected}")
-        elif found.is_floating_point() and not found.is_meta and not bool(found.isfinite().all()):
+        elif found.is_floating_point() and not found.is_meta and not all_finite(found):
             self._problem(f"array {name!r} has values that are NaN or infinite")
         else:
             return found
@@ -615,7 +614,7 @@ class _Sizes(Interpreter):
 def _logits(graph: Graph, sizes: Mapping[int, Size], image_size: Size) -> Size:
     """The size of the output without the batch, whatever the batch is."""
     decode = next(iter(graph.nodes(Decode)))
-    tail = copy.deepcopy(graph.behind(decode)).to("meta")
+    tail = copied(graph.behind(decode), lambda tensor: tensor.to("meta"))
     module = graph[decode]
     assert isinstance(module, Decode)
     found = []

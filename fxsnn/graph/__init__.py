@@ -10,6 +10,7 @@ from fxsnn.graph.graph import (
     Interpreter,
     Norm,
     Weighted,
+    copied,
     largest_difference,
     place_of,
     require_graph,
@@ -17,7 +18,7 @@ from fxsnn.graph.graph import (
 )
 from fxsnn.graph.names import about_file_name, spare_self
 from fxsnn.graph.overview import layer_rows
-from fxsnn.graph.tracing import Tracer, capture
+from fxsnn.graph.tracing import Tracer, capture, capture_sharing
 
 __all__ = [
     "Activation",
@@ -28,6 +29,8 @@ __all__ = [
     "Weighted",
     "about_file_name",
     "capture",
+    "capture_sharing",
+    "copied",
     "fit",
     "largest_difference",
     "layer_rows",

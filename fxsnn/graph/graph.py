@@ -255,7 +255,7 @@ class Graph:
         channels = 1 if dense else first.in_channels
         sizes = [(1, first.in_features)] if dense else []
         sizes += likely_sizes(*self._windows())
-        meta = _copied(self.module, lambda tensor: tensor.to("meta"))
+        meta = copied(self.module, lambda tensor: tensor.to("meta"))
         for height, width in sizes:
             try:
                 with torch.no_grad():
@@ -364,12 +364,12 @@ class Graph:
 
     def copy(self) -> Graph:
         """Another graph with other modules but the same tensors; passes replace modules, never write into tensors."""
-        return Graph(_copied(self.module, lambda tensor: tensor))
+        return Graph(copied(self.module, lambda tensor: tensor))
 
     @neutral()
     def detached(self, dtype: torch.dtype | None = None) -> Graph:
         """Another graph with tensors of its own, those of a floating type cast to `dtype`."""
-        other = Graph(_copied(self.module, lambda tensor: tensor.detach().clone()))
+        other = Graph(copied(self.module, lambda tensor: tensor.detach().clone()))
         if dtype is not None:
             other.module.to(dtype)
         return other
@@ -539,7 +539,7 @@ def user_place(file: str, line: str) -> str:
     return "" if library or file.startswith("<") else f"{name}:{line}"
 
 
-def _copied(module: fx.GraphModule, tensor_copy: Any) -> fx.GraphModule:
+def copied(module: fx.GraphModule, tensor_copy: Callable[[Tensor], Tensor]) -> fx.GraphModule:
     """A deep copy in which every tensor is `tensor_copy(tensor)`; parameters stay parameters."""
     memo: dict[int, Any] = {}
     for tensor in [*module.parameters(), *module.buffers()]:

@@ -74,13 +74,29 @@ def capture(model: nn.Module) -> Graph:
     Raises:
         ModelError: the model cannot be traced; the finding says where and what to do.
     """
+    return _captured(model, share=False)
+
+
+@neutral()
+def capture_sharing(model: nn.Module) -> Graph:
+    """As `capture`, but with the model's own parameters: a graph to look at, which takes no memory for weights.
+
+    Buffers are copied all the same: forward may write into them while it is traced.
+
+    Raises:
+        ModelError: as `capture`.
+    """
+    return _captured(model, share=True)
+
+
+def _captured(model: nn.Module, *, share: bool) -> Graph:
     if not isinstance(model, nn.Module):
         problem = f"it is of type {type(model).__name__}, not a torch.nn.Module"
         raise ModelError([Finding("model", problem, "Pass the network itself")])
     model = _unwrapped(model)
     if (finding := _no_ordinary_network(model)) is not None:
         raise ModelError([finding])
-    own = _own_copy(model)
+    own = _own_copy(model, share=share)
     tracer = Tracer()
     try:
         place = place_of(own)[0]
@@ -121,8 +137,8 @@ def _no_ordinary_network(model: nn.Module) -> Finding | None:
     return None
 
 
-def _own_copy(model: nn.Module) -> nn.Module:
-    memo: dict[int, Any] = {}
+def _own_copy(model: nn.Module, *, share: bool) -> nn.Module:
+    memo: dict[int, Any] = {id(one): one for one in model.parameters()} if share else {}
     for module in model.modules():
         # Hooks are the user's business; a copy of them must not fire while we run the network.
         for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):

@@ -3,6 +3,7 @@
 Open `neuron.py` first. It imports chip (the widths of registers) and the ground.
 """
 
+from fxsnn.numerics.finite import all_finite
 from fxsnn.numerics.lowbit import largest_code
 from fxsnn.numerics.neuron import (
     Dynamics,
@@ -17,6 +18,7 @@ __all__ = [
     "Dynamics",
     "IntegerNeuron",
     "RegisterError",
+    "all_finite",
     "integer_neuron",
     "integrate_and_fire",
     "largest_code",

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, IterableDataset
 
 import fxsnn
@@ -251,6 +252,30 @@ class TestCheck:
         with pytest.raises(ModelError) as caught:
             convert(nn.Sequential(*list(BOTH)[4:6], *list(BOTH)[6:]), calibration_data=calibration)
         assert not isinstance(caught.value, TargetError)
+
+    def test_it_makes_nothing_as_large_as_the_weights(self) -> None:
+        model = nn.Sequential(
+            nn.Flatten(), nn.Linear(256, 10_000), nn.BatchNorm1d(10_000), nn.ReLU(), nn.Linear(10_000, 1_000)
+        )
+        own = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
+        made: list[int] = []
+
+        class Watch(TorchDispatchMode):
+            def __init__(self) -> None:
+                super().__init__()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                out = func(*args, **(kwargs or {}))
+                if isinstance(out, torch.Tensor) and not out.is_meta and out.untyped_storage().data_ptr() not in own:
+                    made.append(out.untyped_storage().nbytes())
+                return out
+
+        with Watch():
+            report = fxsnn.check(model, target="generic", bits=2)
+        assert report.ok
+        assert not report.unwritable
+        weights = [tensor.untyped_storage().nbytes() for tensor in model.parameters() if tensor.dim() > 1]
+        assert max(made) < min(weights) / 2
 
     def test_a_network_that_cannot_be_traced_has_a_report_too(self) -> None:
         class Branching(Small):

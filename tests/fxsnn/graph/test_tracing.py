@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fxsnn
 from fxsnn.errors import ModelError
+from fxsnn.graph import capture_sharing
 from tests.nets import Functional, Small, images, seeded
 
 
@@ -48,6 +49,23 @@ class TestTheUsersModel:
         model = seeded(Small)
         ours = {t.data_ptr() for t in fxsnn.capture(model).module.parameters()}
         assert ours.isdisjoint(t.data_ptr() for t in model.parameters())
+
+    def test_a_graph_to_look_at_has_the_very_parameters_and_buffers_of_its_own(self) -> None:
+        class Counting(Small):
+            calls: Tensor
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.register_buffer("calls", torch.zeros(()))
+
+            def forward(self, x: Tensor) -> Tensor:
+                self.calls.add_(1)
+                return super().forward(x)
+
+        model = seeded(Counting)
+        graph = capture_sharing(model)
+        assert graph["conv1"].weight is model.conv1.weight
+        assert float(model.calls) == 0
 
     def test_gradients_and_random_numbers_stay(self) -> None:
         model = seeded(Small)
