@@ -15,7 +15,7 @@ FxsnnError
 
 FxsnnWarning
 ├── CalibrationWarning  thresholds that deserve a second look
-├── AccuracyWarning     a choice of options that is known to cost accuracy
+├── AccuracyWarning     a choice of options, or of images, that is known to cost accuracy
 ├── EngineWarning       a fast engine fails here, and PyTorch or a slower start takes its place
 └── InterchangeWarning  another program will compute something else from what was written
 """
@@ -119,7 +119,7 @@ class CalibrationWarning(FxsnnWarning):
 
 
 class AccuracyWarning(FxsnnWarning):
-    """A choice of options that is known to cost accuracy."""
+    """A choice of options, or of images, that is known to cost accuracy."""
 
 
 class EngineWarning(FxsnnWarning):

@@ -18,10 +18,10 @@ from fxsnn.chip import HardwareTarget, get_target, whole_number
 from fxsnn.data import accepted, image_batches
 from fxsnn.engine import check_engine, without_engine
 from fxsnn.engine.chain import Broken, Unsupported, chain_of, watched
-from fxsnn.errors import EngineWarning, FileError, Finding, FxsnnWarning, ModelError, OptionError
+from fxsnn.errors import AccuracyWarning, EngineWarning, FileError, Finding, FxsnnWarning, ModelError, OptionError
 from fxsnn.file import DAMAGED, Golden, described, golden_arrays, rebuilt
 from fxsnn.graph import Graph, require_graph
-from fxsnn.layers import Decode, Spiking, check_images, in_words, require_images
+from fxsnn.layers import Decode, Encode, Spiking, check_images, in_words, require_images, unlike_calibration
 from fxsnn.numerics import Dynamics
 from fxsnn.options import require_flag, shown
 from fxsnn.report import Meter, Report, report_of
@@ -91,6 +91,7 @@ class SpikingNetwork(nn.Module):
         self.__image_size = require_image_size(image_size) if sample is None else tuple(sample.shape[1:])
         self.__provenance = {} if provenance is None else dict(provenance)
         self.__compiled: Compiled | None = None
+        self.__range_told = False
         self.eval()
 
     def forward(self, images: Tensor) -> Any:
@@ -98,7 +99,8 @@ class SpikingNetwork(nn.Module):
 
         Args:
             images: [N, C, H, W] of a floating type, prepared as for the user's network. What lies outside the signed
-                range of the integer input is clipped to it.
+                range of the integer input is clipped to it; where that is much, or they are next to nothing in it, a
+            warning says so once.
 
         Raises:
             DataError: these cannot be images for the network.
@@ -108,6 +110,7 @@ class SpikingNetwork(nn.Module):
             return self.graph.run(images)
         chunk = max(1, FRAMES_AT_ONCE // self.timesteps)
         with self._running(images):
+            self._tell_range(images)
             logits = self._by_engine(images, Compiled.logits)
             if logits is not None:
                 return logits
@@ -128,6 +131,7 @@ class SpikingNetwork(nn.Module):
             OptionError: the engine that was asked for cannot run here.
         """
         with torch.no_grad(), self._running(images):
+            self._tell_range(images)
             logits = self._by_engine(images, Compiled.logits_after_each_step)
             return logits_after_each_step(self.graph, images, self.timesteps) if logits is None else logits
 
@@ -147,6 +151,7 @@ class SpikingNetwork(nn.Module):
         """
         membranes = require_flag("membranes", membranes)
         with torch.no_grad(), self._running(images):
+            self._tell_range(images)
             run = None if membranes else self._by_engine(images, Compiled.simulated)
             return simulated(self.graph, images, self.timesteps, membranes=membranes) if run is None else run
 
@@ -161,6 +166,7 @@ class SpikingNetwork(nn.Module):
             OptionError: the engine that was asked for cannot run here.
         """
         with torch.no_grad(), self._running(images):
+            self._tell_range(images)
             counted = self._by_engine(images, Compiled.spike_counts)
             if counted is None:
                 runs = [simulated(self.graph, part, self.timesteps).spike_counts for part in self._parts(images)]
@@ -200,6 +206,15 @@ class SpikingNetwork(nn.Module):
         require_images(images, self.graph.input_channels)
         with neutral(gradients=False), accepted(images, size=self.image_size):
             yield
+
+    def _tell_range(self, images: Tensor) -> None:
+        """Warn of images in another range than those of calibration, once."""
+        encode = None if self.__range_told else next((one for one in self.modules() if isinstance(one, Encode)), None)
+        if encode is None or encode.bits is None:
+            return
+        if (trouble := unlike_calibration(images, encode.unit, encode.bits)) is not None:
+            self.__range_told = True
+            warnings.warn(trouble, AccuracyWarning, stacklevel=3)
 
     @property
     def graph(self) -> Graph:

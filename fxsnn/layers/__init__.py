@@ -20,6 +20,7 @@ from fxsnn.layers.images import (
     is_readable,
     quantize_input,
     require_images,
+    unlike_calibration,
 )
 from fxsnn.layers.low_bit import LowBit, LowBitConv2d, LowBitLinear
 from fxsnn.layers.spiking import (
@@ -70,4 +71,5 @@ __all__ = [
     "require_images",
     "spike_avg_pooling",
     "spiking_form",
+    "unlike_calibration",
 ]

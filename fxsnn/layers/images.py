@@ -91,6 +91,47 @@ def quantize_input(images: Tensor, unit: float, bits: int) -> Tensor:
     return (images.double() / unit).round().clamp(-top, top - 1)
 
 
+_FAR_BEYOND = 2.0
+_CLIPPED_SHARE = 0.01
+_TINY_PART = 1 / 128
+
+
+def unlike_calibration(images: Tensor, unit: float, bits: int) -> str | None:
+    """What says that images have another range than those of calibration, such as 0..255 instead of 0..1.
+
+    Ordinary data clip a little: outliers, noise of augmentation. So images count as too large where more than 1 % of
+    their numbers are beyond twice the range, and as too small where all of them lie in 1/128 of it. Images of zeros
+    only tell nothing.
+
+    Args:
+        images: [N, C, H, W], of any values.
+        unit: the input step.
+        bits: width of the signed input.
+
+    Returns:
+        A sentence with both ranges; `None` where there is nothing to say.
+    """
+    if images.numel() == 0:
+        return None
+    largest = unit * ((1 << (bits - 1)) - 1)
+    low, high = (float(end) for end in images.detach().aminmax())
+    magnitude = max(-low, high)
+    if 0 < magnitude < largest * _TINY_PART:
+        trouble = f"next to nothing is left of them on an input of {bits} bits"
+    elif magnitude > _FAR_BEYOND * largest:
+        share = float((images.detach().abs() > _FAR_BEYOND * largest).double().mean())
+        if share <= _CLIPPED_SHARE:
+            return None
+        trouble = f"{share:.0%} of their numbers are more than {_FAR_BEYOND:g} times as large and are clipped"
+    else:
+        return None
+    return (
+        f"images range from {low:.4g} to {high:.4g}, but the network was calibrated for {-largest:.4g} to "
+        f"{largest:.4g}: {trouble}. Prepare images as those of calibration_data were, or convert with "
+        "calibration_data that are like these"
+    )
+
+
 class QuantizedInput(nn.Module):
     """Images rounded to the chip's input grid; still in activation units.
 

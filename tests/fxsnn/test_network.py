@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 import fxsnn
-from fxsnn.errors import DataError, OptionError, UnknownName
+from fxsnn.errors import AccuracyWarning, DataError, OptionError, UnknownName
 from fxsnn.layers import Spiking
 from tests.nets import HandWritten, OneRelu, Small, images, seeded
 
@@ -46,6 +47,20 @@ class TestACall:
         expected = SNN(images())
         with ThreadPoolExecutor(4) as pool:
             assert all(torch.equal(result, expected) for result in pool.map(SNN, [images()] * 12))
+
+    @pytest.mark.parametrize("call", ["forward", "early_readout", "simulate", "count_spikes"])
+    def test_warns_of_another_range_than_that_of_calibration_once(self, call: str) -> None:
+        snn = copy.deepcopy(SNN)
+        getattr(snn, call)(images())
+        with pytest.warns(AccuracyWarning, match=r"images range from .* but the network was calibrated for .* clipped"):
+            getattr(snn, call)(images() * 255)
+        getattr(snn, call)(images() * 255)
+        pickle.loads(pickle.dumps(snn))(images() * 255)
+        with pytest.warns(AccuracyWarning, match="next to nothing is left"):
+            getattr(copy.deepcopy(SNN), call)(images() / 255)
+
+    def test_says_nothing_of_ranges_where_the_input_is_analog(self) -> None:
+        converted(input_bits=None)(images() * 255)
 
     def test_takes_no_images_at_all(self) -> None:
         assert SNN(images(4)[:0]).shape == (0, 5)
@@ -79,8 +94,10 @@ class TestACall:
             getattr(snn, run)(images(size=9))
 
     def test_clips_pixels_beyond_the_range_of_the_input(self) -> None:
-        huge = images().sign() * 1e4
-        assert torch.equal(SNN(huge), SNN(huge * 2))
+        snn, huge = copy.deepcopy(SNN), images().sign() * 1e4
+        with pytest.warns(AccuracyWarning, match="100% of their numbers"):
+            clipped = snn(huge)
+        assert torch.equal(clipped, snn(huge * 2))
 
     def test_softmax_of_the_tail_is_applied(self) -> None:
         with torch.no_grad():

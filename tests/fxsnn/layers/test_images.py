@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from fxsnn.layers import Encode, QuantizedInput
+from fxsnn.layers import Encode, QuantizedInput, unlike_calibration
 from tests.nets import images
 
 
@@ -16,3 +17,44 @@ class TestTheInput:
 
     def test_may_stay_as_it_is(self) -> None:
         assert torch.equal(Encode(1.0, None, 3)(images()), images())
+
+
+class TestRange:
+    """A network that was calibrated on images of 0..1, read in 8 bits."""
+
+    UNIT = 1 / 127
+
+    @pytest.mark.parametrize("bits", [4, 8])
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+    def test_images_of_0_to_255_are_told_with_both_ranges(self, bits: int, dtype: torch.dtype) -> None:
+        given = torch.linspace(0, 255, 300, dtype=dtype).view(1, 3, 10, 10)
+        told = unlike_calibration(given, 1 / ((1 << (bits - 1)) - 1), bits)
+        assert told is not None
+        assert "images range from 0 to 255, but the network was calibrated for -1 to 1: 9" in told
+        assert "are clipped. Prepare images" in told
+
+    def test_thin_digits_of_0_to_255_are_told_too(self) -> None:
+        digit = torch.zeros(1, 1, 28, 28)
+        digit[:, :, 4:24, 14] = 255.0
+        assert unlike_calibration(digit, self.UNIT, 8) is not None
+
+    def test_images_of_0_to_1_are_told_where_0_to_255_was_calibrated(self) -> None:
+        told = unlike_calibration(torch.rand(2, 3, 8, 8), 255 / 127, 8)
+        assert told is not None
+        assert "next to nothing is left" in told
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            torch.rand(4, 3, 8, 8),
+            torch.rand(4, 3, 8, 8) * 2 - 1,
+            torch.rand(4, 3, 8, 8) + 0.3 * torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
+            torch.rand(4, 3, 8, 8) * 0.02,  # a dark image
+            torch.zeros(1, 3, 8, 8),
+            torch.zeros(0, 3, 8, 8),
+            torch.cat([torch.rand(999), torch.tensor([40.0])]).view(1, 1, 10, 100),  # an outlier
+            torch.full((1, 1, 2, 2), float("nan")),  # which is refused elsewhere
+        ],
+    )
+    def test_ordinary_images_are_not(self, given: torch.Tensor) -> None:
+        assert unlike_calibration(given, self.UNIT, 8) is None
