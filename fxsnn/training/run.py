@@ -65,7 +65,8 @@ class Outcome:
         if self.judged is None:
             return f"fine-tuning kept {kept}, unjudged: the data can be gone through only once; validation= judges it"
         images = f"{self.judged} images that its spikes classify right"
-        return f"fine-tuning kept {kept}: {images}, {self.after:.2%}; at the start {self.before:.2%}"
+        other = f"at the start {self.before:.2%}" if self.kept else "training did no better"
+        return f"fine-tuning kept {kept}: {images}, {self.after:.2%}; {other}"
 
 
 @dataclass(frozen=True, eq=False)
