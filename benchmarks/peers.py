@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fxsnn.engine.chain import Chain, chain_of
-from fxsnn.layers import Decode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, conv_like, linear_like
+from fxsnn.layers import Decode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, layer_like
 from fxsnn.network import SpikingNetwork
 from fxsnn.numerics import Dynamics
 
@@ -156,7 +156,7 @@ def synapses_of(layer: Spiking) -> nn.Module:
     assert isinstance(layer, SpikeConv2d | SpikeLinear)
     threshold = layer.threshold.double()
     weight = layer.gain * layer.codes.double() / threshold.view(-1, *[1] * (layer.codes.dim() - 1))
-    plain = conv_like(nn.Conv2d, layer) if isinstance(layer, SpikeConv2d) else linear_like(nn.Linear, layer)
+    plain = layer_like(layer, nn.Conv2d, nn.Linear)
     plain.weight = nn.Parameter(weight.float())
     plain.bias = nn.Parameter((layer.leak.double() / threshold).float())
     return plain if isinstance(plain, nn.Conv2d) else nn.Sequential(nn.Flatten(), plain)

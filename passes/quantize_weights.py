@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from fxsnn.chip import ALL_BITS, Bits, HardwareTarget, require_target, whole_number
 from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Weighted, fit
-from fxsnn.layers import LowBitConv2d, LowBitLinear, conv_like, linear_like
+from fxsnn.layers import LowBitConv2d, LowBitLinear, layer_like
 from fxsnn.options import require_flag, shown
 from fxsnn.rewriting import Pass, facts, require_not_spiking
 
@@ -49,6 +47,6 @@ class QuantizeWeights(Pass):
         for node in graph.body(*Weighted):
             layer: Any = graph[node]
             low: LowBitConv2d | LowBitLinear
-            low = conv_like(LowBitConv2d, layer) if isinstance(layer, nn.Conv2d) else linear_like(LowBitLinear, layer)
+            low = layer_like(layer, LowBitConv2d, LowBitLinear)
             low.quantize(widths[graph.name(node)], per_channel=self.per_channel)
             graph.replace(node, low)

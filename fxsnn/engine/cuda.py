@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fxsnn.engine.chain import Chain, Range, Recording, relying_on
-from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking
+from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, pair
 from fxsnn.numerics import Dynamics
 
 _STEPS_AT_ONCE = 32
@@ -164,7 +163,7 @@ def pool_over_time(neurons: Neurons, given: Tensor, zero_reset: bool, ranges: li
     assert isinstance(pool, SpikeAvgPool2d)
     spikes = torch.empty((steps, membranes.numel()), dtype=torch.float16, device=membranes.device)
     lows, highs = _extremes(membranes, ranges)
-    (down, across), (above, left) = _pair(pool.stride), _pair(pool.padding)
+    (down, across), (above, left) = pair(pool.stride), pair(pool.padding)
     tall, wide = pool.window()
     with _launching(membranes, given):
         _pool_over_time[(triton.cdiv(membranes.numel(), _BLOCK),)](
@@ -214,10 +213,6 @@ def _launching(membranes: Tensor, over_time: Tensor, *channels: Tensor) -> Itera
 def _in_order(values: Tensor) -> bool:
     """Whether channels come last in memory."""
     return values.is_contiguous(memory_format=torch.channels_last if values.dim() == 4 else torch.contiguous_format)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
 def exact_type(largest_sum: int) -> torch.dtype:

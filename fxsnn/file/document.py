@@ -20,7 +20,7 @@ from fxsnn.chip import HardwareTarget
 from fxsnn.errors import FileError, Finding, listing
 from fxsnn.file.packing import pack_codes
 from fxsnn.graph import Graph, about_file_name
-from fxsnn.layers import Decode, Encode, FoldedLinear, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking
+from fxsnn.layers import Decode, Encode, FoldedLinear, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, pair
 from fxsnn.numerics import Dynamics
 from fxsnn.storage import SEAL
 
@@ -226,9 +226,9 @@ def _spiking(layer: Any) -> tuple[dict[str, Any], list[Array]]:
         fields = {
             "op": "spike_avg_pool2d",
             "channels": len(layer.threshold),
-            "kernel_size": _pair(layer.kernel_size),
-            "stride": _pair(layer.stride),
-            "padding": [side for side in _pair(layer.padding) for _ in range(2)],
+            "kernel_size": list(pair(layer.kernel_size)),
+            "stride": list(pair(layer.stride)),
+            "padding": [side for side in pair(layer.padding) for _ in range(2)],
         }
         return fields, [("spike_value", layer.spike_value)]
     common = {"bits": layer.bits, "gain": layer.gain, "input_unit": layer.input_unit}
@@ -250,10 +250,6 @@ def _spiking(layer: Any) -> tuple[dict[str, Any], list[Array]]:
         "groups": layer.groups,
     }
     return {"op": "spike_conv2d", **common, **shape}, arrays
-
-
-def _pair(value: int | tuple[int, ...]) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
 
 
 def _call(node: Node, places: Mapping[Node, int]) -> dict[str, Any]:

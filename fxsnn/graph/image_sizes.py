@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from fxsnn.layers import pair
+
 _COMMON = (32, 28, 64, 224, 96, 128, 48, 16, 256, 8)
 _SQUARES = tuple(dict.fromkeys([*_COMMON, *range(1, 257)]))
 _RECTANGLES = 8
@@ -45,17 +47,13 @@ def likely_sizes(layers: Sequence[nn.Module], features: int | None, chain: bool)
 def _behind(side: int, layers: Sequence[Any], axis: int) -> int:
     """How long a side of an image is behind the layers; 0 where a window does not fit."""
     for layer in layers:
-        kernel, stride = _pair(layer.kernel_size)[axis], _pair(layer.stride)[axis]
-        dilation = _pair(getattr(layer, "dilation", 1))[axis]
+        kernel, stride = pair(layer.kernel_size)[axis], pair(layer.stride)[axis]
+        dilation = pair(getattr(layer, "dilation", 1))[axis]
         if layer.padding == "same":
             padding = dilation * (kernel - 1)
         else:
-            padding = 0 if layer.padding == "valid" else 2 * _pair(layer.padding)[axis]
+            padding = 0 if layer.padding == "valid" else 2 * pair(layer.padding)[axis]
         side = (side + padding - dilation * (kernel - 1) - 1) // stride + 1
         if side < 1:
             return 0
     return side
-
-
-def _pair(value: Any) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])

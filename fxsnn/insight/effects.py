@@ -18,7 +18,7 @@ from fxsnn.calibration import Watch
 from fxsnn.data import accepted
 from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Weighted, capture
-from fxsnn.layers import Encode, QuantizedInput, Spiking, check_images, conv_like, linear_like
+from fxsnn.layers import Encode, QuantizedInput, Spiking, check_images, layer_like
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.numerics import Dynamics, integrate_and_fire, steady_spike_counts
 from fxsnn.passes import Canonicalize, CheckConvRelu, FoldBatchNorm
@@ -262,7 +262,7 @@ def _insert_after_pool(graph: Graph, layer: MatchedLayer, dynamics: Dynamics, *,
 
 def _with_codes(source: Any, spiking: Any, *, rounded: bool) -> nn.Module:
     """The layer with n-bit weights, and with the bias as it was before or after it was rounded to the leak."""
-    new: Any = conv_like(nn.Conv2d, source) if isinstance(source, nn.Conv2d) else linear_like(nn.Linear, source)
+    new: Any = layer_like(source, nn.Conv2d, nn.Linear)
     step = spiking.step.view(-1, *[1] * (spiking.codes.dim() - 1))
     bias = spiking.leak * (spiking.spike_value / spiking.threshold) if rounded else spiking.real_bias
     new.weight = nn.Parameter(spiking.codes * step, requires_grad=False)

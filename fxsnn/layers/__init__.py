@@ -11,7 +11,7 @@ spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, Decode
 from fxsnn.layers.clipping import ActivationSummary, ClippedReLU, RateReLU
 from fxsnn.layers.decode import Decode
 from fxsnn.layers.folded import Folded, FoldedConv2d, FoldedLinear
-from fxsnn.layers.geometry import conv_like, geometry_of, linear_like
+from fxsnn.layers.geometry import conv_like, geometry_of, layer_like, linear_like, pair
 from fxsnn.layers.images import (
     Encode,
     QuantizedInput,
@@ -66,7 +66,9 @@ __all__ = [
     "geometry_of",
     "in_words",
     "is_readable",
+    "layer_like",
     "linear_like",
+    "pair",
     "quantize_input",
     "require_images",
     "spike_avg_pooling",

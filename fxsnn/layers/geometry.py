@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,6 +34,15 @@ class Geometry:
     def fan_in_channels(self) -> int:
         """Input channels of one group."""
         return self.in_channels // self.groups
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of what may be one number for both, such as a stride.
+
+    >>> pair(2), pair((1, 3))
+    ((2, 2), (1, 3))
+    """
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
 def geometry_of(layer: nn.Conv2d | nn.Linear) -> Geometry:
@@ -67,3 +77,11 @@ def linear_like(kind: type[_Linear], linear: nn.Linear) -> _Linear:
     new = kind(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
     new.weight, new.bias = linear.weight, linear.bias
     return new.train(linear.training)
+
+
+def layer_like(layer: nn.Module, conv: type[_Conv], linear: type[_Linear]) -> _Conv | _Linear:
+    """`conv_like` of a convolution, `linear_like` of a fully connected layer."""
+    if isinstance(layer, nn.Conv2d):
+        return conv_like(conv, layer)
+    assert isinstance(layer, nn.Linear)
+    return linear_like(linear, layer)

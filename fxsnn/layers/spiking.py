@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxsnn.layers.geometry import conv_like, linear_like
+from fxsnn.layers.geometry import layer_like
 from fxsnn.layers.low_bit import LowBitConv2d, LowBitLinear
 from fxsnn.layers.plain_numbers import PlainNumbers
 from fxsnn.numerics import Dynamics, IntegerNeuron, integrate_and_fire
@@ -188,7 +188,7 @@ def spiking_form(
     """The spiking layer that a layer with n-bit weights becomes; `threshold` is the real one, see also `Spiking`."""
     bias = torch.zeros_like(neuron.spike_value) if source.bias is None else source.bias.detach().double().clone()
     layer: SpikeConv2d | SpikeLinear
-    layer = conv_like(SpikeConv2d, source) if isinstance(source, LowBitConv2d) else linear_like(SpikeLinear, source)
+    layer = layer_like(source, SpikeConv2d, SpikeLinear)
     fill(
         layer,
         source.codes(),

@@ -25,8 +25,7 @@ from fxsnn.layers import (
     SpikeAvgPool2d,
     SpikeConv2d,
     SpikeLinear,
-    conv_like,
-    linear_like,
+    layer_like,
     spiking_form,
 )
 from fxsnn.numerics import Dynamics, IntegerNeuron, RegisterError, integer_neuron
@@ -237,8 +236,7 @@ def _without_numbers(layer: Any, value: Tensor) -> nn.Module:
     """A spiking layer of the size of one without spikes; what is written of it tells its size, and is not there."""
     if isinstance(layer, nn.AvgPool2d):
         return SpikeAvgPool2d.compiled(layer, value, Dynamics())
-    convolves = isinstance(layer, nn.Conv2d)
-    spiking: Any = conv_like(SpikeConv2d, layer) if convolves else linear_like(SpikeLinear, layer)
+    spiking: Any = layer_like(layer, SpikeConv2d, SpikeLinear)
     spiking.bits = 1
     spiking.register_buffer("codes", torch.empty(0, dtype=torch.int8))
     for name in ("threshold", "leak", "step", "spike_value", "real_threshold", "real_bias"):

@@ -14,7 +14,7 @@ from fxsnn.calibration import forget_calibration
 from fxsnn.chip import HardwareTarget
 from fxsnn.errors import ModelError
 from fxsnn.graph import Graph
-from fxsnn.layers import ClippedReLU, LowBit, LowBitConv2d, RateReLU, conv_like, linear_like
+from fxsnn.layers import ClippedReLU, LowBit, RateReLU, layer_like
 from fxsnn.network import SpikingNetwork
 from fxsnn.numerics import Dynamics
 from fxsnn.rewriting import Neurons, neurons_of, spiking_layer, substitute
@@ -32,7 +32,7 @@ def float_form(graph: Graph) -> Graph:
     teacher = graph.copy()
     for node in teacher.nodes(LowBit):
         layer: Any = teacher[node]
-        plain = conv_like(nn.Conv2d, layer) if isinstance(layer, LowBitConv2d) else linear_like(nn.Linear, layer)
+        plain = layer_like(layer, nn.Conv2d, nn.Linear)
         plain.weight = nn.Parameter(layer.float_weight, requires_grad=False)
         plain.bias = None if layer.float_bias is None else nn.Parameter(layer.float_bias, requires_grad=False)
         teacher.replace(node, plain)
