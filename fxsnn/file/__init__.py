@@ -1,13 +1,14 @@
 """The network file: written, read, verified.
 
-Open `document.py` first, which writes; `rebuilding.py` reads; docs/FILE.md describes it. It imports graph and what
-lies below.
+Open `document.py` first, which writes; `rebuilding.py` reads, what `schema_check.py`, `structure.py` and `tail.py` let
+through; docs/FILE.md describes it. It imports graph and what lies below.
 """
 
 from fxsnn.file.document import described, target_data
 from fxsnn.file.golden import Golden, Verification, compared, golden_arrays, require_none
 from fxsnn.file.packing import pack_codes
-from fxsnn.file.rebuilding import DAMAGED, Rebuilt, difference, rebuilt, require_schema
+from fxsnn.file.rebuilding import Rebuilt, difference, rebuilt
+from fxsnn.file.schema_check import DAMAGED, require_schema
 from fxsnn.file.writable import unwritable
 
 __all__ = [

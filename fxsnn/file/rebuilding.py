@@ -6,14 +6,9 @@ registers, and at last the tail, which is run on PyTorch's meta device. All that
 
 from __future__ import annotations
 
-import itertools
-import json
-import keyword
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import resources
-from math import prod
 from typing import Any
 
 import torch
@@ -21,30 +16,21 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxsnn.chip import HardwareTarget, Registers, fit_layer
-from fxsnn.errors import FileError, FxsnnError
-from fxsnn.file.document import ACTIVATIONS, FLOAT_TYPES, FORMAT, METHODS, VERSION, target_data
+from fxsnn.errors import FxsnnError
+from fxsnn.file.document import ACTIVATIONS, FLOAT_TYPES, METHODS, target_data
 from fxsnn.file.packing import unpack_codes
-from fxsnn.graph import Graph, Interpreter, Tracer, about_file_name, copied, spare_self
+from fxsnn.file.schema_check import Document, Problems, require_schema
+from fxsnn.file.structure import Size, reads, require_order, sizes_of, spikes
+from fxsnn.file.tail import logits_size
+from fxsnn.graph import Graph, Tracer, spare_self
 from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, fill
 from fxsnn.numerics import Dynamics, IntegerNeuron, all_finite, largest_code
 
-DAMAGED = "it is damaged or was not written by fxsnn:"
-"""How messages about files begin."""
-
-_MOST_TOLD = 20
 _CAST = 2.0**-7
 """By so much what `decode` multiplies with may differ: a network may have been cast to bfloat16, and back."""
 
-_MOST_CALLS = 64
-_MOST_CONTAINERS = 1024
-_DEEPEST = 16
-_LARGEST_VALUE = 1 << 24
-"""So many numbers may a step of the tail have for one image."""
 _RELATIVE = 1e-9
 """By so much a spike value may differ from threshold * step * unit / gain."""
-
-Document = Mapping[str, Any]
-Size = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,84 +50,6 @@ class Rebuilt:
     image_size: Size | None
     sizes: Mapping[str, Size]
     logits: Size | None
-
-
-class _Problems:
-    """Collects what is wrong, to tell it all at once."""
-
-    def __init__(self) -> None:
-        self.found: list[str] = []
-
-    def __call__(self, problem: str) -> None:
-        self.found.append(problem)
-
-    def stop(self) -> None:
-        """Raise what was found so far, if anything was."""
-        if self.found:
-            more = len(self.found) - _MOST_TOLD
-            told = self.found[:_MOST_TOLD] + ([f"... and {more} more"] if more > 0 else [])
-            raise FileError("\n".join([DAMAGED, *(f"  {one}" for one in told)]))
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of the document."""
-    text = resources.files("fxsnn").joinpath("embedded/file_v1.schema.json").read_text()
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
-def require_schema(document: Document) -> None:
-    """Hold a document against its version and schema.
-
-    Raises:
-        FileError: it is of another version, or not what the schema says.
-    """
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import extend
-
-    if document.get("format") != FORMAT or "version" not in document:
-        raise FileError("it holds no spiking network of fxsnn, or one from before files could be loaded")
-    version = document["version"]
-    if type(version) is int and version > VERSION:
-        raise FileError(f"it has version {version}; this fxsnn reads versions up to {VERSION}. Install a newer fxsnn")
-    nodes = document.get("nodes")
-    rules = schema()
-    most = rules["properties"]["nodes"]["maxItems"]
-    nodes = nodes if isinstance(nodes, list) else []
-    if len(nodes) > most:
-        raise FileError(f"it has {len(nodes):,} nodes; allowed are {most:,}")
-    calls = [node for node in nodes if isinstance(node, dict) and node.get("op") == "call"]
-    if len(calls) > _MOST_CALLS:
-        raise FileError(f"it has {len(calls):,} calls in its tail; allowed are {_MOST_CALLS}")
-    # To JSON Schema 3.0 is an integer too; to PyTorch it is none.
-    kinds = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    strict = extend(Draft202012Validator, type_checker=kinds)
-    problems = _Problems()
-    for error in itertools.islice(strict(rules).iter_errors(document), _MOST_TOLD):
-        problems(f"{error.json_path}: {_short(error.message)}")
-    if type(version) is not int:
-        problems(f"$.version: {_short(repr(version))} is no integer")
-    if _depth(document["provenance"] if not problems.found else {}) > _DEEPEST:
-        problems(f"$.provenance: it is nested more than {_DEEPEST} deep")
-    problems.stop()
-
-
-def _depth(value: Any) -> int:
-    """How deep lists and objects are nested; what JSON's parser lets through is less deep than Python's stack."""
-    depth, level = 0, [value]
-    while level:
-        level = [
-            inner
-            for one in level
-            for inner in (one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
-            if isinstance(inner, dict | list)
-        ]
-        depth += 1
-    return depth
-
-
-def _short(message: str) -> str:
-    return message if len(message) <= 160 else f"{message[:80]} ... {message[-70:]}"
 
 
 def rebuilt(document: Document, arrays: Mapping[str, Tensor], target: HardwareTarget | None = None) -> Rebuilt:
@@ -175,27 +83,23 @@ def _rebuilt(
     document: Document, arrays: Mapping[str, Tensor], target: HardwareTarget | None, build: type[_Builder]
 ) -> Rebuilt:
     require_schema(document)
-    problems = _Problems()
+    problems = Problems()
     target = target or _target(document["target"], problems)
     problems.stop()
-    _require_order(document["nodes"], problems)
+    require_order(document["nodes"], problems)
     problems.stop()
     image_size = None if document["image_size"] is None else tuple(document["image_size"])
-    sizes = _sizes(document["nodes"], image_size, problems)
+    sizes = sizes_of(document["nodes"], image_size, problems)
     problems.stop()
     graph = build(document, arrays, target, problems).graph()
     problems.stop()
-    logits = None if image_size is None else _logits(graph, sizes, image_size)
+    logits = None if image_size is None else logits_size(graph, sizes, image_size)
     names = {place: node["name"] for place, node in enumerate(document["nodes"])}
-    spiking = {names[place]: size for place, size in sizes.items() if _spikes(document["nodes"][place])}
+    spiking = {names[place]: size for place, size in sizes.items() if spikes(document["nodes"][place])}
     return Rebuilt(graph, target, image_size, spiking, logits)
 
 
-def _spikes(node: Mapping[str, Any]) -> bool:
-    return str(node["op"]).startswith("spike_")
-
-
-def _target(data: Mapping[str, Any], problems: _Problems) -> HardwareTarget:
+def _target(data: Mapping[str, Any], problems: Problems) -> HardwareTarget:
     rows = data["input_channels"]
     table = None if rows is None else {
         (row["kernel_size"][0], row["kernel_size"][1]): {int(bits): most for bits, most in row["limits"].items()}
@@ -218,126 +122,11 @@ def difference(file: HardwareTarget, known: HardwareTarget) -> list[str]:
     return [key for key in ours if key not in ("name", "description") and ours[key] != theirs[key]]
 
 
-# Order -----------------------------------------------------------------------------------------------------------
-
-
-def _reads(node: Mapping[str, Any]) -> list[int]:
-    if node["op"] != "call":
-        return [node["reads"]] if "reads" in node else []
-    given = [*node["arguments"], *node["options"].values()]
-    given += [one for value in given if isinstance(value, list) for one in value]
-    return [one["node"] for one in given if isinstance(one, dict)]
-
-
-def _require_order(nodes: list[Mapping[str, Any]], problems: _Problems) -> None:
-    """One chain from the images to `decode`, everything else behind it, names that can be used, once each."""
-    ops = [node["op"] for node in nodes]
-    for place, node in enumerate(nodes):
-        for source in _reads(node):
-            if source >= place or ops[source] == "output":
-                problems(f"{node['name']}: it reads node {source}, which does not stand before it")
-    for only in ("images", "encode", "decode", "output"):
-        if ops.count(only) != 1:
-            problems(f"$.nodes: there are {ops.count(only)} of {only}; there must be one")
-    if problems.found:
-        return
-    body = nodes[: ops.index("decode") + 1]
-    if ops[0] != "images" or ops[1] != "encode" or ops[-1] != "output":
-        problems("$.nodes: the first must be images and encode, the last must be output")
-    for place, node in enumerate(body):
-        if place and (
-            not (_spikes(node) or node["op"] in ("encode", "flatten", "decode")) or _reads(node) != [place - 1]
-        ):
-            problems(
-                f"{node['name']}: {node['op']} that reads {_reads(node)} cannot stand at place {place} of the body"
-            )
-    for place, node in enumerate(nodes[len(body) :], len(body)):
-        if _spikes(node) or any(0 < source < len(body) - 1 for source in _reads(node)):
-            problems(f"{node['name']}: {node['op']} at place {place} spikes, or reads what does")
-    if not any(_spikes(node) for node in body):
-        problems("$.nodes: no layer spikes")
-    elif ops[[_spikes(node) for node in nodes].index(True)] == "spike_avg_pool2d":
-        problems("$.nodes: the first spiking layer is a pooling")
-    _require_names(nodes, problems)
-
-
-def _require_names(nodes: list[Mapping[str, Any]], problems: _Problems) -> None:
-    held = [str(node["name"]) for node in nodes if node["op"] not in ("images", "call", "output")]
-    for name in sorted({name for name in held if held.count(name) > 1}):
-        problems(f"{name}: {held.count(name)} nodes have this name")
-    inner = {name.rpartition(".")[0] for name in held}
-    for name in sorted(set(held)):
-        if any(one == name or one.startswith(f"{name}.") for one in inner):
-            problems(f"{name}: it is a layer and holds another one")
-        for finding in about_file_name(name):
-            problems(f"{name}: a layer cannot be named so in a file ({finding.problem})")
-    containers = {
-        ".".join(parts[:depth]) for parts in (name.split(".") for name in held) for depth in range(1, len(parts))
-    }
-    if len(containers) > _MOST_CONTAINERS:
-        problems(f"$.nodes: their names have {len(containers):,} containers; allowed are {_MOST_CONTAINERS:,}")
-    images = str(nodes[0]["name"])
-    if not images.isidentifier() or keyword.iskeyword(images) or images == "self":
-        problems(f"{images}: images cannot be named so")
-    for node in nodes:
-        if node["op"] == "tensor" and "." in node["name"]:
-            problems(f"{node['name']}: a tensor cannot be named so")
-
-
-# Sizes -----------------------------------------------------------------------------------------------------------
-
-
-def _sizes(nodes: list[Mapping[str, Any]], image_size: Size | None, problems: _Problems) -> dict[int, Size]:
-    """The size of what each node of the body gives, without the batch; empty where that of images is not known."""
-    if image_size is None:
-        return {}
-    sizes: dict[int, Size] = {0: image_size}
-    for place, node in enumerate(nodes[1:], 1):
-        size = _size_behind(node, sizes[place - 1], problems)
-        if size is None or prod(size) > 1 << 31:
-            problems(f"{node['name']}: nothing is left of an input of {list(sizes[place - 1])}, or too much comes out")
-            break
-        sizes[place] = size
-        if node["op"] == "decode":
-            break
-    return sizes
-
-
-def _size_behind(node: Mapping[str, Any], size: Size, problems: _Problems) -> Size | None:
-    op, name = node["op"], node["name"]
-    wanted = {"encode": "channels", "spike_conv2d": "in_channels", "spike_avg_pool2d": "channels"}.get(op)
-    if wanted and node[wanted] not in (None, size[0]):
-        problems(f"{name}: it reads {node[wanted]} channels and is given {list(size)}")
-    if op in ("encode", "decode"):
-        return size
-    if op == "flatten":
-        return (prod(size),)
-    if op == "spike_linear":
-        if node["in_features"] != prod(size):
-            problems(f"{name}: it reads {node['in_features']} features and is given {list(size)}")
-        return (int(node["out_features"]),)
-    if len(size) != 3:
-        return None
-    top, bottom, left, right = node["padding"]
-    dilation = node.get("dilation", (1, 1))
-    maps = [
-        (side + padding - spacing * (kernel - 1) - 1) // stride + 1
-        for side, padding, kernel, stride, spacing in zip(
-            size[1:], (top + bottom, left + right), node["kernel_size"], node["stride"], dilation, strict=True
-        )
-    ]
-    channels = int(node["out_channels"] if op == "spike_conv2d" else node["channels"])
-    return (channels, *maps) if min(maps) > 0 else None
-
-
-# Building --------------------------------------------------------------------------------------------------------
-
-
 class _Builder:
     """Makes the modules and the graph; goes on after a problem, so that all are found."""
 
     def __init__(
-        self, document: Document, arrays: Mapping[str, Tensor], target: HardwareTarget, problems: _Problems
+        self, document: Document, arrays: Mapping[str, Tensor], target: HardwareTarget, problems: Problems
     ) -> None:
         self._nodes: list[Mapping[str, Any]] = document["nodes"]
         self._dynamics = Dynamics(**document["dynamics"])
@@ -352,7 +141,7 @@ class _Builder:
     def graph(self) -> Graph:
         root, program, values = nn.Module(), fx.Graph(tracer_cls=Tracer), list[Node]()
         for node in self._nodes:
-            name, given = str(node["name"]), [values[place] for place in _reads(node)]
+            name, given = str(node["name"]), [values[place] for place in reads(node)]
             if node["op"] == "images":
                 values.append(program.placeholder(name))
             elif node["op"] == "output":
@@ -594,41 +383,3 @@ def _put(root: nn.Module, name: str, module: nn.Module) -> None:
             root.add_module(part, nn.Module())
         root = root.get_submodule(part)
     root.add_module(last, module)
-
-
-class _Sizes(Interpreter):
-    """Runs a tail on the meta device, where nothing is computed, and holds every step's size and dimension."""
-
-    def run_node(self, n: Node) -> Any:
-        module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
-        if isinstance(module, nn.Softmax | nn.LogSoftmax) and module.dim is not None:
-            given = self.fetch_args_kwargs_from_env(n)[0][0]
-            if not -given.dim() <= module.dim < given.dim():
-                raise ValueError(f"{n.target}: softmax along dimension {module.dim} of {given.dim()}")
-        value = super().run_node(n)
-        if isinstance(value, Tensor) and value.numel() > max(1, len(value) if value.dim() else 1) * _LARGEST_VALUE:
-            raise ValueError(f"{n.name}: a value of {list(value.shape)} is too large")
-        return value
-
-
-def _logits(graph: Graph, sizes: Mapping[int, Size], image_size: Size) -> Size:
-    """The size of the output without the batch, whatever the batch is."""
-    decode = next(iter(graph.nodes(Decode)))
-    tail = copied(graph.behind(decode), lambda tensor: tensor.to("meta"))
-    module = graph[decode]
-    assert isinstance(module, Decode)
-    found = []
-    for batch in (2, 3):
-        value = torch.empty(batch, *sizes[max(sizes)], dtype=module.spike_value.dtype, device="meta")
-        try:
-            with torch.no_grad():
-                logits = _Sizes(tail).run(value, torch.empty(batch, *image_size, device="meta"))
-        except Exception as error:  # of any kind: the file says what is called
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise FileError(f"{DAMAGED} its tail does not fit together: {_short(reason)}") from error
-        if not isinstance(logits, Tensor) or logits.dim() < 1 or len(logits) != batch or not logits.numel():
-            raise FileError(f"{DAMAGED} its tail does not give logits for each image")
-        found.append(tuple(logits.shape[1:]))
-    if found[0] != found[1]:
-        raise FileError(f"{DAMAGED} what its tail gives depends on the number of images")
-    return found[0]

@@ -7,7 +7,8 @@ import re
 from fxsnn.chip import HardwareTarget
 from fxsnn.errors import FileError, Finding
 from fxsnn.file.document import BEHIND_THE_NETWORK, document_of, nodes_of
-from fxsnn.file.rebuilding import DAMAGED, require_readable
+from fxsnn.file.rebuilding import require_readable
+from fxsnn.file.schema_check import DAMAGED
 from fxsnn.graph import Graph
 from fxsnn.numerics import Dynamics
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import fxsnn
 from fxsnn.errors import FileError, OptionError
-from fxsnn.file.rebuilding import schema
+from fxsnn.file.schema_check import schema
 from fxsnn.storage import load_arrays, save_arrays
 from tests.damage import Edit, damaged
 from tests.engines import same

@@ -1,0 +1,125 @@
+"""Whether the nodes of a network file stand in an order, under names and with sizes that a network can have."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+from fxsnn.file.schema_check import Problems
+from fxsnn.graph import about_file_name
+
+_MOST_CONTAINERS = 1024
+
+Size = tuple[int, ...]
+
+
+def spikes(node: Mapping[str, Any]) -> bool:
+    """Whether a node is a spiking layer."""
+    return str(node["op"]).startswith("spike_")
+
+
+def reads(node: Mapping[str, Any]) -> list[int]:
+    """The places of the nodes that a node reads."""
+    if node["op"] != "call":
+        return [node["reads"]] if "reads" in node else []
+    given = [*node["arguments"], *node["options"].values()]
+    given += [one for value in given if isinstance(value, list) for one in value]
+    return [one["node"] for one in given if isinstance(one, dict)]
+
+
+def require_order(nodes: list[Mapping[str, Any]], problems: Problems) -> None:
+    """One chain from the images to `decode`, everything else behind it, names that can be used, once each."""
+    ops = [node["op"] for node in nodes]
+    for place, node in enumerate(nodes):
+        for source in reads(node):
+            if source >= place or ops[source] == "output":
+                problems(f"{node['name']}: it reads node {source}, which does not stand before it")
+    for only in ("images", "encode", "decode", "output"):
+        if ops.count(only) != 1:
+            problems(f"$.nodes: there are {ops.count(only)} of {only}; there must be one")
+    if problems.found:
+        return
+    body = nodes[: ops.index("decode") + 1]
+    if ops[0] != "images" or ops[1] != "encode" or ops[-1] != "output":
+        problems("$.nodes: the first must be images and encode, the last must be output")
+    for place, node in enumerate(body):
+        if place and (
+            not (spikes(node) or node["op"] in ("encode", "flatten", "decode")) or reads(node) != [place - 1]
+        ):
+            problems(f"{node['name']}: {node['op']} that reads {reads(node)} cannot stand at place {place} of the body")
+    for place, node in enumerate(nodes[len(body) :], len(body)):
+        if spikes(node) or any(0 < source < len(body) - 1 for source in reads(node)):
+            problems(f"{node['name']}: {node['op']} at place {place} spikes, or reads what does")
+    if not any(spikes(node) for node in body):
+        problems("$.nodes: no layer spikes")
+    elif ops[[spikes(node) for node in nodes].index(True)] == "spike_avg_pool2d":
+        problems("$.nodes: the first spiking layer is a pooling")
+    _require_names(nodes, problems)
+
+
+def _require_names(nodes: list[Mapping[str, Any]], problems: Problems) -> None:
+    held = [str(node["name"]) for node in nodes if node["op"] not in ("images", "call", "output")]
+    for name in sorted({name for name in held if held.count(name) > 1}):
+        problems(f"{name}: {held.count(name)} nodes have this name")
+    inner = {name.rpartition(".")[0] for name in held}
+    for name in sorted(set(held)):
+        if any(one == name or one.startswith(f"{name}.") for one in inner):
+            problems(f"{name}: it is a layer and holds another one")
+        for finding in about_file_name(name):
+            problems(f"{name}: a layer cannot be named so in a file ({finding.problem})")
+    containers = {
+        ".".join(parts[:depth]) for parts in (name.split(".") for name in held) for depth in range(1, len(parts))
+    }
+    if len(containers) > _MOST_CONTAINERS:
+        problems(f"$.nodes: their names have {len(containers):,} containers; allowed are {_MOST_CONTAINERS:,}")
+    images = str(nodes[0]["name"])
+    if not images.isidentifier() or keyword.iskeyword(images) or images == "self":
+        problems(f"{images}: images cannot be named so")
+    for node in nodes:
+        if node["op"] == "tensor" and "." in node["name"]:
+            problems(f"{node['name']}: a tensor cannot be named so")
+
+
+def sizes_of(nodes: list[Mapping[str, Any]], image_size: Size | None, problems: Problems) -> dict[int, Size]:
+    """The size of what each node of the body gives, without the batch; empty where that of images is not known."""
+    if image_size is None:
+        return {}
+    sizes: dict[int, Size] = {0: image_size}
+    for place, node in enumerate(nodes[1:], 1):
+        size = _size_behind(node, sizes[place - 1], problems)
+        if size is None or prod(size) > 1 << 31:
+            problems(f"{node['name']}: nothing is left of an input of {list(sizes[place - 1])}, or too much comes out")
+            break
+        sizes[place] = size
+        if node["op"] == "decode":
+            break
+    return sizes
+
+
+def _size_behind(node: Mapping[str, Any], size: Size, problems: Problems) -> Size | None:
+    op, name = node["op"], node["name"]
+    wanted = {"encode": "channels", "spike_conv2d": "in_channels", "spike_avg_pool2d": "channels"}.get(op)
+    if wanted and node[wanted] not in (None, size[0]):
+        problems(f"{name}: it reads {node[wanted]} channels and is given {list(size)}")
+    if op in ("encode", "decode"):
+        return size
+    if op == "flatten":
+        return (prod(size),)
+    if op == "spike_linear":
+        if node["in_features"] != prod(size):
+            problems(f"{name}: it reads {node['in_features']} features and is given {list(size)}")
+        return (int(node["out_features"]),)
+    if len(size) != 3:
+        return None
+    top, bottom, left, right = node["padding"]
+    dilation = node.get("dilation", (1, 1))
+    maps = [
+        (side + padding - spacing * (kernel - 1) - 1) // stride + 1
+        for side, padding, kernel, stride, spacing in zip(
+            size[1:], (top + bottom, left + right), node["kernel_size"], node["stride"], dilation, strict=True
+        )
+    ]
+    channels = int(node["out_channels"] if op == "spike_conv2d" else node["channels"])
+    return (channels, *maps) if min(maps) > 0 else None

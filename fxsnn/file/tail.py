@@ -1,0 +1,66 @@
+"""Whether the tail of a network file fits together: it is run on PyTorch's meta device, where nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.node import Node
+
+from fxsnn.errors import FileError
+from fxsnn.file.schema_check import DAMAGED, short
+from fxsnn.file.structure import Size
+from fxsnn.graph import Graph, Interpreter, copied
+from fxsnn.layers import Decode
+
+_LARGEST_VALUE = 1 << 24
+"""So many numbers may a step of the tail have for one image."""
+
+
+class _Sizes(Interpreter):
+    """Runs a tail on the meta device, where nothing is computed, and holds every step's size and dimension."""
+
+    def run_node(self, n: Node) -> Any:
+        module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
+        if isinstance(module, nn.Softmax | nn.LogSoftmax) and module.dim is not None:
+            given = self.fetch_args_kwargs_from_env(n)[0][0]
+            if not -given.dim() <= module.dim < given.dim():
+                raise ValueError(f"{n.target}: softmax along dimension {module.dim} of {given.dim()}")
+        value = super().run_node(n)
+        if isinstance(value, Tensor) and value.numel() > max(1, len(value) if value.dim() else 1) * _LARGEST_VALUE:
+            raise ValueError(f"{n.name}: a value of {list(value.shape)} is too large")
+        return value
+
+
+def logits_size(graph: Graph, sizes: Mapping[int, Size], image_size: Size) -> Size:
+    """The size of the output without the batch, whatever the batch is.
+
+    Args:
+        graph: the spiking graph.
+        sizes: of what the nodes of the body give, without the batch; the last is what the tail reads.
+        image_size: channels, height and width.
+
+    Raises:
+        FileError: the tail cannot be run, or gives no logits for each image.
+    """
+    decode = next(iter(graph.nodes(Decode)))
+    tail = copied(graph.behind(decode), lambda tensor: tensor.to("meta"))
+    module = graph[decode]
+    assert isinstance(module, Decode)
+    found = []
+    for batch in (2, 3):
+        value = torch.empty(batch, *sizes[max(sizes)], dtype=module.spike_value.dtype, device="meta")
+        try:
+            with torch.no_grad():
+                logits = _Sizes(tail).run(value, torch.empty(batch, *image_size, device="meta"))
+        except Exception as error:  # of any kind: the file says what is called
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise FileError(f"{DAMAGED} its tail does not fit together: {short(reason)}") from error
+        if not isinstance(logits, Tensor) or logits.dim() < 1 or len(logits) != batch or not logits.numel():
+            raise FileError(f"{DAMAGED} its tail does not give logits for each image")
+        found.append(tuple(logits.shape[1:]))
+    if found[0] != found[1]:
+        raise FileError(f"{DAMAGED} what its tail gives depends on the number of images")
+    return found[0]
