@@ -26,7 +26,7 @@ from typing import Any
 from torch import nn
 
 import fxsnn
-from fxsnn.cli.entry import positive, random_seed
+from fxsnn.cli.option_values import positive, random_seed
 from fxsnn.insight import accuracy, accuracy_over_time
 from fxsnn.storage import load_arrays, write_whole
 

@@ -24,7 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import fxsnn
 from fxsnn import datasets, plots
-from fxsnn.cli.entry import CALIBRATION_IMAGES, positive, random_seed, some_of
+from fxsnn.cli.inputs import some_of
+from fxsnn.cli.option_values import positive, random_seed
+from fxsnn.cli.parser import CALIBRATION_IMAGES
 from fxsnn.device import choose_device
 from fxsnn.insight import Batches, accuracy, accuracy_over_time
 from fxsnn.storage import load_weights

@@ -1,6 +1,7 @@
 """The command line, `fxsnn`.
 
-Open `entry.py` first. It imports everything else, and nothing imports it.
+Open `parser.py` first: it says which function runs each command. `entry.py` imports everything else, and nothing
+imports it.
 """
 
 from fxsnn.cli.entry import main

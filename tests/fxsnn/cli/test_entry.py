@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,126 +15,11 @@ import torch
 from torch import nn
 
 import fxsnn
-from fxsnn import datasets
 from fxsnn.cli import main
-from fxsnn.cli.entry import bits_from
+from fxsnn.cli.option_values import bits_from
 from fxsnn.errors import OptionError
+from tests.command_line import as_json, called
 from tests.nets import Small, images, seeded
-
-NET = """
-import torch
-from torch import nn
-import fxsnn
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
-        self.relu = nn.ReLU()
-        self.pool = nn.AvgPool2d(2)
-        self.fc = nn.Linear(8 * 6 * 6, 5)
-
-    def forward(self, x):
-        return self.fc(self.pool(self.relu(self.conv1(x))).flatten(1))
-
-def wide():
-    return nn.Sequential(nn.Conv2d(60, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 5))
-
-def broken():
-    return 1 / 0
-
-def demanding(width):
-    return Net()
-
-def number():
-    return 3
-
-trained = Net()
-
-def halves(data_dir):
-    half = torch.utils.data.TensorDataset(torch.randn(40, 3, 12, 12), torch.arange(40) % 5)
-    return fxsnn.datasets.Splits(half, half)
-
-def ranked():
-    class Ranked(Net):
-        def forward(self, x):
-            return torch.sort(super().forward(x))[0]
-
-    return Ranked()
-
-def one_half(data_dir):
-    return [1]
-
-def failing(data_dir):
-    raise OSError("no disk")
-
-def nothing(data_dir):
-    return None, None
-
-def words(data_dir):
-    half = [(torch.zeros(3, 12, 12), "cat")]
-    return half, half
-
-@fxsnn.datasets.register("mine")
-def mine(data_dir):
-    return halves(data_dir)
-
-def wide_and_clamped():
-    class WideAndClamped(Net):
-        def __init__(self):
-            super().__init__()
-            self.conv1 = nn.Conv2d(60, 8, 3, padding=1)
-
-        def forward(self, x):
-            return torch.clamp(super().forward(x), -1, 1)
-
-    return WideAndClamped()
-
-print("a script that talks")
-"""
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user's folder with a network, its weights and data, where commands are called."""
-    (tmp_path / "net.py").write_text(NET)
-    (tmp_path / "wrong.py").write_text("import torch\nx = = 1\n")
-    (tmp_path / "lacking.py").write_text("import a_package_that_nobody_has\n")
-    x = images(60).numpy()
-    np.savez(tmp_path / "data.npz", images=x, labels=np.arange(60) % 5)
-    np.savez(tmp_path / "small.npz", images=x[:, :, :6, :6], labels=np.arange(60) % 5)
-    np.savez(tmp_path / "empty.npz", images=x[:0], labels=np.arange(0))
-    np.save(tmp_path / "single.npy", x)
-    (tmp_path / "single.npy").rename(tmp_path / "single.npz")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets, "_registered", dict(datasets._registered))
-    yield tmp_path
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
-            del sys.modules[name]
-
-
-def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output, standard error."""
-    status = main(list(arguments))
-    said = capsys.readouterr()
-    return status, said.out, said.err
-
-
-def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
-    """Exit status and the object that was printed."""
-    status, out, _ = called(capsys, *arguments, "--json")
-    return status, json.loads(out)
-
-
-@pytest.fixture
-def file(folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A network file that the command line made."""
-    status, _, err = called(
-        capsys, "convert", "net.py", "--bits", "4", "--data", "data.npz", "--timesteps", "6", "-o", "net.fxsnn"
-    )
-    assert status == 0, err
-    return folder / "net.fxsnn"
 
 
 class TestCheck:
@@ -196,7 +80,7 @@ class TestConvert:
     def test_says_before_a_long_training_that_the_network_cannot_be_written(
         self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("fxsnn.cli.entry.Finetune", None)
+        monkeypatch.setattr("fxsnn.cli.converting.Finetune", None)
         options = ["--data", "data.npz", "--finetune-epochs", "9", "-o", "out.fxsnn"]
         status, _, err = called(capsys, "convert", "net.py:ranked", *options)
         assert status == 2
@@ -357,8 +241,8 @@ def test_a_place_where_nothing_can_be_written_is_told_before_the_work(
     command: str, place: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("folder").mkdir()
-    for work in ("_model", "_network"):
-        monkeypatch.setattr(f"fxsnn.cli.entry.{work}", lambda *_: pytest.fail("it has begun"))
+    for work in ("converting.model_named", "inspecting.network_in"):
+        monkeypatch.setattr(f"fxsnn.cli.{work}", lambda *_: pytest.fail("it has begun"))
     status, _, err = called(capsys, *command.split(), place)
     assert status == 2, err
     assert "cannot be written: " in err
@@ -384,7 +268,7 @@ def test_an_error_that_nobody_expected_has_a_status_of_its_own(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr("fxsnn.cli.entry.check", fail)
+    monkeypatch.setattr("fxsnn.cli.checking.check", fail)
     status, out, err = called(capsys, "check", "net.py:Net")
     assert (status, out) == (3, "")
     assert err.endswith("RuntimeError: first line (--traceback shows where)\n")

@@ -1,0 +1,73 @@
+"""`fxsnn convert`: a trained network to a network file."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from torch.utils.data import DataLoader
+
+from fxsnn.cli.answer import Answer
+from fxsnn.cli.inputs import halves_named, model_named, some_of
+from fxsnn.cli.option_values import bits_from
+from fxsnn.compiler import check, convert
+from fxsnn.device import choose_device
+from fxsnn.errors import FileError, OptionError, listing
+from fxsnn.passes import Finetune
+from fxsnn.storage import require_place
+
+
+def convert_command(options: argparse.Namespace) -> Answer:
+    """Convert a trained network for a chip and write it to a file with golden vectors."""
+    start = time.perf_counter()
+    for name, path in (("--output", options.output), ("--checkpoint", options.checkpoint)):
+        if path is not None:
+            require_place(path, name)
+    torch.manual_seed(options.seed)
+    network = model_named(options).to(choose_device(options.device))
+    train = None if options.data is None else halves_named(options).train
+    tuned = bool(options.finetune_epochs or options.finetune_spiking_epochs)
+    if train is None and (tuned or options.correction):
+        raise OptionError("fine-tuning and correction need --data")
+    if options.checkpoint is not None and not tuned:
+        raise OptionError("--checkpoint is of fine-tuning; give --finetune-epochs or --finetune-spiking-epochs, too")
+    fit = check(network, target=options.target, bits=bits_from(options.bits))
+    if fit.ok and fit.unwritable:
+        raise FileError(f"the network cannot be written: {listing(fit.unwritable)}")
+    finetune = None if train is None or not tuned else Finetune(
+        DataLoader(train, options.batch_size, shuffle=True),
+        epochs=options.finetune_epochs,
+        spiking_epochs=options.finetune_spiking_epochs,
+        lr=options.finetune_lr,
+        weight_decay=options.finetune_wd,
+        momentum=options.finetune_momentum,
+        checkpoint=options.checkpoint,
+        seed=options.seed,
+        progress=True,
+    )  # fmt: skip
+    snn = convert(
+        network,
+        target=options.target,
+        bits=bits_from(options.bits),
+        timesteps=options.timesteps,
+        reset=options.reset,
+        initial_membrane=options.initial_membrane,
+        calibration_data=None if train is None else DataLoader(
+            some_of(train, options.calibration_images, options.seed), options.batch_size
+        ),
+        calibration=options.calibration,
+        percentile=options.percentile,
+        input_bits=options.input_bits,
+        per_channel=not options.per_layer,
+        correction=options.correction,
+        finetune=finetune,
+        engine=options.engine,
+        progress=True,
+    )  # fmt: skip
+    path = snn.save(options.output, golden=options.golden)
+    seconds, report, size = time.perf_counter() - start, snn.report, path.stat().st_size
+    return Answer(
+        f"{report}\n\nwritten in {seconds:.0f} s: {path} ({size:,} bytes)",
+        {"file": str(path), "bytes": size, "seconds": seconds, "report": report.to_dict()},
+    )

@@ -1,0 +1,44 @@
+"""`fxsnn report` and `fxsnn verify`: what is in a network file, and whether it still says what it said."""
+
+from __future__ import annotations
+
+import argparse
+from html import escape
+
+from fxsnn.cli.answer import Answer
+from fxsnn.cli.inputs import first_batches, halves_named, network_in
+from fxsnn.loading import verify
+from fxsnn.network import SpikingNetwork
+from fxsnn.storage import require_place, write_whole
+
+
+def report_command(options: argparse.Namespace) -> Answer:
+    """What a network file takes of its chip, and what it does on images."""
+    if options.html is not None:
+        require_place(options.html, "--html")
+    snn = network_in(options)
+    report = (
+        snn.report if options.data is None else snn.profile(first_batches(halves_named(options).test, snn, options)[0])
+    )
+    if options.html is not None:
+        name = escape(options.file.name)
+        page = (
+            f"<!doctype html><meta charset=utf-8><title>{name}</title><style>body {{ font-family: sans-serif }}</style>"
+            f"<h1>{name}</h1>{report._repr_html_()}<p>{escape(_provenance(snn).strip())}</p>"
+        )
+        write_whole(options.html, page.encode())
+    data = {"file": str(options.file), "provenance": snn.provenance, "report": report.to_dict()}
+    return Answer(f"{report}{_provenance(snn)}", data)
+
+
+def verify_command(options: argparse.Namespace) -> Answer:
+    """Load a network file and run its golden vectors: every spike of every layer, and the logits."""
+    found = verify(options.file, engine=options.engine, device=options.device)
+    return Answer(str(found), found.to_dict(), 0 if found.ok else 1)
+
+
+def _provenance(snn: SpikingNetwork) -> str:
+    versions = snn.provenance.get("versions")
+    told = [f"{name} {one}" for name, one in versions.items()] if isinstance(versions, dict) else []
+    text = ", ".join(told)
+    return f"\nmade with {text}" if text and text.isprintable() else ""

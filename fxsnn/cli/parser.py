@@ -1,0 +1,133 @@
+"""The options of all commands, and which function runs each."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from fxsnn.chip import AUTOMATIC
+from fxsnn.cli.answer import Answer
+from fxsnn.cli.checking import check_command, targets_command
+from fxsnn.cli.converting import convert_command
+from fxsnn.cli.inspecting import report_command, verify_command
+from fxsnn.cli.measuring import eval_command
+from fxsnn.cli.option_values import positive, random_seed
+from fxsnn.data import datasets
+from fxsnn.version import __version__
+
+CALIBRATION_IMAGES = 2000
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The parser; what it gives has the function that runs the command as `command`."""
+    parser = argparse.ArgumentParser(
+        prog="fxsnn", description="Trained PyTorch CNNs to low-bit spiking networks for chips."
+    )
+    parser.add_argument("--version", action="version", version=f"fxsnn {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    shared.add_argument("--traceback", action="store_true", help="show where an error was raised, too")
+    shared.add_argument(
+        "--import",
+        dest="run",
+        action="append",
+        metavar="CODE",
+        help="first run this script or module, for its data sets",
+    )
+
+    def add(name: str, command: Callable[[argparse.Namespace], Answer], help_text: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(
+            name,
+            help=help_text,
+            description=command.__doc__,
+            parents=[shared],
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        one.set_defaults(command=command)
+        return one
+
+    one = add("check", check_command, "does a network fit a chip?")
+    _add_model(one, required=True)
+    _add_target(one)
+
+    one = add("convert", convert_command, "make a spiking network of a trained one")
+    _add_model(one, required=True)
+    _add_target(one)
+    one.add_argument("-o", "--output", type=Path, default=Path("net.fxsnn"), help="the file to write")
+    one.add_argument("--timesteps", type=int, default=16, help="T")
+    one.add_argument("--reset", choices=("subtraction", "zero"), default="subtraction")
+    one.add_argument("--initial-membrane", type=float, choices=(0.0, 0.5), default=0.5, help="share of the threshold")
+    _add_data(one, None, "calibrate on its training half; none: thresholds without data")
+    one.add_argument("--calibration", choices=("percentile", "max", "mse"), default="percentile")
+    one.add_argument("--percentile", type=float, default=99.9)
+    one.add_argument(
+        "--calibration-images", type=positive, default=CALIBRATION_IMAGES, help="how many, chosen at random"
+    )
+    one.add_argument("--correction", choices=("biases", "thresholds", "both"), help="without training, from the data")
+    one.add_argument("--input-bits", type=int, default=8, help="width of the integer input")
+    one.add_argument("--per-layer", action="store_true", help="one weight step a layer instead of one a channel")
+    one.add_argument("--finetune-epochs", type=int, default=0, help="train the n-bit weights so long")
+    one.add_argument("--finetune-spiking-epochs", type=int, default=0, help="epochs with spikes behind those")
+    one.add_argument("--finetune-lr", type=float, default=0.02, help="learning rate")
+    one.add_argument("--finetune-wd", type=float, default=5e-4, help="weight decay")
+    one.add_argument("--finetune-momentum", type=float, default=0.9)
+    one.add_argument("--checkpoint", type=Path, help="keep the state of the training here, and go on from it")
+    one.add_argument("--golden", type=int, default=2, help="images with golden vectors in the file")
+    one.add_argument("--seed", type=random_seed, default=0)
+
+    one = add("eval", eval_command, "accuracy of a network file")
+    _add_file(one)
+    _add_data(one, datasets.EMBEDDED, "measure on its test half")
+    one.add_argument("--timesteps", type=int, nargs="+", help="T; none: the file's own")
+    one.add_argument("--limit", type=positive, help="so many images, the first ones; none: all")
+    _add_model(one, required=False)
+
+    one = add("report", report_command, "what a network file takes of the chip")
+    _add_file(one)
+    _add_data(one, None, "what the network does on its test images; none: on the file's golden ones")
+    one.add_argument("--limit", type=positive, default=32, help="so many images, the first ones")
+    one.add_argument("--html", type=Path, help="write the report as a page, too")
+
+    one = add("verify", verify_command, "does a network file still give its golden vectors?")
+    one.add_argument("file", type=Path, help="a file that fxsnn wrote")
+    _add_engine(one)
+
+    add("targets", targets_command, "the chips that are known")
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    text = "package.module:factory or script.py:factory; called without arguments it gives the network"
+    if required:
+        parser.add_argument("model", help=text)
+    else:
+        parser.add_argument("--model", help=f"compare with this network: {text}")
+    parser.add_argument("--weights", type=Path, help="its trained weights, a state dict; none: those it is built with")
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target", default="hw_v1.0", help="the chip; `fxsnn targets` lists them")
+    parser.add_argument("--bits", default=AUTOMATIC, help='weight bits: 1 to 4, "auto", or by layer: conv1=4,conv2=2')
+
+
+def _add_data(parser: argparse.ArgumentParser, default: str | None, use: str) -> None:
+    known = ", ".join(datasets.names())
+    parser.add_argument(
+        "--data",
+        default=default,
+        help=f"{known}, FILE.npz, or module:function, called with --data-dir, that gives both halves; {use}",
+    )
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets lie")
+    parser.add_argument("--batch-size", type=positive, default=128)
+    _add_engine(parser)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--engine", default="auto", help="what runs it: auto, numba, triton or torch")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; none: the least-loaded GPU, or the CPU")
+
+
+def _add_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="a file that fxsnn wrote")
