@@ -8,7 +8,8 @@ import math
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Args:
         model: the network as it was trained.
         path: a file that `torch.save(model.state_dict(), path)` wrote. A state dict under the key "state_dict", "model"
-            or "net" is found too, and a prefix "module." is taken off. A `.safetensors` file is read as such.
+            or "net" is found too. A prefix of all names is taken off where the names are then those of the network:
+            "model." (Lightning), "module." (DataParallel), "_orig_mod." (torch.compile). A `.safetensors` file is read
+            as such.
 
     Raises:
         FileError: the file is missing, damaged, holds something else, or does not match; `model` is then unchanged.
@@ -251,15 +254,37 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if kind := _pickled_model(path):
+            raise _whole_model(path, kind) from error
         raise FileError(
             f"{path} cannot be read as a state dict ({type(error).__name__}); it is damaged, or was not written by "
             "torch.save(model.state_dict(), path)"
         ) from error
+    if isinstance(content, nn.Module):  # its class was allowed by torch.serialization.add_safe_globals
+        raise _whole_model(path, type(content).__name__)
     weights = _state_dict(content)
     if weights is None:
         raise FileError(f"{path} holds a {type(content).__name__}, no state dict of tensors")
-    _require_match(model, weights, path)
-    model.load_state_dict(weights)
+    model.load_state_dict(_matched(model, weights, path))
+
+
+def _whole_model(path: Path, kind: str) -> FileError:
+    return FileError(
+        f"{path} holds a whole pickled model ({kind}); to read it would run code that is in the file. Write its "
+        "weights only, where the model is at hand: torch.save(model.state_dict(), path)"
+    )
+
+
+def _pickled_model(path: Path) -> str | None:
+    """The class of a model that was pickled as a whole; nothing in the file is executed. `None`: it holds none."""
+    try:
+        classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # it is no archive of PyTorch's
+        return None
+    if not any(name.startswith("torch.nn.modules.") for name in classes):
+        return None
+    own = sorted(name for name in classes if not name.startswith(("torch.", "builtins.", "collections.")))
+    return next(iter(own), "a torch.nn.Module")
 
 
 def _state_dict(content: Any) -> dict[str, Tensor] | None:
@@ -268,17 +293,58 @@ def _state_dict(content: Any) -> dict[str, Tensor] | None:
             content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         return None
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+    return {str(name): value for name, value in content.items()}
 
 
-def _require_match(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+_COMPILED = "_orig_mod."
+"""What torch.compile puts before the names of a network, or of those of its parts that were compiled."""
+
+_SHOWN = 3
+"""So many names a message lists of each kind."""
+
+
+def _matched(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The weights under the names that the network has for them.
+
+    Raises:
+        FileError: names or shapes are others, also without the prefix that most names have.
+    """
     wanted = model.state_dict()
-    problems = [f"  {name} is missing" for name in wanted if name not in weights]
-    problems += [f"  {name} is not in the network" for name in weights if name not in wanted]
-    problems += [
-        f"  {name} has shape {list(weights[name].shape)}, the network wants {list(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in weights and weights[name].shape != tensor.shape
+    if any(name not in wanted for name in weights):
+        plain = {name.replace(_COMPILED, ""): value for name, value in weights.items()}
+        if len(plain) == len(weights) and not any(_COMPILED in name for name in wanted):
+            weights = plain
+    prefix = _prefix(wanted, weights)
+    found = {name.removeprefix(prefix): value for name, value in weights.items()}
+    problems = [
+        *_shortened([f"{name} is missing" for name in wanted if name not in found], "are missing"),
+        *_shortened([f"{name} is not in the network" for name in found if name not in wanted], "are not in it"),
+        *_shortened(
+            [
+                f"{name} has shape {list(found[name].shape)}, the network wants {list(tensor.shape)}"
+                for name, tensor in wanted.items()
+                if name in found and found[name].shape != tensor.shape
+            ],
+            "have other shapes",
+        ),
     ]
     if problems:
-        raise FileError(f"{path} does not match {type(model).__name__}:\n" + "\n".join(problems))
+        without = f" once {prefix!r} is taken off its names" if prefix else ""
+        raise FileError(f"{path} does not match {type(model).__name__}{without}:\n" + "\n".join(problems))
+    return found
+
+
+def _shortened(lines: list[str], what: str) -> list[str]:
+    """The first lines, and how many more there are."""
+    more = [f"and {len(lines) - _SHOWN} more {what}"] if len(lines) > _SHOWN else []
+    return [f"  {line}" for line in [*lines[:_SHOWN], *more]]
+
+
+def _prefix(wanted: Mapping[str, Any], names: Iterable[str]) -> str:
+    """The prefix under which most of the wanted names are found, "" where most are found as they are."""
+    counts = Counter({"": 0})
+    for name in names:
+        parts = name.split(".")
+        rests = (".".join(parts[start:]) for start in range(len(parts)))
+        counts.update(name.removesuffix(rest) for rest in rests if rest in wanted)
+    return max(counts, key=counts.__getitem__)  # of several with as many, the first: ""

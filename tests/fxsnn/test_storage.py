@@ -23,6 +23,10 @@ from tests.nets import Small, seeded
         lambda weights: weights,
         lambda weights: {"state_dict": weights, "epoch": 3},
         lambda weights: {"net": {f"module.{name}": value for name, value in weights.items()}},
+        lambda weights: {f"_orig_mod.{name}": value for name, value in weights.items()},
+        lambda weights: {"state_dict": {f"model.{name}": value for name, value in weights.items()}, "epoch": 3},
+        lambda weights: {"state_dict": {f"model._orig_mod.{name}": value for name, value in weights.items()}},
+        lambda weights: {f"module.{name.replace('.', '._orig_mod.')}": value for name, value in weights.items()},
     ],
 )
 def test_weights_are_found_in_the_usual_forms(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
@@ -42,6 +46,33 @@ def unchanged(path: Path, message: str) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     unchanged(tmp_path / "none.pt", r"none\.pt: there is no such file")
+
+
+def test_names_that_are_the_networks_own_are_no_prefix(tmp_path: Path) -> None:
+    """A network with a part that is called `module`, or `model`."""
+    source, model = (nn.ModuleDict({"module": seeded(Small, seed)}) for seed in (1, 2))
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    load_weights(model, tmp_path / "w.pt")
+    assert torch.equal(model.state_dict()["module.fc.bias"], source.state_dict()["module.fc.bias"])
+
+
+def test_a_prefix_that_is_not_all_that_differs_is_named_and_the_rest_is_short(tmp_path: Path) -> None:
+    weights = {f"model.{name}": value for name, value in seeded(Small).state_dict().items()}
+    others = {f"criterion.{number}": torch.zeros(1) for number in range(56)}
+    torch.save({"state_dict": {**weights, **others}}, tmp_path / "w.ckpt")
+    unchanged(
+        tmp_path / "w.ckpt",
+        r"w\.ckpt does not match Small once 'model\.' is taken off its names:\n"
+        r"  criterion\.0 is not in the network\n.*1 is.*\n.*2 is.*\n  and 53 more are not in it$",
+    )
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda model, path: torch.save({"model": model}, path)])
+def test_a_whole_pickled_model_is_called_what_it_is(tmp_path: Path, save: Callable[[Any, Path], None]) -> None:
+    save(seeded(Small), tmp_path / "w.pt")
+    unchanged(tmp_path / "w.pt", r"holds a whole pickled model \(tests\.nets\.Small\).*torch\.save\(model\.state_dict")
+    save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "w.pt")
+    unchanged(tmp_path / "w.pt", r"holds a whole pickled model \(a torch\.nn\.Module\)")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
