@@ -16,6 +16,10 @@ from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinea
 
 Range = tuple[float, float]
 
+_HOOKS_OF_ALL = ("_global_forward_hooks", "_global_forward_pre_hooks")
+"""Where PyTorch keeps hooks on all modules. There is no public way to ask; a version without these names counts as
+watched, so that no hook is passed over."""
+
 
 class Unsupported(FxsnnError):  # noqa: N818  # not an error of the user's
     """An engine cannot run a network, or not on this machine; the message says why."""
@@ -149,9 +153,9 @@ def watched(chain: Chain) -> bool:
 
     Those of backward passes do not count: spikes have no gradient, so that PyTorch never calls them here.
     """
-    modules = [chain.encode, chain.decode, *chain.prepare, *chain.flattens, *(layer for _, layer in chain.layers)]
-    if nn.modules.module._has_any_global_hook():
+    if any(getattr(nn.modules.module, name, True) for name in _HOOKS_OF_ALL):
         return True
+    modules = [chain.encode, chain.decode, *chain.prepare, *chain.flattens, *(layer for _, layer in chain.layers)]
     return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 

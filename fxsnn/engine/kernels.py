@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
-from numba.core.caching import FunctionCache
 
 from fxsnn.engine.tables import CHANNELS, ENTRIES
 from fxsnn.errors import EngineWarning
@@ -29,26 +28,36 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _log = logging.getLogger(__name__)
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]  # numba leaves it untyped
-    """What numba keeps on disk; where that is damaged or full, functions are compiled as if there were nothing."""
+class _Cache:
+    """What numba keeps on disk; where that is damaged or full, functions are compiled as if there were nothing.
 
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
+    Args:
+        kept: numba's own cache of a function.
+    """
+
+    def __init__(self, kept: Any) -> None:
+        self._kept = kept
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kept, name)
+
+    def load_overload(self, *given: Any) -> Any:
         """See numba."""
         try:
-            return super().load_overload(sig, target_context)
+            return self._kept.load_overload(*given)
         except Exception as error:  # pickle raises whatever the bytes make it raise
-            _log.info("numba's cache of %s: %r", self._name, error)
+            _log.info("numba's cache %s: %r", self.cache_path, error)
             _tell(f"numba's cache {self.cache_path} is damaged; it is written anew")
             with suppress(Exception):
                 self.flush()  # numba would read the damaged index before it writes one
             return None
 
-    def save_overload(self, sig: Any, data: Any) -> None:
+    def save_overload(self, *given: Any) -> None:
         """See numba."""
         try:
-            super().save_overload(sig, data)
+            self._kept.save_overload(*given)
         except Exception as error:
-            _log.info("numba's cache of %s: %r", self._name, error)
+            _log.info("numba's cache %s: %r", self.cache_path, error)
             _tell(
                 f"numba's cache {self.cache_path} cannot be written; every process compiles the CPU engine anew, for "
                 "some seconds. Make room there, or let NUMBA_CACHE_DIR name another folder"
@@ -64,9 +73,10 @@ def compiled(function: _Function) -> _Function:
     """Compile at the first call, and keep the result on disk where there is a place for it."""
     try:
         kernel: Any = numba.njit(nogil=True, cache=True)(function)
-        kernel._cache = _Cache(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(nogil=True)(function)
+    if hasattr(kernel, "_cache"):  # numba's own name: a version without it keeps its cache as it does
+        kernel._cache = _Cache(kernel._cache)
     return kernel
 
 

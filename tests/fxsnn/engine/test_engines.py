@@ -20,7 +20,7 @@ from torch import nn
 
 import fxsnn
 from fxsnn.engine import engine_for
-from fxsnn.engine.chain import Unsupported, chain_of, relying_on
+from fxsnn.engine.chain import Unsupported, chain_of, relying_on, watched
 from fxsnn.errors import CalibrationWarning, DataError, EngineWarning, OptionError
 from fxsnn.layers import Spiking
 from tests.engines import ENGINES, needs_numba, same, tiny
@@ -285,6 +285,15 @@ class TestEveryEngine:
         assert [module for module in seen if isinstance(module, Spiking)] == [
             snn.get_submodule(name) for name in ("conv1", "pool", "conv2", "hidden")
         ]
+
+    @pytest.mark.parametrize("name", ["_global_forward_hooks", "_global_forward_pre_hooks"])
+    def test_where_pytorch_does_not_tell_of_such_hooks_it_runs_the_network(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chain = chain_of(converted(seeded(Small)).graph)
+        assert not watched(chain)
+        monkeypatch.delattr(nn.modules.module, name)
+        assert watched(chain)
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_a_copy_runs_by_itself(self, engine: str) -> None:

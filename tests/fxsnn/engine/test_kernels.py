@@ -81,6 +81,27 @@ def test_an_array_in_another_order_or_of_another_type_is_refused_not_misread(
         fire_convolution(*{**given, name: array}.values())
 
 
+def test_a_numba_that_keeps_its_cache_elsewhere_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fxsnn.engine.kernels import compiled
+
+    class Kernel:
+        __slots__ = ("function",)  # as of a numba without the private name `_cache`: nothing can be hung on
+
+        def __init__(self, function: Any) -> None:
+            self.function = function
+
+        def __call__(self, *given: Any) -> Any:
+            return self.function(*given)
+
+    monkeypatch.setattr(numba, "njit", lambda **_: Kernel)
+
+    @compiled
+    def doubled(value: int) -> int:
+        return 2 * value
+
+    assert doubled(4) == 8
+
+
 PROGRAM = """
 import resource, sys, warnings
 import torch, fxsnn
