@@ -130,7 +130,29 @@ class InterchangeWarning(FxsnnWarning):
     """Another program computes something else from what was written."""
 
 
+_SHOWN = 3
+"""So many findings of one kind have a line of their own."""
+
+
 def listing(findings: Sequence[Finding]) -> str:
-    """All findings as one text, a line each, under a line that counts them."""
+    """All findings as one text, a line each, under a line that counts them.
+
+    Of findings that say the same of many layers, problem and remedy alike to the letter, the first three have lines of
+    their own, and the layers of the others are named in one.
+    """
     count = "1 problem" if len(findings) == 1 else f"{len(findings)} problems"
-    return "\n".join([f"{count}:", *(f"  {finding}" for finding in findings)])
+    alike: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        alike.setdefault((finding.problem, finding.remedy), []).append(finding)
+    lines = [f"{count}:"]
+    told: dict[tuple[str, str], int] = dict.fromkeys(alike, 0)
+    for finding in findings:
+        kind = (finding.problem, finding.remedy)
+        told[kind] += 1
+        rest = alike[kind][_SHOWN:]
+        if told[kind] <= _SHOWN or len(rest) == 1:
+            lines.append(f"  {finding}")
+        elif told[kind] == _SHOWN + 1:
+            layers = ", ".join(one.layer for one in rest)
+            lines.append(f"  {finding.problem}: the same for {len(rest)} more layers: {layers}")
+    return "\n".join(lines)

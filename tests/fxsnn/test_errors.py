@@ -34,3 +34,21 @@ def test_an_error_counts_and_lists_its_findings() -> None:
     findings = [Finding("a", "x", "y"), Finding("b", "x", "y")]
     assert str(ModelError(findings)) == "2 problems:\n  a: x. y.\n  b: x. y."
     assert ModelError(findings).findings == tuple(findings)
+
+
+def test_what_is_said_of_many_layers_alike_is_folded_and_nothing_else() -> None:
+    alike = [Finding(f"conv{i}", "it is too wide", "Use fewer channels", f"net.py:{i}") for i in range(58)]
+    other = Finding("conv9", "it is too wide", "Use groups")
+    error = ModelError([*alike[:30], other, *alike[30:]])
+    first, *lines = str(error).splitlines()
+    assert first == "59 problems:"
+    assert lines[:3] == [f"  {one}" for one in alike[:3]]
+    assert lines[3].startswith("  it is too wide: the same for 55 more layers: conv3, conv4, ")
+    assert lines[3].endswith(", conv57")
+    assert lines[4:] == [f"  {other}"]
+    assert len(error.findings) == 59
+
+
+def test_a_single_one_more_is_not_folded() -> None:
+    findings = [Finding(name, "x", "y") for name in "abcd"]
+    assert str(ModelError(findings)).splitlines()[1:] == [f"  {one}" for one in findings]
