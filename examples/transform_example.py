@@ -4,8 +4,10 @@
     python examples/transform_example.py --weight_bitwidth 4 2 --finetune_epochs 3
     python examples/transform_example.py --dataset CIFAR10 --data_dir data --load_file colour_net.pt --weight_bitwidth 2
 
-To transform a network of your own, put it into `networks.py`; for data of your own, write a function under
-`@fxsnn.datasets.register("name")` and import it here.
+    python examples/transform_example.py --network my_net.py:Net --load_file my_net.pt --dataset CIFAR10
+
+A network of your own is `package.module:factory` or `script.py:factory`, called without arguments; for data of your
+own, write a function under `@fxsnn.datasets.register("name")` and import it here.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from fxsnn import datasets, plots
 from fxsnn.cli.inputs import some_of
 from fxsnn.cli.option_values import positive, random_seed
 from fxsnn.cli.parser import CALIBRATION_IMAGES
+from fxsnn.cli.user_code import model_from
 from fxsnn.device import choose_device
 from fxsnn.insight import Batches, accuracy, accuracy_over_time
 from fxsnn.storage import load_weights
@@ -40,7 +43,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description="Transform a trained ANN into a spiking network.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--load_file", type=Path, help="trained weights; none: those of the embedded digit network")
+    parser.add_argument("--network", help="script.py:factory or package.module:factory; none: that for the data set")
+    parser.add_argument(
+        "--load_file", "--weights", type=Path, help="trained weights; none: those of the embedded digit network"
+    )
     parser.add_argument("--dataset", default=datasets.EMBEDDED, help=f"one of {', '.join(datasets.names())}")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where the data set lies")
     parser.add_argument("--save_file", type=Path, default=Path("out/snn.fxsnn"), help="where the result goes")
@@ -106,9 +112,11 @@ def transform(options: argparse.Namespace) -> None:
 
 def trained_network(options: argparse.Namespace) -> nn.Module:
     """The network for the data set, with its weights."""
-    network = network_for(options.dataset)
+    network = network_for(options.dataset) if options.network is None else model_from(options.network)
     if options.load_file is not None:
         load_weights(network, options.load_file)
+    elif options.network is not None:
+        print(f"no --load_file: {options.network} keeps the weights that it is built with", file=sys.stderr)
     elif options.dataset in (datasets.EMBEDDED, "MNIST"):
         network = digit_net()
     else:

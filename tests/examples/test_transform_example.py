@@ -130,3 +130,26 @@ def test_the_embedded_network_knows_its_digits() -> None:
 def test_a_data_set_without_embedded_weights_needs_a_file() -> None:
     with pytest.raises(fxsnn.FileError, match="--load_file is missing: there are no embedded weights for FashionMNIST"):
         transform_example.trained_network(transform_example.parse(["--dataset", "FashionMNIST"]))
+
+
+class TestANetworkOfOnesOwn:
+    @pytest.fixture
+    def script(self, tmp_path: Path) -> Path:
+        """A user's script with a network."""
+        (tmp_path / "own_net.py").write_text("from torch import nn\ndef own():\n    return nn.Linear(3, 2)\n")
+        return tmp_path / "own_net.py"
+
+    def test_it_has_the_weights_that_are_given(self, script: Path, tmp_path: Path) -> None:
+        torch.save(torch.nn.Linear(3, 2).state_dict(), tmp_path / "own.pt")
+        options = transform_example.parse(["--network", f"{script}:own", "--weights", str(tmp_path / "own.pt")])
+        network = transform_example.trained_network(options)
+        assert isinstance(network, torch.nn.Linear)
+        assert torch.equal(network.weight, torch.load(tmp_path / "own.pt")["weight"])
+
+    def test_without_weights_it_is_said_which_it_keeps(self, script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        transform_example.trained_network(transform_example.parse(["--network", f"{script}:own"]))
+        assert "own_net.py:own keeps the weights that it is built with" in capsys.readouterr().err
+
+    def test_a_script_that_is_not_there_is_a_mistake(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert transform_example.main(["--network", "none.py:own", "--device", "cpu"]) == 2
+        assert "there is no file none.py" in capsys.readouterr().err
