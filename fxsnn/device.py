@@ -46,7 +46,7 @@ def _existing(wanted: str) -> torch.device:
 def _least_loaded() -> int | None:
     try:
         import GPUtil
-    except ImportError as error:  # GPUtil 1.4 needs distutils, which is gone since Python 3.12
+    except Exception as error:  # missing or broken; GPUtil 1.4 needs distutils, which is gone since Python 3.12
         _log.info("GPUtil cannot be imported (%r): taking the GPU with the most free memory", error)
         return _most_free_memory()
     try:  # it runs nvidia-smi, which may be missing or broken

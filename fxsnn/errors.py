@@ -22,7 +22,8 @@ FxsnnWarning
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,3 +157,26 @@ def listing(findings: Sequence[Finding]) -> str:
             layers = ", ".join(one.layer for one in rest)
             lines.append(f"  {finding.problem}: the same for {len(rest)} more layers: {layers}")
     return "\n".join(lines)
+
+
+@contextmanager
+def importing(package: str, purpose: str, kind: type[FxsnnError], install: str = "") -> Iterator[None]:
+    """Around the import of a package that only some need: it may be missing, or broken.
+
+    Args:
+        package: its name.
+        purpose: what needs it, for the message.
+        kind: what to raise.
+        install: what pip is to install; "" means the package by its name.
+
+    Raises:
+        FxsnnError: of that kind, instead of whatever the import raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == package
+        reason = next(iter(str(error).splitlines()), "")
+        found = "is not installed" if missing else f"fails here ({type(error).__name__}: {reason})"
+        remedy = f"pip install {'' if missing else '--upgrade '}{install or package}"
+        raise kind(f"{purpose} needs the package {package}, which {found}: {remedy}") from error

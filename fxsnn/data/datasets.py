@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from fxsnn.errors import DataError, OptionError, UnknownName
+from fxsnn.errors import DataError, OptionError, UnknownName, importing
 from fxsnn.options import is_one_of
 from fxsnn.storage import as_path
 
@@ -156,8 +156,8 @@ def _tensors(path: Path, arrays: Mapping[str, np.ndarray], prefix: str) -> Tenso
 
 def _from_torchvision(class_name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> DatasetFunction:
     def read(data_dir: Path) -> Splits:
-        from torchvision import datasets, transforms
-
+        with importing("torchvision", f"the data set {class_name}", DataError):
+            from torchvision import datasets, transforms
         normalise = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
         dataset_class = getattr(datasets, class_name)
         halves = [dataset_class(data_dir, train=train, transform=normalise, download=False) for train in (True, False)]

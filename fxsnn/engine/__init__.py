@@ -68,9 +68,9 @@ def without_engine(name: str, reason: Unsupported) -> None:
 def _numba(chain: Chain) -> Engine:
     if chain.device.type != "cpu":
         raise Unsupported(f"it runs on the CPU, the network is on {chain.device}")
-    if importlib.util.find_spec("numba") is None:
-        raise Unsupported("numba is not installed")
     with relying_on("numba"):
+        if importlib.util.find_spec("numba") is None:
+            raise Unsupported("numba is not installed")
         from fxsnn.engine.cpu import NumbaEngine, obstacle
 
     if reason := obstacle():
@@ -79,9 +79,9 @@ def _numba(chain: Chain) -> Engine:
 
 
 def _triton(chain: Chain) -> Engine:
-    if importlib.util.find_spec("triton") is None:
-        raise Unsupported("triton is not installed")
     with relying_on("triton"):
+        if importlib.util.find_spec("triton") is None:
+            raise Unsupported("triton is not installed")
         from fxsnn.engine.cuda import TritonEngine, obstacle
 
     if reason := obstacle(chain.device):

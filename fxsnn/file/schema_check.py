@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from fxsnn.errors import FileError
+from fxsnn.errors import FileError, importing
 from fxsnn.file.document import FORMAT, VERSION
 
 DAMAGED = "it is damaged or was not written by fxsnn:"
@@ -53,10 +53,12 @@ def require_schema(document: Document) -> None:
     """Hold a document against its version and schema.
 
     Raises:
-        FileError: it is of another version, or not what the schema says.
+        FileError: it is of another version, or not what the schema says; or the package jsonschema is missing or
+            broken, without which no file can be trusted.
     """
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import extend
+    with importing("jsonschema", "a network file", FileError):
+        from jsonschema import Draft202012Validator
+        from jsonschema.validators import extend
 
     if document.get("format") != FORMAT or "version" not in document:
         raise FileError("it holds no spiking network of fxsnn, or one from before files could be loaded")

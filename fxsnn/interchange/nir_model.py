@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxsnn.ambient import neutral
-from fxsnn.errors import FileError, Finding, ModelError, OptionError
+from fxsnn.errors import FileError, Finding, ModelError, OptionError, importing
 
 _DRIVING = ("Conv2d", "Affine", "Linear", "SumPool2d", "AvgPool2d")
 _KNOWN = ("Input", "Output", *_DRIVING, "IF", "Flatten")
@@ -22,12 +22,10 @@ def nir_package() -> Any:
     """The package `nir`, which is no requirement of fxsnn.
 
     Raises:
-        OptionError: it is not installed.
+        OptionError: it is not installed, or broken.
     """
-    try:
+    with importing("nir", "a NIR graph", OptionError, "'fxsnn[nir]'"):
         import nir
-    except ImportError as error:
-        raise OptionError(f"NIR graphs need the package nir ({error}): pip install 'fxsnn[nir]'") from error
     return nir
 
 

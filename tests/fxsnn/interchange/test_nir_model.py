@@ -112,7 +112,8 @@ class TestGraphsOfOthers:
 
     def test_without_the_package_it_is_said_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "nir", None)
-        with pytest.raises(OptionError, match=r"need the package nir .*pip install 'fxsnn\[nir\]'"):
+        told = r"a NIR graph needs the package nir, which is not installed: pip install 'fxsnn\[nir\]'"
+        with pytest.raises(OptionError, match=told):
             fxsnn.model_from_nir("net.nir")
 
     def test_what_is_no_chain_is_refused(self) -> None:
