@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Each worker of pytest takes one processor and up to a gigabyte.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-all docs coverage mutants lint clean
+.PHONY: demo test test-all oldest docs coverage mutants lint clean
 
 demo: .venv/installed
 	$(BIN)/python examples/transform_example.py --weight_bitwidth 4 2 --finetune_epochs 3
@@ -18,6 +18,11 @@ test: .venv/installed-test
 test-all: test
 	$(PYTEST) -m slow
 	$(MAKE) docs
+
+# The core tests with the oldest versions that are supported, in an environment of their own.
+oldest: .venv-oldest/installed
+	.venv-oldest/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slow" \
+		--ignore tests/fxsnn/engine/test_cuda.py tests/fxsnn tests/passes tests/test_against_reference.py
 
 # Branches of our code that no test takes, slow ones included. What numba and Triton compile is not seen.
 coverage: .venv/installed-test
@@ -37,8 +42,15 @@ docs: .venv/installed-docs
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt .
 	touch $@
 
+# Editable, so that fxsnn.passes and fxsnn.hwtargets are found where a checkout has no symbolic links, too.
 .venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+.venv-oldest/installed: pyproject.toml constraints-oldest.txt
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[nir]' \
+		pytest pytest-xdist hypothesis
 	touch $@
 
 .venv/installed-docs: .venv/installed
@@ -52,4 +64,4 @@ lint: .venv/installed-test
 	$(BIN)/lint-imports --no-cache
 
 clean:
-	rm -rf .venv build dist *.egg-info out
+	rm -rf .venv .venv-oldest build dist *.egg-info out
