@@ -10,6 +10,7 @@ A graph owns its tensors: capturing copies them, so nothing that happens to a gr
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import itertools
@@ -533,7 +534,8 @@ def view_sizes(node: Node) -> tuple[Argument, ...]:
 def user_place(file: str, line: str) -> str:
     """`file:line` of a place in the user's code; "" for one in a library."""
     path = Path(file)
-    library = any(folder in path.parents for folder in _LIBRARY_FOLDERS)
+    # Decorators that are context managers have a frame of their own, which older versions of PyTorch do not leave out.
+    library = file == contextlib.__file__ or any(folder in path.parents for folder in _LIBRARY_FOLDERS)
     # Jupyter's kernel gives a cell the name of a temporary file that nobody ever sees.
     name = "notebook cell" if path.parent.name.startswith("ipykernel_") else path.name
     return "" if library or file.startswith("<") else f"{name}:{line}"
