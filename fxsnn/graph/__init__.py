@@ -3,19 +3,10 @@
 Open `graph.py` first. It imports data, layers, chip, display and the ground.
 """
 
+from fxsnn.graph.copying import copied
 from fxsnn.graph.fitting import fit
-from fxsnn.graph.graph import (
-    Activation,
-    Graph,
-    Interpreter,
-    Norm,
-    Weighted,
-    copied,
-    largest_difference,
-    place_of,
-    require_graph,
-    view_sizes,
-)
+from fxsnn.graph.graph import Graph, Interpreter, largest_difference, require_graph
+from fxsnn.graph.kinds import Activation, Norm, Weighted, place_of, view_sizes
 from fxsnn.graph.names import about_file_name, spare_self
 from fxsnn.graph.overview import layer_rows
 from fxsnn.graph.tracing import Tracer, capture, capture_sharing

@@ -9,7 +9,8 @@ from typing import Any
 
 from fxsnn.chip import Bits, FitReport, HardwareTarget, fit_layer
 from fxsnn.errors import OptionError
-from fxsnn.graph.graph import Graph, Weighted
+from fxsnn.graph.graph import Graph
+from fxsnn.graph.kinds import Weighted
 from fxsnn.layers import geometry_of
 
 

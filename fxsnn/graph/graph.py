@@ -10,16 +10,10 @@ A graph owns its tensors: capturing copies them, so nothing that happens to a gr
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import hashlib
 import itertools
-import re
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,46 +25,19 @@ from fxsnn.chip import whole_number
 from fxsnn.data import accepted
 from fxsnn.display import Box, Drawing, aligned, draw
 from fxsnn.errors import DataError, Finding, GraphError, OptionError
+from fxsnn.graph.copying import ONE_TRACES, copied
+from fxsnn.graph.description import KINDS, described, digest_of, in_short, tensors_of
 from fxsnn.graph.image_sizes import likely_sizes
+from fxsnn.graph.kinds import Activation, Norm, Weighted, place_of
+from fxsnn.graph.sources import source_of
 from fxsnn.layers import (
-    ClippedReLU,
-    Decode,
-    Encode,
-    LowBit,
     QuantizedInput,
-    RateReLU,
     Spiking,
     check_images,
     in_words,
     is_readable,
 )
 from fxsnn.options import shown
-
-Activation = (nn.ReLU, ClippedReLU, RateReLU)
-Norm = (nn.BatchNorm1d, nn.BatchNorm2d)
-Weighted = (nn.Conv2d, nn.Linear)
-
-_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_LIBRARY_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parents[1])
-
-
-ONE_TRACES = threading.RLock()
-"""While torch.fx traces, `nn.Module` itself calls the tracer; while it unpickles, a class of its own has the code of
-one program. Two at once would take each other's for their own, or leave it behind for good."""
-
-
-def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:
-    """Where a module's tensors are, and the type that it reads images in.
-
-    Returns:
-        The device of its first tensor, or the CPU; the type of its first floating one, or `None`. Those of layers with
-        weights come first, since what is done to their outputs may have a type of its own; then other parameters.
-    """
-    layers = [one for one in module.modules() if isinstance(one, Weighted)]
-    weights = [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
-    tensors = [*weights, *module.parameters(), *module.buffers()]
-    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    return device, next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
 
 
 class Graph:
@@ -131,8 +98,7 @@ class Graph:
 
     def source(self, node: Node) -> str:
         """`file:line` of the call in the user's code, or "" where it is not known."""
-        frames = _FRAME.findall(node.stack_trace or "")
-        return next((place for place in (user_place(*frame) for frame in reversed(frames)) if place), "")
+        return source_of(node.stack_trace)
 
     def finding(self, node: Node, problem: str, remedy: str) -> Finding:
         """A finding about the layer that `node` calls."""
@@ -451,8 +417,8 @@ class Graph:
             reads = ", ".join(self.name(source) for source in node.all_input_nodes)
             calls, digest = node.op, ""
             if node.op == "call_module":
-                calls = _described(self[node])
-                digest = f"#{_digest(self[node])}" if hashes and any(True for _ in _tensors(self[node])) else ""
+                calls = described(self[node])
+                digest = f"#{digest_of(self[node])}" if hashes and any(True for _ in tensors_of(self[node])) else ""
             elif node.op in ("call_function", "call_method"):
                 rest = [repr(value) for value in (*node.args, *node.kwargs.values()) if not isinstance(value, Node)]
                 calls = f"({', '.join(rest)})"
@@ -478,9 +444,9 @@ class Graph:
             boxes.append(
                 Box(
                     self.name(node),
-                    node.op.replace("_", " ") if module is None else _in_short(module),
-                    self.name(node) if module is None else f"{self.name(node)}: {_described(module)}",
-                    next((kind for kind, classes in _KINDS if isinstance(module, classes)), "other"),
+                    node.op.replace("_", " ") if module is None else in_short(module),
+                    self.name(node) if module is None else f"{self.name(node)}: {described(module)}",
+                    next((kind for kind, classes in KINDS if isinstance(module, classes)), "other"),
                     tuple(places[source] for source in node.all_input_nodes),
                 )
             )
@@ -525,92 +491,12 @@ def require_graph(graph: object) -> Graph:
     return graph
 
 
-def view_sizes(node: Node) -> tuple[Argument, ...]:
-    """The sizes that a view or reshape is given, one by one or together."""
-    sizes: tuple[Argument, ...] = node.args[1:] or (node.kwargs.get("shape"),)
-    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
-
-
-def user_place(file: str, line: str) -> str:
-    """`file:line` of a place in the user's code; "" for one in a library."""
-    path = Path(file)
-    # Decorators that are context managers have a frame of their own, which older versions of PyTorch do not leave out.
-    library = file == contextlib.__file__ or any(folder in path.parents for folder in _LIBRARY_FOLDERS)
-    # Jupyter's kernel gives a cell the name of a temporary file that nobody ever sees.
-    name = "notebook cell" if path.parent.name.startswith("ipykernel_") else path.name
-    return "" if library or file.startswith("<") else f"{name}:{line}"
-
-
-def copied(module: fx.GraphModule, tensor_copy: Callable[[Tensor], Tensor]) -> fx.GraphModule:
-    """A deep copy in which every tensor is `tensor_copy(tensor)`; parameters stay parameters."""
-    memo: dict[int, Any] = {}
-    for tensor in [*module.parameters(), *module.buffers()]:
-        new = tensor_copy(tensor)
-        if isinstance(tensor, nn.Parameter) and not isinstance(new, nn.Parameter):
-            new = nn.Parameter(new, tensor.requires_grad)
-        memo[id(tensor)] = new
-    # Most of what a module holds are empty dictionaries of hooks, which deepcopy takes apart one by one.
-    for one in module.modules():
-        memo.update(
-            (id(value), type(value)())
-            for value in vars(one).values()
-            if type(value) in (dict, OrderedDict) and not value
-        )
-    return copy.deepcopy(module, memo)
-
-
 def _has_submodule(module: nn.Module, target: str) -> bool:
     try:
         module.get_submodule(target)
     except AttributeError:
         return False
     return True
-
-
-_KINDS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
-    ("spiking", (Spiking,)),
-    ("low-bit weights", (LowBit,)),
-    ("weights", Weighted),
-    ("batch norm", Norm),
-    ("activation", Activation),
-    ("pooling", (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d)),
-    ("encode, decode", (Encode, Decode, QuantizedInput)),
-)
-
-
-def _in_short(module: Any) -> str:
-    """Class and what matters most."""
-    name = type(module).__name__
-    if isinstance(module, nn.Conv2d):
-        height, width = module.kernel_size
-        name += f" {module.in_channels}→{module.out_channels}, {height}×{width}"
-        name += f" /{module.stride[0]}" if module.stride[0] > 1 else ""
-    elif isinstance(module, nn.Linear):
-        name += f" {module.in_features}→{module.out_features}"
-    elif isinstance(module, nn.AvgPool2d):
-        name += f" {module.kernel_size}"
-    elif isinstance(module, ClippedReLU | RateReLU):
-        name += f" ≤ {module.threshold:.3g}"
-    bits = getattr(module, "bits", None) if isinstance(module, LowBit | Spiking) else None
-    return f"{name}, {bits} bit" if bits else name
-
-
-def _described(module: nn.Module) -> str:
-    return f"{type(module).__name__}({module.extra_repr()})"
-
-
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-
-
-def _digest(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(_tensors(module), key=lambda pair: pair[0]):
-        digest.update(name.encode())
-        digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:8]
 
 
 def largest_difference(left: Graph, right: Graph, images: Tensor) -> float:

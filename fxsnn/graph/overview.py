@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxsnn.graph.graph import Graph, Weighted
+from fxsnn.graph.graph import Graph
+from fxsnn.graph.kinds import Weighted
 from fxsnn.layers import ClippedReLU, LowBit, Spiking
 
 HEADER = ("layer", "is a", "bits", "weight step", "threshold", "levels")

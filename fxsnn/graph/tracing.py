@@ -15,8 +15,11 @@ from torch import fx, nn
 
 from fxsnn.ambient import neutral
 from fxsnn.errors import Finding, ModelError
-from fxsnn.graph.graph import ONE_TRACES, Graph, place_of, user_place
+from fxsnn.graph.copying import ONE_TRACES
+from fxsnn.graph.graph import Graph
+from fxsnn.graph.kinds import place_of
 from fxsnn.graph.names import about_program_name, spare_self
+from fxsnn.graph.sources import user_place
 from fxsnn.layers import LEAVES, Decode
 
 _QUANTISED = ("torch.ao.", "torch.nn.quantized", "torch.nn.qat", "torch.nn.intrinsic", "torchao.")

@@ -1,0 +1,28 @@
+"""Where in the user's code a call stands."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+import torch
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_LIBRARY_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parents[1])
+
+
+def source_of(stack_trace: str | None) -> str:
+    """`file:line` of the innermost place of a stack trace that is the user's, or "" where there is none."""
+    frames = _FRAME.findall(stack_trace or "")
+    return next((place for place in (user_place(*frame) for frame in reversed(frames)) if place), "")
+
+
+def user_place(file: str, line: str) -> str:
+    """`file:line` of a place in the user's code; "" for one in a library."""
+    path = Path(file)
+    # Decorators that are context managers have a frame of their own, which older versions of PyTorch do not leave out.
+    library = file == contextlib.__file__ or any(folder in path.parents for folder in _LIBRARY_FOLDERS)
+    # Jupyter's kernel gives a cell the name of a temporary file that nobody ever sees.
+    name = "notebook cell" if path.parent.name.startswith("ipykernel_") else path.name
+    return "" if library or file.startswith("<") else f"{name}:{line}"
