@@ -57,5 +57,5 @@ def digest_of(module: nn.Module) -> str:
     for name, tensor in sorted(tensors_of(module), key=lambda pair: pair[0]):
         digest.update(name.encode())
         digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:8]

@@ -322,7 +322,8 @@ class Pipeline:
             require_example(example, graph)
         for one in self.passes:
             step = one(graph, example)
-            _log.info("%s", step.summary())
+            if _log.isEnabledFor(logging.INFO):  # a summary hashes every tensor
+                _log.info("%s", step.summary())
             yield step
             graph = step.after
 
