@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -30,7 +31,7 @@ def _without_their_warnings(run: Callable[_P, _R]) -> Callable[_P, _R]:
 @_without_their_warnings
 def run_norse(graph: Any, x: Tensor, timesteps: int) -> tuple[Trains, Tensor]:
     """Spikes of each layer and the output, [T, N, ...]; norse as it is: reset to zero, from 0."""
-    import norse.torch as norse
+    norse = pytest.importorskip("norse.torch")
     from norse.torch.module.iaf import IAFCell
 
     network = norse.from_nir(graph)
@@ -60,7 +61,7 @@ def run_sinabs(
         reset: "subtraction" or "zero"; `None` leaves sinabs as it is.
         start: membranes at the start, for each layer.
     """
-    import sinabs.activation as activation
+    activation = pytest.importorskip("sinabs.activation")
     import sinabs.layers as layers
     from sinabs.nir import from_nir
 

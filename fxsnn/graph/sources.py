@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Container
 from pathlib import Path
 
 import torch
@@ -16,6 +17,15 @@ def source_of(stack_trace: str | None) -> str:
     """`file:line` of the innermost place of a stack trace that is the user's, or "" where there is none."""
     frames = _FRAME.findall(stack_trace or "")
     return next((place for place in (user_place(*frame) for frame in reversed(frames)) if place), "")
+
+
+def without_frames(stack_trace: str | None, places: Container[tuple[str, str]]) -> str | None:
+    """A stack trace without the frames at these places, each (file, line)."""
+    if stack_trace is None:
+        return None
+    first, *frames = re.split(r'(?=^ *File ")', stack_trace, flags=re.MULTILINE)
+    kept = [frame for frame in frames if (found := _FRAME.search(frame)) is None or found.groups() not in places]
+    return "".join([first, *kept])
 
 
 def user_place(file: str, line: str) -> str:

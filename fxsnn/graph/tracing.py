@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,7 +20,7 @@ from fxsnn.graph.copying import ONE_TRACES
 from fxsnn.graph.graph import Graph
 from fxsnn.graph.kinds import place_of
 from fxsnn.graph.names import about_program_name, spare_self
-from fxsnn.graph.sources import user_place
+from fxsnn.graph.sources import user_place, without_frames
 from fxsnn.layers import LEAVES, Decode
 
 _QUANTISED = ("torch.ao.", "torch.nn.quantized", "torch.nn.qat", "torch.nn.intrinsic", "torchao.")
@@ -38,12 +39,19 @@ class Tracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """See `fx.Tracer`."""
+        callers = {(frame.filename, str(frame.lineno)) for frame in traceback.extract_stack()}
         with ONE_TRACES:
             self._thread = threading.get_ident()
             try:
-                return super().trace(root, concrete_args)
+                program = super().trace(root, concrete_args)
             finally:
                 self._thread = None
+        for node in program.nodes:
+            # Up to PyTorch 2.6 traces have the frames of who asked for the trace, too: not where the call stands.
+            node.stack_trace = without_frames(node.stack_trace, callers)
+            if isinstance(node.type, str):  # of `from __future__ import annotations`; 2.6 cannot pickle them
+                node.type = None
+        return program
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -153,7 +153,7 @@ def same(left: Any, right: Any) -> bool:
 def test_it_is_neutral_inside_and_as_it_was_behind(name: str) -> None:
     def state() -> list[Any]:
         return [
-            torch.get_default_device().type, torch.get_default_dtype(), torch.is_autocast_enabled("cpu"),
+            torch.empty(0).device.type, torch.get_default_dtype(), torch.is_autocast_enabled("cpu"),
             torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
         ]  # fmt: skip

@@ -104,7 +104,11 @@ def test_the_function_is_kept_in_double_precision(name: str) -> None:
         (lambda x: x.view(x.size()[0], -1), "Flatten(start_dim=1, end_dim=-1)"),
         (lambda x: x.view((x.size(0), x.size(1) * x.size(2) * x.size(3))), "Flatten(start_dim=1, end_dim=-1)"),
         (lambda x: x.reshape(-1, 400), "Flatten(start_dim=1, end_dim=-1)"),
-        (lambda x: torch.reshape(x, (x.size(0), -1)), "Flatten(start_dim=1, end_dim=-1)"),
+        pytest.param(
+            lambda x: torch.reshape(x, (x.size(0), -1)),
+            "Flatten(start_dim=1, end_dim=-1)",
+            marks=pytest.mark.skipif(torch.__version__ < "2.7", reason="torch.fx of 2.6 cannot trace it"),
+        ),
         (lambda x: F.softmax(x, dim=1), "Softmax(dim=1)"),
         (lambda x: torch.softmax(x, 1), "Softmax(dim=1)"),
         (lambda x: x.softmax(1), "Softmax(dim=1)"),
