@@ -69,8 +69,7 @@ class SpikingNetwork(nn.Module):
         _require_spikes(own)
         if sample is not None:
             check_images(sample, own.input_channels)
-        if not isinstance(provenance, Mapping | None):
-            raise OptionError(f"provenance is {in_words(provenance)}; expected a mapping of plain data, or None")
+        told = _as_provenance(provenance)
         if clashes := name_clashes(own):
             raise ModelError(clashes)
         # The modules stand under their own names; the program that calls them is no module of this one.
@@ -89,7 +88,7 @@ class SpikingNetwork(nn.Module):
         self.__engine_name = engine
         self.__sample = sample
         self.__image_size = require_image_size(image_size) if sample is None else tuple(sample.shape[1:])
-        self.__provenance = {} if provenance is None else dict(provenance)
+        self.__provenance = told
         self.__compiled: Compiled | None = None
         self.__range_told = False
         self.eval()
@@ -247,8 +246,15 @@ class SpikingNetwork(nn.Module):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where the network comes from: versions, options and passes of its conversion; a copy."""
+        """Where the network comes from: versions, options and passes of its conversion; a copy.
+
+        It can be set, to a mapping of plain data, which files keep. Something else: OptionError.
+        """
         return copy.deepcopy(self.__provenance)
+
+    @provenance.setter
+    def provenance(self, provenance: Mapping[str, Any] | None) -> None:
+        self.__provenance = _as_provenance(provenance)
 
     @property
     def timesteps(self) -> int:
@@ -501,6 +507,13 @@ def require_spiking(snn: object) -> None:
     """
     if not isinstance(snn, SpikingNetwork):
         raise OptionError(f"snn is a {type(snn).__name__}; expected a SpikingNetwork, which fxsnn.convert gives")
+
+
+def _as_provenance(provenance: object) -> dict[str, Any]:
+    """A copy of it, empty if there is none."""
+    if not isinstance(provenance, Mapping | None):
+        raise OptionError(f"provenance is {in_words(provenance)}; expected a mapping of plain data, or None")
+    return {} if provenance is None else dict(provenance)
 
 
 def name_clashes(graph: Graph) -> list[Finding]:

@@ -379,6 +379,13 @@ class TestSaving:
         assert path.read_bytes() == old
         assert list(tmp_path.iterdir()) == [path]
 
+    def test_a_provenance_that_is_set_is_kept(self, tmp_path: Path) -> None:
+        snn = network()
+        snn.provenance = {**snn.provenance, "data": "letters"}
+        assert fxsnn.load(snn.save(tmp_path / "net.fxsnn")).provenance == snn.provenance
+        with pytest.raises(OptionError, match="provenance is"):
+            snn.provenance = "letters"  # type: ignore[assignment]
+
     def test_a_provenance_that_is_no_plain_data_is_told(self, tmp_path: Path) -> None:
         snn = network()
         odd = fxsnn.SpikingNetwork(snn.graph, snn.target, provenance={"made by": {"us"}})
