@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import fxsnn
 from fxsnn import datasets, plots
-from fxsnn.cli.inputs import some_of
+from fxsnn.cli.data_sets import some_of
 from fxsnn.cli.option_values import positive, random_seed
 from fxsnn.cli.parser import CALIBRATION_IMAGES
 from fxsnn.cli.user_code import model_from

@@ -53,13 +53,6 @@ class _OfTheProcess(Generic[_State]):
                     self._former = None
 
 
-def _default_device() -> str:
-    try:
-        return torch.get_default_device().type
-    except AttributeError:  # PyTorch 2.6, once it was set to `None`
-        return "cpu"
-
-
 def _put_deterministic(mode: int) -> None:
     torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)
 
@@ -80,7 +73,7 @@ def neutral(*, gradients: bool = True) -> Iterator[None]:
             and so does code of the user's.
     """
     with ExitStack() as stack:
-        if _default_device() != "cpu":
+        if torch.empty(0).device.type != "cpu":  # torch.get_default_device sees no `with torch.device` in PyTorch 2.6
             stack.enter_context(torch.device("cpu"))
         for device in _AUTOCAST:
             if torch.is_autocast_enabled(device):

@@ -15,7 +15,7 @@ from fxsnn.file import target_data
 
 def check_command(options: argparse.Namespace) -> Answer:
     """Whether a network, trained or not, can be converted for a chip; everything that stands in the way, at once."""
-    report = check(model_named(options), target=options.target, bits=bits_from(options.bits))
+    report = check(model_named(options, trained=False), target=options.target, bits=bits_from(options.bits))
     return Answer(str(report), report.to_dict(), 0 if report.ok else 1)
 
 

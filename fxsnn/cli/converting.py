@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from fxsnn.cli.answer import Answer
-from fxsnn.cli.inputs import halves_named, model_named, some_of
+from fxsnn.cli.data_sets import data_set_named, require_data_for_normalisation, some_of
+from fxsnn.cli.inputs import model_named
 from fxsnn.cli.option_values import bits_from
 from fxsnn.compiler import check, convert
 from fxsnn.device import choose_device
@@ -24,9 +25,11 @@ def convert_command(options: argparse.Namespace) -> Answer:
     for name, path in (("--output", options.output), ("--checkpoint", options.checkpoint)):
         if path is not None:
             require_place(path, name)
+    require_data_for_normalisation(options)
     torch.manual_seed(options.seed)
     network = model_named(options).to(choose_device(options.device))
-    train = None if options.data is None else halves_named(options).train
+    data = None if options.data is None else data_set_named(options)
+    train = None if data is None else data.train
     tuned = bool(options.finetune_epochs or options.finetune_spiking_epochs)
     if train is None and (tuned or options.correction):
         raise OptionError("fine-tuning and correction need --data")
@@ -65,9 +68,18 @@ def convert_command(options: argparse.Namespace) -> Answer:
         engine=options.engine,
         progress=True,
     )  # fmt: skip
+    if data is not None:
+        snn.provenance = {**snn.provenance, "data": data.to_dict()}
     path = snn.save(options.output, golden=options.golden)
     seconds, report, size = time.perf_counter() - start, snn.report, path.stat().st_size
+    calibrated = "" if data is None else f"\n\nmade with {data}"
     return Answer(
-        f"{report}\n\nwritten in {seconds:.0f} s: {path} ({size:,} bytes)",
-        {"file": str(path), "bytes": size, "seconds": seconds, "report": report.to_dict()},
+        f"{report}{calibrated}\n\nwritten in {seconds:.0f} s: {path} ({size:,} bytes)",
+        {
+            "file": str(path),
+            "bytes": size,
+            "seconds": seconds,
+            "data": None if data is None else data.to_dict(),
+            "report": report.to_dict(),
+        },
     )

@@ -6,7 +6,8 @@ import argparse
 from html import escape
 
 from fxsnn.cli.answer import Answer
-from fxsnn.cli.inputs import first_batches, halves_named, network_in
+from fxsnn.cli.data_sets import data_set_for, first_batches, require_data_for_normalisation
+from fxsnn.cli.inputs import network_in
 from fxsnn.loading import verify
 from fxsnn.network import SpikingNetwork
 from fxsnn.storage import require_place, write_whole
@@ -16,10 +17,11 @@ def report_command(options: argparse.Namespace) -> Answer:
     """What a network file takes of its chip, and what it does on images."""
     if options.html is not None:
         require_place(options.html, "--html")
+    require_data_for_normalisation(options)
     snn = network_in(options)
-    report = (
-        snn.report if options.data is None else snn.profile(first_batches(halves_named(options).test, snn, options)[0])
-    )
+    data = None if options.data is None else data_set_for(options, snn)
+    report = snn.report if data is None else snn.profile(first_batches(data, snn, options, options.limit)[0])
+    measured = "" if data is None else f"\nmeasured on {data}"
     if options.html is not None:
         name = escape(options.file.name)
         page = (
@@ -27,8 +29,13 @@ def report_command(options: argparse.Namespace) -> Answer:
             f"<h1>{name}</h1>{report._repr_html_()}<p>{escape(_provenance(snn).strip())}</p>"
         )
         write_whole(options.html, page.encode())
-    data = {"file": str(options.file), "provenance": snn.provenance, "report": report.to_dict()}
-    return Answer(f"{report}{_provenance(snn)}", data)
+    answer = {
+        "file": str(options.file),
+        "data": None if data is None else data.to_dict(),
+        "provenance": snn.provenance,
+        "report": report.to_dict(),
+    }
+    return Answer(f"{report}{measured}{_provenance(snn)}", answer)
 
 
 def verify_command(options: argparse.Namespace) -> Answer:

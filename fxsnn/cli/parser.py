@@ -59,7 +59,7 @@ def command_line() -> argparse.ArgumentParser:
     one.add_argument("--timesteps", type=int, default=16, help="T")
     one.add_argument("--reset", choices=("subtraction", "zero"), default="subtraction")
     one.add_argument("--initial-membrane", type=float, choices=(0.0, 0.5), default=0.5, help="share of the threshold")
-    _add_data(one, None, "calibrate on its training half; none: thresholds without data")
+    _add_data(one, "calibrate on its training half; none: thresholds without data")
     one.add_argument("--calibration", choices=("percentile", "max", "mse"), default="percentile")
     one.add_argument("--percentile", type=float, default=99.9)
     one.add_argument(
@@ -79,14 +79,14 @@ def command_line() -> argparse.ArgumentParser:
 
     one = add("eval", eval_command, "accuracy of a network file")
     _add_file(one)
-    _add_data(one, datasets.EMBEDDED, "measure on its test half")
+    _add_data(one, "measure on its test half; none: the data set that the file was converted with")
     one.add_argument("--timesteps", type=int, nargs="+", help="T; none: the file's own")
     one.add_argument("--limit", type=positive, help="so many images, the first ones; none: all")
     _add_model(one, required=False)
 
     one = add("report", report_command, "what a network file takes of the chip")
     _add_file(one)
-    _add_data(one, None, "what the network does on its test images; none: on the file's golden ones")
+    _add_data(one, "what the network does on its test images; none: on the file's golden ones")
     one.add_argument("--limit", type=positive, default=32, help="so many images, the first ones")
     one.add_argument("--html", type=Path, help="write the report as a page, too")
 
@@ -112,13 +112,19 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bits", default=AUTOMATIC, help='weight bits: 1 to 4, "auto", or by layer: conv1=4,conv2=2')
 
 
-def _add_data(parser: argparse.ArgumentParser, default: str | None, use: str) -> None:
+def _add_data(parser: argparse.ArgumentParser, use: str) -> None:
     known = ", ".join(datasets.names())
     parser.add_argument(
         "--data",
-        default=default,
         help=f"{known}, FILE.npz, or module:function, called with --data-dir, that gives both halves; {use}",
     )
+    for option, what in (("mean", "taken from pixels in 0..1"), ("std", "what the difference is divided by")):
+        usual = "; ".join(
+            f"{name} {' '.join(f'{one:g}' for one in getattr(normalisation, option))}"
+            for name, normalisation in datasets.NORMALISATIONS.items()
+        )
+        text = f"{what}, one number a channel; none: {usual}; other data sets come normalised"
+        parser.add_argument(f"--{option}", type=float, nargs="+", help=text)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets lie")
     parser.add_argument("--batch-size", type=positive, default=128)
     _add_engine(parser)

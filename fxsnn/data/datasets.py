@@ -17,9 +17,10 @@ network expects it, and an integer class.
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,26 @@ EMBEDDED = "digits"
 MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
 FASHION_MEAN, FASHION_STD = (0.2860,), (0.3530,)
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+class Normalisation(NamedTuple):
+    """What is taken from pixels in 0..1, and what the difference is divided by; one number a channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{one:g}" for one in numbers) for numbers in self)
+        return f"mean {mean}, deviation {std}"
+
+
+NORMALISATIONS = {
+    EMBEDDED: Normalisation(MNIST_MEAN, MNIST_STD),
+    "MNIST": Normalisation(MNIST_MEAN, MNIST_STD),
+    "FashionMNIST": Normalisation(FASHION_MEAN, FASHION_STD),
+    "CIFAR10": Normalisation(CIFAR10_MEAN, CIFAR10_STD),
+}
+"""How the data sets that come with fxsnn are normalised where nothing else is said."""
 
 
 class Splits(NamedTuple):
@@ -78,17 +99,28 @@ def names() -> tuple[str, ...]:
     return tuple(_registered)
 
 
-def load(name: str, data_dir: str | Path = "data") -> Splits:
+def load(
+    name: str,
+    data_dir: str | Path = "data",
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Splits:
     """The training and the test half of the data set `name`.
 
     Args:
         name: one of `names()`, or the path of an .npz file.
         data_dir: the folder that holds the files; the embedded data set needs none.
+        mean: taken from pixels in 0..1, one number a channel; `None`: see `NORMALISATIONS`, whose data sets alone take
+            another one.
+        std: what the difference is divided by.
 
     Raises:
         UnknownName: there is no such data set; the message lists those that exist.
+        OptionError: the data set takes no `mean` and `std`, or not these.
         DataError: its files are not in `data_dir`, or the .npz file does not hold images and labels.
     """
+    normalisation = normalisation_of(name, mean, std)
     if isinstance(name, str | os.PathLike) and str(name).endswith(".npz"):
         return _from_arrays(as_path(name, "name"))
     folder = as_path(data_dir, "data_dir")
@@ -96,25 +128,72 @@ def load(name: str, data_dir: str | Path = "data") -> Splits:
         known = ", ".join(names())
         raise UnknownName(f"unknown data set {name!r}; known: {known}. Register your own with @fxsnn.datasets.register")
     try:
-        return _registered[name](folder)
+        if normalisation in (None, NORMALISATIONS.get(name)):
+            return _registered[name](folder)
+        assert normalisation is not None
+        return _read(name, folder, normalisation)
     except (RuntimeError, FileNotFoundError) as error:  # torchvision raises RuntimeError for missing files
         raise DataError(f"data set {name!r} could not be read from {str(data_dir)!r}: {error}") from error
 
 
-@register(EMBEDDED)
-def _digits(data_dir: Path) -> Splits:
-    with (
-        resources.files("fxsnn").joinpath("embedded/digits.npz").open("rb") as file,
-        np.load(file, allow_pickle=False) as arrays,
-    ):
-        halves = [_normalised(arrays[f"{half}_images"], arrays[f"{half}_labels"]) for half in ("train", "test")]
+def normalisation_of(
+    name: object, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> Normalisation | None:
+    """How the images of a data set are normalised, with another mean or deviation if given.
+
+    `None`: the data set itself sees to it.
+
+    Raises:
+        OptionError: it sees to it itself, or these are not what it takes.
+    """
+    own = NORMALISATIONS.get(name) if isinstance(name, str) else None
+    if own is None:
+        if mean is None and std is None:
+            return None
+        raise OptionError(
+            f"mean and std are of {', '.join(NORMALISATIONS)}; images of {name} come as they are: normalise them there"
+        )
+    chosen = Normalisation(*(old if new is None else tuple(new) for old, new in zip(own, (mean, std), strict=True)))
+    for option, numbers, least in (("mean", chosen.mean, -math.inf), ("std", chosen.std, 0.0)):
+        if len(numbers) != len(own.mean) or not all(math.isfinite(one) and one > least for one in numbers):
+            above = " above 0" if least == 0 else ""
+            wanted = "1 number" if len(own.mean) == 1 else f"{len(own.mean)} numbers"
+            raise OptionError(f"{option} is {', '.join(map(str, numbers))}; {name} takes {wanted}{above}")
+    return chosen
+
+
+def _read(name: str, data_dir: Path, normalisation: Normalisation) -> Splits:
+    """One of `NORMALISATIONS`, normalised so."""
+    if name == EMBEDDED:
+        with (
+            resources.files("fxsnn").joinpath("embedded/digits.npz").open("rb") as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
+            parts = [(arrays[f"{half}_images"], arrays[f"{half}_labels"]) for half in ("train", "test")]
+        return Splits(*(_normalised(*part, normalisation) for part in parts))
+    with importing("torchvision", f"the data set {name}", DataError):
+        from torchvision import datasets, transforms
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(*normalisation)])
+    dataset_class = getattr(datasets, name)
+    halves = [dataset_class(data_dir, train=train, transform=transform, download=False) for train in (True, False)]
     return Splits(*halves)
 
 
-def _normalised(images: np.ndarray, labels: np.ndarray) -> TensorDataset:
+def _normalised(images: np.ndarray, labels: np.ndarray, normalisation: Normalisation) -> TensorDataset:
     """Digits [N, 28, 28] in 0..255 as the networks see them: float32 [N, 1, 28, 28], zero mean and unit deviation."""
     pixels = torch.from_numpy(images).unsqueeze(1).float() / 255
-    return TensorDataset((pixels - MNIST_MEAN[0]) / MNIST_STD[0], torch.from_numpy(labels).long())
+    return TensorDataset((pixels - normalisation.mean[0]) / normalisation.std[0], torch.from_numpy(labels).long())
+
+
+def _reader(name: str) -> DatasetFunction:
+    def read(data_dir: Path) -> Splits:
+        return _read(name, data_dir, NORMALISATIONS[name])
+
+    return read
+
+
+for _name in NORMALISATIONS:
+    register(_name)(_reader(_name))
 
 
 def _from_arrays(path: Path) -> Splits:
@@ -152,20 +231,3 @@ def _tensors(path: Path, arrays: Mapping[str, np.ndarray], prefix: str) -> Tenso
             "integers [N]"
         )
     return TensorDataset(torch.from_numpy(images).float(), torch.from_numpy(labels.astype(np.int64)))
-
-
-def _from_torchvision(class_name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> DatasetFunction:
-    def read(data_dir: Path) -> Splits:
-        with importing("torchvision", f"the data set {class_name}", DataError):
-            from torchvision import datasets, transforms
-        normalise = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
-        dataset_class = getattr(datasets, class_name)
-        halves = [dataset_class(data_dir, train=train, transform=normalise, download=False) for train in (True, False)]
-        return Splits(*halves)
-
-    return read
-
-
-register("MNIST")(_from_torchvision("MNIST", MNIST_MEAN, MNIST_STD))
-register("FashionMNIST")(_from_torchvision("FashionMNIST", FASHION_MEAN, FASHION_STD))
-register("CIFAR10")(_from_torchvision("CIFAR10", CIFAR10_MEAN, CIFAR10_STD))

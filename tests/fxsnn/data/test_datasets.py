@@ -42,6 +42,30 @@ def test_missing_files_are_an_error_that_names_the_folder(name: str, tmp_path: P
         datasets.load(name, tmp_path)
 
 
+def test_another_normalisation_is_taken_instead_of_the_usual_one() -> None:
+    usual, other = datasets.load("digits").test[0][0], datasets.load("digits", mean=[0.5], std=[0.25]).test[0][0]
+    torch.testing.assert_close((usual * 0.3081 + 0.1307 - 0.5) / 0.25, other)
+
+
+def test_one_half_of_a_normalisation_leaves_the_other_as_it_is() -> None:
+    assert datasets.normalisation_of("CIFAR10", std=[1, 1, 1]) == ((0.4914, 0.4822, 0.4465), (1, 1, 1))
+    assert str(datasets.normalisation_of("FashionMNIST")) == "mean 0.286, deviation 0.353"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("digits", {"mean": [0.1, 0.2]}, "mean is 0.1, 0.2; digits takes 1 number$"),
+        ("CIFAR10", {"std": [1, 1, 0]}, "std is 1, 1, 0; CIFAR10 takes 3 numbers above 0"),
+        ("digits", {"mean": [float("nan")]}, "mean is nan"),
+        ("mine.npz", {"mean": [0.5]}, "images of mine.npz come as they are: normalise them there"),
+    ],
+)
+def test_a_normalisation_that_does_not_fit_is_refused(name: str, given: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        datasets.load(name, **given)
+
+
 def test_an_unknown_name_gets_the_list() -> None:
     with pytest.raises(UnknownName, match=r"unknown data set 'SVHN'; known: digits, MNIST, .*register"):
         datasets.load("SVHN")
