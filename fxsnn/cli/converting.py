@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+import warnings
+from functools import partial
+from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from fxsnn.cli.answer import Answer
-from fxsnn.cli.data_sets import data_set_named, require_data_for_normalisation, some_of
+from fxsnn.cli.data_sets import DataSet, data_set_named, first_batches, require_data_for_normalisation, some_of
 from fxsnn.cli.inputs import model_named
 from fxsnn.cli.option_values import bits_from
 from fxsnn.compiler import check, convert
 from fxsnn.device import choose_device
-from fxsnn.errors import FileError, OptionError, listing
+from fxsnn.errors import DataError, FileError, FxsnnWarning, OptionError, listing
+from fxsnn.insight import accuracy, accuracy_over_time
+from fxsnn.network import SpikingNetwork
 from fxsnn.passes import Finetune
 from fxsnn.storage import require_place
+from fxsnn.training import Epoch
 
 
 def convert_command(options: argparse.Namespace) -> Answer:
@@ -46,6 +55,7 @@ def convert_command(options: argparse.Namespace) -> Answer:
         weight_decay=options.finetune_wd,
         momentum=options.finetune_momentum,
         checkpoint=options.checkpoint,
+        on_epoch=partial(print_epoch, of=options.finetune_epochs + options.finetune_spiking_epochs),
         seed=options.seed,
         progress=True,
     )  # fmt: skip
@@ -72,7 +82,13 @@ def convert_command(options: argparse.Namespace) -> Answer:
         snn.provenance = {**snn.provenance, "data": data.to_dict()}
     path = snn.save(options.output, golden=options.golden)
     seconds, report, size = time.perf_counter() - start, snn.report, path.stat().st_size
+    measured = None if data is None else _measured(network, snn, data, options)
     calibrated = "" if data is None else f"\n\nmade with {data}"
+    if measured is not None:
+        calibrated += (
+            f"; on {measured['images']:,} test images: ANN {measured['ann']:.2f} %, "
+            f"spiking {measured['spiking']:.2f} % at T = {snn.timesteps}"
+        )
     return Answer(
         f"{report}{calibrated}\n\nwritten in {seconds:.0f} s: {path} ({size:,} bytes)",
         {
@@ -80,6 +96,34 @@ def convert_command(options: argparse.Namespace) -> Answer:
             "bytes": size,
             "seconds": seconds,
             "data": None if data is None else data.to_dict(),
+            "accuracy": measured,
             "report": report.to_dict(),
         },
     )
+
+
+def _measured(
+    network: nn.Module, snn: SpikingNetwork, data: DataSet, options: argparse.Namespace
+) -> dict[str, Any] | None:
+    """Accuracy on the first test images of the network and of what became of it; `None` where it cannot be measured."""
+    if not options.accuracy_images:
+        return None
+    try:
+        test, images = first_batches(data, snn, options, options.accuracy_images)
+        ann = accuracy(network, test, "ANN")
+        spiking = accuracy_over_time(snn, test, snn.timesteps, "spiking")[-1]
+    except DataError as error:  # the file is written: what its data are good for is another question
+        warnings.warn(f"no accuracy was measured: {error}", FxsnnWarning, stacklevel=2)
+        return None
+    return {"images": images, "ann": ann, "spiking": spiking}
+
+
+def print_epoch(epoch: Epoch, of: int) -> None:
+    """A line about an epoch on standard error, above the progress bar; `of`: so many there will be."""
+    shares = (("accuracy", epoch.accuracy), ("validation", epoch.validation))
+    told = [
+        f"epoch {epoch.number} of {of}{' (spiking)' if epoch.spiking else ''}: loss {epoch.loss:.4f}",
+        *(f"{name} {100 * share:.2f} %" for name, share in shares if share is not None),
+        f"{epoch.seconds:.1f} s",
+    ]
+    tqdm.write(", ".join(told), file=sys.stderr)

@@ -11,9 +11,17 @@ from fxsnn.errors import OptionError
 
 def positive(text: str) -> int:
     """A number from 1, as an option; argparse says what is wrong with another one."""
-    number = int(text)
-    if not 1 <= number <= sys.maxsize:
-        raise argparse.ArgumentTypeError(f"it is {number}; allowed are numbers from 1 to {sys.maxsize}")
+    return _from(1, int(text))
+
+
+def not_negative(text: str) -> int:
+    """The same from 0."""
+    return _from(0, int(text))
+
+
+def _from(least: int, number: int) -> int:
+    if not least <= number <= sys.maxsize:
+        raise argparse.ArgumentTypeError(f"it is {number}; allowed are numbers from {least} to {sys.maxsize}")
     return number
 
 

@@ -12,11 +12,12 @@ from fxsnn.cli.checking import check_command, targets_command
 from fxsnn.cli.converting import convert_command
 from fxsnn.cli.inspecting import report_command, verify_command
 from fxsnn.cli.measuring import eval_command
-from fxsnn.cli.option_values import positive, random_seed
+from fxsnn.cli.option_values import not_negative, positive, random_seed
 from fxsnn.data import datasets
 from fxsnn.version import __version__
 
 CALIBRATION_IMAGES = 2000
+ACCURACY_IMAGES = 1000
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -75,6 +76,12 @@ def command_line() -> argparse.ArgumentParser:
     one.add_argument("--finetune-momentum", type=float, default=0.9)
     one.add_argument("--checkpoint", type=Path, help="keep the state of the training here, and go on from it")
     one.add_argument("--golden", type=int, default=2, help="images with golden vectors in the file")
+    one.add_argument(
+        "--accuracy-images",
+        type=not_negative,
+        default=ACCURACY_IMAGES,
+        help="measure the network, before and after, on so many test images of --data, the first ones; 0: do not",
+    )
     one.add_argument("--seed", type=random_seed, default=0)
 
     one = add("eval", eval_command, "accuracy of a network file")
