@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from fxsnn.cli.answer import Answer
-from fxsnn.cli.data_sets import DataSet, data_set_named, first_batches, require_data_for_normalisation, some_of
+from fxsnn.cli.data_sets import DataSet, data_set_named, first_batches, parted, require_data_for_normalisation, some_of
 from fxsnn.cli.inputs import model_named
 from fxsnn.cli.option_values import bits_from
 from fxsnn.compiler import check, convert
@@ -42,23 +42,15 @@ def convert_command(options: argparse.Namespace) -> Answer:
     tuned = bool(options.finetune_epochs or options.finetune_spiking_epochs)
     if train is None and (tuned or options.correction):
         raise OptionError("fine-tuning and correction need --data")
-    if options.checkpoint is not None and not tuned:
-        raise OptionError("--checkpoint is of fine-tuning; give --finetune-epochs or --finetune-spiking-epochs, too")
+    if not tuned:
+        _refuse_options_of_finetuning(options)
     fit = check(network, target=options.target, bits=bits_from(options.bits))
     if fit.ok and fit.unwritable:
         raise FileError(f"the network cannot be written: {listing(fit.unwritable)}")
-    finetune = None if train is None or not tuned else Finetune(
-        DataLoader(train, options.batch_size, shuffle=True),
-        epochs=options.finetune_epochs,
-        spiking_epochs=options.finetune_spiking_epochs,
-        lr=options.finetune_lr,
-        weight_decay=options.finetune_wd,
-        momentum=options.finetune_momentum,
-        checkpoint=options.checkpoint,
-        on_epoch=partial(print_epoch, of=options.finetune_epochs + options.finetune_spiking_epochs),
-        seed=options.seed,
-        progress=True,
-    )  # fmt: skip
+    finetune = None
+    if train is not None and tuned:
+        train, held = parted(train, options.finetune_validation, options.seed)
+        finetune = _finetune(train, held, options)
     snn = convert(
         network,
         target=options.target,
@@ -99,6 +91,53 @@ def convert_command(options: argparse.Namespace) -> Answer:
             "accuracy": measured,
             "report": report.to_dict(),
         },
+    )
+
+
+_OF_FINETUNING = (
+    "checkpoint",
+    "finetune_distillation",
+    "finetune_teacher",
+    "finetune_teacher_weights",
+    "finetune_validation",
+    "finetune_patience",
+)
+
+
+def _refuse_options_of_finetuning(options: argparse.Namespace) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in _OF_FINETUNING if getattr(options, name)]
+    if given:
+        verb = "is" if len(given) == 1 else "are"
+        raise OptionError(
+            f"{', '.join(given)} {verb} of fine-tuning; give --finetune-epochs or --finetune-spiking-epochs, too"
+        )
+
+
+def _finetune(train: Dataset[Any], held_out: Dataset[Any] | None, options: argparse.Namespace) -> Finetune:
+    teacher = None
+    if options.finetune_teacher is not None:
+        named = {"model": options.finetune_teacher, "weights": options.finetune_teacher_weights}
+        teacher = model_named(argparse.Namespace(**named))
+    elif options.finetune_teacher_weights is not None:
+        raise OptionError("--finetune-teacher-weights needs --finetune-teacher")
+    if teacher is not None and not options.finetune_distillation:
+        raise OptionError("--finetune-teacher needs --finetune-distillation: the share of the loss that it gives")
+    return Finetune(
+        DataLoader(train, options.batch_size, shuffle=True),
+        epochs=options.finetune_epochs,
+        spiking_epochs=options.finetune_spiking_epochs,
+        lr=options.finetune_lr,
+        weight_decay=options.finetune_wd,
+        momentum=options.finetune_momentum,
+        distillation=options.finetune_distillation,
+        temperature=options.finetune_temperature,
+        teacher=teacher,
+        validation=None if held_out is None else DataLoader(held_out, options.batch_size),
+        patience=options.finetune_patience,
+        checkpoint=options.checkpoint,
+        on_epoch=partial(print_epoch, of=options.finetune_epochs + options.finetune_spiking_epochs),
+        seed=options.seed,
+        progress=True,
     )
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from fxsnn.chip import whole_number
 from fxsnn.cli import user_code
-from fxsnn.data import datasets
+from fxsnn.data import datasets, require_share
 from fxsnn.errors import DataError, OptionError, UnknownName
 from fxsnn.insight import Batches
 from fxsnn.network import SpikingNetwork
@@ -169,3 +169,21 @@ def some_of(data: Dataset[Any], count: int, seed: int) -> Dataset[Any]:
     """So many of its images, chosen at random under a seed."""
     size = len(data)  # type: ignore[arg-type]  # every data set of the registry is map-style
     return Subset(data, torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count].tolist())
+
+
+def parted(data: Dataset[Any], share: float | None, seed: int) -> tuple[Dataset[Any], Dataset[Any] | None]:
+    """The data without a share that is held out, chosen at random under a seed, and that share.
+
+    Raises:
+        OptionError: the share is not between 0 and 1.
+        DataError: there are fewer than two images.
+    """
+    if share is None:
+        return data, None
+    size = len(data)  # type: ignore[arg-type]  # `data_set_named` saw to it
+    if size < 2:
+        raise DataError(f"fine-tuning data are {size} images; --finetune-validation needs at least two")
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    count = min(max(1, round(require_share(share) * size)), size - 1)
+    kept, out = (Subset(data, chosen.sort()[0].tolist()) for chosen in (order[count:], order[:count]))
+    return kept, out

@@ -10,6 +10,8 @@ from fxsnn.chip import AUTOMATIC
 from fxsnn.cli.answer import Answer
 from fxsnn.cli.checking import check_command, targets_command
 from fxsnn.cli.converting import convert_command
+from fxsnn.cli.exporting import nir_command, onnx_command
+from fxsnn.cli.insight import budget_command, sweep_command
 from fxsnn.cli.inspecting import report_command, verify_command
 from fxsnn.cli.measuring import eval_command
 from fxsnn.cli.option_values import not_negative, positive, random_seed
@@ -74,6 +76,18 @@ def command_line() -> argparse.ArgumentParser:
     one.add_argument("--finetune-lr", type=float, default=0.02, help="learning rate")
     one.add_argument("--finetune-wd", type=float, default=5e-4, help="weight decay")
     one.add_argument("--finetune-momentum", type=float, default=0.9)
+    one.add_argument(
+        "--finetune-distillation", type=float, default=0.0, help="share of the loss that a teacher gives, 0 to 1"
+    )
+    one.add_argument("--finetune-temperature", type=float, default=1.0, help="of distillation")
+    one.add_argument("--finetune-teacher", help="a network to learn from, named as the model; none: the model itself")
+    one.add_argument("--finetune-teacher-weights", type=Path, help="the teacher's trained weights")
+    one.add_argument(
+        "--finetune-validation",
+        type=float,
+        help="share of the training half to hold out; the epoch that is best on it remains; none: the last one",
+    )
+    one.add_argument("--finetune-patience", type=int, help="stop after so many epochs without anything better on those")
     one.add_argument("--checkpoint", type=Path, help="keep the state of the training here, and go on from it")
     one.add_argument("--golden", type=int, default=2, help="images with golden vectors in the file")
     one.add_argument(
@@ -91,6 +105,22 @@ def command_line() -> argparse.ArgumentParser:
     one.add_argument("--limit", type=positive, help="so many images, the first ones; none: all")
     _add_model(one, required=False)
 
+    one = add("budget", budget_command, "where a network file loses accuracy, by layer and by effect")
+    _add_file(one)
+    _add_model(one, required=True)
+    _add_data(one, "measure on its test half; none: the data set that the file was converted with")
+    one.add_argument("--limit", type=positive, default=256, help="so many images, the first ones")
+    one.add_argument("--plot", type=Path, help="draw it, too: a .png, .svg or .pdf")
+
+    one = add("sweep", sweep_command, "how many timesteps a network file needs")
+    _add_file(one)
+    _add_data(one, "measure on its test half; none: the data set that the file was converted with")
+    one.add_argument("--timesteps", type=int, default=64, help="the largest T")
+    one.add_argument("--tolerance", type=float, default=0.5, help="so many points below the reference are good enough")
+    one.add_argument("--limit", type=positive, help="so many images, the first ones; none: all")
+    one.add_argument("--plot", type=Path, help="draw it, too: a .png, .svg or .pdf")
+    _add_model(one, required=False)
+
     one = add("report", report_command, "what a network file takes of the chip")
     _add_file(one)
     _add_data(one, "what the network does on its test images; none: on the file's golden ones")
@@ -99,6 +129,24 @@ def command_line() -> argparse.ArgumentParser:
 
     one = add("verify", verify_command, "does a network file still give its golden vectors?")
     one.add_argument("file", type=Path, help="a file that fxsnn wrote")
+    _add_engine(one)
+
+    one = add("nir", nir_command, "write a network file as a NIR graph")
+    _add_file(one)
+    one.add_argument("-o", "--output", type=Path, default=Path("net.nir"), help="the file to write")
+    one.add_argument(
+        "--differences",
+        choices=("refuse", "warn"),
+        default="refuse",
+        help="what to do where a reader of NIR would compute something else",
+    )
+    _add_engine(one)
+
+    one = add("onnx", onnx_command, "write a network file as an ONNX program")
+    _add_file(one)
+    one.add_argument("-o", "--output", type=Path, default=Path("net.onnx"), help="the file to write")
+    one.add_argument("--timesteps", type=int, help="T; none: the file's own")
+    one.add_argument("--batch-size", type=positive, default=1, help="so many images the program reads at a time")
     _add_engine(one)
 
     add("targets", targets_command, "the chips that are known")

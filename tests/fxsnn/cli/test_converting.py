@@ -6,8 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import Subset, TensorDataset
 
+import fxsnn
 from fxsnn.cli.converting import print_epoch
+from fxsnn.cli.data_sets import parted
+from fxsnn.errors import DataError
 from fxsnn.training import Epoch
 from tests.command_line import as_json, called
 from tests.nets import images
@@ -64,3 +69,25 @@ def test_an_epoch_says_what_is_known(
 ) -> None:
     print_epoch(Epoch(2, False, 0.125, accuracy, validation, 0.02, 1.46), of=3)
     assert capsys.readouterr().err == told
+
+
+@pytest.mark.usefixtures("folder")
+def test_distillation_and_validation_are_those_of_finetune(capsys: pytest.CaptureFixture[str]) -> None:
+    tuned = ["--data", "data.npz", "--finetune-epochs", "2", "--accuracy-images", "0"]
+    teacher = ["--finetune-distillation", "0.5", "--finetune-temperature", "2", "--finetune-teacher", "net.py:Net"]
+    watched = ["--finetune-validation", "0.25", "--finetune-patience", "1"]
+    status, _, err = called(capsys, *CONVERT, *tuned, *teacher, *watched)
+    assert status == 0, err
+    assert ", validation " in next(line for line in err.splitlines() if line.startswith("epoch 1 of 2"))
+    made = fxsnn.load("net.fxsnn").provenance["options"]["finetune"]
+    for told in ("distillation=0.5", "temperature=2.0", "patience=1"):
+        assert told in made
+
+
+def test_what_is_held_out_is_not_trained_on() -> None:
+    data = TensorDataset(torch.arange(20), torch.arange(20))
+    kept, out = (sorted(int(one) for one, _ in part) for part in parted(data, 0.25, seed=1))  # type: ignore[union-attr]
+    assert (len(kept), len(out), sorted(kept + out)) == (15, 5, list(range(20)))
+    assert parted(data, None, seed=1) == (data, None)
+    with pytest.raises(DataError, match="1 images; --finetune-validation needs at least two"):
+        parted(Subset(data, [0]), 0.5, seed=1)

@@ -175,6 +175,9 @@ def test_verify_says_no_where_spikes_differ(file: Path, capsys: pytest.CaptureFi
     assert "conv1: 1 spikes are missing or too many" in out
 
 
+TUNED = "convert net.py --data data.npz --finetune-epochs 1"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -193,6 +196,26 @@ def test_verify_says_no_where_spikes_differ(file: Path, capsys: pytest.CaptureFi
         ("convert net.py --weights none.pt", "none.pt: there is no such file of weights"),
         ("convert net.py --finetune-epochs 2", "fine-tuning and correction need --data"),
         ("convert net.py --checkpoint c", "--checkpoint is of fine-tuning; give --finetune-epochs or"),
+        (
+            "convert net.py --finetune-distillation 0.5 --finetune-patience 2",
+            "--finetune-distillation, --finetune-patience are of fine-tuning; give --finetune-epochs or",
+        ),
+        (f"{TUNED} --finetune-teacher net.py:Net", "--finetune-teacher needs --finetune-distillation"),
+        (f"{TUNED} --finetune-teacher-weights w.pt", "--finetune-teacher-weights needs --finetune-teacher"),
+        (f"{TUNED} --finetune-distillation 1.5", "distillation is 1.5; allowed are numbers from 0 to 1"),
+        (f"{TUNED} --finetune-validation 1", "validation is 1.0; allowed are shares between 0 and 1"),
+        (f"{TUNED} --finetune-patience 2", "patience needs validation"),
+        ("budget net.fxsnn net.py:wide", "Use average pooling (nn.AvgPool2d)"),
+        ("budget net.fxsnn net.py:Net --plot x.txt", "--plot is x.txt; its name must end in one of: "),
+        ("sweep net.fxsnn --plot nowhere/x.png", "there is no folder nowhere; make it first"),
+        ("sweep net.fxsnn --weights w.pt", "--weights needs --model"),
+        ("sweep net.fxsnn --timesteps 0", "timesteps is 0"),
+        ("sweep net.fxsnn --tolerance -1", "tolerance is -1.0; allowed are numbers from 0"),
+        ("nir net.fxsnn", "NIR"),
+        ("nir none.fxsnn", "none.fxsnn cannot be read: No such file"),
+        ("nir net.fxsnn -o nowhere/x", "there is no folder nowhere; make it first"),
+        ("onnx net.fxsnn -o nowhere/x", "there is no folder nowhere; make it first"),
+        ("onnx net.fxsnn --timesteps 0", "timesteps is 0"),
         ("convert net.py -o nowhere/x", "there is no folder nowhere; make it first"),
         ("convert net.py --mean 0.5", "--mean and --std normalise the images of --data; give it, too"),
         ("report net.fxsnn --std 0.5", "--mean and --std normalise the images of --data; give it, too"),
