@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fxsnn.ambient import neutral
-from fxsnn.data import check_labels, gone_through, length_of, require_classes, require_labels
+from fxsnn.data import accepted, check_labels, gone_through, length_of, require_classes, require_labels
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, place_of
 from fxsnn.layers import is_readable
@@ -31,7 +31,7 @@ def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str =
         title: of the progress bar.
 
     Raises:
-        DataError: there are no images, or the labels are no classes of the network.
+        DataError: there are no images, the network cannot be run on them, or the labels are no classes of it.
     """
     hits = count = 0
     device, dtype = _kind_of(network)
@@ -39,7 +39,9 @@ def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str =
         for batch in _shown(batches, title):
             images, labels = _pair(batch)
             given = images.to(device, dtype if images.is_floating_point() else None)
-            hits += int(_right(require_classes(network(given), images, "the network").flatten(1), labels))
+            with accepted(given):
+                outputs = network(given)
+            hits += int(_right(require_classes(outputs, images, "the network").flatten(1), labels))
             count += len(images)
     return 100 * hits / _some(count)
 

@@ -90,3 +90,8 @@ def test_without_images_there_is_none(convert: Any) -> None:
         accuracy(MODEL, [])
     with pytest.raises(DataError, match="the data are empty"):
         accuracy_over_time(convert(MODEL, calibration_data=X), [], 4)
+
+
+def test_images_that_the_network_cannot_be_run_on_are_data_that_do_not_fit() -> None:
+    with pytest.raises(DataError, match=r"the network does not accept images of shape \[20, 1, 12, 12\]: "):
+        accuracy(MODEL, [(X[:, :1], LABELS)])
