@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
-from tqdm import tqdm
 
 from fxsnn.calibration import Histogram, Watch
 from fxsnn.chip import HardwareTarget, require_target
 from fxsnn.data import accepted, drawn_alike, image_batches
+from fxsnn.display import progress_bar
 from fxsnn.errors import OptionError, PipelineError, TargetError
 from fxsnn.graph import Graph
 from fxsnn.layers import LowBit
@@ -96,7 +96,7 @@ class CorrectLayers(Pass):
         student = Student(graph, self.target, self._dynamics())
         wanted = self._mean_activations(teacher, student) if self.biases else {}
         frontier = Frontier(student, lambda: self._images(graph), _MOST_KEPT)
-        for node in tqdm(graph.body(LowBit), "correcting", disable=None if self.progress else True):
+        for node in progress_bar(graph.body(LowBit), "correcting", show=self.progress):
             with _without_training():
                 student.round(node)  # the layers before it are final
                 if self.biases:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx.node import Node
-from tqdm import tqdm
 
 from fxsnn.data import accepted, image_batches, reproducible
+from fxsnn.display import progress_bar
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, Interpreter
 from fxsnn.numerics import Dynamics, steady_spike_counts
@@ -140,7 +140,7 @@ def observe(
     largest = 0.0
     batches = image_batches(data, graph.input_channels)
     with torch.no_grad(), reproducible(0, data):
-        for images in tqdm(batches, desc="calibrating", disable=None if progress else True):
+        for images in progress_bar(batches, "calibrating", show=progress):
             if not bool(torch.isfinite(images).all()):
                 raise DataError("calibration images contain infinite values")
             largest = max(largest, float(images.abs().max()))

@@ -1,10 +1,11 @@
-"""What people see: tables, drawings of graphs, marked differences, plots.
+"""What people see: tables, drawings of graphs, marked differences, plots, how far something is.
 
 Open `tables.py` first; `plots.py` draws into matplotlib's axes. It imports only the ground (storage, errors).
 """
 
 from fxsnn.display.difference import Diff
 from fxsnn.display.drawing import Box, Drawing, draw
+from fxsnn.display.progress import progress_bar
 from fxsnn.display.tables import MARKED, Rows, aligned, folded, html
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "draw",
     "folded",
     "html",
+    "progress_bar",
 ]

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fxsnn.ambient import neutral
 from fxsnn.data import accepted, check_labels, gone_through, length_of, require_classes, require_labels
+from fxsnn.display import progress_bar
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, place_of
 from fxsnn.layers import is_readable
@@ -28,7 +28,7 @@ def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str =
         network: gives logits [N, classes]; a module or graph is given the images where its tensors are, and in the type
             of its parameters.
         batches: images and labels.
-        title: of the progress bar.
+        title: of the progress bar; "": there is none.
 
     Raises:
         DataError: there are no images, the network cannot be run on them, or the labels are no classes of it.
@@ -54,7 +54,7 @@ def accuracy_over_time(snn: SpikingNetwork, batches: Batches, timesteps: int, ti
         snn: the network.
         batches: images and labels.
         timesteps: the largest T.
-        title: of the progress bar.
+        title: of the progress bar; "": there is none.
 
     Raises:
         DataError: there are no images, or the labels are no classes of the network.
@@ -72,7 +72,7 @@ def accuracy_over_time(snn: SpikingNetwork, batches: Batches, timesteps: int, ti
 
 
 def _shown(batches: Batches, title: str) -> Iterable[Any]:
-    return tqdm(gone_through(batches), title, length_of(batches), disable=None, leave=False)
+    return progress_bar(gone_through(batches), title, show=bool(title), total=length_of(batches), leave=False)
 
 
 def _pair(batch: object) -> tuple[Tensor, object]:

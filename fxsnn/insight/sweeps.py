@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fxsnn.ambient import neutral
 from fxsnn.data import accepted, check_labels, labelled_batches, require_classes
-from fxsnn.display import aligned, html
+from fxsnn.display import aligned, html, progress_bar
 from fxsnn.errors import DataError, OptionError
 from fxsnn.graph import place_of
 from fxsnn.layers import in_words
@@ -162,7 +161,7 @@ def sweep(
     if points_below is None or points_below < 0:
         raise OptionError(f"tolerance is {shown(tolerance)}; allowed are numbers from 0, in points of accuracy")
     require_spiking(snn)
-    quiet = None if require_flag("progress", progress) else True
+    progress = require_flag("progress", progress)
     longest = SpikingNetwork(snn.graph, snn.target, snn.engine, image_size=snn.image_size)
     longest.timesteps = replace(snn.dynamics, timesteps=timesteps).timesteps
     ann = None if model is None else _evaluated(model)
@@ -171,7 +170,7 @@ def sweep(
     right = 0
     with torch.no_grad():
         batches = labelled_batches(data, longest.graph.input_channels, what="data")
-        for images, labels in tqdm(batches, desc="sweeping T", disable=quiet):
+        for images, labels in progress_bar(batches, "sweeping T", show=progress):
             if labels is None:
                 raise DataError("a batch has no labels; give (images, labels), labels an integer tensor [N]")
             labels = labels.cpu()

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fxsnn.data import accepted, gone_through, length_of, reproducible
+from fxsnn.display import progress_bar
 from fxsnn.errors import DataError, TargetError, TrainingError, listing
 from fxsnn.training.checkpoint import Checkpoint
 from fxsnn.training.objective import Objective
@@ -64,8 +64,8 @@ class _Loop:
         if self.checkpoint is not None:
             self.state, held = self.checkpoint.resume()
         total = None if self.size is None else self.size * (sum(phases) - sum(self.state.done))
-        quiet = None if self.options.progress else True
-        with reproducible(self.options.seed), tqdm(total=total, desc="fine-tuning", disable=quiet) as bar:
+        bar = progress_bar(None, "fine-tuning", show=self.options.progress, total=total)
+        with reproducible(self.options.seed), bar:
             self._begin()
             for phase, epochs in enumerate(phases):
                 if self.state.done[phase] >= epochs:
@@ -150,7 +150,7 @@ class _Loop:
                 hits += int((outputs.argmax(1) == labels).sum())
                 labelled += len(images)
             accuracy = f"{hits / labelled:.2%}" if labelled else "-"
-            bar.set_postfix(loss=f"{total / count:.4f}", accuracy=accuracy, lr=f"{rate:.2g}")
+            bar.set_postfix(loss=f"{total / count:.4f}", accuracy=accuracy, lr=f"{rate:.2g}", refresh=False)
             bar.update()
         if count == 0:
             raise DataError(
