@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator
-from html import escape
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from torch.fx.node import Argument, Node
 from fxsnn.ambient import neutral
 from fxsnn.chip import whole_number
 from fxsnn.data import accepted
-from fxsnn.display import Box, Drawing, aligned, draw
+from fxsnn.display import Box, Drawing, aligned, draw, html
 from fxsnn.errors import DataError, Finding, GraphError, OptionError
 from fxsnn.graph.copying import ONE_TRACES, copied
 from fxsnn.graph.description import KINDS, described, digest_of, in_short, tensors_of
@@ -38,6 +37,8 @@ from fxsnn.layers import (
     is_readable,
 )
 from fxsnn.options import shown
+
+_HEADER = ("name", "calls", "reads", "tensors")
 
 
 class Graph:
@@ -406,7 +407,7 @@ class Graph:
 
         Two graphs with the same text compute the same function; the text is meant for eyes, diffs and tests alike.
         """
-        return aligned([("name", "calls", "reads", "tensors"), *self.rows(hashes=hashes)])
+        return aligned([_HEADER, *self.rows(hashes=hashes)])
 
     def rows(self, *, hashes: bool = True) -> list[tuple[str, str, str, str]]:
         """The lines of `text` as cells."""
@@ -459,7 +460,7 @@ class Graph:
         return f"Graph of {len(self)} nodes\n{self.text()}"
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(self.text())}</pre>"
+        return html([_HEADER, *self.rows()], wrap=True)
 
 
 def _unpickled(constructor: Callable[..., fx.GraphModule], arguments: tuple[Any, ...]) -> Graph:

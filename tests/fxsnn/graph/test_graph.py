@@ -118,3 +118,10 @@ def test_the_text_shows_a_changed_weight_and_nothing_else() -> None:
         a.split()[0] for a, b in zip(first.text().splitlines(), second.text().splitlines(), strict=True) if a != b
     ]
     assert changed == ["conv2"]
+
+
+def test_in_a_notebook_it_is_a_table() -> None:
+    graph = fxsnn.capture(seeded(Small))
+    shown = graph._repr_html_()
+    assert shown.count("<tr>") == 1 + len(graph.rows())
+    assert all(f"{cell}</th>" in shown for cell in ("name", "calls", "reads", "tensors"))
