@@ -10,9 +10,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from html import escape
 from types import MappingProxyType
 from typing import Any
 
+from fxsnn.display import Rows, aligned, html
 from fxsnn.errors import OptionError
 from fxsnn.options import shown
 
@@ -80,7 +82,7 @@ class Registers:
 
 @dataclass(frozen=True)
 class HardwareTarget:
-    """The limits and rules of one chip.
+    """The limits and rules of one chip; `print` it, or let a notebook show it.
 
     Attributes:
         name: what users write as `target=`.
@@ -241,6 +243,51 @@ class HardwareTarget:
     def kernel_sizes(self) -> tuple[KernelSize, ...]:
         """The kernel sizes that have an entry; empty where there is no limit."""
         return tuple(kernel for kernel, row in (self.input_channels or {}).items() if row)
+
+    def limit_rows(self) -> Rows:
+        """The largest number of input channels by kernel and weight bits as cells, header first; "-" for none."""
+        header = ("kernel", *(f"{bits} bit{'s' if bits > 1 else ''}" for bits in self.weight_bits))
+        rows = [header]
+        for kernel in self.kernel_sizes():
+            limits = (self.input_channel_limit(kernel, bits) for bits in self.weight_bits)
+            rows.append(("x".join(map(str, kernel)), *(f"{limit:,}" if limit else "-" for limit in limits)))
+        return rows
+
+    def register_rows(self) -> Rows:
+        """The registers as cells, header first."""
+        rows = [("register", "bits", "holds")]
+        for one in fields(self.registers):
+            width = getattr(self.registers, one.name)
+            low, high = Registers.range_of(width)
+            rows.append((one.name, str(width), f"{low:,}..{high:,}"))
+        return rows
+
+    def _sections(self) -> list[tuple[str, Rows | None]]:
+        """What to say, each with its table."""
+        bits = f"weights of {', '.join(map(str, self.weight_bits))} bits"
+        any_kernel = f"any kernel, any number of input channels; {bits}"
+        limits = f"largest number of input channels (per group) of a convolution; {bits}"
+        sizes = ((self.core_inputs, "input rows"), (self.core_outputs, "neurons"))
+        core = ", ".join(f"{size:,} {what}" for size, what in sizes if size is not None) or "not known"
+        return [
+            (any_kernel, None) if self.input_channels is None else (limits, self.limit_rows()),
+            ("registers", self.register_rows()),
+            (f"size of a core: {core}", None),
+        ]
+
+    def _heading(self) -> str:
+        return f"{self.name}: {self.description}" if self.description else self.name
+
+    def __str__(self) -> str:
+        parts = (f"{title}\n{aligned(rows)}" if rows else title for title, rows in self._sections())
+        return "\n\n".join([self._heading(), *parts])
+
+    def __repr__(self) -> str:
+        return f"HardwareTarget(name={self.name!r}, description={self.description!r}, ...)"
+
+    def _repr_html_(self) -> str:
+        parts = (f"<p>{escape(title)}</p>{html(rows) if rows else ''}" for title, rows in self._sections())
+        return f"<p><b>{escape(self._heading())}</b></p>{''.join(parts)}"
 
 
 def require_target(given: object) -> None:

@@ -60,7 +60,7 @@ class Drawing:
         svg: the picture, as text.
     """
 
-    svg: str
+    svg: str = field(repr=False)
 
     def save(self, path: str | Path) -> Path:
         """Write it to a file, whole or not at all."""

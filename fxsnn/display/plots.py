@@ -113,6 +113,7 @@ def timesteps_sweep(
     operations: Sequence[float],
     *,
     lowest: float | None = None,
+    lowest_is: str = "good enough",
     recommended: int | None = None,
 ) -> Axes:
     """Accuracy and synaptic operations against T.
@@ -122,14 +123,19 @@ def timesteps_sweep(
         accuracies: in percent; entry t belongs to t + 1 timesteps.
         operations: per image, the same.
         lowest: accuracy that is good enough; a dotted line.
+        lowest_is: what the legend calls it, such as "0.5 points below the ANN".
         recommended: a T to mark.
     """
     steps = range(1, len(accuracies) + 1)
     lines = axes.plot(steps, accuracies, color=_COLOURS[0], marker=_MARKERS[0], markersize=4, label="accuracy")
     if lowest is not None:
-        lines.append(axes.axhline(lowest, color="black", linestyle=":", linewidth=1, label=f"{lowest:.1f} %"))
+        lines.append(
+            axes.axhline(lowest, color="black", linestyle=":", linewidth=1, label=f"{lowest_is}: {lowest:.1f} %")
+        )
     if recommended is not None:
-        marked = axes.axvline(recommended, color=_COLOURS[2], linestyle="--", linewidth=1, label=f"T={recommended}")
+        marked = axes.axvline(
+            recommended, color=_COLOURS[2], linestyle="--", linewidth=1, label=f"recommended: T={recommended}"
+        )
         lines.append(marked)
     right = axes.twinx()
     millions = [count / 1e6 for count in operations]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from fxsnn.display import MARKED, Rows, html
 from fxsnn.errors import FileError, FxsnnError
 from fxsnn.file.packing import pack_spikes, unpack_spikes
 
@@ -131,7 +133,7 @@ def _is_golden(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Verification:
-    """What running golden vectors again showed; `print` it.
+    """What running golden vectors again showed; `print` it, or let a notebook show it.
 
     Attributes:
         file: where they came from.
@@ -160,21 +162,36 @@ class Verification:
         """Plain data, ready for JSON."""
         return {**asdict(self), "ok": self.ok}
 
-    def __str__(self) -> str:
+    def rows(self) -> Rows:
+        """The layers as cells, header first."""
+        layers = ((name, f"{spikes:,}", f"{self.wrong[name]:,}") for name, spikes in self.spikes.items())
+        return [("layer", "spikes", "missing or too many"), *layers]
+
+    def _heading(self) -> str:
         total = sum(self.spikes.values())
-        lines = [
+        return (
             f"{self.file}: {self.images} golden images, T={self.timesteps}, {len(self.spikes)} layers, {total:,} spikes"
-        ]
+        )
+
+    def _logits(self) -> str:
+        return f"logits differ by {self.logits:.1e} of the largest; {self.classes} images are classified otherwise"
+
+    def _verdict(self) -> str:
+        return "every spike matches" if self.ok else "NOT the network that was saved, or not its arithmetic"
+
+    def __str__(self) -> str:
+        lines = [self._heading()]
         lines += [
             f"  {name}: {wrong:,} spikes are missing or too many (of {self.spikes[name]:,})"
             for name, wrong in self.wrong.items()
             if wrong
         ]
-        lines.append(
-            f"  logits differ by {self.logits:.1e} of the largest; {self.classes} images are classified otherwise"
-        )
-        lines.append("every spike matches" if self.ok else "NOT the network that was saved, or not its arithmetic")
-        return "\n".join(lines)
+        return "\n".join([*lines, f"  {self._logits()}", self._verdict()])
+
+    def _repr_html_(self) -> str:
+        table = html(self.rows(), [MARKED if wrong else "" for wrong in self.wrong.values()])
+        below = f"<p>{escape(self._logits())}</p><p><b>{escape(self._verdict())}</b></p>"
+        return f"<p>{escape(self._heading())}</p>{table}{below}"
 
 
 def compared(file: str, golden: Golden, simulate: Callable[[Tensor], Simulated]) -> Verification:

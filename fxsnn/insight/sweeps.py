@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ class Sweep:
     """
 
     images: int
-    points: tuple[Point, ...]
+    points: tuple[Point, ...] = field(repr=False)
     reference: float
     reference_is_ann: bool
     tolerance: float
@@ -122,11 +122,13 @@ class Sweep:
         """Draw accuracy and synaptic operations against T, see `fxsnn.plots.timesteps_sweep`."""
         from fxsnn.display import plots
 
+        against = "the ANN" if self.reference_is_ann else f"T={len(self.points)}"
         return plots.timesteps_sweep(
             axes,
             [point.accuracy for point in self.points],
             [point.synaptic_operations for point in self.points],
             lowest=self.reference - self.tolerance,
+            lowest_is=f"{self.tolerance:g} points below {against}",
             recommended=self.recommended,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -129,7 +129,7 @@ class Report:
     reset: str
     input_bits: int | None
     input_unit: float
-    layers: tuple[LayerRow, ...]
+    layers: tuple[LayerRow, ...] = field(repr=False)
     tail: tuple[str, ...]
     notes: tuple[str, ...]
     core_inputs: int | None

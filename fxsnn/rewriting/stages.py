@@ -98,7 +98,7 @@ class Pass:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         # A data loader or a tensor in a field has no useful equality; passes are compared by identity.
-        dataclass(frozen=True, eq=False)(cls)
+        dataclass(frozen=True, eq=False, repr=False)(cls)
 
     @property
     def name(self) -> str:
@@ -175,6 +175,9 @@ class Pass:
         short = (f"{name}={value}" for name, value in options if len(value) < 40 and " at 0x" not in value)
         return f"{type(self).__name__}({', '.join(short)})"
 
+    def __repr__(self) -> str:
+        return self.describe()
+
 
 def _require_whole_images(graph: Graph, images: Tensor) -> None:
     """Refuse images of which a view makes more or fewer rows than there are images.
@@ -249,6 +252,9 @@ class Step:
         """One line: the pass with its options, what it changed, and how long it took."""
         kept = "" if self.moved is None else f", outputs moved by {self.moved:.1e}"
         return f"{self.rewrite.describe()}: {self.diff().summary()} in {self.seconds:.2f} s{kept}"
+
+    def __repr__(self) -> str:
+        return f"Step of {self.name}: {len(self.before)} nodes before, {len(self.after)} after"
 
     def __str__(self) -> str:
         lines, rows = self.diff().lines(), self._known_layers()

@@ -187,3 +187,38 @@ def test_a_name_is_a_text(name: Any) -> None:
 def test_an_array_is_no_number_of_bits() -> None:
     with pytest.raises(OptionError, match=r"bits is array\(\[1, 2\]\)"):
         HardwareTarget("chip").require_choice(np.array([1, 2]))
+
+
+class TestShowing:
+    def test_the_limits_are_a_table(self) -> None:
+        partly = HardwareTarget("chip", weight_bits=(1, 2), input_channels={(3, 3): {1: 1113, 2: 4}, (1, 5): {2: 8}})
+        assert partly.limit_rows() == [("kernel", "1 bit", "2 bits"), ("3x3", "1,113", "4"), ("1x5", "-", "8")]
+
+    def test_the_registers_are_another(self) -> None:
+        assert CHIP.register_rows()[:2] == [("register", "bits", "holds"), ("codebook", "11", "-1,024..1,023")]
+
+    def test_as_text(self) -> None:
+        chip = dataclasses.replace(CHIP, description="a chip", core_inputs=1024, core_outputs=256)
+        first, limits, registers, core = str(chip).split("\n\n")
+        assert first == "chip: a chip"
+        assert limits.splitlines() == [
+            "largest number of input channels (per group) of a convolution; weights of 1, 2 bits",
+            "kernel  1 bit  2 bits",
+            "------  -----  ------",
+            "3x3     8      4",
+        ]
+        assert "threshold  18    -131,072..131,071" in registers.splitlines()
+        assert core == "size of a core: 1,024 input rows, 256 neurons"
+
+    def test_what_has_no_limits_says_so(self) -> None:
+        shown = str(HardwareTarget("any"))
+        assert shown.startswith("any\n\nany kernel, any number of input channels; weights of 1, 2, 3, 4 bits\n")
+        assert shown.endswith("size of a core: not known")
+
+    def test_as_html(self) -> None:
+        shown = dataclasses.replace(CHIP, description="<new>")._repr_html_()
+        assert "<b>chip: &lt;new&gt;</b>" in shown
+        assert shown.count("<table>") == 2
+
+    def test_in_short_by_its_name(self) -> None:
+        assert repr(CHIP) == "HardwareTarget(name='chip', description='', ...)"

@@ -141,3 +141,7 @@ def test_a_residual_network_is_drawn_with_its_shortcuts() -> None:
     assert len(rectangles(drawing)) == len(graph)
     assert len(arrows(drawing)) == sum(len(node.all_input_nodes) for node in graph)
     assert "Conv2d 64→128, 3×3 /2" in drawing.svg
+
+
+def test_in_short_it_has_no_picture_in_it() -> None:
+    assert repr(Drawing("<svg/>")) == "Drawing()"

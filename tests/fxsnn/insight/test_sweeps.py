@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -122,8 +123,18 @@ class TestShowing:
         assert self.SWEEP.plot(axes) is axes
         legend = axes.get_legend()
         assert legend is not None
-        labels = [text.get_text() for text in legend.get_texts()]
-        assert labels == ["accuracy", "90.0 %", "T=10", "synaptic operations"]
+        accuracy, dotted, *others = [text.get_text() for text in legend.get_texts()]
+        assert dotted == "2 points below T=12: 90.0 %"
+        assert [accuracy, *others] == ["accuracy", "recommended: T=10", "synaptic operations"]
+
+    def test_the_dotted_line_says_if_it_is_held_against_the_ann(self) -> None:
+        legend = replace(self.SWEEP, reference_is_ann=True).plot(Figure().subplots()).get_legend()
+        assert legend is not None
+        assert legend.get_texts()[1].get_text() == "2 points below the ANN: 90.0 %"
+
+    def test_in_short_without_its_points(self) -> None:
+        assert repr(self.SWEEP).startswith("Sweep(images=400, reference=92.0")
+        assert "Point(" not in repr(self.SWEEP)
 
 
 class TestMistakes:

@@ -13,7 +13,7 @@ import fxsnn
 from fxsnn.errors import GraphError, PipelineError, UnknownName
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU
-from fxsnn.passes import Canonicalize, FoldBatchNorm
+from fxsnn.passes import Canonicalize, CorrectLayers, FoldBatchNorm
 from fxsnn.rewriting import Pass, Pipeline, facts
 from tests.nets import Small, images, seeded
 
@@ -109,6 +109,12 @@ class TestPass:
         with pytest.raises(NotImplementedError, match="Empty defines no rewrite"):
             Empty()(graph)
 
+    def test_in_short_it_has_no_images_in_it(self) -> None:
+        chip = fxsnn.get_target("hw_v1.0")
+        shown = repr(CorrectLayers(torch.rand(2000, 1, 4, 4), chip, timesteps=8))
+        assert shown.startswith("CorrectLayers(biases=True, thresholds=True, timesteps=8")
+        assert "tensor" not in shown
+
 
 class TestStep:
     def test_the_diff_shows_only_what_changed(self, graph: Graph) -> None:
@@ -122,6 +128,9 @@ class TestStep:
         expected = (graph(images()) - step.after(images())).detach().abs().max()
         assert step.drift(images()) == pytest.approx(float(expected))
         assert Canonicalize()(graph).drift(images()) == 0
+
+    def test_in_short_it_has_no_graphs_in_it(self, graph: Graph) -> None:
+        assert repr(ScaleBias(0.5)(graph)) == f"Step of scale-bias: {len(graph)} nodes before, {len(graph)} after"
 
     def test_its_summary_is_one_line(self, graph: Graph) -> None:
         assert ScaleBias(0.5)(graph).summary().startswith("ScaleBias(factor=0.5): Linear changed (2) in ")
