@@ -315,8 +315,9 @@ def _matched(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> dic
         if len(plain) == len(weights) and not any(_COMPILED in name for name in wanted):
             weights = plain
     prefix = _prefix(wanted, weights)
-    found = {name.removeprefix(prefix): value for name, value in weights.items()}
+    found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     problems = [
+        *_shortened([f"{name} has no such prefix" for name in weights if not name.startswith(prefix)], "have none"),
         *_shortened([f"{name} is missing" for name in wanted if name not in found], "are missing"),
         *_shortened([f"{name} is not in the network" for name in found if name not in wanted], "are not in it"),
         *_shortened(
@@ -341,10 +342,11 @@ def _shortened(lines: list[str], what: str) -> list[str]:
 
 
 def _prefix(wanted: Mapping[str, Any], names: Iterable[str]) -> str:
-    """The prefix under which most of the wanted names are found, "" where most are found as they are."""
+    """The prefix under which most of the wanted names are found; "" where they are found as they are, or few are."""
     counts = Counter({"": 0})
     for name in names:
         parts = name.split(".")
         rests = (".".join(parts[start:]) for start in range(len(parts)))
         counts.update(name.removesuffix(rest) for rest in rests if rest in wanted)
-    return max(counts, key=counts.__getitem__)  # of several with as many, the first: ""
+    best = max(counts, key=counts.__getitem__)  # of several with as many, the first: ""
+    return best if 2 * counts[best] >= len(wanted) else ""

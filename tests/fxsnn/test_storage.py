@@ -63,8 +63,20 @@ def test_a_prefix_that_is_not_all_that_differs_is_named_and_the_rest_is_short(tm
     unchanged(
         tmp_path / "w.ckpt",
         r"w\.ckpt does not match Small once 'model\.' is taken off its names:\n"
-        r"  criterion\.0 is not in the network\n.*1 is.*\n.*2 is.*\n  and 53 more are not in it$",
+        r"  criterion\.0 has no such prefix\n.*1 has.*\n.*2 has.*\n  and 53 more have none$",
     )
+
+
+def test_one_weight_under_two_names_is_refused(tmp_path: Path) -> None:
+    weights = {f"model.{name}": value for name, value in seeded(Small).state_dict().items()}
+    torch.save({**weights, "fc.bias": torch.zeros(5)}, tmp_path / "w.pt")
+    unchanged(tmp_path / "w.pt", r"once 'model\.' is taken off its names:\n  fc\.bias has no such prefix$")
+
+
+def test_a_name_that_ends_alike_makes_no_prefix(tmp_path: Path) -> None:
+    others = {f"layer{number}.weight": torch.zeros(1) for number in range(9)}
+    torch.save({**others, "head.fc.bias": torch.zeros(5)}, tmp_path / "w.pt")
+    unchanged(tmp_path / "w.pt", r"does not match Small:\n  conv1\.weight is missing\n")
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda model, path: torch.save({"model": model}, path)])
