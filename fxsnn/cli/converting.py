@@ -40,7 +40,7 @@ def convert_command(options: argparse.Namespace) -> Answer:
     data = None if options.data is None else data_set_named(options)
     train = None if data is None else data.train
     tuned = bool(options.finetune_epochs or options.finetune_spiking_epochs)
-    if train is None and (tuned or options.correction):
+    if train is None and (tuned or options.correction not in ("auto", "none")):
         raise OptionError("fine-tuning and correction need --data")
     if not tuned:
         _refuse_options_of_finetuning(options)
@@ -65,7 +65,7 @@ def convert_command(options: argparse.Namespace) -> Answer:
         percentile=options.percentile,
         input_bits=options.input_bits,
         per_channel=not options.per_layer,
-        correction=options.correction,
+        correction=None if options.correction == "none" else options.correction,
         finetune=finetune,
         engine=options.engine,
         progress=True,
@@ -122,10 +122,12 @@ def _finetune(train: Dataset[Any], held_out: Dataset[Any] | None, options: argpa
         raise OptionError("--finetune-teacher-weights needs --finetune-teacher")
     if teacher is not None and not options.finetune_distillation:
         raise OptionError("--finetune-teacher needs --finetune-distillation: the share of the loss that it gives")
+    spiking = options.finetune_spiking_epochs
+    spiking = Finetune.spiking_epochs if spiking is None else spiking
     return Finetune(
         DataLoader(train, options.batch_size, shuffle=True),
         epochs=options.finetune_epochs,
-        spiking_epochs=options.finetune_spiking_epochs,
+        spiking_epochs=spiking,
         lr=options.finetune_lr,
         weight_decay=options.finetune_wd,
         momentum=options.finetune_momentum,
@@ -135,7 +137,7 @@ def _finetune(train: Dataset[Any], held_out: Dataset[Any] | None, options: argpa
         validation=None if held_out is None else DataLoader(held_out, options.batch_size),
         patience=options.finetune_patience,
         checkpoint=options.checkpoint,
-        on_epoch=partial(print_epoch, of=options.finetune_epochs + options.finetune_spiking_epochs),
+        on_epoch=partial(print_epoch, of=options.finetune_epochs + spiking),
         seed=options.seed,
         progress=True,
     )

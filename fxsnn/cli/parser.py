@@ -68,11 +68,18 @@ def command_line() -> argparse.ArgumentParser:
     one.add_argument(
         "--calibration-images", type=positive, default=CALIBRATION_IMAGES, help="how many, chosen at random"
     )
-    one.add_argument("--correction", choices=("biases", "thresholds", "both"), help="without training, from the data")
+    one.add_argument(
+        "--correction",
+        choices=("auto", "biases", "thresholds", "both", "none"),
+        default="auto",
+        help="without training, from the data; auto: of the biases in front of fine-tuning",
+    )
     one.add_argument("--input-bits", type=int, default=8, help="width of the integer input")
     one.add_argument("--per-layer", action="store_true", help="one weight step a layer instead of one a channel")
     one.add_argument("--finetune-epochs", type=int, default=0, help="train the n-bit weights so long")
-    one.add_argument("--finetune-spiking-epochs", type=int, default=0, help="epochs with spikes behind those")
+    one.add_argument(
+        "--finetune-spiking-epochs", type=int, help="epochs with spikes behind those; none: 1 if there are those"
+    )
     one.add_argument("--finetune-lr", type=float, default=0.02, help="learning rate")
     one.add_argument("--finetune-wd", type=float, default=5e-4, help="weight decay")
     one.add_argument("--finetune-momentum", type=float, default=0.9)

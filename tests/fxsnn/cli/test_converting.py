@@ -50,7 +50,7 @@ def test_labels_that_are_no_classes_cost_the_accuracy_and_not_the_file(
 
 @pytest.mark.usefixtures("folder")
 def test_every_epoch_is_a_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    epochs = ("--finetune-epochs", "2", "--finetune-spiking-epochs", "1")
+    epochs = ("--finetune-epochs", "2")  # and one with spikes behind them
     status, out, err = called(capsys, *CONVERT, "--data", "data.npz", *epochs, "--accuracy-images", "0")
     assert (status, "epoch" in out) == (0, False)
     lines = [line for line in err.splitlines() if line.startswith("epoch ")]
@@ -78,7 +78,7 @@ def test_distillation_and_validation_are_those_of_finetune(capsys: pytest.Captur
     watched = ["--finetune-validation", "0.25", "--finetune-patience", "1"]
     status, _, err = called(capsys, *CONVERT, *tuned, *teacher, *watched)
     assert status == 0, err
-    assert ", validation " in next(line for line in err.splitlines() if line.startswith("epoch 1 of 2"))
+    assert ", validation " in next(line for line in err.splitlines() if line.startswith("epoch 1 of 3"))
     made = fxsnn.load("net.fxsnn").provenance["options"]["finetune"]
     for told in ("distillation=0.5", "temperature=2.0", "patience=1"):
         assert told in made

@@ -93,7 +93,9 @@ class TestConvert:
         (folder / "bright.py").write_text(BRIGHT)
         options = ["--data", "bright.py:halves", "--bits", "4", "-o", "out.fxsnn", "--timesteps", "4"]
         assert called(capsys, "convert", "bright.py:network", "--bits", "4", "-o", "out.fxsnn")[0] == 2
-        status, _, err = called(capsys, "convert", "bright.py:network", *options, "--finetune-epochs", "1")
+        status, _, err = called(
+            capsys, "convert", "bright.py:network", *options, "--finetune-epochs", "1", "--finetune-lr", "0.002"
+        )
         assert status == 0, err
 
 
