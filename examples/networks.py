@@ -1,4 +1,6 @@
-"""The networks of the examples: ordinary PyTorch, nothing of fxsnn in them but where the trained weights lie.
+"""The networks of the examples: ordinary PyTorch, nothing of fxsnn in them.
+
+`DigitNet` lies in fxsnn, which ships with trained weights for it: `fxsnn.datasets.digit_net()`.
 
 All are legal on Hardware v1.0: `DigitNet` at 1 to 4 bits, the colour networks at 1 and 2 bits, and at 3 and 4 with 28
 channels.
@@ -7,12 +9,12 @@ channels.
 from __future__ import annotations
 
 from functools import partial
-from importlib import resources
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxsnn.storage import load_weights
+from fxsnn.data import DigitNet
+
+__all__ = ["ColourNet", "DigitNet", "StridedColourNet", "network_for"]
 
 
 def conv_block(in_channels: int, out_channels: int, *, width: int | None = None, stride: int = 1) -> nn.Sequential:
@@ -27,31 +29,6 @@ def conv_block(in_channels: int, out_channels: int, *, width: int | None = None,
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
-
-
-class DigitNet(nn.Module):
-    """Grey images [N, 1, 28, 28] to ten logits; two convolutions and a hidden fully connected layer.
-
-    Dropout behind every layer makes the trained network robust against the noise that spike counts bring.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 28, 5, padding=2, bias=False)
-        self.norm1 = nn.BatchNorm2d(28)
-        self.conv2 = nn.Conv2d(28, 48, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(48)
-        self.hidden = nn.Linear(48 * 7 * 7, 64)
-        self.classifier = nn.Linear(64, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, 10]."""
-        x = F.avg_pool2d(F.relu(self.norm1(self.conv1(images))), 2)
-        x = F.dropout(x, 0.2, self.training)
-        x = F.avg_pool2d(F.relu(self.norm2(self.conv2(x))), 2)
-        x = F.dropout(x, 0.2, self.training)
-        x = F.relu(self.hidden(x.flatten(1)))
-        return self.classifier(F.dropout(x, 0.2, self.training))
 
 
 class ColourNet(nn.Module):
@@ -100,14 +77,6 @@ class StridedColourNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, 10]."""
         return self.classifier(self.features(images).flatten(1))
-
-
-def digit_net() -> DigitNet:
-    """The trained network that ships with fxsnn, in evaluation mode; 99.5 % on the test set of MNIST."""
-    network = DigitNet()
-    with resources.as_file(resources.files("fxsnn") / "embedded" / "digit_net.pt") as path:
-        load_weights(network, path)
-    return network.eval()
 
 
 def network_for(dataset: str) -> nn.Module:

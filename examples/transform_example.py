@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from networks import digit_net, network_for
+from networks import network_for
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -118,7 +118,7 @@ def trained_network(options: argparse.Namespace) -> nn.Module:
     elif options.network is not None:
         print(f"no --load_file: {options.network} keeps the weights that it is built with", file=sys.stderr)
     elif options.dataset in (datasets.EMBEDDED, "MNIST"):
-        network = digit_net()
+        network = datasets.digit_net()
     else:
         raise fxsnn.FileError(
             f"--load_file is missing: there are no embedded weights for {options.dataset}. "

@@ -19,8 +19,10 @@ from fxsnn.data.batches import (
     require_labels,
     require_share,
 )
+from fxsnn.data.digits import DigitNet
 
 __all__ = [
+    "DigitNet",
     "accepted",
     "batches_of",
     "check_labels",

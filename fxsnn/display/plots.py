@@ -144,6 +144,8 @@ def timesteps_sweep(
     right.set_ylim(bottom=0)
     _accuracy_over_timesteps(axes)
     axes.legend(handles=lines, loc="lower right")
+    axes.set_zorder(right.get_zorder() + 1)  # the legend above the other lines, and these seen through the axes
+    axes.patch.set_visible(False)
     return axes
 
 

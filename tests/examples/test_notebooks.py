@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
 REPOSITORY = Path(__file__).parents[2]
@@ -31,6 +33,27 @@ def shown(cell: Any) -> str:
         data = output.get("data", {})
         parts += [output.get("text", ""), *(data[kind] for kind in ("text/plain", "text/html") if kind in data)]
     return "\n".join(parts)
+
+
+def test_they_need_nothing_but_what_is_installed() -> None:
+    beside = {path.stem for path in (REPOSITORY / "examples").glob("*.py")}
+    for path in NOTEBOOKS:
+        source = "\n".join(cell.source for cell in code_cells(read(path)))
+        assert beside.isdisjoint(re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("found", [True, False])
+def test_their_first_cell_installs_fxsnn_where_it_is_missing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, *, found: bool
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if found else None)
+    called: list[tuple[str, str]] = []
+    shell = SimpleNamespace(run_line_magic=lambda magic, line: called.append((magic, line)))
+    manager = TransformerManager()  # type: ignore[no-untyped-call]  # IPython's, without types
+    python = manager.transform_cell(code_cells(read(path))[0].source)
+    exec(python, {"get_ipython": lambda: shell})
+    assert called == ([] if found else [("pip", "install --quiet {SOURCE}")])
 
 
 def test_there_are_three() -> None:
@@ -58,10 +81,10 @@ def test_it_shows_no_path_of_the_machine_that_it_ran_on(path: Path) -> None:
     "path", [FIRST, *(pytest.param(path, marks=pytest.mark.slow) for path in LONG)], ids=lambda path: path.stem
 )
 @pytest.mark.filterwarnings("default")  # what Jupyter's packages warn about is theirs
-def test_it_runs_top_to_bottom(path: Path) -> None:
+def test_it_runs_top_to_bottom_in_any_folder(path: Path, tmp_path: Path) -> None:
     notebook = read(path)
     before = [shown(cell) for cell in code_cells(notebook)]
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}})
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
     after = [shown(cell) for cell in code_cells(notebook)]
     assert [bool(text) for text in after] == [bool(text) for text in before]

@@ -137,3 +137,16 @@ class TestArraysInAFile:
         np.savez(tmp_path / "x.npz", images=np.array([{}], dtype=object))
         with pytest.raises(DataError, match="cannot be read as arrays"):
             datasets.load(str(tmp_path / "x.npz"))
+
+
+class TestTheTrainedNetwork:
+    def test_it_classifies_the_digits_that_ship_with_it(self) -> None:
+        images, labels = datasets.load("digits").test[:]
+        with torch.no_grad():
+            right = datasets.digit_net()(images).argmax(1) == labels
+        assert int(right.sum()) >= 995
+
+    def test_each_call_gives_one_of_its_own_in_evaluation_mode(self) -> None:
+        first, second = datasets.digit_net(), datasets.digit_net()
+        assert not any(module.training for module in first.modules())
+        assert not {id(one) for one in first.parameters()} & {id(one) for one in second.parameters()}
