@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from html import escape
 
 from fxsnn.cli.answer import Answer
 from fxsnn.cli.data_sets import data_set_for, first_batches, require_data_for_normalisation
 from fxsnn.cli.inputs import network_in
+from fxsnn.insight import accuracy
 from fxsnn.loading import verify
 from fxsnn.network import SpikingNetwork
-from fxsnn.storage import require_place, write_whole
+from fxsnn.storage import require_place
 
 
 def report_command(options: argparse.Namespace) -> Answer:
@@ -20,15 +20,14 @@ def report_command(options: argparse.Namespace) -> Answer:
     require_data_for_normalisation(options)
     snn = network_in(options)
     data = None if options.data is None else data_set_for(options, snn)
-    report = snn.report if data is None else snn.profile(first_batches(data, snn, options, options.limit)[0])
+    batches = None if data is None else first_batches(data, snn, options, options.limit)[0]
+    report = snn.report if batches is None else snn.profile(batches)
     measured = "" if data is None else f"\nmeasured on {data}"
     if options.html is not None:
-        name = escape(options.file.name)
-        page = (
-            f"<!doctype html><meta charset=utf-8><title>{name}</title><style>body {{ font-family: sans-serif }}</style>"
-            f"<h1>{name}</h1>{report._repr_html_()}<p>{escape(_provenance(snn).strip())}</p>"
-        )
-        write_whole(options.html, page.encode())
+        right = {}
+        if batches is not None:
+            right[f"on {report.images:,} images of {data}, T={snn.timesteps}"] = accuracy(snn, batches)
+        report.save_page(options.html, options.file.name, accuracy=right, note=_provenance(snn).strip())
     answer = {
         "file": str(options.file),
         "data": None if data is None else data.to_dict(),

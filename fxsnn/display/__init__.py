@@ -5,6 +5,7 @@ Open `tables.py` first; `plots.py` draws into matplotlib's axes. It imports only
 
 from fxsnn.display.difference import Diff
 from fxsnn.display.drawing import Box, Drawing, draw
+from fxsnn.display.page import Part, page_of
 from fxsnn.display.progress import progress_bar
 from fxsnn.display.tables import MARKED, Rows, aligned, folded, html
 
@@ -13,10 +14,12 @@ __all__ = [
     "Box",
     "Diff",
     "Drawing",
+    "Part",
     "Rows",
     "aligned",
     "draw",
     "folded",
     "html",
+    "page_of",
     "progress_bar",
 ]

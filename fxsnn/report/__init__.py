@@ -4,7 +4,8 @@ Open `report.py` first. It imports graph and what lies below.
 """
 
 from fxsnn.report.activity import Meter
-from fxsnn.report.report import Report, report_of
+from fxsnn.report.from_graph import report_of
+from fxsnn.report.report import Report
 
 __all__ = [
     "Meter",

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from math import prod
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import nn
-
-from fxsnn.chip import FORMULA, HardwareTarget, Shape, estimated_cores, fit_layer, reasons
-from fxsnn.display import Rows, tables
-from fxsnn.graph import Graph
-from fxsnn.layers import Encode, SpikeAvgPool2d, Spiking, geometry_of
-from fxsnn.numerics import Dynamics, largest_code
-from fxsnn.report.activity import Activity, LayerActivity
+from fxsnn.chip import FORMULA
+from fxsnn.display import Part, Rows, page_of, tables
+from fxsnn.report.activity import LayerActivity
+from fxsnn.storage import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_RESET_NOTE = (
-    "reset to zero throws away what a membrane had above its threshold and costs accuracy; "
-    "use reset='subtraction' where the chip has it"
-)
 _NO_IMAGES_NOTE = (
     "neurons, cores and activity depend on images: snn.profile(images) gives the report with them "
     "(convert(calibration_data=...) keeps a few for it)"
 )
 
 Range = tuple[int, int]
+
+
+class Shown(Protocol):
+    """What has a table and a figure: an error budget, a sweep."""
+
+    def plot(self, axes: Axes) -> Axes:
+        """Draw it."""
+
+    def _repr_html_(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,44 @@ class Report:
     def _repr_html_(self) -> str:
         return self.to_html()
 
+    def save_page(
+        self,
+        path: str | Path,
+        title: str = "",
+        *,
+        accuracy: Mapping[str, float] | None = None,
+        budget: Shown | None = None,
+        sweep: Shown | None = None,
+        note: str = "",
+    ) -> Path:
+        """Write a page of HTML with tables and figures, whole or not at all; it needs no other file.
+
+        Args:
+            path: of the file.
+            title: of the page; "": what was converted, for which chip.
+            accuracy: in percent, by what was measured, such as `{"ANN": 99.9, "spiking, T=16": 99.8}`.
+            budget: what `fxsnn.error_budget` gives.
+            sweep: what `fxsnn.sweep` gives.
+            note: a line at the end.
+
+        Returns:
+            The path.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        parts = [Part("The network", self.to_html(), self.plot)]
+        if accuracy:
+            rows = [("", "accuracy"), *((what, f"{share:.2f} %") for what, share in accuracy.items())]
+            parts.insert(0, Part("Accuracy", tables.html(rows)))
+        for heading, one in (("Error budget", budget), ("Timesteps", sweep)):
+            if one is not None:
+                parts.append(Part(heading, one._repr_html_(), one.plot))
+        if note:
+            parts.append(Part("", f"<p>{escape(note)}</p>"))
+        page = page_of(title or f"A spiking network for {self.target}", parts)
+        return write_whole(path, page.encode())
+
     def plot(self, axes: Axes) -> Axes:
         """Draw what each layer takes of the chip's limits, and how often it spikes, in percent."""
         from fxsnn.display import plots
@@ -294,85 +334,3 @@ def _or_dash(value: int | None) -> str:
 def _range(ends: Range) -> str:
     low, high = ends
     return f"{low:,}" if low == high else f"{low:,}..{high:,}"
-
-
-def report_of(graph: Graph, target: HardwareTarget, dynamics: Dynamics, activity: Activity | None = None) -> Report:
-    """The report of a converted graph.
-
-    Args:
-        graph: with spiking layers.
-        target: the chip.
-        dynamics: T and reset.
-        activity: what it does on images.
-    """
-    encode = next((module for node in graph.nodes(Encode) if isinstance(module := graph[node], Encode)), None)
-    rows = tuple(_row(graph.name(node), graph[node], target, activity) for node in graph.nodes(Spiking))
-    tail = tuple(graph.name(node) for node in graph.tail() if node.op == "call_module" and node.target != "decode")
-    widths = target.registers
-    return Report(
-        target=target.name,
-        timesteps=dynamics.timesteps,
-        reset=dynamics.reset,
-        input_bits=encode.bits if encode else None,
-        input_unit=encode.unit if encode else 1.0,
-        layers=rows,
-        tail=tail,
-        notes=(*reasons((row.layer, row.why) for row in rows), *((_RESET_NOTE,) if dynamics.reset == "zero" else ())),
-        core_inputs=target.core_inputs,
-        threshold_register=(1, widths.range_of(widths.threshold)[1]),
-        leak_register=widths.range_of(widths.leak),
-        codebook_register=widths.range_of(widths.codebook),
-        images=activity.images if activity else 0,
-    )
-
-
-def _row(name: str, layer: Any, target: HardwareTarget, activity: Activity | None) -> LayerRow:
-    kernel, per_group, limit, why = None, None, None, ""
-    bits: int = layer.bits  # before the class is narrowed: mypy takes attributes of a module for tensors
-    if isinstance(layer, SpikeAvgPool2d):
-        kernel = layer.window()
-    else:
-        fit, _ = fit_layer(target, bits, layer=name, **asdict(geometry_of(layer)))
-        kernel, per_group, limit, why = fit.kernel_size, fit.in_channels, fit.limit, fit.why
-    window = prod(kernel or (1, 1))
-    fan_in = window * (per_group or 1)
-    top = largest_code(layer.bits) * layer.gain if layer.bits else 0
-    seen = activity.layers[name] if activity else None
-    cores = None
-    if seen is not None and target.core_inputs is not None and target.core_outputs is not None:
-        cores = estimated_cores(_shape(layer, seen.size), target.core_inputs, target.core_outputs)
-    return LayerRow(
-        layer=name,
-        kind=type(layer).__name__,
-        kernel_size=kernel,
-        in_channels=per_group,
-        out_channels=len(layer.threshold),
-        bits=layer.bits or None,
-        limit=limit,
-        why=why,
-        gain=layer.gain,
-        threshold=(int(layer.threshold.min()), int(layer.threshold.max())),
-        leak=(int(layer.leak.min()), int(layer.leak.max())),
-        codebook=(-top, top) if layer.bits else None,
-        spike_value=float(layer.spike_value.mean()),
-        fan_in=fan_in,
-        rows=fan_in * max(1, layer.bits),
-        weight_memory=layer.codes.numel() * layer.bits if layer.bits else 0,
-        cores=cores,
-        activity=seen,
-    )
-
-
-def _shape(layer: Any, size: tuple[int, ...]) -> Shape:
-    """What the estimate of cores needs of a layer whose output has a size."""
-    bits: int = layer.bits
-    if isinstance(layer, nn.Linear):
-        return Shape((1, 1), (1, 1), (1, 1), (1, 1), layer.in_features, layer.out_features, 1, bits)
-    out_size = (size[1], size[2])
-    if isinstance(layer, nn.Conv2d):
-        kernel, stride, dilation = ((pair[0], pair[1]) for pair in (layer.kernel_size, layer.stride, layer.dilation))
-        groups = layer.groups
-        inputs, outputs = layer.in_channels // groups, layer.out_channels // groups
-        return Shape(out_size, kernel, stride, dilation, inputs, outputs, groups, bits)
-    stride = layer.stride if isinstance(layer.stride, tuple) else (layer.stride, layer.stride)
-    return Shape(out_size, layer.window(), stride, (1, 1), 1, 1, size[0], 1)

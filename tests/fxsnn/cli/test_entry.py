@@ -154,7 +154,11 @@ class TestReport:
         assert status == 0
         assert f"made with fxsnn {fxsnn.__version__}, torch" in out
         assert "<td>conv1</td>" in (folder / "page.html").read_text() or ">conv1<" in (folder / "page.html").read_text()
-        _, found = as_json(capsys, "report", "net.fxsnn", "--data", "data.npz", "--limit", "7")
+        assert "<img" in (folder / "page.html").read_text()
+        assert "Accuracy" not in (folder / "page.html").read_text()
+        data = ("--data", "data.npz", "--limit", "7", "--html", "page.html")
+        _, found = as_json(capsys, "report", "net.fxsnn", *data)
+        assert ">on 7 images of data.npz, T=" in (folder / "page.html").read_text()
         assert found["report"]["images"] == 7
 
 

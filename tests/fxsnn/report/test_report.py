@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from torch import Tensor, nn
 
 import fxsnn
 from fxsnn.chip import Registers
-from fxsnn.errors import DataError, OptionError
+from fxsnn.errors import DataError, FileError, OptionError
 from tests.nets import images, seeded
 
 Convert = Callable[..., fxsnn.SpikingNetwork]
@@ -223,6 +226,45 @@ class TestShowing:
         assert labels == ["input rows", "codebook range", "threshold range", "firing rate"]
         heights = [patch.get_height() for patch in axes.patches[:4]]  # type: ignore[attr-defined]
         assert heights == pytest.approx([100 * rows / 1024 for rows in (36, 4, 36, 18)])
+
+
+class TestPage:
+    def test_has_all_tables_and_a_figure(self, snn: fxsnn.SpikingNetwork, tmp_path: Path) -> None:
+        path = tmp_path / "page.html"
+        assert snn.report.save_page(path) == path
+        page = path.read_text()
+        assert snn.report.to_html() in page
+        assert page.count("<img ") == 1
+        assert "<title>A spiking network for hw_v1.0</title>" in page
+        assert "Accuracy" not in page
+
+    def test_has_what_else_it_is_given(self, snn: fxsnn.SpikingNetwork, tmp_path: Path) -> None:
+        labels = torch.arange(len(X)) % 3
+        budget = fxsnn.error_budget(seeded(Tiny), snn, (X, labels))
+        sweep = fxsnn.sweep(snn, (X, labels), timesteps=4)
+        accuracy = {"<ANN>": 99.5, "spiking": 98.25}
+        snn.report.save_page(
+            tmp_path / "page.html", "<mine>", accuracy=accuracy, budget=budget, sweep=sweep, note="made & kept"
+        )
+        page = (tmp_path / "page.html").read_text()
+        assert re.findall("<h[12]>(.*?)</h[12]>", page) == [
+            "&lt;mine&gt;", "Accuracy", "The network", "Error budget", "Timesteps"
+        ]  # fmt: skip
+        assert all(f">{cell}</td>" in page for cell in ("&lt;ANN&gt;", "99.50 %", "spiking", "98.25 %"))
+        assert budget._repr_html_() in page
+        assert sweep._repr_html_() in page
+        assert page.count("<img ") == 3
+        assert "<p>made &amp; kept</p>" in page
+
+    def test_is_whole_or_not_there(
+        self, snn: fxsnn.SpikingNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "page.html").write_text("before")
+        monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+        monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+        with pytest.raises(FileError, match="the disk is full"):
+            snn.report.save_page(tmp_path / "page.html")
+        assert (tmp_path / "page.html").read_text() == "before"
 
 
 def test_in_inference_mode_it_is_the_same(snn: fxsnn.SpikingNetwork) -> None:
