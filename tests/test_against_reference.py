@@ -264,14 +264,14 @@ def assert_same_integers(model: Planned, plan: NetworkPlan, options: Options) ->
 # The rules -----------------------------------------------------------------------------------------------------------
 
 
-@random_seeds(20, slow=540)
+@random_seeds(12, slow=548)
 def test_every_spike_and_membrane_is_that_of_the_contract(seed: int) -> None:
     case = convertible_case(seed, finetuned=seed % 8 == 0)
     assert_same_dynamics(case.snn, case.model, 1.2 * noise(case.plan, 2, seed=2), case.options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@random_seeds(8, slow=24)
+@random_seeds(5, slow=27)
 def test_every_integer_follows_from_the_trained_floats(seed: int, dtype: torch.dtype) -> None:
     plan, options = random_case(seed)
     plan = replace(plan, dtype=dtype)

@@ -74,6 +74,7 @@ def test_a_row_is_measured_reported_and_kept(tmp_path: Path) -> None:
     assert checkpoint.stat().st_mtime_ns > before  # fine-tuned anew
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("digits")
 def test_t_may_be_longer_than_what_is_always_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accuracy, "LONGEST", 2)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = ("numba", "triton", "GPUtil", "matplotlib", "torchvision", "jsonschema")
 WAYS = ("raise ImportError('numpy is too new')", "raise RuntimeError('torn')", "from os import nothing", "None.torn")
@@ -85,6 +87,7 @@ def run(folder: Path, broken: dict[str, str]) -> None:
     assert done.stdout.strip() == "whole", done.stderr[-4000:]
 
 
+@pytest.mark.slow
 def test_with_all_of_them_broken_a_network_is_converted(tmp_path: Path) -> None:
     ways = {package: WAYS[place % len(WAYS)] for place, package in enumerate(PACKAGES)}
     run(tmp_path, {**ways, "triton": WAYS[0]})  # PyTorch's own tracing stops at a Triton that raises anything else

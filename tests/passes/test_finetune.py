@@ -312,8 +312,8 @@ def test_weight_steps_and_thresholds_are_learned() -> None:
     [
         {"spiking_epochs": 4, "epochs": 0, "lr": 0.1},
         {"optimizer": "adamw", "lr": 0.01},
-        {"precision": "bfloat16", "lr": 0.1},
-        {"distillation": 0.5, "lr": 0.1},
+        pytest.param({"precision": "bfloat16", "lr": 0.1}, marks=pytest.mark.slow),
+        pytest.param({"distillation": 0.5, "lr": 0.1}, marks=pytest.mark.slow),
     ],
     ids=lambda options: next(iter(options)),
 )
@@ -709,7 +709,7 @@ class InterruptionError(Exception):
 @pytest.mark.parametrize(
     "options", [{}, {"optimizer": "adamw", "validation": 0.25}, {"spiking_epochs": 2, "epochs": 2}]
 )
-@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, options: dict[str, Any], at: int) -> None:
     path = tmp_path / "run.safetensors"
 

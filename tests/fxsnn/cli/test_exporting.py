@@ -32,6 +32,7 @@ def test_what_nir_cannot_say_is_refused_or_told(file: Path, capsys: pytest.Captu
     assert out.startswith("written: net.nir (")
 
 
+@pytest.mark.slow
 def test_an_onnx_program_computes_the_logits(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx, _ = pytest.importorskip("onnx"), pytest.importorskip("onnxscript")
     from onnx.reference import ReferenceEvaluator

@@ -92,21 +92,16 @@ def test_memory_that_a_kernel_would_misread_is_refused(drive: torch.Tensor) -> N
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the interpreted run")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "chosen"),
     [
-        ("tests/test_against_reference.py", "every_spike and 12"),
-        pytest.param(
+        (
             "tests/test_against_reference.py",
             "far_below_zero or fully_connected_first or row_t or all_zero or every_spike",
-            marks=pytest.mark.slow,
         ),
         # The interpreter itself is not made for several threads.
-        pytest.param(
-            "tests/fxsnn/engine/test_engines.py",
-            "triton and not Net and not 32_bits and not many_threads",
-            marks=pytest.mark.slow,
-        ),
+        ("tests/fxsnn/engine/test_engines.py", "triton and not Net and not 32_bits and not many_threads"),
     ],
 )
 def test_interpreted_they_pass_the_tests_of_every_engine(file: str, chosen: str) -> None:

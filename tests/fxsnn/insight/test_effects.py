@@ -35,13 +35,20 @@ def spikes_of_the_last_stage(model: nn.Module, snn: fxsnn.SpikingNetwork, x: Ten
 
 class TestAllTogether:
     @pytest.mark.parametrize("name", CONVERTIBLE)
-    @pytest.mark.parametrize("options", [{}, {"reset": "zero"}, {"initial_membrane": 0, "per_channel": False}])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            pytest.param({}, marks=pytest.mark.slow),
+            pytest.param({"reset": "zero"}, marks=pytest.mark.slow),
+            {"initial_membrane": 0, "per_channel": False},
+        ],
+    )
     def test_they_are_the_spiking_network(self, convert: Convert, name: str, options: dict[str, Any]) -> None:
         model = seeded(CONVERTIBLE[name])
         snn = convert(model, calibration_data=images(16), timesteps=5, **options)
         self.assert_same(model, snn, images(6, seed=5))
 
-    @random_seeds(15)
+    @random_seeds(5, slow=10)
     def test_they_are_whatever_the_network(self, seed: int) -> None:
         case = convertible_case(seed)
         self.assert_same(case.model, case.snn, noise(case.plan, 3, seed + 1))

@@ -50,7 +50,7 @@ DYNAMICS = [Dynamics(8), Dynamics(8, initial_membrane=0.0), Dynamics(16, "zero")
 
 
 @pytest.mark.parametrize("name", list(CONVERTIBLE))
-@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("bits", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dynamics", DYNAMICS, ids=str)
 def test_under_a_steady_drive_rates_are_those_of_the_spiking_network(name: str, bits: int, dynamics: Dynamics) -> None:
     student = Student(quantised(name, bits), V1, dynamics)
