@@ -8,7 +8,9 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -40,6 +42,32 @@ def test_the_wheel_holds_the_tree_under_one_top_level_name(tmp_path: Path) -> No
     expected |= {f"fxsnn/{name}/{path.name}" for name in LINKS for path in (source / name).glob("*.py")}
     expected |= {f"fxsnn/embedded/{path.name}" for path in (source / "fxsnn/embedded").iterdir()} | {"fxsnn/py.typed"}
     assert names == expected
+
+
+@pytest.mark.slow
+def test_a_clone_without_symbolic_links_installs_and_runs_its_tests(tmp_path: Path) -> None:
+    """As git makes one where links are not to be had: each is a file with its target as text."""
+    source, environment = tmp_path / "source", tmp_path / "environment"
+    made = shutil.ignore_patterns(".*", "build", "dist", "out", "*.egg-info", "__pycache__")
+    shutil.copytree(REPOSITORY, source, symlinks=True, ignore=made)
+    for link in [path for path in (source / "fxsnn").iterdir() if path.is_symlink()]:
+        target = link.readlink()
+        link.unlink()
+        link.write_text(str(target))
+    venv.create(environment)
+    # What is installed here is seen there, but not what .pth files here add, such as a checkout of ours.
+    (packages,) = environment.glob("lib/*/site-packages")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    own = str(environment / "bin" / "python")
+    install = [own, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    whole = "import fxsnn.passes, fxsnn.hwtargets; print(fxsnn.get_target('hw_v1.0').name, fxsnn.__file__)"
+    subprocess.run([*install, str(source)], check=True, capture_output=True)
+    done = subprocess.run([own, "-c", whole], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.split() == ["hw_v1.0", str(packages / "fxsnn" / "__init__.py")]
+    subprocess.run([*install, "--editable", str(source)], check=True, capture_output=True)
+    tests = ["tests/passes/test_fold_batch_norm.py", "tests/hwtargets"]
+    done = subprocess.run([own, "-m", "pytest", "-q", *tests], capture_output=True, text=True, cwd=source, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("package", ["passes", "hwtargets"])
