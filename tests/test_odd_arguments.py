@@ -95,7 +95,13 @@ DOORS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
+CONVERTS = ("calibration_data", "batches of calibration_data", "data of fine-tuning", "error_budget")
+"""Doors behind which much is done before images are looked at."""
+
+
+@pytest.mark.parametrize(
+    "door", [pytest.param(door, marks=pytest.mark.slow) if door in CONVERTS else door for door in DOORS]
+)
 def test_what_is_no_image_is_refused(door: str) -> None:
     raised = {name: raw(DOORS[door], given) for name, given in NO_IMAGES.items()}
     assert {name: error for name, error in raised.items() if not isinstance(error, DataError)} == {}

@@ -15,7 +15,6 @@ from nbclient import NotebookClient
 
 REPOSITORY = Path(__file__).parents[2]
 NOTEBOOKS = sorted((REPOSITORY / "examples").glob("*.ipynb"))
-FIRST, *LONG = NOTEBOOKS
 
 
 def read(path: Path) -> Any:
@@ -77,9 +76,8 @@ def test_it_shows_no_path_of_the_machine_that_it_ran_on(path: Path) -> None:
         assert "Warning" not in shown(cell), shown(cell)
 
 
-@pytest.mark.parametrize(
-    "path", [FIRST, *(pytest.param(path, marks=pytest.mark.slow) for path in LONG)], ids=lambda path: path.stem
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("default")  # what Jupyter's packages warn about is theirs
 def test_it_runs_top_to_bottom_in_any_folder(path: Path, tmp_path: Path) -> None:
     notebook = read(path)

@@ -130,7 +130,7 @@ def usual(folder: Path, made: dict[str, fxsnn.SpikingNetwork]) -> dict[str, Any]
     "names",
     [
         ("a default device", "float64", "autocast", "no gradients", "deterministic algorithms"),
-        ("a device around it", "float16", "inference mode"),
+        pytest.param(("a device around it", "float16", "inference mode"), marks=pytest.mark.slow),
     ],
     ids=" and ".join,
 )

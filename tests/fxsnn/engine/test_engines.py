@@ -99,7 +99,9 @@ class TestEveryEngine:
 
     @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "torch"])
     @pytest.mark.parametrize("options", [{}, {"timesteps": 35, "reset": "zero"}, {"timesteps": 1, "input_bits": None}])
-    @pytest.mark.parametrize("name", NETWORKS)
+    @pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=pytest.mark.slow) if name == "ColourNet" else name for name in NETWORKS]
+    )
     def test_gives_the_spikes_of_pytorch(self, engine: str, options: dict[str, Any], name: str) -> None:
         build, (channels, size) = NETWORKS[name]
         given = images(5, channels, size)
@@ -354,6 +356,7 @@ class TestTheEngineOfTheCpu:
             snn.engine = "numba"
             assert torch.equal(snn(images(3, size=size)), expected)
 
+    @pytest.mark.slow
     def test_memory_does_not_grow_with_the_batch_or_with_time(self) -> None:
         """A process that runs 32 images, then 4,000 images at T = 64, whose spikes alone would take gigabytes."""
         code = """
