@@ -14,6 +14,9 @@ from fxsnn.loading import load
 from fxsnn.network import SpikingNetwork
 from fxsnn.storage import load_weights
 
+ACCURACY_IMAGES = 1000
+"""So many images are enough to say how accurate a network is, to about a point."""
+
 
 def model_named(options: argparse.Namespace, *, trained: bool = True) -> nn.Module:
     """The model that the options name, with its weights if there are some.

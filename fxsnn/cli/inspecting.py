@@ -6,7 +6,7 @@ import argparse
 
 from fxsnn.cli.answer import Answer
 from fxsnn.cli.data_sets import data_set_for, first_batches, require_data_for_normalisation
-from fxsnn.cli.inputs import network_in
+from fxsnn.cli.inputs import ACCURACY_IMAGES, network_in
 from fxsnn.insight import accuracy
 from fxsnn.loading import verify
 from fxsnn.network import SpikingNetwork
@@ -25,9 +25,12 @@ def report_command(options: argparse.Namespace) -> Answer:
     measured = "" if data is None else f"\nmeasured on {data}"
     if options.html is not None:
         right = {}
-        if batches is not None:
-            right[f"on {report.images:,} images of {data}, T={snn.timesteps}"] = accuracy(snn, batches)
+        if data is not None:
+            # Activity is clear from few images, accuracy is not.
+            many, count = first_batches(data, snn, options, ACCURACY_IMAGES)
+            right[f"on {count:,} images of {data}, T={snn.timesteps}"] = accuracy(snn, many)
         report.save_page(options.html, options.file.name, accuracy=right, note=_provenance(snn).strip())
+        measured += f"\nwritten: {options.html}"
     answer = {
         "file": str(options.file),
         "data": None if data is None else data.to_dict(),

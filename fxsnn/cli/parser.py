@@ -11,6 +11,7 @@ from fxsnn.cli.answer import Answer
 from fxsnn.cli.checking import check_command, targets_command
 from fxsnn.cli.converting import convert_command
 from fxsnn.cli.exporting import nir_command, onnx_command
+from fxsnn.cli.inputs import ACCURACY_IMAGES
 from fxsnn.cli.insight import budget_command, sweep_command
 from fxsnn.cli.inspecting import report_command, verify_command
 from fxsnn.cli.measuring import eval_command
@@ -19,7 +20,6 @@ from fxsnn.data import datasets
 from fxsnn.version import __version__
 
 CALIBRATION_IMAGES = 2000
-ACCURACY_IMAGES = 1000
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -137,7 +137,10 @@ def load(
         assert normalisation is not None
         return _read(name, folder, normalisation)
     except (RuntimeError, FileNotFoundError) as error:  # torchvision raises RuntimeError for missing files
-        raise DataError(f"data set {name!r} could not be read from {str(data_dir)!r}: {error}") from error
+        raise DataError(
+            f"data set {name!r} could not be read from {str(data_dir)!r}: {error}. fxsnn downloads nothing: "
+            "put it there in torchvision's layout, or name its folder (data_dir=, --data-dir)"
+        ) from error
 
 
 def digit_net() -> nn.Module:

@@ -93,14 +93,14 @@ def quantize_input(images: Tensor, unit: float, bits: int) -> Tensor:
 
 _FAR_BEYOND = 2.0
 _CLIPPED_SHARE = 0.01
-_TINY_PART = 1 / 128
+_TINY_PART = 1 / 64
 
 
 def unlike_calibration(images: Tensor, unit: float, bits: int) -> str | None:
     """What says that images have another range than those of calibration, such as 0..255 instead of 0..1.
 
     Ordinary data clip a little: outliers, noise of augmentation. So images count as too large where more than 1 % of
-    their numbers are beyond twice the range, and as too small where all of them lie in 1/128 of it. Images of zeros
+    their numbers are beyond twice the range, and as too small where all of them lie in 1/64 of it. Images of zeros
     only tell nothing.
 
     Args:

@@ -38,8 +38,11 @@ class TestRange:
         digit[:, :, 4:24, 14] = 255.0
         assert unlike_calibration(digit, self.UNIT, 8) is not None
 
-    def test_images_of_0_to_1_are_told_where_0_to_255_was_calibrated(self) -> None:
-        told = unlike_calibration(torch.rand(2, 3, 8, 8), 255 / 127, 8)
+    @pytest.mark.parametrize("given", [torch.rand(2, 3, 8, 8), torch.linspace(-0.42, 2.82, 128).view(1, 2, 8, 8)])
+    def test_images_of_0_to_1_and_normalised_ones_are_told_where_0_to_255_was_calibrated(
+        self, given: torch.Tensor
+    ) -> None:
+        told = unlike_calibration(given, 255 / 127, 8)
         assert told is not None
         assert "next to nothing is left" in told
 
