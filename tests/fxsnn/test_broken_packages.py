@@ -93,5 +93,6 @@ def test_with_all_of_them_broken_a_network_is_converted(tmp_path: Path) -> None:
     run(tmp_path, {**ways, "triton": WAYS[0]})  # PyTorch's own tracing stops at a Triton that raises anything else
 
 
+@pytest.mark.slow
 def test_with_all_but_the_schemas_broken_a_network_is_saved_and_loaded(tmp_path: Path) -> None:
     run(tmp_path, {package: WAYS[0] for package in PACKAGES if package != "jsonschema"})

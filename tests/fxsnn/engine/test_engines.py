@@ -124,6 +124,7 @@ class TestEveryEngine:
         assert counts["conv1"].dtype == torch.int32
         assert same(counts, {name: one.int() for name, one in snn.simulate(given).spike_counts.items()})
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("engine", ENGINES)
     def test_sums_beyond_32_bits_are_exact(self, engine: str) -> None:
         snn = converted(seeded(Small), timesteps=3000, engine="torch")
