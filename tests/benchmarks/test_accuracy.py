@@ -120,6 +120,7 @@ def test_a_network_of_another_recipe_is_not_taken_for_this_one(tmp_path: Path) -
         accuracy_training.trained(ColourNet, data, Recipe(epochs=1), 0, tmp_path / "net.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("digits")
 def test_an_interrupted_training_goes_on_as_it_would_have(tmp_path: Path) -> None:
     data = accuracy_training.load("digits", tmp_path)

@@ -42,6 +42,7 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert slow.rate == 4 / 6.0
 
 
+@pytest.mark.slow
 def test_memory_is_what_one_run_needs_in_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     try:

@@ -397,7 +397,7 @@ class TestSaving:
             network().save(tmp_path / "nowhere" / "net.fxsnn")
 
 
-@pytest.mark.parametrize("every", [20, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [60, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_damaged_file_is_refused_and_none_does_anything(every: int, file: Path, tmp_path: Path) -> None:
     (tmp_path / "good.fxsnn").write_bytes(file.read_bytes())
     trap = tmp_path / "ran"

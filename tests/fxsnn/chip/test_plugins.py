@@ -52,6 +52,7 @@ def test_a_third_partys_target_in_an_installed_package_is_found(tmp_path: Path) 
     assert python(tmp_path, code) == "7"
 
 
+@pytest.mark.slow
 def test_a_broken_plugin_harms_nobody_until_it_is_asked_for(tmp_path: Path) -> None:
     install_package(tmp_path, {"acme_v1": "acme_chip:TARGET"}, "raise RuntimeError('no licence dongle')")
     code = """

@@ -345,6 +345,7 @@ def test_other_bits_are_refused(text: str) -> None:
         bits_from(text)
 
 
+@pytest.mark.slow
 def test_python_m_fxsnn_is_the_command(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fxsnn", "check", "net.py:wide", "--json"],

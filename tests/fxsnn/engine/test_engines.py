@@ -470,6 +470,7 @@ class TestAnEngineThatFails:
             with pytest.raises(OptionError, match=r"engine='numba' cannot run this network here: numba fails here"):
                 snn(images())
 
+    @pytest.mark.slow
     def test_a_library_that_cannot_be_imported_costs_time_and_one_warning(self, tmp_path: Path) -> None:
         (tmp_path / "numba").mkdir()
         (tmp_path / "numba" / "__init__.py").write_text("raise ImportError('numpy is too new')")
@@ -532,7 +533,7 @@ class TestChoosing:
     @pytest.mark.parametrize(
         ("variables", "message"),
         [
-            ({"NUMBA_DISABLE_JIT": "1"}, "switched off"),
+            pytest.param({"NUMBA_DISABLE_JIT": "1"}, "switched off", marks=pytest.mark.slow),
             pytest.param({"NUMBA_CPU_NAME": "generic"}, "told not to use AVX2", marks=pytest.mark.slow),
             pytest.param({"NUMBA_ENABLE_AVX": "0"}, "told not to use AVX2", marks=pytest.mark.slow),
         ],
