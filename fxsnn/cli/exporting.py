@@ -11,7 +11,7 @@ import torch
 
 from fxsnn.cli.answer import Answer
 from fxsnn.cli.inputs import network_in
-from fxsnn.errors import OptionError
+from fxsnn.errors import OptionError, importing
 from fxsnn.interchange import to_nir
 from fxsnn.network import SpikingNetwork
 from fxsnn.storage import require_place, write_whole
@@ -46,10 +46,8 @@ def _onnx_of(snn: SpikingNetwork, count: int) -> bytes:
     Raises:
         OptionError: the packages are not there, or the network does not know how large an image is.
     """
-    try:
+    with importing("onnxscript", "ONNX", OptionError, "'fxsnn[onnx]'"):
         import onnxscript  # noqa: F401  # PyTorch's exporter needs it
-    except ImportError as error:
-        raise OptionError(f"ONNX needs onnx and onnxscript ({error}): pip install onnx onnxscript") from error
     if snn.image_size is None:
         raise OptionError("the network does not know how large an image is; convert it with --data")
     images = torch.zeros(count, *snn.image_size, device=snn.device)

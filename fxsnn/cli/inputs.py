@@ -9,7 +9,7 @@ from torch import nn
 
 from fxsnn.cli import user_code
 from fxsnn.device import choose_device
-from fxsnn.errors import FxsnnWarning
+from fxsnn.errors import FxsnnWarning, OptionError
 from fxsnn.loading import load
 from fxsnn.network import SpikingNetwork
 from fxsnn.storage import load_weights
@@ -40,6 +40,18 @@ def model_named(options: argparse.Namespace, *, trained: bool = True) -> nn.Modu
             stacklevel=2,
         )
     return model
+
+
+def model_if_named(options: argparse.Namespace) -> nn.Module | None:
+    """The model that `--model` names; `None`: it names none.
+
+    Raises:
+        OptionError: there are weights for no model.
+        ModelError, FileError: see `model_named`.
+    """
+    if options.model is None and options.weights is not None:
+        raise OptionError("--weights needs --model")
+    return None if options.model is None else model_named(options)
 
 
 def network_in(options: argparse.Namespace) -> SpikingNetwork:

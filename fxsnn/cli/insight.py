@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fxsnn.cli.answer import Answer
 from fxsnn.cli.data_sets import data_set_for, first_batches
-from fxsnn.cli.inputs import model_named, network_in
-from fxsnn.errors import OptionError
+from fxsnn.cli.inputs import model_if_named, model_named, network_in
+from fxsnn.errors import OptionError, importing
 from fxsnn.insight import error_budget, sweep
 from fxsnn.storage import require_place, write_whole
 
@@ -33,9 +33,7 @@ def budget_command(options: argparse.Namespace) -> Answer:
 def sweep_command(options: argparse.Namespace) -> Answer:
     """Accuracy, synaptic operations and latency of a network file at every T, and the smallest T that is enough."""
     require_plot(options.plot)
-    if options.model is None and options.weights is not None:
-        raise OptionError("--weights needs --model")
-    model = None if options.model is None else model_named(options)
+    model = model_if_named(options)
     snn = network_in(options)
     data = data_set_for(options, snn)
     found = sweep(
@@ -65,10 +63,8 @@ def require_plot(path: Path | None) -> None:
     if path is None:
         return
     require_place(path, "--plot")
-    try:
+    with importing("matplotlib", "--plot", OptionError):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise OptionError(f"--plot needs matplotlib ({error}): pip install matplotlib") from error
     kinds = Figure().canvas.get_supported_filetypes()
     if path.suffix[1:].lower() not in kinds:
         raise OptionError(f"--plot is {path}; its name must end in one of: {', '.join(sorted(kinds))}")

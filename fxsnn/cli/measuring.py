@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from fxsnn.cli.answer import Answer
 from fxsnn.cli.data_sets import data_set_for, first_batches
-from fxsnn.cli.inputs import model_named, network_in
+from fxsnn.cli.inputs import model_if_named, network_in
 from fxsnn.display import aligned
-from fxsnn.errors import OptionError
 from fxsnn.insight import accuracy, accuracy_over_time
 
 
@@ -18,9 +17,7 @@ def eval_command(options: argparse.Namespace) -> Answer:
 
     Without --data, on the test half of the data set that the file was converted with.
     """
-    if options.model is None and options.weights is not None:
-        raise OptionError("--weights needs --model")
-    model = None if options.model is None else model_named(options)  # its code may register data sets
+    model = model_if_named(options)  # its code may register data sets
     snn = network_in(options)
     timesteps = sorted(replace(snn.dynamics, timesteps=one).timesteps for one in options.timesteps or [snn.timesteps])
     data = data_set_for(options, snn)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from fxsnn.errors import OptionError, importing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -52,7 +54,7 @@ def page_of(title: str, parts: Sequence[Part]) -> str:
         if part.draw is not None:
             try:
                 figure = _figure(part.draw, part.heading or title)
-            except ImportError as error:
+            except OptionError as error:
                 missing = f"<p>There are no figures: they need matplotlib ({escape(str(error))}).</p>"
         written.append(f"<section>{heading}{figure}{part.content}</section>")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
@@ -64,10 +66,11 @@ def _figure(draw: Callable[[Axes], object], name: str) -> str:
     """A figure as an image inside the page: as a drawing, which stays sharp, the same at every run.
 
     Raises:
-        ImportError: there is no matplotlib, or it cannot be imported.
+        OptionError: there is no matplotlib, or it cannot be imported.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    with importing("matplotlib", "a figure", OptionError):
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
 
     figure, picture = Figure(figsize=(9, 4), layout="constrained"), io.BytesIO()
     with rc_context({"svg.hashsalt": "fxsnn"}):

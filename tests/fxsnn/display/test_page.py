@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import sys
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -57,3 +58,14 @@ def test_without_matplotlib_it_has_no_figures_and_says_so(monkeypatch: pytest.Mo
     assert "<p>text</p>" in page
     assert "<img" not in page
     assert ("There are no figures: they need matplotlib" in page) == figures
+
+
+def test_a_matplotlib_that_is_broken_costs_the_figures_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "matplotlib.py").write_text("raise RuntimeError('torn')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    page = page_of("A network", [Part("Layers", "<p>all of them</p>", lambda _: None)])
+    assert "There are no figures: they need matplotlib" in page
+    assert "RuntimeError: torn" in page
+    assert "all of them" in page
