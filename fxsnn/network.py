@@ -99,7 +99,7 @@ class SpikingNetwork(nn.Module):
         Args:
             images: [N, C, H, W] of a floating type, prepared as for the user's network. What lies outside the signed
                 range of the integer input is clipped to it; where that is much, or they are next to nothing in it, a
-            warning says so once.
+                warning says so once.
 
         Raises:
             DataError: these cannot be images for the network.

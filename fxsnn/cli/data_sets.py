@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from fxsnn.chip import whole_number
 from fxsnn.cli import user_code
-from fxsnn.data import datasets, require_share
+from fxsnn.data import chosen_apart, datasets, require_share
 from fxsnn.errors import DataError, OptionError, UnknownName
 from fxsnn.insight import Batches
 from fxsnn.network import SpikingNetwork
@@ -183,7 +183,5 @@ def parted(data: Dataset[Any], share: float | None, seed: int) -> tuple[Dataset[
     size = len(data)  # type: ignore[arg-type]  # `data_set_named` saw to it
     if size < 2:
         raise DataError(f"fine-tuning data are {size} images; --finetune-validation needs at least two")
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    count = min(max(1, round(require_share(share) * size)), size - 1)
-    kept, out = (Subset(data, chosen.sort()[0].tolist()) for chosen in (order[count:], order[:count]))
+    kept, out = (Subset(data, chosen.tolist()) for chosen in chosen_apart(size, require_share(share), seed))
     return kept, out

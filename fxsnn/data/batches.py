@@ -292,6 +292,19 @@ def require_share(share: object) -> float:
     return found
 
 
+def chosen_apart(size: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The indices that stay, and those of a share that is held out at random; both in order, neither empty.
+
+    Args:
+        size: how many there are, at least two.
+        share: see `require_share`.
+        seed: of the choice.
+    """
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    count = min(max(1, round(share * size)), size - 1)
+    return order[count:].sort()[0], order[:count].sort()[0]
+
+
 def held_out(data: Any, share: object, seed: int, *, labels: bool = True) -> tuple[Any, Any]:
     """Split tensors into training and validation data, at random.
 
@@ -313,9 +326,7 @@ def held_out(data: Any, share: object, seed: int, *, labels: bool = True) -> tup
         )
     if len(tensors[0]) < 2:
         raise DataError(f"fine-tuning data are {len(tensors[0])} images; validation needs one of at least two")
-    order = torch.randperm(len(tensors[0]), generator=torch.Generator().manual_seed(seed))
-    count = min(max(1, round(share * len(order))), len(order) - 1)
-    parts = [tuple(part[chosen] for part in tensors) for chosen in (order[count:].sort()[0], order[:count].sort()[0])]
+    parts = [tuple(part[chosen] for part in tensors) for chosen in chosen_apart(len(tensors[0]), share, seed)]
     kept, out = parts if isinstance(data, tuple) else [part[0] for part in parts]
     return kept, out
 

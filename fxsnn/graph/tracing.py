@@ -39,7 +39,7 @@ class Tracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """See `fx.Tracer`."""
-        callers = {(frame.filename, str(frame.lineno)) for frame in traceback.extract_stack()}
+        callers = {(frame.f_code.co_filename, str(line)) for frame, line in traceback.walk_stack(None)}
         with ONE_TRACES:
             self._thread = threading.get_ident()
             try:

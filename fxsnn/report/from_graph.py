@@ -10,7 +10,7 @@ from torch import nn
 
 from fxsnn.chip import HardwareTarget, Shape, estimated_cores, fit_layer, reasons
 from fxsnn.graph import Graph
-from fxsnn.layers import Encode, SpikeAvgPool2d, Spiking, geometry_of
+from fxsnn.layers import Encode, SpikeAvgPool2d, Spiking, geometry_of, pair
 from fxsnn.numerics import Dynamics, largest_code
 from fxsnn.report.activity import Activity
 from fxsnn.report.report import LayerRow, Report
@@ -95,9 +95,8 @@ def _shape(layer: Any, size: tuple[int, ...]) -> Shape:
         return Shape((1, 1), (1, 1), (1, 1), (1, 1), layer.in_features, layer.out_features, 1, bits)
     out_size = (size[1], size[2])
     if isinstance(layer, nn.Conv2d):
-        kernel, stride, dilation = ((pair[0], pair[1]) for pair in (layer.kernel_size, layer.stride, layer.dilation))
+        kernel, stride, dilation = map(pair, (layer.kernel_size, layer.stride, layer.dilation))
         groups = layer.groups
         inputs, outputs = layer.in_channels // groups, layer.out_channels // groups
         return Shape(out_size, kernel, stride, dilation, inputs, outputs, groups, bits)
-    stride = layer.stride if isinstance(layer.stride, tuple) else (layer.stride, layer.stride)
-    return Shape(out_size, layer.window(), stride, (1, 1), 1, 1, size[0], 1)
+    return Shape(out_size, layer.window(), pair(layer.stride), (1, 1), 1, 1, size[0], 1)
