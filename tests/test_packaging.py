@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -90,6 +89,7 @@ def test_every_public_name_exists_and_is_sorted() -> None:
 
 
 def test_the_version_is_said_once() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="comes with Python 3.11")
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert project["version"] == fxsnn.__version__
 

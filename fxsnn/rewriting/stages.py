@@ -23,11 +23,12 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from html import escape
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
+from typing_extensions import dataclass_transform
 
 from fxsnn.ambient import neutral
 from fxsnn.data import accepted

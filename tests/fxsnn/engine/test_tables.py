@@ -49,7 +49,7 @@ def sums(tables: ConvolutionTables, spikes: NDArray[np.int64]) -> NDArray[np.int
         for run in range(tables.blocks[block], tables.blocks[block + 1]):
             byte = np.zeros(4, np.uint8)
             for lookup in range(tables.flushes[run], tables.flushes[run + 1]):
-                index = indices[tables.group[lookup], *tables.tap[lookup]]
+                index = indices[(tables.group[lookup], *tables.tap[lookup])]
                 byte += tables.tables[lookup, :, index]
             total += byte
         found.append(total)
