@@ -19,8 +19,8 @@ from fxsnn.rewriting import NOTHING_TO_CONVERT, Pass, facts
 _GLUE = (nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d, *Norm)
 _GLUE_CALLS = ("mean", "flatten", "view", "reshape", "squeeze", "size", "getitem", "getattr", "shape")
 _KNOWN = (*Weighted, *Norm, *Activation, nn.AvgPool2d, nn.Flatten, QuantizedInput)
-_POOLING = "Use average pooling (nn.AvgPool2d): it commutes with adding up spikes, a maximum does not"
-_ACTIVATION = "Use nn.ReLU: only its output can be a firing rate"
+_POOLING = "Train it with average pooling (nn.AvgPool2d): it commutes with adding up spikes, a maximum does not"
+_ACTIVATION = "Train it with nn.ReLU: only its output can be a firing rate"
 
 
 class CheckConvRelu(Pass):

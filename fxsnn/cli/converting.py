@@ -72,6 +72,7 @@ def convert_command(options: argparse.Namespace) -> Answer:
     )  # fmt: skip
     if data is not None:
         snn.provenance = {**snn.provenance, "data": data.to_dict()}
+    replaced = options.output.exists()
     path = snn.save(options.output, golden=options.golden)
     seconds, report, size = time.perf_counter() - start, snn.report, path.stat().st_size
     measured = None if data is None else _measured(network, snn, data, options)
@@ -82,7 +83,8 @@ def convert_command(options: argparse.Namespace) -> Answer:
             f"spiking {measured['spiking']:.2f} % at T = {snn.timesteps}"
         )
     return Answer(
-        f"{report}{calibrated}\n\nwritten in {seconds:.0f} s: {path} ({size:,} bytes)",
+        f"{report}{calibrated}\n\nwritten in {seconds:.0f} s: {path} ({size:,} bytes)"
+        f"{', in place of the file that was there' if replaced else ''}",
         {
             "file": str(path),
             "bytes": size,

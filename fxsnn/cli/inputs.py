@@ -17,6 +17,9 @@ from fxsnn.storage import load_weights
 ACCURACY_IMAGES = 1000
 """So many images are enough to say how accurate a network is, to about a point."""
 
+BUDGET_IMAGES = 256
+"""So many images are enough to say where activations differ."""
+
 
 def model_named(options: argparse.Namespace, *, trained: bool = True) -> nn.Module:
     """The model that the options name, with its weights if there are some.

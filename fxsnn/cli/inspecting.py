@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
+
+from torch import nn
 
 from fxsnn.cli.answer import Answer
-from fxsnn.cli.data_sets import data_set_for, first_batches, require_data_for_normalisation
-from fxsnn.cli.inputs import ACCURACY_IMAGES, network_in
-from fxsnn.insight import accuracy
+from fxsnn.cli.data_sets import DataSet, data_set_for, first_batches, require_data_for_normalisation
+from fxsnn.cli.inputs import ACCURACY_IMAGES, BUDGET_IMAGES, model_if_named, network_in
+from fxsnn.errors import OptionError
+from fxsnn.insight import error_budget, sweep
 from fxsnn.loading import verify
 from fxsnn.network import SpikingNetwork
 from fxsnn.storage import require_place
@@ -18,18 +22,18 @@ def report_command(options: argparse.Namespace) -> Answer:
     if options.html is not None:
         require_place(options.html, "--html")
     require_data_for_normalisation(options)
+    if options.model is not None and (options.html is None or options.data is None):
+        raise OptionError("--model is for the error budget of the page; give --html and --data, too")
+    model = model_if_named(options)
     snn = network_in(options)
     data = None if options.data is None else data_set_for(options, snn)
     batches = None if data is None else first_batches(data, snn, options, options.limit)[0]
     report = snn.report if batches is None else snn.profile(batches)
     measured = "" if data is None else f"\nmeasured on {data}"
     if options.html is not None:
-        right = {}
-        if data is not None:
-            # Activity is clear from few images, accuracy is not.
-            many, count = first_batches(data, snn, options, ACCURACY_IMAGES)
-            right[f"on {count:,} images of {data}, T={snn.timesteps}"] = accuracy(snn, many)
-        report.save_page(options.html, options.file.name, accuracy=right, note=_provenance(snn).strip())
+        report.save_page(
+            options.html, options.file.name, note=_provenance(snn).strip(), **_parts(snn, model, data, options)
+        )
         measured += f"\nwritten: {options.html}"
     answer = {
         "file": str(options.file),
@@ -38,6 +42,24 @@ def report_command(options: argparse.Namespace) -> Answer:
         "report": report.to_dict(),
     }
     return Answer(f"{report}{measured}{_provenance(snn)}", answer)
+
+
+def _parts(
+    snn: SpikingNetwork, model: nn.Module | None, data: DataSet | None, options: argparse.Namespace
+) -> dict[str, Any]:
+    """What the page has beside the report: accuracy and sweep of the data, the budget where there is a model, too."""
+    if data is None:
+        return {}
+    # Activity is clear from few images, accuracy is not.
+    many, count = first_batches(data, snn, options, ACCURACY_IMAGES)
+    model = None if model is None else model.to(snn.device)
+    swept = sweep(snn, many, timesteps=2 * snn.timesteps, model=model)
+    where = f"on {count:,} images of {data}"
+    right = {} if model is None else {f"ANN, {where}": swept.reference}
+    right[f"spiking, {where}, T={snn.timesteps}"] = swept.points[snn.timesteps - 1].accuracy
+    few = first_batches(data, snn, options, BUDGET_IMAGES)[0]
+    budget = None if model is None else error_budget(model, snn, few)
+    return {"accuracy": right, "sweep": swept, "budget": budget}
 
 
 def verify_command(options: argparse.Namespace) -> Answer:

@@ -11,7 +11,7 @@ from fxsnn.cli.answer import Answer
 from fxsnn.cli.checking import check_command, targets_command
 from fxsnn.cli.converting import convert_command
 from fxsnn.cli.exporting import nir_command, onnx_command
-from fxsnn.cli.inputs import ACCURACY_IMAGES
+from fxsnn.cli.inputs import ACCURACY_IMAGES, BUDGET_IMAGES
 from fxsnn.cli.insight import budget_command, sweep_command
 from fxsnn.cli.inspecting import report_command, verify_command
 from fxsnn.cli.measuring import eval_command
@@ -116,7 +116,7 @@ def command_line() -> argparse.ArgumentParser:
     _add_file(one)
     _add_model(one, required=True)
     _add_data(one, "measure on its test half; none: the data set that the file was converted with")
-    one.add_argument("--limit", type=positive, default=256, help="so many images, the first ones")
+    one.add_argument("--limit", type=positive, default=BUDGET_IMAGES, help="so many images, the first ones")
     one.add_argument("--plot", type=Path, help="draw it, too: a .png, .svg or .pdf")
 
     one = add("sweep", sweep_command, "how many timesteps a network file needs")
@@ -132,7 +132,12 @@ def command_line() -> argparse.ArgumentParser:
     _add_file(one)
     _add_data(one, "what the network does on its test images; none: on the file's golden ones")
     one.add_argument("--limit", type=positive, default=32, help="so many images, the first ones")
-    one.add_argument("--html", type=Path, help="write the report as a page, too")
+    one.add_argument(
+        "--html",
+        type=Path,
+        help="write it as a page, too; with --data it has the accuracy at every T",
+    )
+    _add_model(one, required=False, use="of the page: its accuracy, and the error budget")
 
     one = add("verify", verify_command, "does a network file still give its golden vectors?")
     one.add_argument("file", type=Path, help="a file that fxsnn wrote")
@@ -160,12 +165,12 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:
+def _add_model(parser: argparse.ArgumentParser, *, required: bool, use: str = "compare with this network") -> None:
     text = "package.module:factory or script.py:factory; called without arguments it gives the network"
     if required:
         parser.add_argument("model", help=text)
     else:
-        parser.add_argument("--model", help=f"compare with this network: {text}")
+        parser.add_argument("--model", help=f"{use}: {text}")
     parser.add_argument("--weights", type=Path, help="its trained weights, a state dict; none: those it is built with")
 
 

@@ -9,7 +9,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx, nn
@@ -103,7 +103,8 @@ def capture_sharing(model: nn.Module) -> Graph:
 def _captured(model: nn.Module, *, share: bool) -> Graph:
     if not isinstance(model, nn.Module):
         problem = f"it is of type {type(model).__name__}, not a torch.nn.Module"
-        raise ModelError([Finding("model", problem, "Pass the network itself")])
+        remedy = f"Call it: {model.__name__}()" if _makes_models(model) else "Pass the network itself"
+        raise ModelError([Finding("model", problem, remedy)])
     model = _unwrapped(model)
     if (finding := _no_ordinary_network(model)) is not None:
         raise ModelError([finding])
@@ -122,6 +123,10 @@ def _captured(model: nn.Module, *, share: bool) -> Graph:
         raise ModelError([_untraceable(model, error)]) from error
     _drop_unused_inputs(module)
     return Graph(module)
+
+
+def _makes_models(model: object) -> TypeGuard[type[nn.Module]]:
+    return isinstance(model, type) and issubclass(model, nn.Module)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

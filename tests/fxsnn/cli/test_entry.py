@@ -159,8 +159,28 @@ class TestReport:
         assert "written: page.html" in out
         data = ("--data", "data.npz", "--limit", "7", "--html", "page.html")
         _, found = as_json(capsys, "report", "net.fxsnn", *data)
-        assert ">on 60 images of data.npz, T=" in (folder / "page.html").read_text()  # 7 are enough for activity alone
+        assert (
+            ">spiking, on 60 images of data.npz, T=" in (folder / "page.html").read_text()
+        )  # 7 are enough for activity alone
         assert found["report"]["images"] == 7
+
+    def test_the_page_has_the_sweep_of_the_data_and_the_budget_of_a_model(
+        self, file: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        data = ("--data", "data.npz", "--html", "page.html")
+        assert called(capsys, "report", "net.fxsnn", *data)[0] == 0
+        page = (folder / "page.html").read_text()
+        assert "Timesteps" in page
+        assert "Error budget" not in page
+        assert called(capsys, "report", "net.fxsnn", *data, "--model", "net.py:trained")[0] == 0
+        page = (folder / "page.html").read_text()
+        assert "Error budget" in page
+        assert "ANN, on 60 images of data.npz" in page
+
+    def test_a_model_without_data_or_a_page_is_refused(self, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        status, _, message = called(capsys, "report", "net.fxsnn", "--model", "net.py")
+        assert status == 2
+        assert "give --html and --data, too" in message
 
 
 def test_targets_are_listed_with_their_limits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,7 +232,7 @@ TUNED = "convert net.py --data data.npz --finetune-epochs 1"
         (f"{TUNED} --finetune-distillation 1.5", "distillation is 1.5; allowed are numbers from 0 to 1"),
         (f"{TUNED} --finetune-validation 1", "validation is 1.0; allowed are shares between 0 and 1"),
         (f"{TUNED} --finetune-patience 2", "patience needs validation"),
-        ("budget net.fxsnn net.py:wide", "Use average pooling (nn.AvgPool2d)"),
+        ("budget net.fxsnn net.py:wide", "Train it with average pooling (nn.AvgPool2d)"),
         ("budget net.fxsnn net.py:Net --plot x.txt", "--plot is x.txt; its name must end in one of: "),
         ("sweep net.fxsnn --plot nowhere/x.png", "there is no folder nowhere; make it first"),
         ("sweep net.fxsnn --weights w.pt", "--weights needs --model"),

@@ -171,6 +171,10 @@ class TestWhatCannotBeCaptured:
         with pytest.raises(ModelError, match=r"it is of type function, not a torch\.nn\.Module"):
             fxsnn.capture(lambda x: x)  # type: ignore[arg-type]
 
+    def test_a_class_instead_of_the_network_that_it_makes(self) -> None:
+        with pytest.raises(ModelError, match=r"it is of type type, not a torch\.nn\.Module\. Call it: Small\(\)"):
+            fxsnn.capture(Small)  # type: ignore[arg-type]
+
     def test_weights_that_are_computed_at_every_call(self) -> None:
         class Half(nn.Module):
             def forward(self, weight: Tensor) -> Tensor:
