@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import fxsnn
-from fxsnn.errors import AccuracyWarning, DataError, FileError, ModelError, OptionError, PipelineError, TrainingError
+from fxsnn.errors import DataError, FileError, ModelError, OptionError, PipelineError, TrainingError
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit
 from fxsnn.passes import (
@@ -31,29 +30,10 @@ from fxsnn.passes import (
 )
 from fxsnn.rewriting import Pipeline
 from fxsnn.training import Epoch
-from tests.nets import Small, images, seeded
+from tests.nets import Small, seeded
+from tests.tuning import DATA, GRAPH, IMAGES, LABELS, V1, finetune, layers, quantised, right
 
 pytestmark = pytest.mark.filterwarnings("ignore:fine-tuning kept the network that it began with")
-
-LABELS = torch.arange(96) % 5
-IMAGES = images(96) / 2 + (LABELS - 2).view(-1, 1, 1, 1)  # the class is the brightness
-DATA = (IMAGES, LABELS)
-
-
-def quantised(model: nn.Module | None = None, bits: int = 2) -> Graph:
-    passes = (Canonicalize(), FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(bits))
-    return Pipeline(passes).run(model or seeded(Small))
-
-
-GRAPH = quantised()
-V1 = fxsnn.get_target("hw_v1.0")
-
-
-def finetune(data: Any = DATA, **options: Any) -> Finetune:
-    return Finetune(
-        data,
-        **{"epochs": 3, "spiking_epochs": 0, "lr": 0.02, "batch_size": 32, "timesteps": 8, "target": V1, **options},
-    )
 
 
 def loss(graph: Graph) -> float:
@@ -295,10 +275,6 @@ def weights(graph: Graph) -> list[Tensor]:
     return [layer.weight for layer in layers(graph)]
 
 
-def layers(graph: Graph) -> list[Any]:
-    return [graph[node] for node in graph.nodes(LowBit)]
-
-
 def test_weight_steps_and_thresholds_are_learned() -> None:
     after = finetune(lr=0.1)(GRAPH).after
     assert all(not torch.equal(one.step, two.step) for one, two in zip(layers(after), layers(GRAPH), strict=True))
@@ -422,152 +398,6 @@ def test_every_option_is_explained_where_users_look() -> None:
     assert [one.name for one in dataclasses.fields(Finetune) if f"\n        {one.name}: " not in told] == []
 
 
-def test_with_distillation_alone_labels_are_not_looked_at() -> None:
-    """Unlabelled splits have labels of -1; others have more classes, or none that are integers."""
-    plain = finetune(IMAGES, distillation=1, validation=0.25)(GRAPH).after.text()
-    for labels in (LABELS - 6, LABELS + 40, LABELS.float()):
-        assert finetune((IMAGES, labels), distillation=1, validation=0.25)(GRAPH).after.text() == plain
-
-
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
-def test_a_teacher_may_give_logits_where_the_network_gives_probabilities(precision: str, tolerance: float) -> None:
-    """In bfloat16 probabilities do not quite add up to 1."""
-    graph = quantised(nn.Sequential(seeded(Small), nn.Softmax(1)))
-    losses: list[list[float]] = []
-    for teacher in (seeded(Small, 5), nn.Sequential(seeded(Small, 5), nn.Softmax(1)), seeded(Small, 5).double()):
-        history: list[Epoch] = []
-        finetune(IMAGES, distillation=1, teacher=teacher, on_epoch=history.append, precision=precision)(graph)
-        losses.append([epoch.loss for epoch in history])
-    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
-    assert losses[2] == pytest.approx(losses[0], rel=tolerance)
-
-
-def test_the_teacher_runs_in_mixed_precision_but_for_validation() -> None:
-    class Watched(Small):
-        def forward(self, images: Tensor) -> Tensor:
-            mixed.append((len(images), torch.is_autocast_enabled("cpu")))
-            return super().forward(images)
-
-    mixed: list[tuple[int, bool]] = []
-    options = {"teacher": seeded(Watched), "precision": "bfloat16", "batch_size": 32}
-    finetune(IMAGES[:32], distillation=1, validation=[IMAGES[:7]], epochs=1, **options)(GRAPH)
-    assert mixed == [(7, False), (32, True), (7, False)]
-
-
-def test_a_teacher_with_other_classes_is_refused() -> None:
-    with pytest.raises(DataError, match=r"the teacher gives outputs of shape \[32, 7\], the network \[32, 5\]"):
-        finetune(distillation=1, teacher=nn.Sequential(seeded(Small), nn.Linear(5, 7)))(GRAPH)
-
-
-def test_distillation_alone_needs_no_labels() -> None:
-    teacher = seeded(Small)
-    with torch.no_grad():
-        wanted = teacher(IMAGES).softmax(1)
-
-    def distance(graph: Graph) -> float:
-        with torch.no_grad():
-            return float(nn.functional.kl_div(graph(IMAGES).log_softmax(1), wanted, reduction="batchmean"))
-
-    after = finetune(IMAGES, distillation=1, epochs=8, lr=0.1)(GRAPH).after
-    assert distance(after) < 0.8 * distance(GRAPH)
-    batches = [(part,) for part in IMAGES.split(32)]
-    assert distance(finetune(batches, distillation=1.0, epochs=8, lr=0.1)(GRAPH).after) < 0.8 * distance(GRAPH)
-
-
-def test_what_the_teacher_gives_is_judged_once() -> None:
-    """A few logits can look like probabilities."""
-
-    class Sure(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.eye(5)[:1].expand(len(x), 5) if len(x) < 32 else seeded(Small)(x)
-
-    history: list[Epoch] = []
-    finetune(IMAGES[:33], distillation=1, teacher=Sure(), on_epoch=history.append, epochs=1)(GRAPH)
-    assert history[0].loss < 5  # probabilities of 0 would lie far away from all that a network says
-
-
-def test_a_teacher_may_keep_more_than_tensors(tmp_path: Path) -> None:
-    class Noted(Small):
-        def get_extra_state(self) -> dict[str, int]:
-            return {"version": 3}
-
-    path = tmp_path / "run.safetensors"
-    finetune(distillation=0.5, teacher=seeded(Noted), checkpoint=path, epochs=1)(GRAPH)
-    assert path.exists()
-
-
-def _locked() -> nn.Module:
-    teacher = seeded(Small)
-    teacher.lock = threading.Lock()
-    return teacher
-
-
-class Demanding(Small):
-    def forward(self, x: Tensor, more: Tensor) -> Tensor:  # type: ignore[override]  # as a user may write it
-        return super().forward(x) + more
-
-
-@pytest.mark.parametrize(
-    ("teacher", "message"),
-    [
-        (_locked(), r"teacher cannot be copied to cpu as torch.float32 \(TypeError: cannot pickle"),
-        (seeded(Small).to("meta"), r"teacher cannot be copied .*NotImplementedError: Cannot copy out of meta"),
-        (seeded(Demanding), r"the teacher fails on images alone \(TypeError: .*'more'"),
-    ],
-)
-def test_a_teacher_that_cannot_teach_is_refused(teacher: nn.Module, message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        finetune(distillation=0.5, teacher=teacher)(GRAPH)
-
-
-def test_another_teacher_can_be_given_and_stays_as_it_is() -> None:
-    teacher = seeded(Small, 5).train()
-    other = finetune(distillation=1, teacher=teacher)(GRAPH).after
-    assert other.text() != finetune(distillation=1)(GRAPH).after.text()
-    assert teacher.training
-
-
-def test_the_teacher_is_the_float_network_whatever_came_before(convert: Any) -> None:
-    """Corrected biases, or an earlier training, are not what is to be learned from."""
-    model = seeded(Small)
-    given = {"timesteps": 8, "calibration_data": IMAGES, "correction": "biases"}
-    tuned = finetune(distillation=1, epochs=1)
-    losses: list[float] = []
-    for teacher in (None, model):
-        passes = dataclasses.replace(tuned, teacher=teacher, on_epoch=lambda epoch: losses.append(epoch.loss))
-        convert(model, **given, finetune=passes)
-        passes(finetune(epochs=2, lr=0.1)(GRAPH).after)
-    assert losses[2:] == pytest.approx(losses[:2], rel=1e-4)
-
-
-def test_the_best_epoch_on_the_validation_data_remains() -> None:
-    history: list[Epoch] = []
-    whole = finetune(epochs=6, lr=0.3, validation=(IMAGES[::3], LABELS[::3]), on_epoch=history.append)(GRAPH).after
-    accuracies = [epoch.validation for epoch in history if epoch.validation is not None]
-    assert len(accuracies) == 6
-    assert [epoch.number for epoch in history] == [1, 2, 3, 4, 5, 6]
-    network = fxsnn.SpikingNetwork(SubstituteSpikes(V1, 8)(whole).after, V1)
-    with torch.no_grad():
-        share = float((network(IMAGES[::3]).argmax(1) == LABELS[::3]).float().mean())
-    assert share >= max(accuracies)
-    start = fxsnn.SpikingNetwork(SubstituteSpikes(V1, 8)(GRAPH).after, V1)
-    with torch.no_grad():
-        first = float((start(IMAGES[::3]).argmax(1) == LABELS[::3]).float().mean())
-    assert share == pytest.approx(max([first, *accuracies]))
-
-
-def test_a_share_of_the_images_can_be_held_out() -> None:
-    history: list[Epoch] = []
-    finetune(epochs=2, validation=0.25, on_epoch=history.append)(GRAPH)
-    assert all(epoch.validation is not None for epoch in history)
-
-
-def test_without_progress_it_stops_early() -> None:
-    history: list[Epoch] = []
-    finetune(epochs=30, lr=1e-9, validation=0.25, patience=2, on_epoch=history.append)(GRAPH)
-    assert len(history) == 2
-
-
 def test_what_is_wrong_with_the_data_shows_before_training(tmp_path: Path) -> None:
     def refuse(_: Epoch) -> None:
         raise AssertionError("it trained")
@@ -585,73 +415,6 @@ def test_what_is_wrong_with_the_data_shows_before_training(tmp_path: Path) -> No
         finetune((IMAGES, LABELS[:5]), validation=0.25, on_epoch=refuse)(GRAPH)
     with pytest.raises(DataError, match="validation needs one of at least two"):
         finetune((IMAGES[:1], LABELS[:1]), validation=0.25, on_epoch=refuse)(GRAPH)
-
-
-def right(graph: Graph, data: Any = DATA) -> float:
-    """Share of the images that the spiking network of a graph classifies right."""
-    network = fxsnn.SpikingNetwork(SubstituteSpikes(V1, 8)(graph).after, V1)
-    with torch.no_grad():
-        return float((network(data[0]).argmax(1) == data[1]).float().mean())
-
-
-START = finetune(epochs=8, lr=0.2)(GRAPH).after
-"""From which a large learning rate leads only downhill."""
-
-
-@pytest.mark.parametrize(("validation", "judged"), [(None, "training"), (DATA, "validation")])
-def test_a_training_that_makes_it_worse_returns_the_start_and_says_so(
-    validation: Any, judged: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    said = (
-        rf"fine-tuning kept the network that it began with: {judged} images that its spikes classify right, \d\d\.\d\d%"
-    )
-    caplog.set_level("INFO", "fxsnn.training.loop")
-    with pytest.warns(AccuracyWarning, match=f"{said}.*A smaller lr, or more epochs"):
-        after = finetune(epochs=2, lr=1.0, gradient_norm=None, validation=validation)(START).after
-    assert right(after) == right(START)
-    for one, two in zip(layers(after), layers(START), strict=True):
-        assert torch.equal(one.codes(), two.codes())
-    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
-        "fine-tuning, epoch 1",
-        "fine-tuning, epoch 2",
-        "fine-tuning kept the network that it began with",
-    ]
-
-
-@pytest.mark.parametrize("options", [{}, {"validation": DATA}, {"distillation": 1.0}, {"spiking_epochs": 1}])
-def test_it_says_which_epoch_it_kept(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "fxsnn.training.loop")
-    finetune(epochs=4, lr=0.2, **options)(GRAPH)
-    *epochs, last = [record.getMessage() for record in caplog.records]
-    judged = "validation" if "validation" in options else "training"
-    assert re.fullmatch(
-        rf"fine-tuning kept epoch \d of {len(epochs)}: {judged} images that its spikes classify right, \d+\.\d\d%; "
-        r"at the start \d+\.\d\d%",
-        last,
-    )
-    if options != {"distillation": 1.0}:
-        assert re.match(r"fine-tuning, epoch 1: loss \d\.\d{4}, accuracy \d+\.\d\d%", epochs[0])
-    assert ("with spikes" in epochs[-1]) == ("spiking_epochs" in options)
-    assert re.search(r", \d+\.\d s$", epochs[-1])
-
-
-def test_data_that_can_be_gone_through_only_once_are_not_judged_on(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "fxsnn.training.loop")
-    finetune(iter([DATA]), epochs=1)(GRAPH)
-    assert caplog.messages[-1] == (
-        "fine-tuning kept epoch 1 of 1, unjudged: the data can be gone through only once; validation= judges it"
-    )
-
-
-def test_to_judge_on_training_images_does_not_move_a_generator_of_the_loaders_own() -> None:
-    found = []
-    for validation in (None, DATA):
-        own = torch.Generator().manual_seed(3)
-        loader = DataLoader(TensorDataset(*DATA), 32, shuffle=True, generator=own)
-        history: list[Epoch] = []
-        finetune(loader, epochs=1, validation=validation, on_epoch=history.append)(GRAPH)
-        found.append((history[0].loss, own.get_state().tolist()))
-    assert found[0] == found[1]
 
 
 def test_a_conversion_starts_from_corrected_layers(convert: Any) -> None:
@@ -700,96 +463,6 @@ def test_a_loop_of_ones_own_is_as_documented() -> None:
 
 def test_spiking_epochs_are_usual() -> None:
     assert Finetune(DATA).spiking_epochs == 1
-
-
-class InterruptionError(Exception):
-    pass
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"optimizer": "adamw", "validation": 0.25}, {"spiking_epochs": 2, "epochs": 2}]
-)
-@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, options: dict[str, Any], at: int) -> None:
-    path = tmp_path / "run.safetensors"
-
-    def interrupt(epoch: Epoch) -> None:
-        if epoch.number == at:
-            raise InterruptionError
-
-    given = {"epochs": 4, "lr": 0.05, **options}
-    with pytest.raises(InterruptionError):
-        finetune(**given, checkpoint=path, on_epoch=interrupt)(GRAPH)
-    numbers: list[int] = []
-    resumed = finetune(**given, checkpoint=path, on_epoch=lambda epoch: numbers.append(epoch.number))(GRAPH).after
-    assert numbers == list(range(at + 1, 5))
-    assert resumed.text() == finetune(**given)(GRAPH).after.text()
-
-
-def test_a_conversion_with_data_that_draw_goes_on_too(tmp_path: Path, convert: Any) -> None:
-    loader = DataLoader(TensorDataset(*DATA), 32, shuffle=True, drop_last=True)
-    options = {"calibration_data": loader, "correction": "both", "calibration": "mse", "timesteps": 4}
-
-    def tune() -> Finetune:
-        return Finetune(DATA, epochs=1, checkpoint=tmp_path / "run.safetensors", on_epoch=epochs.append)
-
-    epochs: list[Epoch] = []
-    first, second = (convert(seeded(Small), **options, finetune=tune()) for _ in range(2))
-    assert [epoch.number for epoch in epochs] == [1, 2]
-    assert torch.equal(first(IMAGES), second(IMAGES))
-
-
-def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
-    path = tmp_path / "run.safetensors"
-    first = finetune(checkpoint=path)(GRAPH).after
-
-    def refuse(_: Epoch) -> None:
-        raise AssertionError("it trained again")
-
-    assert finetune(checkpoint=path, on_epoch=refuse)(GRAPH).after.text() == first.text()
-
-
-class Scaled(nn.Module):
-    """Teachers with the same tensors that say other things."""
-
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self.network, self.scale = seeded(Small), scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(x) * self.scale
-        return logits
-
-
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "run.safetensors"
-    finetune(checkpoint=path)(GRAPH)
-    with pytest.raises(FileError, match=r"belongs to fine-tuning with other options.*delete it"):
-        finetune(checkpoint=path, lr=0.03)(GRAPH)
-    for other in (
-        {"timesteps": 4},
-        {"batch_size": 16},
-        {"data": (IMAGES + 1, LABELS)},
-        {"validation": 0.1},
-        {"teacher": seeded(Small, 3), "distillation": 0.5},
-    ):
-        with pytest.raises(FileError, match="belongs to fine-tuning with other options"):
-            finetune(**{"checkpoint": path, **other})(GRAPH)
-    path.unlink()
-    batches = list(zip(IMAGES.split(48), LABELS.split(48), strict=True))
-    finetune(batches, teacher=Scaled(1), distillation=0.5, checkpoint=path)(GRAPH)
-    for data, scale in ((batches, 9), ([(part + 1, labels) for part, labels in batches], 1)):
-        with pytest.raises(FileError, match="belongs to fine-tuning with other options"):
-            finetune(data, teacher=Scaled(scale), distillation=0.5, checkpoint=path)(GRAPH)
-    path.unlink()
-    finetune(checkpoint=path)(GRAPH)
-    graph = GRAPH.copy()
-    graph.insert_after(graph.nodes(nn.Linear)[-1], "smooth", nn.Softmax(1))  # no weights
-    with pytest.raises(FileError, match="or of a network with other weights or calibration"):
-        finetune(checkpoint=path)(graph)
-    path.write_bytes(b"no such file")
-    with pytest.raises(FileError, match="cannot be read"):
-        finetune(checkpoint=path)(GRAPH)
 
 
 @pytest.mark.parametrize(
