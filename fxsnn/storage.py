@@ -125,7 +125,7 @@ def write_whole(path: str | Path, content: bytes) -> Path:
                 os.fsync(file.fileno())  # before it takes its place: a crash must not leave an empty file there
             if place.exists():
                 temporary.chmod(stat.S_IMODE(place.stat().st_mode))
-            temporary.replace(place)
+            os.replace(temporary, place)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
