@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -394,8 +395,8 @@ def test_the_optimizer_may_be_given_by_the_name_that_the_option_had() -> None:
 
 
 def test_every_option_is_explained_where_users_look() -> None:
-    told = Finetune.__doc__ or ""
-    assert [one.name for one in dataclasses.fields(Finetune) if f"\n        {one.name}: " not in told] == []
+    told = inspect.cleandoc(Finetune.__doc__ or "")  # Python 3.13 keeps it without its indentation
+    assert [one.name for one in dataclasses.fields(Finetune) if f"\n    {one.name}: " not in told] == []
 
 
 def test_what_is_wrong_with_the_data_shows_before_training(tmp_path: Path) -> None:
