@@ -83,7 +83,7 @@ class Finetune(Pass, TrainingOptions):
         if isinstance(validation, Real):
             data, validation = held_out(data, validation, self.seed, labels=labels)
         batches = batches_of(data, self.batch_size, labels=labels)
-        if validation is not None:
+        if validation is not None:  # in any order: it is counted, not learned
             validation = batches_of(validation, self.batch_size, labels=labels, shuffle=False, what="validation data")
         teacher = float_form(graph).module.eval() if self.teacher is None else self._own_teacher(graph)
         known = self.checkpoint is None or self.teacher is None  # a float form's tensors tell all about it

@@ -214,7 +214,7 @@ def refit_step(rows: Tensor, codes: Tensor, step: Tensor, terms: Tensor | None =
 def _fill(out: Tensor, function: Callable[..., object], *rows: Tensor) -> Tensor:
     """`out` [R, n], after `function` wrote into it what it makes of `rows`: of long ones in parts that stay in the
     cache."""
-    width = max(1, 2 * _AT_ONCE // len(out))
+    width = max(1, 2 * _AT_ONCE // len(out))  # any width gives the same numbers
     if out.shape[1] <= width:
         function(out, *rows)
     else:

@@ -216,7 +216,7 @@ def outline(graph: Graph) -> Graph:
     """
     other = graph.copy()
     encode, decode = Encode(1.0, 8, graph.input_channels), list[Node]()
-    value = torch.ones(graph.input_channels or 1, dtype=torch.float64)
+    value = torch.ones(graph.input_channels or 1, dtype=torch.float64)  # of the images, which no layer shows
     for node in other.body():
         if other.is_a(node, *Norm, *Activation):
             other.bypass(node)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fxsnn.layers import Encode, QuantizedInput, unlike_calibration
+from fxsnn.errors import DataError
+from fxsnn.layers import Encode, QuantizedInput, check_images, in_words, unlike_calibration
 from tests.nets import images
 
 
@@ -17,6 +18,14 @@ class TestTheInput:
 
     def test_may_stay_as_it_is(self) -> None:
         assert torch.equal(Encode(1.0, None, 3)(images()), images())
+
+    def test_of_other_channels_is_refused_with_both_numbers(self) -> None:
+        with pytest.raises(DataError, match=r"shape \[2, 1, 8, 6\], that is 1 channels; expected \[N, 3, H, W\]"):
+            check_images(torch.zeros(2, 1, 8, 6), 3)
+
+    def test_is_said_in_words_with_type_and_shape(self) -> None:
+        assert in_words(torch.zeros(2, 3, dtype=torch.int8)) == "torch.int8 [2, 3]"
+        assert in_words(None) == "a NoneType"
 
 
 class TestRange:

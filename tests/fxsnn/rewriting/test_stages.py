@@ -188,6 +188,7 @@ class TestPipeline:
     def test_it_can_be_changed_by_name(self) -> None:
         usual = Pipeline((Canonicalize(), FoldBatchNorm()))
         assert usual.after("canonicalize", ScaleBias()).passes[1].name == "scale-bias"
+        assert usual.after("fold-batch-norm", ScaleBias()).passes[2].name == "scale-bias"
         assert usual.before("canonicalize", ScaleBias()).passes[0].name == "scale-bias"
         assert [p.name for p in usual.without("fold-batch-norm").passes] == ["canonicalize"]
         assert [p.name for p in usual.until("canonicalize").passes] == ["canonicalize"]
