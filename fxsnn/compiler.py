@@ -19,7 +19,7 @@ from fxsnn.data import image_batches, reproducible
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
 from fxsnn.file import unwritable
-from fxsnn.graph import capture, capture_sharing
+from fxsnn.graph import capture, capture_sharing, require_agreement
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, require_flag, shown
@@ -158,13 +158,16 @@ def _completed(finetune: Finetune, **options: Any) -> Finetune:
 
 
 @neutral()
-def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits) -> FitReport:
-    """Whether a network, trained or not, can be converted for a chip; the model is not run and not changed.
+def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits, example: Tensor | None = None) -> FitReport:
+    """Whether a network, trained or not, can be converted for a chip; the model is not changed.
+
+    A copy of it is run once, on three images, to see whether the graph that was captured computes the same.
 
     Args:
         model: an ordinary network.
         target: name of a target, or a `HardwareTarget`.
         bits: weight bits, see `convert`.
+        example: images, where the size matters for what the network does. `None`: usual sizes are tried.
 
     Returns:
         A report with `.ok`, `.layers`, `.violations` (limits of the chip) and `.findings` (all else), everything at
@@ -174,20 +177,29 @@ def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits) -> FitR
         OptionError: unknown target, or bits that it does not know.
     """
     chip = get_target(target)
-    bits = chip.require_choice(bits)
+    return _checked(model, chip, chip.require_choice(bits), example)
+
+
+def _checked(
+    model: nn.Module, chip: HardwareTarget, bits: Bits, example: Tensor | None, *, run: bool = True
+) -> FitReport:
+    """See `check`; `run`: whether the graph is held against the network."""
     try:
-        graph = capture_sharing(model)
+        graph = capture_sharing(model, None if example is None else tuple(example.shape[1:]))
         Canonicalize().rewrite(graph)  # in place: a step would keep copies of all weights
         graph.tidy()
         graph.check()
+        found = (graph.example_input(whole=whole) for whole in (True, False))
+        example = example if example is not None else next((images for images in found if images is not None), None)
+        if run and example is not None:
+            with suppress(DataError):  # the size was tried on the graph alone
+                require_agreement(model, graph, example)
     except ModelError as error:
         return FitReport(chip.name, bits, (), (), error.findings)
     report = CheckLimits(chip, bits).report(graph)
     if findings := CheckConvRelu().findings(graph):
         return replace(report, findings=(*findings, *name_clashes(graph)))
     spiking = outline(graph)
-    found = (graph.example_input(whole=whole) for whole in (True, False))
-    example = next((images for images in found if images is not None), None)
     size = None if example is None else tuple(example.shape[1:])
     return replace(report, findings=tuple(name_clashes(spiking)), unwritable=tuple(unwritable(spiking, chip, size)))
 
@@ -271,7 +283,7 @@ def convert(
     )
     if finetune is not None and finetune.checkpoint is not None:
         require_place(finetune.checkpoint, "checkpoint")
-    report = check(model, target=chip, bits=bits)
+    report = _checked(model, chip, chip.require_choice(bits), passes.example, run=False)
     if report.violations:
         raise TargetError(report.problems, report)
     if report.findings:
@@ -288,11 +300,14 @@ def convert(
             AccuracyWarning,
             stacklevel=3,
         )
-    graph = capture(model)
+    graph = capture(model, passes.example)
     if example is not None:
         require_example(example, graph)
     if passes.example is None:
         passes = replace(passes, example=Canonicalize()(graph).after.example_input())
+        if passes.example is not None:
+            with suppress(DataError):  # the size was tried on the graph alone
+                require_agreement(model, graph, passes.example)
     size = None if passes.example is None else tuple(passes.example.shape[1:])
     choice = chip.require_choice(bits)
     options = {

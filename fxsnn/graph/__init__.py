@@ -3,6 +3,7 @@
 Open `graph.py` first. It imports data, layers, chip, display and the ground.
 """
 
+from fxsnn.graph.agreement import require_agreement
 from fxsnn.graph.copying import copied
 from fxsnn.graph.fitting import fit
 from fxsnn.graph.graph import Graph, Interpreter, largest_difference, require_graph
@@ -26,6 +27,7 @@ __all__ = [
     "largest_difference",
     "layer_rows",
     "place_of",
+    "require_agreement",
     "require_graph",
     "spare_self",
     "view_sizes",

@@ -47,12 +47,14 @@ class Graph:
     Attributes:
         module: the `torch.fx.GraphModule` that runs.
         input_channels: channels of the images that the first convolution reads, `None` where they are not known.
+        image_size: of the images with which it was captured, without the batch; `None`: of any.
     """
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, image_size: tuple[int, ...] | None = None) -> None:
         if not isinstance(module, fx.GraphModule):
             raise OptionError(f"module is {in_words(module)}; expected a torch.fx.GraphModule, or use fxsnn.capture")
         self.module = module
+        self.image_size = image_size
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
@@ -332,12 +334,12 @@ class Graph:
 
     def copy(self) -> Graph:
         """Another graph with other modules but the same tensors; passes replace modules, never write into tensors."""
-        return Graph(copied(self.module, lambda tensor: tensor))
+        return Graph(copied(self.module, lambda tensor: tensor), self.image_size)
 
     @neutral()
     def detached(self, dtype: torch.dtype | None = None) -> Graph:
         """Another graph with tensors of its own, those of a floating type cast to `dtype`."""
-        other = Graph(copied(self.module, lambda tensor: tensor.detach().clone()))
+        other = Graph(copied(self.module, lambda tensor: tensor.detach().clone()), self.image_size)
         if dtype is not None:
             other.module.to(dtype)
         return other
@@ -390,15 +392,15 @@ class Graph:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickle: torch.fx traces when it unpickles."""
-        return _unpickled, self.module.__reduce__()[:2]
+        return _unpickled, (*self.module.__reduce__()[:2], self.image_size)
 
     def __copy__(self) -> Graph:
         """The same program."""
-        return Graph(self.module)
+        return Graph(self.module, self.image_size)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
         """A program of its own, which needs no tracing."""
-        return Graph(copy.deepcopy(self.module, memo))
+        return Graph(copy.deepcopy(self.module, memo), self.image_size)
 
     # Printing --------------------------------------------------------------------------------------------------------
 
@@ -463,10 +465,12 @@ class Graph:
         return html([_HEADER, *self.rows()], wrap=True)
 
 
-def _unpickled(constructor: Callable[..., fx.GraphModule], arguments: tuple[Any, ...]) -> Graph:
+def _unpickled(
+    constructor: Callable[..., fx.GraphModule], arguments: tuple[Any, ...], image_size: tuple[int, ...] | None
+) -> Graph:
     """See `Graph.__reduce__`."""
     with ONE_TRACES:
-        return Graph(constructor(*arguments))
+        return Graph(constructor(*arguments), image_size)
 
 
 class Interpreter(fx.Interpreter):

@@ -44,6 +44,17 @@ def likely_sizes(layers: Sequence[nn.Module], features: int | None, chain: bool)
     yield from sorted(fitting, key=lambda size: max(size) / min(size))[:_RECTANGLES]
 
 
+def sizes_to_try(model: nn.Module) -> Iterator[tuple[int, ...]]:
+    """Sizes of images that are usual for a network whose forward asks for sizes, by its first layer with weights."""
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Linear)
+    first: Any = next((module for module in model.modules() if isinstance(module, kinds)), None)
+    if isinstance(first, nn.Linear):
+        yield (first.in_features,)
+    channels = 1 if isinstance(first, nn.Linear) else getattr(first, "in_channels", 1)
+    for side in dict.fromkeys([*_COMMON, *range(1, 65)]):
+        yield (channels, side) if isinstance(first, nn.Conv1d) else (channels, side, side)
+
+
 def _behind(side: int, layers: Sequence[Any], axis: int) -> int:
     """How long a side of an image is behind the layers; 0 where a window does not fit."""
     for layer in layers:

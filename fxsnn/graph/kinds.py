@@ -11,6 +11,7 @@ from fxsnn.layers import ClippedReLU, RateReLU
 Activation = (nn.ReLU, ClippedReLU, RateReLU)
 Norm = (nn.BatchNorm1d, nn.BatchNorm2d)
 Weighted = (nn.Conv2d, nn.Linear)
+_HOLDS_OTHERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
 def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:
@@ -25,6 +26,34 @@ def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:
     tensors = [*weights, *module.parameters(), *module.buffers()]
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     return device, next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+
+
+_HARMLESS = frozenset(
+    (
+        "__init__", "__repr__", "_load_from_state_dict", "_save_to_state_dict", "_version", "extra_repr",
+        "reset_parameters", "reset_running_stats", "train",
+    )
+)  # fmt: skip
+"""What a subclass may define anew without computing anything else in evaluation mode."""
+
+
+def torch_parent(kind: type) -> type[nn.Module] | None:
+    """The layer of `torch.nn` as which a class computes: itself, or the one whose methods it inherits; else `None`."""
+    own: list[type] = []
+    for parent in kind.__mro__:
+        if parent.__module__.startswith("torch.nn.modules.") and issubclass(parent, nn.Module):
+            break
+        own.append(parent)
+    else:
+        return None
+    if parent is nn.Module or issubclass(parent, _HOLDS_OTHERS):
+        return None
+    changed = {name for one in own for name in vars(one) if name not in _HARMLESS and not _is_about_the_class(name)}
+    return None if any(hasattr(parent, name) for name in changed) else parent
+
+
+def _is_about_the_class(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__") and name not in ("__call__", "__getattr__")
 
 
 def view_sizes(node: Node) -> tuple[Argument, ...]:

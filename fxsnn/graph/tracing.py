@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import threading
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeGuard
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxsnn.ambient import neutral
-from fxsnn.errors import Finding, ModelError
+from fxsnn.errors import DataError, Finding, ModelError
+from fxsnn.graph.agreement import require_agreement
 from fxsnn.graph.copying import ONE_TRACES
 from fxsnn.graph.graph import Graph
-from fxsnn.graph.kinds import place_of
+from fxsnn.graph.image_sizes import sizes_to_try
+from fxsnn.graph.kinds import place_of, torch_parent
 from fxsnn.graph.names import about_program_name, spare_self
+from fxsnn.graph.own_copy import own_copy, unwrapped
+from fxsnn.graph.sized import BATCHES, Sized, Sizing, without_writing
 from fxsnn.graph.sources import user_place, without_frames
-from fxsnn.layers import LEAVES, Decode
-
-_QUANTISED = ("torch.ao.", "torch.nn.quantized", "torch.nn.qat", "torch.nn.intrinsic", "torchao.")
+from fxsnn.layers import LEAVES, in_words, is_readable
 
 
 class Tracer(fx.Tracer):
     """Looks into everything but PyTorch's layers and ours; remembers where in the user's code each call stands.
 
     Only one traces at a time. Modules that another thread runs meanwhile come by here too, and are let through.
+
+    Args:
+        image: size of an image and type of images, with which forward may compute; `None`: they are not known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, image: tuple[tuple[int, ...], torch.dtype] | None = None) -> None:
         super().__init__()
         self.record_stack_traces = True
+        self.sizing: Sizing | None = None
+        self._image = image
         self._thread: int | None = None
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
@@ -42,10 +47,13 @@ class Tracer(fx.Tracer):
         callers = {(frame.f_code.co_filename, str(line)) for frame, line in traceback.walk_stack(None)}
         with ONE_TRACES:
             self._thread = threading.get_ident()
+            if self._image is not None:
+                self.sizing = Sizing(root, self._image[0], place_of(root)[0], self._image[1])
             try:
                 program = super().trace(root, concrete_args)
             finally:
                 self._thread = None
+        _put_batch_sizes(program)
         for node in program.nodes:
             # Up to PyTorch 2.6 traces have the frames of who asked for the trace, too: not where the call stands.
             node.stack_trace = without_frames(node.stack_trace, callers)
@@ -57,139 +65,194 @@ class Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """See `fx.Tracer`."""
-        if self._thread != threading.get_ident():
+        if self._thread != threading.get_ident() or self._computing():
             return forward(*args, **kwargs)
+        if self.submodule_paths is not None and m not in self.submodule_paths:
+            self._adopt(m)
         return super().call_module(m, forward, args, kwargs)
+
+    def _adopt(self, m: nn.Module) -> None:
+        """Register a layer that is made inside of forward, or stands in a plain list."""
+        name = _place_in_a_list(self.root, m) or type(m).__name__.lower()
+        used, count = name, 0
+        while hasattr(self.root, used):
+            count += 1
+            used = f"{name}_{count}"
+        self.root.add_module(used, m.eval())
+        for inner, module in m.named_modules(prefix=used):
+            assert self.submodule_paths is not None
+            self.submodule_paths[module] = inner
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """See `fx.Tracer`."""
+        return Sized(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> fx.Proxy:
+        """See `fx.Tracer`; nothing that is recorded writes into what it reads: that is another value from there on."""
+        written = None
+        if args and isinstance(args[0], Sized):
+            module: Any = self.root.get_submodule(target) if kind == "call_module" else None
+            if getattr(module, "inplace", False):
+                module.inplace, written = False, args[0]
+            elif kind in ("call_function", "call_method") and (pure := without_writing(target, kwargs)) is not None:
+                (target, kwargs), written = pure, args[0]
+        made = super().create_proxy(kind, target, args, kwargs, *more, **options)
+        if self.sizing is not None and isinstance(made, Sized):
+            if kind == "placeholder":
+                first = len(self.graph.find_nodes(op="placeholder")) == 1
+                made.values = self.sizing.images if first else None
+            else:
+                made.values = self.sizing.values(kind, target, args, kwargs)
+        if written is not None:
+            written.becomes(made)
+        return made
+
+    def _computing(self) -> bool:
+        return self.sizing is not None and self.sizing.at_work
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """See `fx.Tracer`."""
-        if self._thread != threading.get_ident():
+        if self._thread != threading.get_ident() or self._computing():
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """See `fx.Tracer`."""
-        return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
+        known = isinstance(m, LEAVES) or torch_parent(type(m)) is not None
+        return known or super().is_leaf_module(m, module_qualified_name)
 
 
 @neutral()
-def capture(model: nn.Module) -> Graph:
+def capture(model: nn.Module, example: Tensor | None = None) -> Graph:
     """The graph of a trained network, as it computes in evaluation mode.
 
     The model is not changed: the graph holds copies of its weights, without its hooks.
 
     Args:
-        model: any `nn.Module` that `torch.fx` can trace, with one input. A wrapper for data parallelism or
-            `torch.compile` around it is taken off.
+        model: any `nn.Module` that `torch.fx` can trace, with one input. Wrappers for data parallelism and those of
+            `torch.compile` are taken off; weights that are computed at every call are computed once.
+        example: images [N, C, H, W]. Forward may then compute with sizes, and a copy of the model and the graph are run
+            on them once and held against each other. `None`: neither, unless there is a size with which it can be
+            traced.
 
     Raises:
-        ModelError: the model cannot be traced; the finding says where and what to do.
+        ModelError: the model cannot be traced, or the graph does not compute what it computes; the finding says where
+            and what to do.
+        DataError: the model cannot be run on the images.
     """
-    return _captured(model, share=False)
+    if example is None:
+        return _captured(model, share=False, size=None)
+    if not is_readable(example) or example.dim() < 2 or not example.is_floating_point():
+        raise DataError(f"example is {in_words(example)}; expected images, a dense tensor of a floating type")
+    graph = _captured(model, share=False, size=tuple(example.shape[1:]))
+    require_agreement(model, graph, example)
+    return graph
 
 
 @neutral()
-def capture_sharing(model: nn.Module) -> Graph:
+def capture_sharing(model: nn.Module, size: tuple[int, ...] | None = None) -> Graph:
     """As `capture`, but with the model's own parameters: a graph to look at, which takes no memory for weights.
 
     Buffers are copied all the same: forward may write into them while it is traced.
 
+    Args:
+        model: as of `capture`.
+        size: of an image, with which forward may compute.
+
     Raises:
         ModelError: as `capture`.
     """
-    return _captured(model, share=True)
+    return _captured(model, share=True, size=size)
 
 
-def _captured(model: nn.Module, *, share: bool) -> Graph:
+def _captured(model: nn.Module, *, share: bool, size: tuple[int, ...] | None) -> Graph:
     if not isinstance(model, nn.Module):
         problem = f"it is of type {type(model).__name__}, not a torch.nn.Module"
         remedy = f"Call it: {model.__name__}()" if _makes_models(model) else "Pass the network itself"
         raise ModelError([Finding("model", problem, remedy)])
-    model = _unwrapped(model)
-    if (finding := _no_ordinary_network(model)) is not None:
-        raise ModelError([finding])
-    own = _own_copy(model, share=share)
-    tracer = Tracer()
+    model = unwrapped(model)
     try:
-        place = place_of(own)[0]
-        with place if place.type not in ("cpu", "meta") else nullcontext():  # what forward makes is to be there, too
-            graph = tracer.trace(own, concrete_args=_defaults(own))
-        _require_names(graph)
-        spare_self(graph)
-        module = fx.GraphModule(own, graph, type(model).__name__)
+        return _traced(model, own_copy(model, share=share), size)
     except ModelError:
         raise
     except Exception as error:
+        for guess in () if size is not None else sizes_to_try(model):
+            try:
+                found = _traced(model, own_copy(model, share=True), guess, strict=True)
+            except fx.proxy.TraceError:  # of no size
+                break
+            except Exception:
+                continue
+            return found if share else _traced(model, own_copy(model), guess)
         raise ModelError([_untraceable(model, error)]) from error
+
+
+def _traced(model: nn.Module, own: nn.Module, size: tuple[int, ...] | None, *, strict: bool = False) -> Graph:
+    device, dtype = place_of(own)
+    tracer = Tracer(None if size is None else (size, dtype or torch.float32))
+    try:
+        with device if device.type not in ("cpu", "meta") else nullcontext():  # what forward makes is to be there, too
+            graph = tracer.trace(own, concrete_args=_defaults(own))
+    finally:
+        if strict and (tracer.sizing is None or tracer.sizing.failed):
+            raise ValueError(f"forward cannot be run on images of {size}")
+    _require_names(graph)
+    spare_self(graph)
+    module = fx.GraphModule(own, graph, type(model).__name__)
     _drop_unused_inputs(module)
-    return Graph(module)
+    return Graph(module, size)
+
+
+def _place_in_a_list(root: nn.Module, layer: nn.Module) -> str:
+    """A name for a layer that stands in a plain list, tuple or dictionary of a module; "" where there is none."""
+    for path, owner in root.named_modules():
+        for attribute, value in vars(owner).items():
+            named: Any = value.items() if isinstance(value, dict) else enumerate(value) if _is_plain(value) else ()
+            for key, one in named:
+                if one is layer and not attribute.startswith("_"):
+                    return "_".join(filter(None, (path.replace(".", "_"), attribute, str(key))))
+    return ""
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _put_batch_sizes(program: fx.Graph) -> None:
+    """The number of images in the place of the first batch size, which `len` of a traced batch gave."""
+    (images, *_) = program.find_nodes(op="placeholder") or (None,)
+    asked = [node for node in program.nodes if node.op != "placeholder" and _mentions(node)]
+    if images is None or not asked:
+        return
+    with program.inserting_after(images):
+        count = program.call_method("size", (images, 0))
+
+    def true_size(value: Any) -> Any:
+        return count if type(value) is int and value == BATCHES[0] else value
+
+    for node in asked:
+        node.args, node.kwargs = (_mapped(given, true_size) for given in (node.args, node.kwargs))
+
+
+def _mentions(node: fx.Node) -> bool:
+    found: list[Any] = []
+    _mapped((node.args, node.kwargs), lambda value: found.append(value) if type(value) is int else None)
+    return BATCHES[0] in found
+
+
+def _mapped(given: Any, change: Callable[[Any], Any]) -> Any:
+    """Arguments of a call with each value changed, in lists, tuples, dictionaries and slices, too."""
+    if isinstance(given, dict):
+        return {key: _mapped(value, change) for key, value in given.items()}
+    if isinstance(given, list | tuple):
+        return type(given)(_mapped(value, change) for value in given)
+    if isinstance(given, slice):
+        return slice(*(_mapped(value, change) for value in (given.start, given.stop, given.step)))
+    return change(given)
 
 
 def _makes_models(model: object) -> TypeGuard[type[nn.Module]]:
     return isinstance(model, type) and issubclass(model, nn.Module)
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile's wrapper
-            model = inner
-        else:
-            return model
-
-
-def _no_ordinary_network(model: nn.Module) -> Finding | None:
-    """What networks are that have been something else before."""
-    name, kinds = type(model).__name__, {type(module) for module in model.modules()}
-    if isinstance(model, torch.jit.ScriptModule):
-        return Finding(name, "it is a TorchScript module", "Pass the network that it was made of")
-    if Decode in kinds:
-        return Finding(name, "it is a spiking network already", "Pass the network that it was converted from")
-    idle = (torch.ao.quantization.QuantStub, torch.ao.quantization.DeQuantStub)  # do nothing before that
-    if found := sorted(kind.__name__ for kind in kinds - set(idle) if kind.__module__.startswith(_QUANTISED)):
-        problem = f"it has been quantised or prepared for it by PyTorch ({', '.join(found)})"
-        return Finding(name, problem, "Pass the network as it was before: fxsnn quantises it by itself")
-    return None
-
-
-def _own_copy(model: nn.Module, *, share: bool) -> nn.Module:
-    memo: dict[int, Any] = {id(one): one for one in model.parameters()} if share else {}
-    for module in model.modules():
-        # Hooks are the user's business; a copy of them must not fire while we run the network.
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
-            memo[id(hooks)] = OrderedDict()
-    findings = _derived_weights(model)
-    if findings:
-        raise ModelError(findings)
-    try:
-        with torch.inference_mode(False):  # tensors made in it do not tell when they are written into
-            return copy.deepcopy(model, memo).eval()
-    except Exception as error:
-        raise ModelError(
-            [Finding(type(model).__name__, f"it cannot be copied ({error})", "Remove what copy.deepcopy refuses")]
-        ) from error
-
-
-def _derived_weights(model: nn.Module) -> list[Finding]:
-    """Layers whose weight is computed anew at every call: the copy would hold a stale one, or none."""
-    findings = []
-    for name, module in model.named_modules():
-        if nn.utils.parametrize.is_parametrized(module):
-            findings.append(
-                Finding(name, "its weight is parametrized", "Call torch.nn.utils.parametrize.remove_parametrizations")
-            )
-        elif any(type(hook).__module__.startswith("torch.nn.utils") for hook in module._forward_pre_hooks.values()):
-            findings.append(
-                Finding(
-                    name,
-                    "its weight is computed by a hook of torch.nn.utils (pruning, weight or spectral norm)",
-                    "Make it permanent first, for instance with torch.nn.utils.prune.remove or remove_weight_norm",
-                )
-            )
-        elif any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in module.parameters(False)):
-            findings.append(Finding(name, "it is lazy and has no weights yet", "Run the model once on a batch"))
-    return findings
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:
@@ -229,7 +292,7 @@ def _untraceable(model: nn.Module, error: Exception) -> Finding:
     return Finding(
         type(model).__name__,
         f"torch.fx cannot trace its forward ({type(error).__name__}: {reason})",
-        "Write forward without branches, loops or conversions that depend on tensor values or shapes, and with one "
-        "image input",
+        "Write forward without branches, loops or conversions that depend on the values of tensors or on the number "
+        "of images, and with one image input; where it depends on their size, give images of it (example=)",
         place,
     )

@@ -17,7 +17,7 @@ from fxsnn.ambient import neutral
 from fxsnn.calibration import Watch
 from fxsnn.data import accepted
 from fxsnn.errors import OptionError
-from fxsnn.graph import Graph, Weighted, capture
+from fxsnn.graph import Graph, Weighted, capture_sharing
 from fxsnn.layers import Encode, QuantizedInput, Spiking, check_images, layer_like
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.numerics import Dynamics, integrate_and_fire, steady_spike_counts
@@ -148,7 +148,7 @@ class MatchedLayer:
 def _float_network(model: nn.Module, snn: SpikingNetwork) -> Graph:
     """The user's network with batch norms folded, in double precision, where the spiking network is."""
     require_spiking(snn)
-    graph = capture(model)
+    graph = capture_sharing(model, snn.image_size)
     for one in (Canonicalize(), CheckConvRelu(), FoldBatchNorm()):  # verified when the network was converted
         graph = one(graph).after
     own = graph.detached(torch.float64)

@@ -318,7 +318,7 @@ class Pipeline:
             DataError: `example` are no images for the network.
             FxsnnError: what the passes raise.
         """
-        graph = model if isinstance(model, Graph) else capture(model)
+        graph = model if isinstance(model, Graph) else capture(model, self.example)
         if any(tensor.is_meta for tensor in graph.module.state_dict().values()):
             remedy = "Give it values: model.to_empty(device='cpu'), then model.load_state_dict(...)"
             raise ModelError([Finding("model", "its weights are on the meta device, which holds no values", remedy)])
@@ -336,7 +336,7 @@ class Pipeline:
 
     def run(self, model: nn.Module | Graph) -> Graph:
         """The graph after the last pass."""
-        graph = model if isinstance(model, Graph) else capture(model)
+        graph = model if isinstance(model, Graph) else capture(model, self.example)
         for step in self.steps(graph):
             graph = step.after
         return graph

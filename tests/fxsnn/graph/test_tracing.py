@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize, prune
 from torch.utils.data import DataLoader, TensorDataset
 
 import fxsnn
@@ -174,18 +173,6 @@ class TestWhatCannotBeCaptured:
     def test_a_class_instead_of_the_network_that_it_makes(self) -> None:
         with pytest.raises(ModelError, match=r"it is of type type, not a torch\.nn\.Module\. Call it: Small\(\)"):
             fxsnn.capture(Small)  # type: ignore[arg-type]
-
-    def test_weights_that_are_computed_at_every_call(self) -> None:
-        class Half(nn.Module):
-            def forward(self, weight: Tensor) -> Tensor:
-                return weight / 2
-
-        model = Small()
-        parametrize.register_parametrization(model.conv1, "weight", Half())
-        prune.l1_unstructured(model.conv2, "weight", 0.5)
-        with pytest.raises(ModelError) as caught:
-            fxsnn.capture(model)
-        assert [finding.layer for finding in caught.value.findings] == ["conv1", "conv2"]
 
     def test_lazy_layers_without_weights(self) -> None:
         with pytest.raises(ModelError, match="lazy and has no weights yet"):

@@ -1,0 +1,150 @@
+"""Whether a captured graph computes what the network computes: both are run once on the same images."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fxsnn.data import accepted
+from fxsnn.errors import Finding, FxsnnWarning, ModelError
+from fxsnn.graph.graph import Graph
+from fxsnn.graph.kinds import place_of
+from fxsnn.graph.own_copy import hooks_of, own_copy, unwrapped
+from fxsnn.graph.sources import user_place
+from fxsnn.layers import check_images
+
+_IMAGES = 3
+_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Largest difference, relative to the largest output; of narrower types 2 %."""
+
+
+def require_agreement(model: nn.Module, graph: Graph, images: Tensor) -> None:
+    """Run a copy of a network, with its hooks, and the graph that was captured of it, and compare.
+
+    Args:
+        model: it stays as it is; its hooks run once, on three images, and a warning says so before.
+        graph: captured of it.
+        images: examples, prepared as for the model; they are not written into.
+
+    Raises:
+        ModelError: the outputs differ by more than rounding; the findings say what can be the cause.
+        DataError: the network cannot be run on the images.
+    """
+    model = unwrapped(model)
+    if images.dim() == 4:
+        check_images(images, graph.input_channels)
+    device, dtype = place_of(model)
+    if device.type == "meta" or len(images) == 0:
+        return
+    given = torch.cat([images[:_IMAGES]] * _IMAGES)[:_IMAGES].to(device, dtype or images.dtype)
+    hooks = hooks_of(model)
+    if hooks:
+        warnings.warn(
+            f"the network has hooks ({_places(hooks)}): they run once now, on {_IMAGES} example images, to see whether "
+            "the network computes the same without them; what is converted has none",
+            FxsnnWarning,
+            stacklevel=4,
+        )
+    with accepted(images, what="example or calibration images"):
+        expected = _run(own_copy(model, share=True, hooks=True), given)
+    try:
+        trouble = _difference(expected, _run(graph.module, given))
+    except RuntimeError as error:  # what forward made for another number of images, for instance
+        trouble = f"it fails ({next(iter(str(error).splitlines()), type(error).__name__)})"
+    if trouble is not None:
+        raise ModelError(_causes(model, trouble, expected, given, hooks))
+
+
+def _run(module: nn.Module, images: Tensor) -> Any:
+    with torch.no_grad():
+        return module.forward(images.clone()) if hasattr(module, "graph") else module(images.clone())
+
+
+def _difference(expected: Any, found: Any) -> str | None:
+    """How two outputs differ, by more than rounding; `None`: they do not."""
+    (wanted, structure), (given, other) = pytree.tree_flatten(expected), pytree.tree_flatten(found)
+    if structure != other:
+        return f"it gives {_shape(found)} instead of {_shape(expected)}"
+    for one, two in zip(wanted, given, strict=True):
+        if not isinstance(one, Tensor) or not isinstance(two, Tensor):
+            if isinstance(one, Tensor) or isinstance(two, Tensor) or one != two:
+                return f"it gives {_shape(two)} instead of {_shape(one)}"
+            continue
+        if one.shape != two.shape:
+            return f"it gives a tensor of {list(two.shape)} instead of {list(one.shape)}"
+        a, b = one.double(), two.double()
+        if bool((a.isnan() != b.isnan()).any()):
+            return "it gives NaN elsewhere"
+        same = (a == b) | a.isnan()
+        moved = float((a - b).abs().masked_fill(same, 0).max()) if a.numel() else 0.0
+        largest = float(a.nan_to_num(0, 0, 0).abs().max()) if a.numel() else 0.0
+        if moved > _ROUNDING.get(one.dtype, 2e-2) * max(largest, 1e-30):
+            return f"its outputs are up to {moved:.3g} off, where the largest is {largest:.3g}"
+    return None
+
+
+def _shape(outputs: object) -> str:
+    return f"a tensor of {list(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+
+
+def _causes(
+    model: nn.Module, trouble: str, expected: Any, images: Tensor, hooks: list[tuple[str, Any]]
+) -> list[Finding]:
+    """What of the network a graph cannot have, as far as running it again tells."""
+    name = type(model).__name__
+    problem = f"the graph that torch.fx captured is not the network: on {_IMAGES} example images {trouble}"
+    if hooks:
+        plain = _run(own_copy(model, share=True), images)
+        if _difference(expected, plain) is not None:
+            return [
+                Finding(
+                    f"{name}{'.' if layer else ''}{layer}",
+                    f"it has a hook that may change values ({_place(hook)}), and a graph has no hooks; {trouble}",
+                    "Put into forward what the hook does, or remove the hook",
+                )
+                for layer, hook in hooks
+            ]
+    again = _run(own_copy(model, share=True), images)
+    if _difference(again, _run(own_copy(model, share=True), images)) is not None:
+        return [
+            Finding(
+                name, f"{problem}; it gives other outputs at every call", "Remove what is random in evaluation mode"
+            )
+        ]
+    stray = [one for one in model.modules() for value in vars(one).values() if _holds_training(value)]
+    if stray:
+        return [
+            Finding(
+                name,
+                f"{problem}; layers in a plain list stay in training mode",
+                "Keep them in a torch.nn.ModuleList, which model.eval() reaches",
+            )
+        ]
+    return [
+        Finding(
+            name,
+            f"{problem}; forward does something else with a tensor than with a traced value",
+            "Remove branches on types (isinstance), on values or on state from forward, and what leaves PyTorch "
+            "(.numpy(), .tolist(), .data of other tensors)",
+        )
+    ]
+
+
+def _holds_training(value: object) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return any(isinstance(one, nn.Module) and one.training for one in parts) and not isinstance(value, nn.Module)
+
+
+def _places(hooks: list[tuple[str, Any]]) -> str:
+    return ", ".join(dict.fromkeys(name or "the network itself" for name, _ in hooks))
+
+
+def _place(hook: Any) -> str:
+    """Name of a hook, and where it is written."""
+    code = getattr(hook, "__code__", None)
+    where = "" if code is None else user_place(code.co_filename, str(code.co_firstlineno))
+    return ", ".join(filter(None, (getattr(hook, "__name__", type(hook).__name__), where)))

@@ -1,0 +1,183 @@
+"""Traced values that know their sizes: forward may compute with them, as it would with those of tensors.
+
+Beside each call that is traced, PyTorch's fake tensors, which have no values, are run for two batch sizes. A size that
+is the same in both is a number; one that differs depends on the number of images and stays a call of the graph.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.node import map_aggregate
+
+BATCHES = (1009, 2003)
+"""Prime, so that no other size of a network is likely to be one of them."""
+
+_FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+_FIXED = ("device", "dtype", "is_cpu", "is_cuda", "is_meta", "is_mkldnn", "is_nested", "is_sparse", "layout", "ndim")
+_PROPERTIES = ("H", "T", "data", "imag", "mH", "mT", "real")
+_TOLD = ("dim", "element_size", "is_complex", "is_contiguous", "is_floating_point", "ndimension", "nelement", "numel")
+
+
+class Sizes(tuple[Any, ...]):
+    """The sizes of a tensor: numbers, and a traced value for each that depends on the batch."""
+
+    def numel(self) -> Any:
+        """How many elements a tensor of these sizes has."""
+        count: Any = 1
+        for size in self:
+            count = count * size
+        return count
+
+
+class Sized(fx.Proxy):
+    """A traced value, and what it is for each of the two batch sizes; `None` where that is not known."""
+
+    values: tuple[Any, Any] | None = None
+
+    def __getattr__(self, k: str) -> Any:
+        if isinstance((self.values or (None,))[0], Tensor):
+            if k == "shape":
+                return self.size()
+            if k in _FIXED:
+                assert self.values is not None
+                return getattr(self.values[0], k)
+            if k in _TOLD:
+                return partial(self._told, k)
+            if k in _PROPERTIES:
+                return self.tracer.create_proxy("call_function", getattr, (self, k), {})
+        return super().__getattr__(k)
+
+    def size(self, dim: int | None = None) -> Any:
+        """As of a tensor."""
+        if self.values is None or not isinstance(self.values[0], Tensor):
+            return self.tracer.create_proxy("call_method", "size", (self,) if dim is None else (self, dim), {})
+        if dim is not None:
+            return self._side(dim)
+        return Sizes(self._side(one) for one in range(self.values[0].dim()))
+
+    def __len__(self) -> int:
+        """As of a tensor or tuple: of a batch the first batch size, in whose place the tracer puts the true one."""
+        if self.values is None:
+            return super().__len__()
+        return len(self.values[0])
+
+    def __iter__(self) -> Iterator[Any]:
+        parts = (self.values or (None,))[0]
+        if isinstance(parts, tuple | list):
+            return (self[place] for place in range(len(parts)))  # type: ignore[index]  # fx adds operators at run time
+        return super().__iter__()
+
+    def _side(self, dim: int) -> Any:
+        assert self.values is not None
+        first, second = (value.shape[dim] for value in self.values)
+        if first == second:
+            return first
+        return self.tracer.create_proxy("call_method", "size", (self, dim % self.values[0].dim()), {})
+
+    def _told(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        assert self.values is not None
+        first, second = (getattr(value, name)(*args, **kwargs) for value in self.values)
+        return first if first == second else self.tracer.create_proxy("call_method", name, (self, *args), kwargs)
+
+    def becomes(self, other: fx.Proxy) -> None:
+        """Stand for another value from now on: an operation has written into this one."""
+        self.node = other.node
+        self.values = getattr(other, "values", None)
+
+    # Of tensors, these write into what other names stand for, too.
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._written(self + other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._written(self - other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._written(self * other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._written(self / other)
+
+    def _written(self, new: fx.Proxy) -> fx.Proxy:
+        if self.values is None or not isinstance(self.values[0], Tensor):
+            return new
+        self.becomes(new)
+        return self
+
+
+class Sizing:
+    """Runs each traced call on fake tensors.
+
+    Args:
+        root: the network that is traced.
+        shape: of an image, without the batch.
+        device: of images.
+        dtype: of images.
+    """
+
+    def __init__(self, root: nn.Module, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> None:
+        self._root = root
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with self._mode:
+            first, second = (torch.empty(batch, *shape, device=device, dtype=dtype) for batch in BATCHES)
+            self.images = (first, second)
+        self.failed = self.at_work = False
+
+    def values(self, kind: str, target: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """What a call gives for each batch size; `None` where something that it reads is not known, or it fails."""
+        self.at_work = True
+        silent, _FAKE_LOG.disabled = _FAKE_LOG.disabled, True  # it prints what is raised
+        try:
+            with self._mode, torch.no_grad():
+                first, second = (self._value(kind, target, args, kwargs, place) for place in range(2))
+        except _UnknownError:
+            return None
+        except Exception:  # forward says it better, when it is run
+            self.failed = True
+            return None
+        finally:
+            self.at_work, _FAKE_LOG.disabled = False, silent
+        return first, second
+
+    def _value(self, kind: str, target: Any, args: Any, kwargs: Any, place: int) -> Any:
+        def known(one: Any) -> Any:
+            if not isinstance(one, fx.Proxy):
+                return BATCHES[place] if type(one) is int and one == BATCHES[0] else one  # `len` gave it
+            if (values := getattr(one, "values", None)) is None:
+                raise _UnknownError
+            return values[place]
+
+        args, kwargs = (cast(Any, map_aggregate)(given, known) for given in (args, kwargs))
+        if kind == "get_attr":
+            path, _, name = str(target).rpartition(".")
+            return getattr(self._root.get_submodule(path), name)
+        if kind == "call_module":
+            return self._root.get_submodule(str(target)).forward(*args, **kwargs)
+        if kind == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        return target(*args, **kwargs)
+
+
+class _UnknownError(Exception):
+    pass
+
+
+def without_writing(target: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """The same call of a function or method, which leaves what it reads alone; `None`: it does so already."""
+    if kwargs.get("inplace") is True:
+        return target, {**kwargs, "inplace": False}
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if not name.endswith("_") or name.startswith("_"):
+        return None
+    if isinstance(target, str):
+        return (name[:-1], kwargs) if hasattr(Tensor, name[:-1]) else None
+    homes = (home for home in (torch, F) if getattr(home, name, None) is target and hasattr(home, name[:-1]))
+    return next(((getattr(home, name[:-1]), kwargs) for home in homes), None)

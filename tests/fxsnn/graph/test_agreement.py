@@ -1,0 +1,291 @@
+"""A capture says what the network says, or an error says why it does not."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, prune
+
+import fxsnn
+from fxsnn.errors import DataError, FxsnnWarning, ModelError
+from tests.nets import Small, images, seeded
+
+EXAMPLE = images(5)
+
+
+class TestAgreement:
+    def test_a_hook_that_changes_values_is_named_with_its_place(self) -> None:
+        model = seeded(Small)
+        model.conv1.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 3,))
+        with (
+            pytest.warns(FxsnnWarning, match=r"has hooks \(conv1\): they run once now, on 3 example images"),
+            pytest.raises(
+                ModelError, match=r"conv1: it has a hook .*<lambda>, test_agreement\.py:\d+.*remove the hook"
+            ),
+        ):
+            fxsnn.capture(model, EXAMPLE)
+
+    def test_a_hook_that_only_looks_runs_once_and_is_left_behind(self) -> None:
+        model, seen = seeded(Small), []
+        model.conv2.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+        with pytest.warns(FxsnnWarning, match="has hooks"):
+            graph = fxsnn.capture(model, EXAMPLE)
+        assert len(seen) == 1
+        assert torch.equal(graph(EXAMPLE), model(EXAMPLE))
+        assert len(seen) == 2
+
+    @pytest.mark.filterwarnings("ignore:the network has hooks")
+    def test_check_and_conversion_ask_too(self) -> None:
+        model = seeded(Small)
+        model.register_forward_hook(lambda module, inputs, output: -output)
+        report = fxsnn.check(model, target="generic", bits=4)
+        assert "it has a hook that may change values" in str(report)
+        assert not report.ok
+        with pytest.raises(ModelError, match="it has a hook that may change values"):
+            fxsnn.convert(model, target="generic", bits=4, calibration_data=EXAMPLE)
+
+    def test_branches_on_types(self) -> None:
+        class Branching(Small):
+            def forward(self, x: Tensor) -> Any:
+                if isinstance(x, Tensor):
+                    x = 2 * x
+                return super().forward(x)
+
+        with pytest.raises(ModelError, match=r"is not the network.*Remove branches on types"):
+            fxsnn.capture(seeded(Branching), EXAMPLE)
+
+    def test_randomness(self) -> None:
+        class Noisy(Small):
+            def forward(self, x: Tensor) -> Any:
+                return super().forward(x) + torch.rand(1)
+
+        with pytest.raises(ModelError, match=r"gives other outputs at every call\. Remove what is random"):
+            fxsnn.capture(seeded(Noisy), EXAMPLE)
+
+    def test_layers_in_a_plain_list_that_stay_in_training_mode(self) -> None:
+        class Listed(Small):
+            def __init__(self) -> None:
+                super().__init__()
+                self.more = [nn.BatchNorm2d(3)]
+
+            def forward(self, x: Tensor) -> Any:
+                return super().forward(self.more[0](x))
+
+        with pytest.raises(ModelError, match=r"layers in a plain list stay in training mode\. Keep them in a torch"):
+            fxsnn.capture(seeded(Listed).eval(), EXAMPLE)
+
+    def test_images_that_the_network_refuses(self) -> None:
+        with pytest.raises(DataError, match="that is 7 channels"):
+            fxsnn.capture(seeded(Small), torch.zeros(2, 7, 10, 10))
+        with pytest.raises(DataError, match="example is a int"):
+            fxsnn.capture(seeded(Small), 3)  # type: ignore[arg-type]
+
+    def test_images_are_not_written_into(self) -> None:
+        class Writing(Small):
+            def forward(self, x: Tensor) -> Any:
+                return super().forward(x.mul_(2))
+
+        given_images = EXAMPLE.clone()
+        graph = fxsnn.capture(seeded(Writing), given_images)
+        assert torch.equal(given_images, EXAMPLE)
+        assert torch.equal(graph(given_images), seeded(Small)(2 * EXAMPLE))
+        assert torch.equal(given_images, EXAMPLE)
+
+
+class Written(Small):
+    """A network whose forward computes with sizes in some way."""
+
+    prepare: ClassVar[Any]
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(self.prepare(x))
+
+
+def _asserts(self: Any, x: Tensor) -> Tensor:
+    assert x.shape[1] == 3
+    assert x.dim() == x.ndim == 4
+    return x
+
+
+def _unpacks(self: Any, x: Tensor) -> Tensor:
+    n, c, h, w = x.size()
+    return x.view(n, c * h, w).reshape(n, c, h, w)
+
+
+def _loops(self: Any, x: Tensor) -> Tensor:
+    count = 1
+    for size in x.size()[1:]:
+        count *= size
+    return x.flatten(1).view(-1, count).unflatten(1, tuple(x.shape[1:]))
+
+
+def _takes_the_length(self: Any, x: Tensor) -> Tensor:
+    return x.reshape(len(x), -1).view(len(x), *x.shape[1:])
+
+
+def _makes_layers(self: Any, x: Tensor) -> Tensor:
+    return nn.ReLU(inplace=True)(x) - nn.ReLU()(-x)
+
+
+def _is_told_the_type(self: Any, x: Tensor) -> Tensor:
+    x = x.float().to(x.device).contiguous() if x.is_floating_point() else x / 255
+    return x.squeeze(0).unsqueeze(0) if x.shape[1] == 1 else x
+
+
+def _writes(self: Any, x: Tensor) -> Tensor:
+    y = x
+    y += 1
+    F.relu(y, inplace=True)
+    y.sub_(1)
+    return x
+
+
+def _unpacks_parts(self: Any, x: Tensor) -> Tensor:
+    parts = x.chunk(x.size(1), 1)
+    assert len(parts) == 3
+    return torch.cat([part for part in parts], dim=1)  # noqa: C416  # a loop, as people write it
+
+
+WAYS = [_asserts, _unpacks, _loops, _takes_the_length, _makes_layers, _is_told_the_type, _writes, _unpacks_parts]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_forward_may_compute_with_sizes(way: Callable[[Any, Tensor], Tensor]) -> None:
+    model = seeded(type("Written", (Written,), {"prepare": way}))
+    graph = fxsnn.capture(model, EXAMPLE)
+    for count in (1, 2, 65):
+        assert torch.equal(graph(images(count)), model(images(count)))
+    assert fxsnn.capture(model)(EXAMPLE).shape == (5, 5)  # a usual size is tried where none is given
+
+
+def test_branches_on_the_number_of_images_are_refused() -> None:
+    class Branching(Small):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x[:64] if x.shape[0] > 64 else x)
+
+    with pytest.raises(ModelError, match=r"Branching \(test_agreement\.py:\d+\): torch\.fx cannot trace"):
+        fxsnn.capture(seeded(Branching), EXAMPLE)
+
+
+class TestWeightsThatAreComputed:
+    """They are made permanent on the copy; the model's stay computed."""
+
+    class Half(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return weight / 2
+
+    def ways(self, layer: nn.Module) -> list[Callable[[], object]]:
+        return [
+            lambda: parametrize.register_parametrization(layer, "weight", self.Half()),
+            lambda: parametrizations.weight_norm(layer),
+            lambda: parametrizations.spectral_norm(layer),
+            lambda: nn.utils.spectral_norm(layer),
+            lambda: prune.l1_unstructured(layer, "weight", 0.5),
+        ]
+
+    @pytest.mark.parametrize("way", range(5))
+    def test_once(self, way: int, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO", "fxsnn.graph.own_copy")
+        model = seeded(Small)
+        self.ways(model.conv1)[way]()
+        model(EXAMPLE)
+        model.eval()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        graph = fxsnn.capture(model, EXAMPLE)
+        assert "conv1: " in caplog.text
+        assert "was made permanent on the copy" in caplog.text
+        assert list(dict(graph["conv1"].named_parameters())) == ["weight", "bias"] or "weight" in dict(
+            graph["conv1"].named_parameters()
+        )
+        assert torch.equal(graph(EXAMPLE), model(EXAMPLE))
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        assert fxsnn.check(model, target="generic", bits=4).ok
+        assert torch.equal(graph(EXAMPLE), model(EXAMPLE))  # check shares parameters, and wrote into none
+
+
+class Scaled(nn.Conv2d):
+    """Another default, the same computation."""
+
+    def __init__(self, here: int, there: int) -> None:
+        super().__init__(here, there, 3, padding=1, bias=False)
+
+
+class Doubled(nn.Conv2d):
+    """Another computation."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def test_a_layer_is_what_it_inherits() -> None:
+    graph = fxsnn.capture(nn.Sequential(Scaled(3, 4), nn.ReLU()).eval(), EXAMPLE)
+    assert graph.is_a(graph.nodes()[1], nn.Conv2d)
+    model = nn.Sequential(Doubled(3, 4, 3), nn.ReLU()).eval()
+    graph = fxsnn.capture(model, EXAMPLE)
+    assert not graph.nodes(nn.Conv2d)
+    assert torch.equal(graph(EXAMPLE), model(EXAMPLE))
+
+
+def test_an_activation_that_forward_keeps_does_not_hinder_the_copy() -> None:
+    class Keeping(Small):
+        def forward(self, x: Tensor) -> Any:
+            self.last = super().forward(x)
+            return self.last
+
+    model = seeded(Keeping)
+    model(EXAMPLE)
+    assert torch.equal(fxsnn.capture(model, EXAMPLE)(EXAMPLE), model(EXAMPLE))
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "compile"])
+def test_inner_wrappers_are_opened(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    body, head = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Linear(4, 2)
+    model = nn.Sequential(wrap(body), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
+    graph = fxsnn.capture(model, EXAMPLE)
+    assert "0.0" in graph
+    assert torch.allclose(graph(EXAMPLE), head(body(EXAMPLE).mean((2, 3))))
+
+
+ODD: list[Callable[[Any, Any], Any]] = [
+    lambda self, x: x,
+    lambda self, x: x * 2 if isinstance(x, Tensor) else x,
+    lambda self, x: x + (1 if hasattr(x, "numpy") and type(x) is Tensor else 0),
+    lambda self, x: x[: len(x)],
+    lambda self, x: x.view(x.shape),
+    lambda self, x: x + torch.zeros(x.shape[1:]),
+    lambda self, x: x + torch.zeros(len(x), 1, 1, 1),
+    lambda self, x: x.permute(0, 1, 3, 2).transpose(2, 3),
+    lambda self, x: x / x.shape[0] * x.size(0),
+    lambda self, x: torch.stack([x, x]).mean(0),
+]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, len(ODD) - 1), max_size=3), st.booleans(), st.booleans())
+def test_the_capture_agrees_or_an_error_says_why(ways: list[int], hook: bool, wrap: bool) -> None:
+    def prepare(self: Any, x: Tensor) -> Tensor:
+        for way in ways:
+            x = ODD[way](self, x)
+        return x
+
+    model: nn.Module = seeded(type("Written", (Written,), {"prepare": prepare}))
+    if hook:
+        model.register_forward_hook(lambda module, inputs, output: output + 1)
+    model = nn.Sequential(nn.DataParallel(model)) if wrap else model
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FxsnnWarning)
+            graph = fxsnn.capture(model.eval(), EXAMPLE)
+    except ModelError as error:
+        assert "not the network" in str(error) or "cannot trace" in str(error) or "hook" in str(error)  # noqa: PT017
+        return
+    for count in (1, 4, 67):
+        assert torch.allclose(graph(images(count)), model(images(count)), rtol=1e-4, atol=1e-5)
