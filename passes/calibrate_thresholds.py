@@ -12,6 +12,7 @@ from fxsnn.calibration import (
     INPUT_DEVIATIONS,
     QUANTIZED_INPUT,
     Histogram,
+    Magnitudes,
     forget_calibration,
     gaussian_moments,
     gaussian_samples,
@@ -20,7 +21,7 @@ from fxsnn.calibration import (
 from fxsnn.chip import whole_number
 from fxsnn.errors import CalibrationWarning, OptionError
 from fxsnn.graph import Graph
-from fxsnn.layers import ActivationSummary, ClippedReLU, QuantizedInput
+from fxsnn.layers import CLIPPED_SHARE, FAR_BEYOND, ActivationSummary, ClippedReLU, QuantizedInput
 from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, real_number, require_flag, shown
 from fxsnn.rewriting import Pass, facts, require_not_spiking
@@ -28,16 +29,24 @@ from fxsnn.rewriting import Pass, facts, require_not_spiking
 METHODS = ("max", "percentile", "mse")
 SATURATED_SHARE = 0.05
 """A layer counts as saturated when more than this share of its activations reach the threshold."""
+LOST_SHARE = 0.5
+"""The input counts as lost when more than this share of the images' numbers that are not zero round to zero."""
+_WIDEST_INPUT = 16
 
 
 class CalibrateThresholds(Pass):
     """Find each ReLU's threshold, and the step of the input.
 
+    The step of the input is that of the largest magnitude of the images, unless another costs surely less squared error
+    of rounding and clipping. Every image counts alike: its errors are relative to its energy. Without data the largest
+    magnitude is taken as 4.
+
     Args:
         data: images, an iterable of batches, or a `DataLoader` of (images, labels). `None`: ranges are derived from
             batch norm statistics and Gaussian moments, with a warning.
-        method: "max" takes the largest activation, "percentile" that percentile of all activations (zeros included),
-            "mse" the threshold at which clipping and rounding to `levels` levels cost the least squared error.
+        method: "max" takes the largest activation, and of the images the largest magnitude; "percentile" that
+            percentile of all activations (zeros included), "mse" the threshold at which clipping and rounding to
+            `levels` levels cost the least squared error.
         percentile: for that method; above 0, at most 100.
         levels: for "mse": the timesteps that the network will run, and so the levels of its rates.
         input_bits: width of the signed integer input, 2 to 16, or `None` for an analog input.
@@ -45,8 +54,9 @@ class CalibrateThresholds(Pass):
         reset: for "mse": that of the network, "subtraction" or "zero".
         initial_membrane: for "mse": where the network's membranes start, as a share of the threshold.
 
-    A layer that is silent or saturated on the data is named in a `CalibrationWarning`. Thresholds of an earlier
-    calibration are replaced.
+    A layer that is silent or saturated on the data is named in a `CalibrationWarning`. So is an input that rounds more
+    than half of the images' numbers to zero, or clips more than 1 % of them from beyond twice its range, zeros left
+    out; the smallest `input_bits` is named at which it does not. Thresholds of an earlier calibration are replaced.
     """
 
     data: Any = None
@@ -68,7 +78,7 @@ class CalibrateThresholds(Pass):
         percentile = real_number(self.percentile)
         if percentile is None or not 0 < percentile <= 100:
             raise OptionError(f"percentile is {shown(self.percentile)}; allowed are numbers above 0 and up to 100")
-        if self.input_bits is not None and whole_number(self.input_bits) not in range(2, 17):
+        if self.input_bits is not None and whole_number(self.input_bits) not in range(2, _WIDEST_INPUT + 1):
             found = shown(self.input_bits)
             raise OptionError(f"input_bits is {found}; allowed are 2 to 16, or None for an analog input")
         object.__setattr__(self, "percentile", percentile)
@@ -83,9 +93,9 @@ class CalibrateThresholds(Pass):
         forget_calibration(graph)
         activations = graph.body(nn.ReLU)
         if self.data is None:
-            histograms, input_range = _without_data(graph, activations), INPUT_DEVIATIONS
+            histograms, magnitudes = _without_data(graph, activations), None
         else:
-            histograms, input_range = observe(graph, activations, self.data, progress=self.progress)
+            histograms, magnitudes = observe(graph, activations, self.data, progress=self.progress)
         troubles = []
         for node, histogram in histograms.items():
             clipped = self._clipped(histogram)
@@ -93,7 +103,9 @@ class CalibrateThresholds(Pass):
                 troubles.extend(_troubles(_layer_name(graph, node), clipped.summary))
             graph.replace(node, clipped)
         if self.input_bits is not None:
-            unit = input_range / ((1 << (self.input_bits - 1)) - 1) or 1.0
+            unit = self._unit(magnitudes, self.input_bits)
+            if magnitudes is not None:
+                troubles.extend(self._input_troubles(magnitudes, unit, self.input_bits))
             graph.insert_after(graph.input(), QUANTIZED_INPUT, QuantizedInput(unit, self.input_bits))
         if self.data is None:
             warnings.warn(
@@ -104,6 +116,29 @@ class CalibrateThresholds(Pass):
             )
         if troubles:
             warnings.warn("\n".join(["calibration found:", *troubles]), CalibrationWarning, stacklevel=2)
+
+    def _unit(self, magnitudes: Magnitudes | None, bits: int) -> float:
+        """The step of an input of so many bits."""
+        if magnitudes is None:
+            return INPUT_DEVIATIONS / ((1 << (bits - 1)) - 1)
+        return magnitudes.widest_unit(bits) if self.method == "max" else magnitudes.least_error_unit(bits)
+
+    def _input_troubles(self, magnitudes: Magnitudes, unit: float, bits: int) -> list[str]:
+        """What is wrong with the input at this step, and what was found to help."""
+        trouble = _input_trouble(magnitudes, unit, bits)
+        if trouble is None:
+            return []
+        advice = []
+        wider = range(bits + 1, _WIDEST_INPUT + 1)
+        fine = (more for more in wider if _input_trouble(magnitudes, self._unit(magnitudes, more), more) is None)
+        enough = next(fine, None)
+        if enough is not None:
+            advice.append(f"use input_bits={enough}")
+        if self.method == "max" and _input_trouble(magnitudes, magnitudes.least_error_unit(bits), bits) is None:
+            advice.append("use method 'percentile' or 'mse', which choose the step of least squared error")
+        advice.append("take hot pixels and other outliers off the images")
+        none = "" if enough else f"no input_bits up to {_WIDEST_INPUT} helps; "
+        return [f"  the input: {trouble}; {none}{', or '.join(advice)}"]
 
     def _clipped(self, histogram: Histogram) -> ClippedReLU:
         if histogram.largest == 0:  # silent: any threshold will do, nothing ever reaches it
@@ -133,6 +168,25 @@ def _layer_name(graph: Graph, node: Node) -> str:
     while source.op == "call_module" and not graph.is_a(source, nn.Conv2d, nn.Linear):
         source = source.all_input_nodes[0]
     return graph.name(source)
+
+
+def _input_trouble(magnitudes: Magnitudes, unit: float, bits: int) -> str | None:
+    """What is wrong with an input of this step; `None`: nothing."""
+    shares = magnitudes.shares(unit, bits)
+    if shares.to_zero > LOST_SHARE:
+        found = f"{shares.to_zero:.0%} of the numbers of the images that are not zero round to zero"
+    elif shares.clipped > CLIPPED_SHARE:
+        found = (
+            f"{shares.clipped:.1%} of the numbers of the images that are not zero are clipped from more than "
+            f"{FAR_BEYOND:g} times the range"
+        )
+    else:
+        return None
+    reach = unit * ((1 << (bits - 1)) - 1)
+    return (
+        f"{found}, at {bits} bits, which range from {-reach:.4g} to {reach:.4g}; half of them are below "
+        f"{magnitudes.median():.4g}, the largest is {magnitudes.largest:.4g}"
+    )
 
 
 def _troubles(layer: str, summary: ActivationSummary) -> list[str]:

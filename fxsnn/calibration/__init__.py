@@ -4,6 +4,7 @@ Open `observation.py` first. It imports graph and what lies below.
 """
 
 from fxsnn.calibration.forgetting import QUANTIZED_INPUT, forget_calibration
+from fxsnn.calibration.magnitudes import Magnitudes
 from fxsnn.calibration.moments import INPUT_DEVIATIONS, gaussian_moments, gaussian_samples
 from fxsnn.calibration.observation import Histogram, Watch, observe
 
@@ -11,6 +12,7 @@ __all__ = [
     "INPUT_DEVIATIONS",
     "QUANTIZED_INPUT",
     "Histogram",
+    "Magnitudes",
     "Watch",
     "forget_calibration",
     "gaussian_moments",

@@ -13,16 +13,14 @@ import torch
 from torch import Tensor
 from torch.fx.node import Node
 
+from fxsnn.calibration.bins import BINS, MANTISSA_BITS, bin_edges, bins_of
+from fxsnn.calibration.magnitudes import Magnitudes
 from fxsnn.data import accepted, image_batches, reproducible
 from fxsnn.display import progress_bar
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, Interpreter
 from fxsnn.numerics import Dynamics, steady_spike_counts
 
-_MANTISSA_BITS = 10  # a bin is 2^-10, about 0.1 %, wide
-_LEAST_EXPONENT, _EXPONENTS = -32, 64
-_BINS = _EXPONENTS << _MANTISSA_BITS
-_FIRST = (127 + _LEAST_EXPONENT) << _MANTISSA_BITS
 _MSE_CANDIDATES = 200
 
 
@@ -38,7 +36,7 @@ class Histogram:
     def __init__(self) -> None:
         self.largest = 0.0
         self.zeros = 0
-        self.counts = torch.zeros(_BINS, dtype=torch.int64)
+        self.counts = torch.zeros(BINS, dtype=torch.int64)
 
     def add(self, values: Tensor) -> None:
         """Count values of any shape; negative ones count as zero.
@@ -53,20 +51,12 @@ class Histogram:
         self.zeros += flat.numel() - positive.numel()
         if positive.numel():
             self.largest = max(self.largest, float(positive.max()))
-            # A float32 is sign, exponent, mantissa: its leading bits are the number of a logarithmic bin.
-            bins = (positive.view(torch.int32) >> (23 - _MANTISSA_BITS)) - _FIRST
-            self.counts += torch.bincount(bins.clamp(0, _BINS - 1), minlength=_BINS).cpu()
+            self.counts += torch.bincount(bins_of(positive), minlength=BINS).cpu()
 
     @property
     def total(self) -> int:
         """How many values were counted."""
         return self.zeros + int(self.counts.sum())
-
-    @staticmethod
-    def edges() -> Tensor:
-        """Lower edges of the bins and the upper edge of the last, float64 [bins + 1]."""
-        bits = (torch.arange(_BINS + 1, dtype=torch.int64) + _FIRST) << (23 - _MANTISSA_BITS)
-        return bits.to(torch.int32).view(torch.float32).double()
 
     def quantile(self, share: float) -> float:
         """The value below which `share` of all values lie, interpolated within its bin; at most `largest`."""
@@ -75,20 +65,20 @@ class Histogram:
             return 0.0
         below = torch.cumsum(self.counts, 0)
         place = int(torch.searchsorted(below.double(), rank - self.zeros))
-        place = min(place, _BINS - 1)
+        place = min(place, BINS - 1)
         inside = (rank - self.zeros - float(below[place] - self.counts[place])) / max(1.0, float(self.counts[place]))
-        low, high = self.edges()[place : place + 2].tolist()
+        low, high = bin_edges()[place : place + 2].tolist()
         return min(low + inside * (high - low), self.largest)
 
     def share_from(self, value: float) -> float:
         """The share of all values at or above `value`, to the width of a bin."""
-        edges = self.edges()[:-1]
-        return float(self.counts[edges >= value * (1 - 2.0**-_MANTISSA_BITS)].sum()) / max(1, self.total)
+        edges = bin_edges()[:-1]
+        return float(self.counts[edges >= value * (1 - 2.0**-MANTISSA_BITS)].sum()) / max(1, self.total)
 
     def least_error_threshold(self, dynamics: Dynamics) -> float:
         """The threshold at which what neurons make of the values under a steady drive has the least squared error."""
         used = self.counts.nonzero().squeeze(1)
-        edges = self.edges()
+        edges = bin_edges()
         values, weights = (edges[used] + edges[used + 1]) / 2, self.counts[used].double()
         best, least = self.largest, float("inf")
         for share in torch.logspace(-2, 0, _MSE_CANDIDATES).tolist():
@@ -123,8 +113,8 @@ class Watch(Interpreter):
 
 def observe(
     graph: Graph, nodes: Iterable[Node], data: Any, *, progress: bool = False
-) -> tuple[dict[Node, Histogram], float]:
-    """Statistics of the outputs of `nodes`, and the largest magnitude of the images.
+) -> tuple[dict[Node, Histogram], Magnitudes]:
+    """Statistics of the outputs of `nodes`, and of the images.
 
     Args:
         graph: the network.
@@ -137,13 +127,13 @@ def observe(
     """
     histograms = {node: Histogram() for node in nodes}
     observer = Watch(graph, histograms, lambda node, value: histograms[node].add(value))
-    largest = 0.0
+    seen = Magnitudes()
     batches = image_batches(data, graph.input_channels)
     with torch.no_grad(), reproducible(0, data):
         for images in progress_bar(batches, "calibrating", show=progress):
             if not bool(torch.isfinite(images).all()):
                 raise DataError("calibration images contain infinite values")
-            largest = max(largest, float(images.abs().max()))
+            seen.add(images)
             with accepted(images, what="calibration images"):
                 observer.run(images.to(graph.device, graph.dtype))
-    return histograms, largest
+    return histograms, seen

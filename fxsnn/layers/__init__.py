@@ -13,6 +13,8 @@ from fxsnn.layers.decode import Decode
 from fxsnn.layers.folded import Folded, FoldedConv2d, FoldedLinear
 from fxsnn.layers.geometry import conv_like, geometry_of, layer_like, linear_like, pair
 from fxsnn.layers.images import (
+    CLIPPED_SHARE,
+    FAR_BEYOND,
     Encode,
     QuantizedInput,
     check_images,
@@ -41,6 +43,8 @@ LEAVES = (ClippedReLU, RateReLU, QuantizedInput, LowBit, Spiking, SpikeReLU, Enc
 """Layers that tracing does not look into."""
 
 __all__ = [
+    "CLIPPED_SHARE",
+    "FAR_BEYOND",
     "HAND_WRITTEN",
     "LEAVES",
     "ActivationSummary",

@@ -91,8 +91,12 @@ def quantize_input(images: Tensor, unit: float, bits: int) -> Tensor:
     return (images.double() / unit).round().clamp(-top, top - 1)
 
 
-_FAR_BEYOND = 2.0
-_CLIPPED_SHARE = 0.01
+FAR_BEYOND = 2.0
+"""Numbers count as clipped, for warnings, where they are more than so many times the range."""
+
+CLIPPED_SHARE = 0.01
+"""Outliers and noise of augmentation are clipped, too; more than this share of images must not be."""
+
 _TINY_PART = 1 / 64
 
 
@@ -100,8 +104,8 @@ def unlike_calibration(images: Tensor, unit: float, bits: int) -> str | None:
     """What says that images have another range than those of calibration, such as 0..255 instead of 0..1.
 
     Ordinary data clip a little: outliers, noise of augmentation. So images count as too large where more than 1 % of
-    their numbers are beyond twice the range, and as too small where all of them lie in 1/64 of it. Images of zeros
-    only tell nothing.
+    their numbers, and more than one an image, are beyond twice the range, and as too small where all of them lie in
+    1/64 of it. Images of zeros only tell nothing.
 
     Args:
         images: [N, C, H, W], of any values.
@@ -118,11 +122,11 @@ def unlike_calibration(images: Tensor, unit: float, bits: int) -> str | None:
     magnitude = max(-low, high)
     if 0 < magnitude < largest * _TINY_PART:
         trouble = f"next to nothing is left of them on an input of {bits} bits"
-    elif magnitude > _FAR_BEYOND * largest:
-        share = float((images.detach().abs() > _FAR_BEYOND * largest).double().mean())
-        if share <= _CLIPPED_SHARE:
+    elif magnitude > FAR_BEYOND * largest:
+        share = float((images.detach().abs() > FAR_BEYOND * largest).double().mean())
+        if share <= max(CLIPPED_SHARE, len(images) / images.numel()):
             return None
-        trouble = f"{share:.0%} of their numbers are more than {_FAR_BEYOND:g} times as large and are clipped"
+        trouble = f"{share:.0%} of their numbers are more than {FAR_BEYOND:g} times as large and are clipped"
     else:
         return None
     return (

@@ -155,8 +155,16 @@ def test_options_that_are_not_allowed_are_refused(options: dict[str, Any], messa
 
 
 class TestTheInput:
-    def test_its_step_lets_the_largest_pixel_have_the_largest_code(self) -> None:
-        assert unit_of(calibrated(DATA)) == pytest.approx(float(DATA.abs().max()) / 127)
+    @pytest.mark.parametrize("method", ["max", "percentile", "mse"])
+    def test_its_step_lets_the_largest_pixel_of_ordinary_images_have_the_largest_code(self, method: str) -> None:
+        bright = torch.rand(DATA.shape) - 0.25
+        assert unit_of(calibrated(bright, method=method)) == float(bright.abs().max()) / 127
+
+    @pytest.mark.parametrize("bits", [3, 8])
+    def test_with_max_it_does_so_for_any_images(self, bits: int) -> None:
+        largest = float(DATA.abs().max()) / ((1 << (bits - 1)) - 1)
+        assert unit_of(calibrated(DATA, method="max", input_bits=bits)) == largest
+        assert unit_of(calibrated(DATA, input_bits=bits)) < largest  # the tails of noise are clipped
 
     def test_without_data_it_reaches_to_four_standard_deviations(self) -> None:
         assert unit_of(calibrated(None)) == pytest.approx(4 / 127)
@@ -188,6 +196,44 @@ class TestReports:
             model.hidden.bias.fill_(3)
         with pytest.warns(CalibrationWarning, match=r"hidden is saturated: 100% of its activations"):
             CalibrateThresholds(DATA)(prepared(model))
+
+    def test_an_input_that_rounds_most_of_the_images_to_zero_is_named_and_the_advice_helps(self) -> None:
+        """A stuck pixel in every frame: it may be what the network reads, so it stays in range."""
+        stuck = torch.rand(32, 3, 12, 12)
+        stuck[:, 0, 3, 3] = 1000.0
+        with pytest.warns(CalibrationWarning) as told:
+            CalibrateThresholds(stuck)(prepared(seeded(Small)))
+        message = str(told[0].message)
+        assert "the input: 100% of the numbers of the images that are not zero round to zero, at 8 bits" in message
+        assert "range from -1000 to 1000; half of them are below 0.5" in message
+        assert "the largest is 1000; use input_bits=11, or take hot pixels and other outliers off the images" in message
+        with pytest.warns(CalibrationWarning, match="at 10 bits"):
+            CalibrateThresholds(stuck, input_bits=10)(prepared(seeded(Small)))
+        CalibrateThresholds(stuck, input_bits=11)(prepared(seeded(Small)))  # any warning is an error here
+        stuck[:, 0, 3, 3] = 0.5
+        CalibrateThresholds(stuck)(prepared(seeded(Small)))
+
+    def test_an_input_that_clips_many_numbers_is_named(self) -> None:
+        """One frame of sixteen was not scaled to 0..1."""
+        mixed = torch.rand(32, 3, 12, 12)
+        mixed[::16] *= 255
+        with pytest.warns(
+            CalibrationWarning, match=r"the input: 5\.\d% of .* clipped from more than 2 times the range"
+        ):
+            CalibrateThresholds(mixed)(prepared(seeded(Small)))
+
+    def test_where_no_width_helps_it_says_so(self) -> None:
+        stuck = torch.rand(32, 3, 12, 12)
+        stuck[:, 0, 3, 3] = 1e6
+        with pytest.warns(CalibrationWarning, match=r"; no input_bits up to 16 helps; take hot pixels"):
+            CalibrateThresholds(stuck)(prepared(seeded(Small)))
+
+    def test_max_is_told_of_what_would_do_without_more_bits(self) -> None:
+        hot = torch.rand(32, 3, 12, 12)
+        hot[5, 0, 3, 3] = 1000.0
+        with pytest.warns(CalibrationWarning, match=r"use input_bits=11, or use method 'percentile' or 'mse', which"):
+            CalibrateThresholds(hot, method="max")(prepared(seeded(Small)))
+        CalibrateThresholds(hot)(prepared(seeded(Small)))
 
     def test_a_healthy_network_is_not_spoken_about(self) -> None:
         CalibrateThresholds(DATA)(prepared(seeded(Small)))  # any warning is an error here
