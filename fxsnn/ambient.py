@@ -61,6 +61,19 @@ _DEFAULT_TYPE = _OfTheProcess(torch.get_default_dtype, torch.set_default_dtype, 
 _DETERMINISTIC = _OfTheProcess(torch.get_deterministic_debug_mode, _put_deterministic, lambda mode: min(mode, 1))
 
 
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` watches, or what calls it; sizes of tensors are tensors then."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]  # PyTorch does not list it
+
+
+def is_recorded() -> bool:
+    """Whether PyTorch makes a program of what runs: it is compiled, exported, or traced (`torch.jit`, ONNX).
+
+    Values must not be looked at then, and only PyTorch's own operators get into the program.
+    """
+    return torch.compiler.is_compiling() or is_traced()
+
+
 @contextmanager
 def neutral(*, gradients: bool = True) -> Iterator[None]:
     """Run as in a process that has set nothing; afterwards everything is as it was. Also a decorator.

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fxsnn.ambient import neutral
+from fxsnn.ambient import is_recorded, neutral
 from fxsnn.chip import HardwareTarget, get_target, whole_number
 from fxsnn.data import accepted, image_batches
 from fxsnn.engine import check_engine, without_engine
@@ -105,7 +105,7 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
-        if torch.compiler.is_compiling():
+        if is_recorded():
             return self.graph.run(images)
         chunk = max(1, FRAMES_AT_ONCE // self.timesteps)
         with self._running(images):
@@ -432,7 +432,7 @@ class SpikingNetwork(nn.Module):
 
     def _by_engine(self, images: Tensor, run: Callable[[Compiled, Tensor], _Result]) -> _Result | None:
         """What the engine gives that is to run these images; `None` where PyTorch has to run them."""
-        if torch.compiler.is_compiling() or type(images) is not Tensor or len(images) == 0:
+        if is_recorded() or type(images) is not Tensor or len(images) == 0:
             return None
         found = self.__compiled
         if found is None or not found.is_of(self.graph):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from fxsnn.ambient import is_recorded, is_traced
 from fxsnn.errors import DataError
 from fxsnn.layers.plain_numbers import PlainNumbers
 
@@ -53,9 +55,9 @@ def require_images(images: object, channels: int | None) -> None:
             more.
     """
     expected = f"[N, {channels if channels is not None else 'C'}, H, W] of a floating type"
-    if not isinstance(images, Tensor) or not (torch.compiler.is_compiling() or is_readable(images)):
+    if not isinstance(images, Tensor) or not (is_recorded() or is_readable(images)):
         raise DataError(f"images are {in_words(images)}; expected a dense tensor {expected}")
-    shape = list(images.shape)
+    shape = [int(side) for side in images.shape] if is_traced() else list(images.shape)
     if images.dim() != 4:
         raise DataError(f"images have shape {shape}; expected {expected}")
     if channels is not None and images.shape[1] != channels:
@@ -79,9 +81,15 @@ def check_images(images: object, channels: int | None) -> None:
     Raises:
         DataError: as `require_images`; or not-a-number in it.
     """
-    require_images(images, channels)
+    if is_traced():
+        with warnings.catch_warnings():
+            # It speaks of sizes that are looked at. PyTorch does not list the class.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+            require_images(images, channels)
+    else:
+        require_images(images, channels)
     assert isinstance(images, Tensor)
-    if not torch.compiler.is_compiling() and bool(images.isnan().any()):
+    if not is_recorded() and bool(images.isnan().any()):
         raise DataError("images contain NaN")
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxsnn.ambient import is_recorded
 from fxsnn.layers.geometry import layer_like
 from fxsnn.layers.low_bit import LowBitConv2d, LowBitLinear
 from fxsnn.layers.plain_numbers import PlainNumbers
@@ -256,7 +257,7 @@ class SpikeAvgPool2d(Spiking, nn.AvgPool2d):
 
     def weighted_sum(self, x: Tensor) -> Tensor:
         """Sum over each window."""
-        if torch.compiler.is_compiling():  # torch.onnx drops a divisor without a word; `drive` rounds what this leaves
+        if is_recorded():  # torch.onnx drops a divisor without a word; `drive` rounds what this leaves
             height, width = self.window()
             return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding) * (height * width)
         return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding, divisor_override=1)

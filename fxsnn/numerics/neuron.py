@@ -89,10 +89,12 @@ def integrate_and_fire(
     """
     theta = threshold.view(1, -1, *[1] * (drive.dim() - 3)).to(drive.dtype)
     start = theta.div(2, rounding_mode="floor") if dynamics.initial_membrane else torch.zeros_like(theta)
-    membrane = start.expand(drive.shape[1:])
+    # No shape is looked at: a program that PyTorch makes of this would hold it, and take no other number of images.
+    drive_of_each_step = drive.expand(dynamics.timesteps, *[-1] * (drive.dim() - 1))
+    membrane = start
     spikes = []
     for step in range(dynamics.timesteps):
-        membrane = membrane + drive[step if len(drive) > 1 else 0]
+        membrane = membrane + drive_of_each_step[step]
         if record is not None:
             record(membrane)
         fired = membrane >= theta

@@ -1,7 +1,8 @@
-"""The spiking network is a PyTorch module like any other: torch.export, torch.compile and ONNX take it."""
+"""The spiking network is a PyTorch module like any other: torch.export, torch.compile, torch.jit and ONNX take it."""
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,60 @@ def test_compile_to_machine_code_gives_the_same_logits() -> None:
     compiled = torch.compile(snn, fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(images()), snn(images()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning", "ignore:.*deprecated:FutureWarning")
+class TestTracing:
+    """`torch.jit.trace`, and what calls it: tensorboard's `add_graph` (strict or not), the old exporter of ONNX."""
+
+    @pytest.mark.parametrize("strict", [True, False])
+    @pytest.mark.parametrize(
+        "name", [name if name == "modules" else pytest.param(name, marks=pytest.mark.slow) for name in CONVERTIBLE]
+    )
+    def test_gives_the_very_logits_for_other_images_and_any_number_of_them(self, name: str, strict: bool) -> None:
+        snn = network(name)
+        program: Any = torch.jit.trace(snn, images(4), strict=strict)
+        with torch.no_grad():
+            for count in (1, 4, 9):
+                given = images(count, seed=3)
+                assert torch.equal(program(given), snn(given))
+
+    @pytest.mark.parametrize(
+        "options", [{"engine": "numba"}, {"reset": "zero", "initial_membrane": 0}, {"input_bits": None}]
+    )
+    def test_does_so_whatever_runs_the_network(self, options: dict[str, Any]) -> None:
+        snn = network(**options)
+        program: Any = torch.jit.trace(snn, images(1))
+        with torch.no_grad():
+            torch.testing.assert_close(program(images(5, seed=3)), snn(images(5, seed=3)), rtol=1e-6, atol=1e-6)
+
+    def test_a_program_is_saved_and_loaded_without_fxsnn_in_it(self) -> None:
+        snn, file = network(), io.BytesIO()
+        torch.jit.save(torch.jit.trace(snn, images(2)), file)
+        file.seek(0)
+        loaded: Any = torch.jit.load(file)
+        with torch.no_grad():
+            assert torch.equal(loaded(images(3)), snn(images(3)))
+
+    def test_what_cannot_be_images_is_refused(self) -> None:
+        with pytest.raises(fxsnn.DataError, match=r"images have shape \[2, 1, 12, 12\], that is 1 channels"):
+            torch.jit.trace(network(), images(2, channels=1))
+
+    @pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript", "ignore:The feature will be removed")
+    @pytest.mark.parametrize("name", ["modules", pytest.param("functional", marks=pytest.mark.slow)])
+    def test_the_old_exporter_of_onnx_takes_any_number_of_images(self, name: str) -> None:
+        onnx = pytest.importorskip("onnx")
+        from onnx.reference import ReferenceEvaluator
+
+        snn, file = network(name, timesteps=2), io.BytesIO()
+        axes = {"images": {0: "N"}, "logits": {0: "N"}}
+        names: Any = {"input_names": ["images"], "output_names": ["logits"], "dynamic_axes": axes}
+        torch.onnx.export(snn, (images(2),), file, dynamo=False, **names)  # type: ignore[arg-type]  # it takes files
+        program = ReferenceEvaluator(onnx.load_from_string(file.getvalue()))
+        for count in (2, 3):
+            (found,) = program.run(None, {"images": images(count, seed=3).numpy()})
+            with torch.no_grad():
+                torch.testing.assert_close(torch.from_numpy(found), snn(images(count, seed=3)), rtol=1e-4, atol=1e-5)
 
 
 def assert_same_in_onnx(module: nn.Module, x: Tensor) -> None:
