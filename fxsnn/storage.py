@@ -9,7 +9,7 @@ import os
 import secrets
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -232,10 +232,10 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
     Args:
         model: the network as it was trained.
-        path: a file that `torch.save(model.state_dict(), path)` wrote. A state dict under the key "state_dict", "model"
-            or "net" is found too. A prefix of all names is taken off where the names are then those of the network:
-            "model." (Lightning), "module." (DataParallel), "_orig_mod." (torch.compile). A `.safetensors` file is read
-            as such.
+        path: a file that `torch.save(model.state_dict(), path)` wrote. A state dict is found, too, under the keys
+            "state_dict", "model_state_dict", "model" or "net", also one in another. Where names are not those of the
+            network, "module." (DataParallel) and "_orig_mod." (torch.compile) come off wherever they stand, and a
+            prefix of all names such as "model." (Lightning). A `.safetensors` file is read as such.
 
     Raises:
         FileError: the file is missing, damaged, holds something else, or does not match; `model` is then unchanged.
@@ -254,8 +254,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        if kind := _pickled_model(path):
+        classes = _unsafe_classes(path)
+        if kind := _pickled_model(classes):
             raise _whole_model(path, kind) from error
+        if classes:
+            raise _other_objects(path, classes) from error
         raise FileError(
             f"{path} cannot be read as a state dict ({type(error).__name__}); it is damaged, or was not written by "
             "torch.save(model.state_dict(), path)"
@@ -270,34 +273,59 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 def _whole_model(path: Path, kind: str) -> FileError:
     return FileError(
-        f"{path} holds a whole pickled model ({kind}); to read it would run code that is in the file. Write its "
-        "weights only, where the model is at hand: torch.save(model.state_dict(), path)"
+        f"{path} holds a whole pickled model ({kind}); to read it would run code that is in the file. Where you trust "
+        "the file and have its code, write the weights only (and take the model out of the dict first, if it is in "
+        "one):\n"
+        f"  model = torch.load({str(path)!r}, weights_only=False)\n"
+        f"  torch.save(model.state_dict(), {_beside(path)!r})"
     )
 
 
-def _pickled_model(path: Path) -> str | None:
-    """The class of a model that was pickled as a whole; nothing in the file is executed. `None`: it holds none."""
+def _other_objects(path: Path, classes: Sequence[str]) -> FileError:
+    return FileError(
+        f"{path} cannot be read as a state dict: it holds other objects than tensors ({', '.join(classes[:_SHOWN])}); "
+        "to read them would run code that is in the file. Where you trust the file, write the weights only:\n"
+        f"  checkpoint = torch.load({str(path)!r}, weights_only=False)\n"
+        f"  torch.save(checkpoint['state_dict'], {_beside(path)!r})"
+    )
+
+
+def _beside(path: Path) -> str:
+    """A name for the weights that are taken out of a file: nothing of the user's is to be overwritten."""
+    return str(path.with_name(f"{path.stem}_weights.pt"))
+
+
+def _unsafe_classes(path: Path) -> list[str]:
+    """What reading the file would import; nothing in it is executed. Empty: nothing, or PyTorch cannot tell."""
     try:
-        classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # it is no archive of PyTorch's
-        return None
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # PyTorch raises what it likes
+        return []
+
+
+def _pickled_model(classes: Sequence[str]) -> str | None:
+    """Which of the classes in a file is that of a model that was pickled as a whole. `None`: it holds none."""
     if not any(name.startswith("torch.nn.modules.") for name in classes):
         return None
-    own = sorted(name for name in classes if not name.startswith(("torch.", "builtins.", "collections.")))
+    own = [name for name in classes if not name.startswith(("torch.", "builtins.", "collections."))]
     return next(iter(own), "a torch.nn.Module")
 
 
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+"""Keys under which checkpoints keep a state dict."""
+
+
 def _state_dict(content: Any) -> dict[str, Tensor] | None:
-    for key in ("state_dict", "model", "net"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+    for _ in _WRAPPERS:  # one in another; a file may also have one that holds itself
+        inner = [content[key] for key in _WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)]
+        content = inner[0] if inner else content
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         return None
     return {str(name): value for name, value in content.items()}
 
 
-_COMPILED = "_orig_mod."
-"""What torch.compile puts before the names of a network, or of those of its parts that were compiled."""
+_WRAPPING_PARTS = ("module", "_orig_mod")
+"""Parts of names that DataParallel and torch.compile put before those of what they wrap."""
 
 _SHOWN = 3
 """So many names a message lists of each kind."""
@@ -310,12 +338,14 @@ def _matched(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> dic
         FileError: names or shapes are others, also without the prefix that most names have.
     """
     wanted = model.state_dict()
+    own = {name: name for name in wanted}
     if any(name not in wanted for name in weights):
-        plain = {name.replace(_COMPILED, ""): value for name, value in weights.items()}
-        if len(plain) == len(weights) and not any(_COMPILED in name for name in wanted):
-            weights = plain
-    prefix = _prefix(wanted, weights)
-    found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        plain_own, plain = {_plain(name): name for name in wanted}, {_plain(name): weights[name] for name in weights}
+        if len(plain_own) == len(wanted) and len(plain) == len(weights):  # no two names have become one
+            own, weights = plain_own, plain
+    prefix = _prefix(own, weights)
+    rests = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    found = {own.get(name, name): value for name, value in rests.items()}
     problems = [
         *_shortened([f"{name} has no such prefix" for name in weights if not name.startswith(prefix)], "have none"),
         *_shortened([f"{name} is missing" for name in wanted if name not in found], "are missing"),
@@ -333,6 +363,11 @@ def _matched(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> dic
         without = f" once {prefix!r} is taken off its names" if prefix else ""
         raise FileError(f"{path} does not match {type(model).__name__}{without}:\n" + "\n".join(problems))
     return found
+
+
+def _plain(name: str) -> str:
+    """A name without the parts that wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPING_PARTS)
 
 
 def _shortened(lines: list[str], what: str) -> list[str]:
