@@ -32,7 +32,7 @@ from fxsnn.cli.parser import CALIBRATION_IMAGES
 from fxsnn.cli.user_code import model_from
 from fxsnn.device import choose_device
 from fxsnn.insight import Batches, accuracy, accuracy_over_time
-from fxsnn.storage import load_weights
+from fxsnn.weights import load_weights
 
 LONGEST_PLOTTED = 32
 

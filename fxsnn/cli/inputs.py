@@ -12,7 +12,7 @@ from fxsnn.device import choose_device
 from fxsnn.errors import FxsnnWarning, OptionError
 from fxsnn.loading import load
 from fxsnn.network import SpikingNetwork
-from fxsnn.storage import load_weights
+from fxsnn.weights import load_weights
 
 ACCURACY_IMAGES = 1000
 """So many images are enough to say how accurate a network is, to about a point."""

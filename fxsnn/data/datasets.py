@@ -35,7 +35,8 @@ from torch.utils.data import Dataset, TensorDataset
 from fxsnn.data.digits import DigitNet
 from fxsnn.errors import DataError, OptionError, UnknownName, importing
 from fxsnn.options import is_one_of
-from fxsnn.storage import as_path, load_weights
+from fxsnn.storage import as_path
+from fxsnn.weights import load_weights
 
 EMBEDDED = "digits"
 """The data set that ships inside the package: 2,000 training and 1,000 test digits of MNIST."""
