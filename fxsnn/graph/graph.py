@@ -276,6 +276,18 @@ class Graph:
                 copies[one] = part.node_copy(one, lambda source: copies[source])
         return fx.GraphModule(self.module, part)
 
+    def up_to(self, node: Node) -> fx.GraphModule:
+        """The part of the network that `node` depends on, as a module that is called with the images and gives its
+        value; it shares all modules and tensors with this graph.
+        """
+        part = fx.Graph()
+        copies, wanted = dict[Node, Node](), self.ancestors(node) | {node, self.input()}
+        for one in self:
+            if one in wanted:
+                copies[one] = part.node_copy(one, lambda source: copies[source])
+        part.output(copies[node])
+        return fx.GraphModule(self.module, part)
+
     # Editing ---------------------------------------------------------------------------------------------------------
 
     def replace(self, node: Node, module: nn.Module) -> None:
