@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,8 +25,9 @@ from fxsnn.graph import Graph, require_graph
 from fxsnn.layers import Decode, Encode, Spiking, check_images, in_words, require_images, unlike_calibration
 from fxsnn.numerics import Dynamics
 from fxsnn.options import require_flag, shown
+from fxsnn.readout import parts_of
 from fxsnn.report import Meter, Report, report_of
-from fxsnn.simulation import FRAMES_AT_ONCE, Compiled, Run, compiled, logits_after_each_step, simulated
+from fxsnn.simulation import FRAMES_AT_ONCE, Compiled, Run, compiled, logits_after_each_step, logits_of, simulated
 from fxsnn.storage import require_place, save_arrays
 
 _Result = TypeVar("_Result")
@@ -94,7 +96,9 @@ class SpikingNetwork(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Any:
-        """Logits, as the user's network gives them.
+        """Logits, or whatever the user's network returns, as it returns it for so many images.
+
+        Layers run on a few images at a time, and the tail on all of them.
 
         Args:
             images: [N, C, H, W] of a floating type, prepared as for the user's network. What lies outside the signed
@@ -107,17 +111,12 @@ class SpikingNetwork(nn.Module):
         """
         if is_recorded():
             return self.graph.run(images)
-        chunk = max(1, FRAMES_AT_ONCE // self.timesteps)
         with self._running(images):
             self._tell_range(images)
             logits = self._by_engine(images, Compiled.logits)
-            if logits is not None:
-                return logits
-            if len(images) <= chunk:
-                return self.graph.run(images)
-            return torch.cat([self.graph.run(part) for part in images.split(chunk)])
+            return logits_of(self.graph, images, self.timesteps) if logits is None else logits
 
-    def early_readout(self, images: Tensor) -> Tensor:
+    def early_readout(self, images: Tensor) -> Any:
         """Logits after every step, [T, N, classes]: row t is what a run of t + 1 steps gives.
 
         Accuracy against T costs one run, in memory for a few images at a time.
@@ -125,8 +124,12 @@ class SpikingNetwork(nn.Module):
         Args:
             images: as for a call.
 
+        Returns:
+            A tensor [T, N, ...], or such tensors in the structure in which the user's network returns them; also where
+            it drops the dimension of a single image.
+
         Raises:
-            DataError: these cannot be images for the network.
+            DataError: these cannot be images for the network, or what it returns cannot be told apart by image.
             OptionError: the engine that was asked for cannot run here.
         """
         with torch.no_grad(), self._running(images):
@@ -145,14 +148,19 @@ class SpikingNetwork(nn.Module):
             Logits after each step, spikes and membrane ranges of every layer.
 
         Raises:
-            DataError: these cannot be images for the network.
+            DataError: these cannot be images for the network, or what it returns cannot be told apart by image.
             OptionError: the engine that was asked for cannot run here.
         """
         membranes = require_flag("membranes", membranes)
+        return self._simulated(images, membranes=membranes)
+
+    def _simulated(self, images: Tensor, *, membranes: bool = False, readout: bool = True) -> Run:
         with torch.no_grad(), self._running(images):
             self._tell_range(images)
-            run = None if membranes else self._by_engine(images, Compiled.simulated)
-            return simulated(self.graph, images, self.timesteps, membranes=membranes) if run is None else run
+            run = None if membranes else self._by_engine(images, partial(Compiled.simulated, readout=readout))
+            if run is not None:
+                return run
+            return simulated(self.graph, images, self.timesteps, membranes=membranes, readout=readout)
 
     def count_spikes(self, images: Tensor) -> dict[str, Tensor]:
         """How often each neuron of each layer spikes, int32 [N, C, ...]; as `simulate`, in less time and memory.
@@ -168,7 +176,8 @@ class SpikingNetwork(nn.Module):
             self._tell_range(images)
             counted = self._by_engine(images, Compiled.spike_counts)
             if counted is None:
-                runs = [simulated(self.graph, part, self.timesteps).spike_counts for part in self._parts(images)]
+                simulate = partial(simulated, self.graph, timesteps=self.timesteps, readout=False)
+                runs = [simulate(images=part).spike_counts for part in self._parts(images)]
                 counted = {name: torch.cat([counts[name].int() for counts in runs]) for name in runs[0]}
             return counted
 
@@ -314,7 +323,9 @@ class SpikingNetwork(nn.Module):
             OptionError: the engine that was asked for cannot run here.
         """
         meter = Meter(self.graph, self.timesteps)
-        for batch, run in self.runs(images):
+        for batch, run in self._runs(images, readout=False):
+            if meter.images == 0:
+                self(batch[:2].to(self.device))  # the tail must take images of this size, too
             meter.add(batch, run.spikes, run.membrane_range)
         return report_of(self.graph, self.__target, self.__dynamics, meter.result())
 
@@ -325,18 +336,20 @@ class SpikingNetwork(nn.Module):
             images: as for `profile`.
 
         Raises:
-            DataError: these cannot be images for the network.
+            DataError: these cannot be images for the network, or what it returns cannot be told apart by image.
             OptionError: the engine that was asked for cannot run here.
         """
+        return self._runs(images, readout=True)
+
+    def _runs(self, images: Any, *, readout: bool) -> Iterator[tuple[Tensor, Run]]:
         for batch in image_batches(images, None, what="data"):
             for part in self._parts(batch):
-                yield part, self.simulate(part.to(self.device))
+                yield part, self._simulated(part.to(self.device), readout=readout)
 
-    def _parts(self, images: Any) -> tuple[Tensor, ...]:
+    def _parts(self, images: Any) -> Sequence[Tensor]:
         """So many images at a time as PyTorch simulates best."""
         check_images(images, self.graph.input_channels)
-        parts: tuple[Tensor, ...] = images.split(max(1, FRAMES_AT_ONCE // self.timesteps))
-        return parts
+        return parts_of(images, FRAMES_AT_ONCE // self.timesteps)
 
     def _static_report(self) -> Report:
         return report_of(self.graph, self.__target, self.__dynamics)
@@ -473,14 +486,16 @@ class SpikingNetwork(nn.Module):
 
 
 def _require_spikes(graph: Graph) -> None:
-    """Refuse a graph that has no neurons yet.
+    """Refuse a graph that has no neurons yet, or whose spikes are not decoded at one place.
 
     Raises:
-        ModelError: it has none.
+        ModelError: it has none, or they are not.
     """
+    remedy = "Give the graph behind SubstituteSpikes: what the last pass of fxsnn.pipeline(...) makes"
     if not any(graph.spikes(node) for node in graph.nodes(Spiking)):
-        remedy = "Give the graph behind SubstituteSpikes: what the last pass of fxsnn.pipeline(...) makes"
         raise ModelError([Finding("graph", "none of its layers spikes", remedy)])
+    if (count := len(graph.nodes(Decode))) != 1:
+        raise ModelError([Finding("graph", f"it decodes spikes at {count} places; one is allowed", remedy)])
 
 
 def require_image_size(size: object) -> tuple[int, ...] | None:

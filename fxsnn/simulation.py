@@ -15,6 +15,8 @@ from fxsnn.engine.chain import Chain, Engine, Fingerprint, Recording, fingerprin
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, Interpreter
 from fxsnn.layers import Decode, SpikeLinear, Spiking, check_images
+from fxsnn.outputs import joined, tensors_in
+from fxsnn.readout import outputs_after_each_step, outputs_of, parts_of
 
 FRAMES_AT_ONCE = 256
 """Images times steps that PyTorch runs together: few, whose spikes stay in the cache, are faster than a whole batch."""
@@ -27,19 +29,20 @@ class Run:
     """What one simulation showed. Layers go by their names in the user's network.
 
     Attributes:
-        logits: [T, N, classes]; row t is what a run of t + 1 steps gives.
+        logits: [T, N, classes]; row t is what a run of t + 1 steps gives. Of a network that returns several tensors,
+            the structure in which it returns them.
         spikes: per layer, 0 and 1, [T, N, C, ...].
         membrane_range: per layer, the smallest and the largest value any membrane had before a reset.
         membranes: per layer, membranes before the reset, [T, N, C, ...]; empty unless they were asked for.
     """
 
-    logits: Tensor
+    logits: Any
     spikes: dict[str, Tensor]
     membrane_range: dict[str, tuple[float, float]]
     membranes: dict[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        steps, images = self.logits.shape[:2]
+        steps, images = [*tensors_in(self.logits), *self.spikes.values()][0].shape[:2]
         layers = ", ".join(f"{name} {rate:.3f}" for name, rate in self.firing_rates.items())
         return f"Run of {images} image{'s' if images != 1 else ''} for T={steps}; firing rates: {layers or 'none kept'}"
 
@@ -54,7 +57,34 @@ class Run:
         return {name: float(spikes.mean()) for name, spikes in self.spikes.items()}
 
 
-def simulated(graph: Graph, images: Tensor, timesteps: int, *, membranes: bool = False) -> Run:
+def logits_of(graph: Graph, images: Tensor, timesteps: int) -> Any:
+    """What a spiking graph returns in PyTorch: its layers run on a few images at a time, the tail on all of them.
+
+    Args:
+        graph: the program.
+        images: [N, C, H, W].
+        timesteps: T, as its layers have it.
+    """
+    chunk = max(1, FRAMES_AT_ONCE // timesteps)
+    if len(images) <= chunk:
+        return graph.run(images)
+    decode = _decode_of(graph)
+    body = graph.up_to(decode)
+    return outputs_of(graph.behind(decode), (_without_gradients(body, part) for part in images.split(chunk)), images)
+
+
+def _without_gradients(body: fx.GraphModule, images: Tensor) -> Tensor:
+    """Activations; spikes have no gradient."""
+    with torch.no_grad():
+        activations: Tensor = body.forward(images)
+    return activations
+
+
+def _decode_of(graph: Graph) -> Node:
+    return next(iter(graph.nodes(Decode)))
+
+
+def simulated(graph: Graph, images: Tensor, timesteps: int, *, membranes: bool = False, readout: bool = True) -> Run:
     """Run a spiking graph in PyTorch and look inside: what every engine has to give.
 
     Args:
@@ -62,26 +92,30 @@ def simulated(graph: Graph, images: Tensor, timesteps: int, *, membranes: bool =
         images: [N, C, H, W].
         timesteps: T, as its layers have it.
         membranes: keep every membrane at every step.
+        readout: run the tail, too; without it there are no logits.
 
     Raises:
-        DataError: these cannot be images for the network.
+        DataError: these cannot be images for the network, or what it returns cannot be told apart by image.
     """
     check_images(images, graph.input_channels)
     if len(images) == 0:
         raise DataError("there are no images to look at")
     watch = _Watch(graph, keep=("spikes", "membranes") if membranes else ("spikes",))
-    return Run(watch.logits(images, timesteps), watch.spikes, watch.ranges, watch.membranes())
+    activations = watch.run(images)
+    logits = outputs_after_each_step(watch.tail(), activations, images, timesteps) if readout else None
+    return Run(logits, watch.spikes, watch.ranges, watch.membranes())
 
 
-def logits_after_each_step(graph: Graph, images: Tensor, timesteps: int) -> Tensor:
-    """Logits [T, N, classes] of a spiking graph in PyTorch, a few images at a time.
+def logits_after_each_step(graph: Graph, images: Tensor, timesteps: int) -> Any:
+    """Logits [T, N, classes] of a spiking graph in PyTorch, a few images at a time; or a structure of such tensors.
 
     Raises:
-        DataError: these cannot be images for the network.
+        DataError: these cannot be images for the network, or what it returns cannot be told apart by image.
     """
     check_images(images, graph.input_channels)
-    parts = images.split(max(1, FRAMES_AT_ONCE // timesteps))
-    return torch.cat([_Watch(graph, keep=()).logits(part, timesteps) for part in parts], dim=1)
+    watch = _Watch(graph, keep=())
+    tail, parts = watch.tail(), parts_of(images, FRAMES_AT_ONCE // timesteps)
+    return joined([outputs_after_each_step(tail, watch.run(part), part, timesteps) for part in parts], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,20 +140,21 @@ class Compiled:
         """Whether the graph still calls the same modules in the same way, and tensors are what the engine copied."""
         return _program_of(graph) == self.program and self.fingerprint.holds(self.chain)
 
-    def logits(self, images: Tensor) -> Tensor:
-        """[N, classes]."""
-        return torch.cat([self._logits(part) for part in self._parts(images)])
+    def logits(self, images: Tensor) -> Any:
+        """[N, classes], or whatever the tail makes of the activations of all images."""
+        return outputs_of(self.tail, map(self._activations, self._parts(images)), images)
 
-    def logits_after_each_step(self, images: Tensor) -> Tensor:
-        """[T, N, classes]."""
-        parts = self._parts(images, _COUNTS_AT_ONCE // self.chain.decode.dynamics.timesteps)
-        return torch.cat([self._logits_after_each_step(part) for part in parts], dim=1)
+    def logits_after_each_step(self, images: Tensor) -> Any:
+        """[T, N, classes], or a structure of such tensors."""
+        parts = self._parts(images, _COUNTS_AT_ONCE // self._timesteps)
+        return joined([self._logits_after_each_step(part, self._counts_after_each_step(part)) for part in parts], dim=1)
 
-    def simulated(self, images: Tensor) -> Run:
+    def simulated(self, images: Tensor, *, readout: bool = True) -> Run:
         """As the function `simulated`."""
         check_images(images, self.chain.encode.channels)
         recording = Recording()
-        logits = self._logits_after_each_step(images, recording)
+        counts = self._counts_after_each_step(images, recording)
+        logits = self._logits_after_each_step(images, counts) if readout else None
         spikes = {name: spikes.float() for name, spikes in recording.spikes.items()}
         return Run(logits, spikes, recording.ranges)
 
@@ -146,27 +181,28 @@ class Compiled:
                 wrong.append(name)
         return wrong
 
+    @property
+    def _timesteps(self) -> int:
+        return self.chain.decode.dynamics.timesteps
+
     def _parts(self, images: Tensor, most: int = 1 << 31) -> Sequence[Tensor]:
         """As many images at a time as the engine likes, or fewer."""
         assert self.engine is not None
         check_images(images, self.chain.encode.channels)
-        parts: Sequence[Tensor] = images.split(max(1, min(self.engine.images_at_once, most)))
-        return parts
+        return parts_of(images, min(self.engine.images_at_once, most))
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _activations(self, images: Tensor) -> Tensor:
         assert self.engine is not None
         with torch.no_grad():
-            counts = self.engine.counts(images)
-        logits: Tensor = self.tail.forward(self.chain.decode.value(counts), images)
-        return logits
+            return self.chain.decode.value(self.engine.counts(images))
 
-    def _logits_after_each_step(self, images: Tensor, recording: Recording | None = None) -> Tensor:
+    def _counts_after_each_step(self, images: Tensor, recording: Recording | None = None) -> Tensor:
         assert self.engine is not None
-        counts = self.engine.counts(images, every_step=True, recording=recording)
-        if any(node.users for node in self.tail.graph.find_nodes(op="placeholder", target="images")):
-            images = _at_every_step(images, len(counts))
-        logits: Tensor = self.tail.forward(self.chain.decode.values_after_each_step(counts), images)
-        return logits.unflatten(0, (len(counts), -1))
+        return self.engine.counts(images, every_step=True, recording=recording)
+
+    def _logits_after_each_step(self, images: Tensor, counts: Tensor) -> Any:
+        activations = self.chain.decode.values_after_each_step(counts)
+        return outputs_after_each_step(self.tail, activations, images, len(counts))
 
 
 def compiled(graph: Graph, chain: Chain, engine: str) -> Compiled:
@@ -175,7 +211,7 @@ def compiled(graph: Graph, chain: Chain, engine: str) -> Compiled:
     Raises:
         OptionError: it was asked for by name, and cannot run here.
     """
-    tail = graph.behind(next(iter(graph.nodes(Decode))))
+    tail = graph.behind(_decode_of(graph))
     return Compiled(chain, engine_for(engine, chain), tail, _program_of(graph), fingerprint(chain))
 
 
@@ -190,21 +226,20 @@ def _program_of(graph: Graph) -> tuple[Any, ...]:
     )
 
 
-def _at_every_step(images: Tensor, steps: int) -> Tensor:
-    """Images [T * N, ...], as a tail sees them that runs on activations after each step."""
-    return images.repeat(steps, *[1] * (images.dim() - 1))
-
-
 class _Watch(Interpreter):
-    """Runs a spiking graph and keeps what its layers do; the tail runs on the counts after every step."""
+    """Runs a spiking graph up to its activations after every step, [T * N, ...], and keeps what its layers do."""
 
     def __init__(self, graph: Graph, *, keep: Sequence[str]) -> None:
-        super().__init__(graph.module)
-        self._named = {node: graph.name(node) for node in graph}
+        self._graph, self._decode = graph, _decode_of(graph)
+        super().__init__(graph.up_to(self._decode))
         self._keep = keep
         self.spikes: dict[str, Tensor] = {}
         self.ranges: dict[str, tuple[float, float]] = {}
         self._steps: dict[str, list[Tensor]] = {}
+
+    def tail(self) -> fx.GraphModule:
+        """What reads these activations."""
+        return self._graph.behind(self._decode)
 
     def run_node(self, n: Node) -> Any:
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
@@ -212,12 +247,10 @@ class _Watch(Interpreter):
             return super().run_node(n)
         (given,) = self.fetch_args_kwargs_from_env(n)[0]
         if isinstance(module, Decode):
-            for read in [one for one in self.env if one.op == "placeholder"]:  # the tail reads the images, too
-                self.env[read] = _at_every_step(self.env[read], module.dynamics.timesteps)
             return module.after_each_step(given)
         if not self._keep:
             return module(given)
-        name = self._named[n]
+        name = str(n.target)
         lows, highs, steps = [], [], self._steps.setdefault(name, [])
 
         def record(membrane: Tensor) -> None:
@@ -231,11 +264,6 @@ class _Watch(Interpreter):
         assert module.dynamics is not None
         self.spikes[name] = spikes.unflatten(0, (module.dynamics.timesteps, -1))
         return spikes
-
-    def logits(self, images: Tensor, timesteps: int) -> Tensor:
-        """Run; logits after each step, [T, N, classes]."""
-        logits: Tensor = self.run(images)
-        return logits.unflatten(0, (timesteps, -1))
 
     def membranes(self) -> dict[str, Tensor]:
         """Membranes per layer, [T, N, C, ...]."""
