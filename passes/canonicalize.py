@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx.node import Argument, Node
 
-from fxsnn.graph import Activation, Graph, view_sizes
+from fxsnn.graph import Activation, Graph, view_sizes, write_nothing
 from fxsnn.layers import HAND_WRITTEN, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SpikeReLU, conv_like, linear_like
 from fxsnn.rewriting import Pass, facts
 
@@ -27,8 +27,8 @@ class Canonicalize(Pass):
 
     ReLU, average pooling (adaptive too), flatten / view / reshape, softmax and log-softmax are rewritten whether called
     as a function, as a tensor's method or as a module; a `SyncBatchNorm` becomes a plain one; layers written by hand as
-    `SpikeConv2d` and the like become their PyTorch namesakes. What the pass does not know it leaves alone;
-    `CheckConvRelu` speaks about that.
+    `SpikeConv2d` and the like become their PyTorch namesakes; what writes into a tensor gives a new one. What the pass
+    does not know it leaves alone; `CheckConvRelu` speaks about that.
 
     Examples:
         >>> import torch, fxsnn
@@ -47,6 +47,7 @@ class Canonicalize(Pass):
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
+        write_nothing(graph.module.graph, graph.module)
         for node in reversed(graph.nodes()):  # of several calls of one module, the first keeps its name
             if node.op in ("call_function", "call_method"):
                 if _is_inactive_dropout(node) or _is_idle_contiguous(graph, node):

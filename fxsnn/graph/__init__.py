@@ -7,6 +7,7 @@ from fxsnn.graph.agreement import require_agreement
 from fxsnn.graph.copying import copied
 from fxsnn.graph.fitting import fit
 from fxsnn.graph.graph import Graph, Interpreter, largest_difference, require_graph
+from fxsnn.graph.in_place import write_nothing
 from fxsnn.graph.kinds import Activation, Norm, Weighted, place_of, view_sizes
 from fxsnn.graph.names import about_file_name, spare_self
 from fxsnn.graph.overview import layer_rows
@@ -31,4 +32,5 @@ __all__ = [
     "require_graph",
     "spare_self",
     "view_sizes",
+    "write_nothing",
 ]

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_aggregate
@@ -87,30 +86,28 @@ class Sized(fx.Proxy):
         first, second = (getattr(value, name)(*args, **kwargs) for value in self.values)
         return first if first == second else self.tracer.create_proxy("call_method", name, (self, *args), kwargs)
 
-    def becomes(self, other: fx.Proxy) -> None:
-        """Stand for another value from now on: an operation has written into this one."""
-        self.node = other.node
-        self.values = getattr(other, "values", None)
-
     # Of tensors, these write into what other names stand for, too.
 
     def __iadd__(self, other: Any) -> Any:
-        return self._written(self + other)
+        made = self._written("add_", other)
+        return self + other if made is None else made
 
     def __isub__(self, other: Any) -> Any:
-        return self._written(self - other)
+        made = self._written("sub_", other)
+        return self - other if made is None else made
 
     def __imul__(self, other: Any) -> Any:
-        return self._written(self * other)
+        made = self._written("mul_", other)
+        return self * other if made is None else made
 
     def __itruediv__(self, other: Any) -> Any:
-        return self._written(self / other)
+        made = self._written("div_", other)
+        return self / other if made is None else made
 
-    def _written(self, new: fx.Proxy) -> fx.Proxy:
+    def _written(self, method: str, other: Any) -> fx.Proxy | None:
         if self.values is None or not isinstance(self.values[0], Tensor):
-            return new
-        self.becomes(new)
-        return self
+            return None
+        return self.tracer.create_proxy("call_method", method, (self, other), {})
 
 
 class Sizing:
@@ -168,16 +165,3 @@ class Sizing:
 
 class _UnknownError(Exception):
     pass
-
-
-def without_writing(target: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-    """The same call of a function or method, which leaves what it reads alone; `None`: it does so already."""
-    if kwargs.get("inplace") is True:
-        return target, {**kwargs, "inplace": False}
-    name = target if isinstance(target, str) else getattr(target, "__name__", "")
-    if not name.endswith("_") or name.startswith("_"):
-        return None
-    if isinstance(target, str):
-        return (name[:-1], kwargs) if hasattr(Tensor, name[:-1]) else None
-    homes = (home for home in (torch, F) if getattr(home, name, None) is target and hasattr(home, name[:-1]))
-    return next(((getattr(home, name[:-1]), kwargs) for home in homes), None)

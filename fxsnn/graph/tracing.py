@@ -18,10 +18,11 @@ from fxsnn.graph.agreement import require_agreement
 from fxsnn.graph.copying import ONE_TRACES
 from fxsnn.graph.graph import Graph
 from fxsnn.graph.image_sizes import sizes_to_try
+from fxsnn.graph.in_place import read_what_is_written
 from fxsnn.graph.kinds import place_of, torch_parent
 from fxsnn.graph.names import about_program_name, spare_self
 from fxsnn.graph.own_copy import own_copy, unwrapped
-from fxsnn.graph.sized import BATCHES, Sized, Sizing, without_writing
+from fxsnn.graph.sized import BATCHES, Sized, Sizing
 from fxsnn.graph.sources import user_place, without_frames
 from fxsnn.layers import LEAVES, in_words, is_readable
 
@@ -88,14 +89,7 @@ class Tracer(fx.Tracer):
         return Sized(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> fx.Proxy:
-        """See `fx.Tracer`; nothing that is recorded writes into what it reads: that is another value from there on."""
-        written = None
-        if args and isinstance(args[0], Sized):
-            module: Any = self.root.get_submodule(target) if kind == "call_module" else None
-            if getattr(module, "inplace", False):
-                module.inplace, written = False, args[0]
-            elif kind in ("call_function", "call_method") and (pure := without_writing(target, kwargs)) is not None:
-                (target, kwargs), written = pure, args[0]
+        """See `fx.Tracer`."""
         made = super().create_proxy(kind, target, args, kwargs, *more, **options)
         if self.sizing is not None and isinstance(made, Sized):
             if kind == "placeholder":
@@ -103,8 +97,6 @@ class Tracer(fx.Tracer):
                 made.values = self.sizing.images if first else None
             else:
                 made.values = self.sizing.values(kind, target, args, kwargs)
-        if written is not None:
-            written.becomes(made)
         return made
 
     def _computing(self) -> bool:
@@ -197,6 +189,7 @@ def _traced(model: nn.Module, own: nn.Module, size: tuple[int, ...] | None, *, s
         if strict and (tracer.sizing is None or tracer.sizing.failed):
             raise ValueError(f"forward cannot be run on images of {size}")
     _require_names(graph)
+    read_what_is_written(graph, own)
     spare_self(graph)
     module = fx.GraphModule(own, graph, type(model).__name__)
     _drop_unused_inputs(module)
