@@ -59,3 +59,23 @@ def joined(outputs: Sequence[Any], dim: int = 0) -> Any:
         torch.cat(parts, dim) if isinstance(parts[0], Tensor) else parts[0] for parts in zip(*leaves, strict=True)
     ]
     return pytree.tree_unflatten(tensors, structures[0])
+
+
+def distances(left: Any, right: Any) -> list[float]:
+    """Tensor by tensor, the largest absolute difference of two outputs; 0 where both are NaN, or the same infinity.
+
+    Raises:
+        DataError: they differ in structure or shape.
+    """
+    (ours, structure), (theirs, other) = (pytree.tree_flatten(outputs) for outputs in (left, right))
+    if structure != other or [isinstance(one, Tensor) for one in ours] != [isinstance(one, Tensor) for one in theirs]:
+        raise DataError(f"the outputs have the structures {structure} and {other}, or tensors in other places")
+    pairs = [pair for pair in zip(ours, theirs, strict=True) if isinstance(pair[0], Tensor)]
+    if wrong := next(((a, b) for a, b in pairs if a.shape != b.shape), None):
+        raise DataError(f"the outputs have shapes {list(wrong[0].shape)} and {list(wrong[1].shape)}")
+    return [_distance(a.double(), b.double()) for a, b in pairs]
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    same = (a == b) | (a.isnan() & b.isnan())
+    return float((a - b).abs().masked_fill(same, 0).max()) if a.numel() else 0.0

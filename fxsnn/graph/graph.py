@@ -37,6 +37,7 @@ from fxsnn.layers import (
     is_readable,
 )
 from fxsnn.options import shown
+from fxsnn.outputs import distances
 
 _HEADER = ("name", "calls", "reads", "tensors")
 
@@ -520,12 +521,8 @@ def largest_difference(left: Graph, right: Graph, images: Tensor) -> float:
     """The largest absolute difference of the outputs of two graphs on the same images, each in its own type.
 
     Raises:
-        DataError: these are no images for the graphs, or the outputs differ in shape.
+        DataError: these are no images for the graphs, or the outputs differ in structure or shape.
     """
     check_images(images, left.input_channels)
     with torch.no_grad():
-        a, b = (graph(images.to(*place_of(graph.module))).double() for graph in (left, right))
-    if a.shape != b.shape:
-        raise DataError(f"the outputs have shapes {list(a.shape)} and {list(b.shape)}")
-    same = (a == b) | (a.isnan() & b.isnan())  # also where both are infinite
-    return float((a - b).abs().masked_fill(same, 0).max()) if a.numel() else 0.0
+        return max(distances(*(graph(images.to(*place_of(graph.module))) for graph in (left, right))), default=0.0)

@@ -37,6 +37,7 @@ from fxsnn.errors import DataError, Finding, GraphError, ModelError, OptionError
 from fxsnn.graph import Graph, Interpreter, capture, largest_difference, layer_rows, require_graph
 from fxsnn.layers import Spiking, check_images, in_words
 from fxsnn.options import is_one_of
+from fxsnn.outputs import distances, tensors_in
 
 TOLERANCE = 1e-9
 """Largest difference, relative to the largest output (to 1, where that is smaller), at which a pass counts as keeping
@@ -57,6 +58,11 @@ def _same(left: Tensor, right: Tensor) -> bool:
         return True
     left, right = (tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in (left, right))
     return torch.equal(left, right)
+
+
+def _largest(outputs: Tensor) -> float:
+    """The largest magnitude that is finite."""
+    return float(outputs.double().nan_to_num(0, 0, 0).abs().max()) if outputs.numel() else 0.0
 
 
 def require_not_spiking(graph: Graph) -> None:
@@ -144,7 +150,10 @@ class Pass:
         return Step(graph, after, self, time.perf_counter() - start, moved)
 
     def _verify(self, graph: Graph, example: Tensor) -> float:
-        """Run the pass in double precision and compare; the largest difference relative to the largest output."""
+        """Run the pass in double precision and compare; the largest difference relative to the largest output.
+
+        Of several outputs each by itself.
+        """
         before = graph.detached(torch.float64)
         after = before.copy()
         self.rewrite(after)
@@ -153,8 +162,10 @@ class Pass:
         with torch.no_grad(), accepted(images, what="example or calibration images"):
             outputs = before.run(images)
         try:
-            largest = float(outputs.double().nan_to_num(0, 0, 0).abs().max()) if outputs.numel() else 0.0
-            moved = largest_difference(before, after, images) / max(1.0, largest)
+            scales = [max(1.0, _largest(one)) for one in tensors_in(outputs)]
+            with torch.no_grad():
+                found = distances(outputs, after(images))
+            moved = max((one / scale for one, scale in zip(found, scales, strict=True)), default=0.0)
         except (RuntimeError, DataError):
             with torch.no_grad():
                 _require_whole_images(before, images)

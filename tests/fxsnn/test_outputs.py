@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fxsnn.errors import DataError
-from fxsnn.outputs import joined, require_rows, tensors_in, with_each
+from fxsnn.outputs import distances, joined, require_rows, tensors_in, with_each
 
 Pair = namedtuple("Pair", ["first", "second"])  # as networks return them
 ROWS = torch.arange(6.0).view(3, 2)
@@ -60,3 +60,15 @@ def test_what_has_no_row_for_each_image_is_named(outputs: Any, says: str) -> Non
 
 def test_rows_may_come_with_nothing_beside_them() -> None:
     assert require_rows((ROWS, None), 3) == (ROWS, None)
+
+
+def test_two_outputs_are_compared_tensor_by_tensor() -> None:
+    nothing, large = torch.tensor([float("nan"), float("inf")]), torch.tensor([True, False])
+    assert distances((ROWS, {"a": nothing, "b": large}), (ROWS + 2, {"a": nothing, "b": ~large})) == [2, 0, 1]
+    assert distances([], []) == []
+
+
+@pytest.mark.parametrize("other", [ROWS, (ROWS,), (ROWS, None), (ROWS, ROWS[:1])])
+def test_outputs_of_another_form_have_no_distance(other: Any) -> None:
+    with pytest.raises(DataError, match="the outputs have"):
+        distances((ROWS, ROWS), other)

@@ -212,3 +212,30 @@ class TestPipeline:
 
     def test_it_reads_top_to_bottom(self) -> None:
         assert str(Pipeline((Canonicalize(), ScaleBias(2.0)))) == "Canonicalize()\nScaleBias(factor=2.0)"
+
+
+class ShiftTheSmall(Pass):
+    """Adds to the small one of two outputs; `preserves` is a lie unless it adds nothing."""
+
+    by: float = 0.0
+    preserves = True
+
+    def rewrite(self, graph: Graph) -> None:
+        output, program = graph.output(), graph.module.graph
+        returned: Any = output.args[0]
+        with program.inserting_before(output):
+            shifted = program.call_function(torch.add, (returned["small"][0], self.by))
+        output.args = ({**returned, "small": (shifted, None)},)
+
+
+def test_each_of_several_outputs_is_held_against_its_own_size() -> None:
+    class Heads(Small):
+        def forward(self, x: torch.Tensor) -> Any:
+            logits = super().forward(x)
+            return {"large": logits * 1e9, "small": (logits, None)}
+
+    graph = fxsnn.capture(seeded(Heads))
+    assert ShiftTheSmall()(graph, images()).moved == 0
+    with pytest.raises(GraphError, match="its outputs moved by"):
+        ShiftTheSmall(1e-3)(graph, images())
+    assert ShiftTheSmall(1e-3)(graph).drift(images()) == pytest.approx(1e-3, rel=1e-3)
