@@ -20,7 +20,7 @@ from torch.fx.node import Node
 
 from fxsnn.ambient import neutral
 from fxsnn.chip import AUTOMATIC
-from fxsnn.data import check_labels, labelled_batches
+from fxsnn.data import check_labels, labelled_batches, require_classes
 from fxsnn.display import MARKED, aligned, html
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, Interpreter
@@ -212,7 +212,7 @@ def error_budget(model: nn.Module, snn: SpikingNetwork, images: Any) -> ErrorBud
             given = batch.to(snn.device, torch.float32)
             doubles = given.double()  # the same pixels for all stages
             _add_layers(layers, snn, stages, given, doubles, sums)
-            reference = ann(doubles)
+            reference = require_classes(ann(doubles), batch, "the network")
             for name, stage in stages.items():
                 outputs[name].add(
                     snn(given) if name == "timing" else reference if name == "ann" else stage(doubles),

@@ -64,7 +64,9 @@ def accuracy_over_time(snn: SpikingNetwork, batches: Batches, timesteps: int, ti
     try:
         for batch in _shown(batches, title):
             images, labels = _pair(batch)
-            hits += _right(snn.early_readout(images.to(snn.device)).flatten(2), labels)
+            readout = snn.early_readout(images.to(snn.device))
+            require_classes(readout[-1] if isinstance(readout, Tensor) else readout, images, "the network")
+            hits += _right(readout.flatten(2), labels)
             count += len(images)
     finally:
         snn.timesteps = own

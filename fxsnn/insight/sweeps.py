@@ -179,6 +179,7 @@ def sweep(
             start = 0
             for part, run in longest.runs(images):
                 meter.add(part, run.spikes, run.membrane_range)
+                require_classes(run.logits[-1] if isinstance(run.logits, Tensor) else run.logits, part, "the network")
                 said = run.logits.flatten(2)
                 check_labels(labels, said.shape[2])
                 hits += (said.argmax(2).cpu() == labels[start : start + len(part)]).sum(1)
