@@ -59,9 +59,20 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Tensor], document: Mappin
         raise FileError(f"{path} cannot be written: an array is named {SEAL!r}, which is the name of the checksum")
     if len(text) > LARGEST_HEADER // 2:
         raise FileError(f"{path} cannot be written: its description takes {len(text):,} bytes, too many to be read")
-    whole = {name: tensor.detach().cpu().resolve_neg().contiguous() for name, tensor in arrays.items()}
+    whole = _apart({name: tensor.detach().cpu().resolve_neg().contiguous() for name, tensor in arrays.items()})
     seal = torch.frombuffer(bytearray(_digest(text, whole)), dtype=torch.uint8)
     return write_whole(path, save({**whole, SEAL: seal}, {DOCUMENT: text}))
+
+
+def _apart(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each in memory of its own: safetensors refuses two names for one."""
+    seen = set[int]()
+    found = dict[str, Tensor]()
+    for name, tensor in arrays.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return found
 
 
 def as_path(path: object, what: str = "path") -> Path:

@@ -13,40 +13,34 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxsnn.chip import HardwareTarget
 from fxsnn.errors import FileError, Finding, listing
 from fxsnn.file.packing import pack_codes
+from fxsnn.file.returned import returned_data
+from fxsnn.file.tail_layers import Array, NoName, convolution, described_layer
 from fxsnn.graph import Graph, about_file_name
-from fxsnn.layers import Decode, Encode, FoldedLinear, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, pair
+from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, pair
 from fxsnn.numerics import Dynamics
 from fxsnn.storage import SEAL
 
 FORMAT = "fxsnn"
-VERSION = 1
-
-FLOAT_TYPES: Mapping[str, torch.dtype] = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
-
-ACTIVATIONS: Mapping[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-    "identity": nn.Identity,
-}
+VERSION = 2
+"""The newest version. A file has the first one that has words for it: older readers read all that they can."""
 
 METHODS = frozenset({
     "abs", "add", "argmax", "div", "exp", "flatten", "log_softmax", "mean", "mul", "neg", "reshape", "sigmoid", "size",
     "softmax", "squeeze", "sub", "sum", "tanh", "unsqueeze", "view",
 })  # fmt: skip
 """Methods of a tensor that a tail may call; the functions of torch of the same names are written as these."""
+
+METHODS_OF_2 = frozenset(("contiguous", "log", "matmul", "permute", "sqrt", "transpose"))
+"""And since version 2."""
+
+JOINS = frozenset(("cat", "stack"))
+"""Functions of torch that read a list of tensors, since version 2."""
 
 OPTIONS = frozenset(("dim", "keepdim", "start_dim", "end_dim"))
 """What may be said by name in such a call."""
@@ -58,14 +52,13 @@ _OPERATORS = {
     operator.truediv: "div",
     operator.neg: "neg",
     operator.getitem: "getitem",
+    operator.matmul: "matmul",
     F.softmax: "softmax",
     F.log_softmax: "log_softmax",
 }
 
 BEHIND_THE_NETWORK = "Leave it out of the network and apply it to what the network returns"
 """What to do about a tail that no file can hold."""
-
-Array = tuple[str, Tensor]
 
 
 def target_data(target: HardwareTarget) -> dict[str, Any]:
@@ -116,7 +109,7 @@ def document_of(
     """The document with these nodes, without golden vectors."""
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": 2 if any(map(_is_of_2, nodes)) else 1,
         "target": target_data(target),
         "dynamics": asdict(dynamics),
         "image_size": None if image_size is None else list(image_size),
@@ -126,11 +119,20 @@ def document_of(
     }
 
 
+def _is_of_2(node: Mapping[str, Any]) -> bool:
+    """Whether version 1 has no words for a node."""
+    newer = node["op"] in ("conv2d", "avg_pool2d") or node.get("function") in METHODS_OF_2 | JOINS
+    return newer or (node["op"] == "output" and "returns" in node)
+
+
 def nodes_of(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, Tensor], list[Finding]]:
     """The document's nodes, their arrays, and what has no name in the format."""
-    places = {node: place for place, node in enumerate(graph)}
+    places, told = _places_of(graph), set[int]()
     nodes, arrays, problems = list[dict[str, Any]](), dict[str, Tensor](), list[Finding]()
     for node in graph:
+        if places[node] in told:
+            continue
+        told.add(places[node])
         name = _name(graph, node)
         called = node.op in ("call_module", "get_attr")
         problems += [replace(one, source=graph.source(node)) for one in about_file_name(name, called=called)]
@@ -138,7 +140,7 @@ def nodes_of(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, Tensor], lis
             problems.append(graph.finding(node, "files have an array of that name for their checksum", "Rename it"))
         try:
             described, own = _described(graph, node, places)
-        except _NoName as reason:
+        except NoName as reason:
             problems.append(_nameless(graph, node, reason))
             continue
         nodes.append({"op": described.pop("op"), "name": name, **described})
@@ -146,12 +148,18 @@ def nodes_of(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, Tensor], lis
     return nodes, arrays, problems
 
 
+def _places_of(graph: Graph) -> dict[Node, int]:
+    """The places of the nodes in the file; a tensor that is read several times is one."""
+    places, tensors = dict[Node, int](), dict[str, int]()
+    count = 0
+    for node in graph:
+        places[node] = tensors.setdefault(str(node.target), count) if node.op == "get_attr" else count
+        count += places[node] == count
+    return places
+
+
 def _nameless(graph: Graph, node: Node, reason: Exception) -> Finding:
     return graph.finding(node, f"{reason} has no name in the format of files", BEHIND_THE_NETWORK)
-
-
-class _NoName(Exception):  # noqa: N818  # never leaves this file
-    """Something has no name in the format; the text says what."""
 
 
 def _name(graph: Graph, node: Node) -> str:
@@ -168,13 +176,16 @@ def _described(graph: Graph, node: Node, places: Mapping[Node, int]) -> tuple[di
         return {"op": "tensor"}, [("", tensor)]  # type: ignore[list-item]  # fx lets an attribute be a tensor only
     if node.op in ("call_function", "call_method"):
         return _call(node, places), []
-    sources = node.all_input_nodes
     if node.op == "output":
-        fields, arrays = {"op": "output"}, list[Array]()
-    else:
-        fields, arrays = _module(graph[node])
+        returned = returned_data(node.args[0], places)
+        return {
+            "op": "output",
+            **({"reads": places[node.args[0]]} if isinstance(node.args[0], Node) else {"returns": returned}),
+        }, []
+    sources = node.all_input_nodes
+    fields, arrays = _module(graph[node])
     if len(sources) != 1:
-        raise _NoName(f"a layer that reads {len(sources)} values")
+        raise NoName(f"a layer that reads {len(sources)} values")
     return {**fields, "reads": places[sources[0]]}, arrays
 
 
@@ -188,36 +199,7 @@ def _module(module: Any) -> tuple[dict[str, Any], list[Array]]:
         return {"op": "encode", "unit": module.unit, "bits": bits, "channels": module.channels}, []
     if kind is Decode:
         return {"op": "decode"}, [("spike_value", module.spike_value)]
-    if kind in (nn.Linear, FoldedLinear):
-        bias = module.bias is not None
-        fields = {
-            "op": "linear",
-            "in_features": module.in_features,
-            "out_features": module.out_features,
-            "bias": bias,
-        }
-        return fields, [("weight", module.weight)] + ([("bias", module.bias)] if bias else [])
-    if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
-        return {"op": "flatten"}, []
-    if kind in (nn.Softmax, nn.LogSoftmax):
-        return {"op": "softmax" if kind is nn.Softmax else "log_softmax", "dim": module.dim}, []
-    if kind is nn.AdaptiveAvgPool2d:
-        size = module.output_size
-        return {"op": "adaptive_avg_pool2d", "output_size": list(size) if isinstance(size, tuple) else [size] * 2}, []
-    if kind in (nn.BatchNorm1d, nn.BatchNorm2d) and module.running_mean is not None:
-        names = ["running_mean", "running_var"] + (["weight", "bias"] if module.affine else [])
-        fields = {
-            "op": "batch_norm",
-            "dimensions": 1 if kind is nn.BatchNorm1d else 2,
-            "channels": module.num_features,
-            "epsilon": module.eps,
-            "affine": module.affine,
-        }
-        return fields, [(name, getattr(module, name)) for name in names]
-    function = next((name for name, one in ACTIVATIONS.items() if one is kind), None)
-    if function is None or (kind is nn.Softplus and (module.beta, module.threshold) != (1, 20)):
-        raise _NoName(f"a {kind.__name__}")
-    return {"op": "activation", "function": function}, []
+    return described_layer(module)
 
 
 def _spiking(layer: Any) -> tuple[dict[str, Any], list[Array]]:
@@ -238,18 +220,8 @@ def _spiking(layer: Any) -> tuple[dict[str, Any], list[Array]]:
         shape = {"in_features": layer.in_features, "out_features": layer.out_features}
         return {"op": "spike_linear", **common, **shape}, arrays
     if kind is not SpikeConv2d:
-        raise _NoName(f"a {kind.__name__}")
-    left, right, top, bottom = layer._reversed_padding_repeated_twice  # "same" and "valid" in numbers
-    shape = {
-        "in_channels": layer.in_channels,
-        "out_channels": layer.out_channels,
-        "kernel_size": list(layer.kernel_size),
-        "stride": list(layer.stride),
-        "padding": [top, bottom, left, right],
-        "dilation": list(layer.dilation),
-        "groups": layer.groups,
-    }
-    return {"op": "spike_conv2d", **common, **shape}, arrays
+        raise NoName(f"a {kind.__name__}")
+    return {"op": "spike_conv2d", **common, **convolution(layer)}, arrays
 
 
 def _call(node: Node, places: Mapping[Node, int]) -> dict[str, Any]:
@@ -261,20 +233,27 @@ def _call(node: Node, places: Mapping[Node, int]) -> dict[str, Any]:
         if node.target is getattr and arguments[1:] == ["shape"]:
             name, arguments = "shape", arguments[:1]
         plain = getattr(node.target, "__name__", "")
-        if not name and plain in METHODS and getattr(torch, plain, None) is node.target:
+        if not name and plain in METHODS | METHODS_OF_2 | JOINS and getattr(torch, plain, None) is node.target:
             name = plain
     if name in ("add", "mul") and len(arguments) == 2 and not isinstance(arguments[0], Node):
         arguments.reverse()  # 2 * x is x * 2
-    if name not in METHODS | {"getitem", "shape"}:
-        raise _NoName(f"{node.target if node.op == 'call_method' else getattr(node.target, '__name__', node.target)}")
-    if not set(node.kwargs) <= OPTIONS or not arguments or not isinstance(arguments[0], Node):
-        raise _NoName(f"this call of {name}")
+    if name not in METHODS | METHODS_OF_2 | {"getitem", "shape"} and (name not in JOINS or node.op == "call_method"):
+        raise NoName(f"{node.target if node.op == 'call_method' else getattr(node.target, '__name__', node.target)}")
+    if not set(node.kwargs) <= OPTIONS or not arguments or not _can_be_read(name, arguments[0]):
+        raise NoName(f"this call of {name}")
     return {
         "op": "call",
         "function": name,
         "arguments": [_argument(name, one, places) for one in arguments],
         "options": {option: _argument(name, one, places) for option, one in node.kwargs.items()},
     }
+
+
+def _can_be_read(function: str, value: Any) -> bool:
+    """Whether a call of that function may have this for its first argument."""
+    if function not in JOINS:
+        return isinstance(value, Node)
+    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(one, Node) for one in value)
 
 
 def _argument(function: str, value: Any, places: Mapping[Node, int]) -> Any:
@@ -284,4 +263,4 @@ def _argument(function: str, value: Any, places: Mapping[Node, int]) -> Any:
         return value
     if isinstance(value, list | tuple) and len(value) <= 8 and not any(isinstance(one, float) for one in value):
         return [_argument(function, one, places) for one in value]
-    raise _NoName(f"this call of {function}")
+    raise NoName(f"this call of {function}")

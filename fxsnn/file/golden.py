@@ -13,6 +13,7 @@ from torch import Tensor
 from fxsnn.display import MARKED, Rows, html
 from fxsnn.errors import FileError, FxsnnError
 from fxsnn.file.packing import pack_spikes, unpack_spikes
+from fxsnn.outputs import tensors_in
 
 IMAGES, SPIKES, LOGITS = "golden/images", "golden/spikes/", "golden/logits"
 
@@ -24,8 +25,8 @@ class Simulated(Protocol):
     """What a simulation gives; see `fxsnn.Run`."""
 
     @property
-    def logits(self) -> Tensor:
-        """[T, N, ...]."""
+    def logits(self) -> Any:
+        """[T, N, ...], or such tensors in some structure."""
 
     @property
     def spikes(self) -> dict[str, Tensor]:
@@ -40,10 +41,17 @@ def golden_arrays(simulate: Callable[[Tensor], Simulated], images: Tensor) -> di
         images: [N, C, H, W].
     """
     runs = [simulate(image) for image in images.split(1)]  # one at a time: large networks make many spikes
-    arrays = {IMAGES: images, LOGITS: torch.cat([run.logits[-1] for run in runs])}
+    logits = [[one[-1] for one in tensors_in(run.logits)] for run in runs]
+    arrays = {IMAGES: images}
+    arrays |= {name: torch.cat(parts) for name, *parts in zip(_names(len(logits[0])), *logits, strict=True)}
     for name in runs[0].spikes:
         arrays[SPIKES + name] = pack_spikes(torch.cat([run.spikes[name].to(torch.uint8) for run in runs], dim=1))
     return arrays
+
+
+def _names(outputs: int) -> list[str]:
+    """What the arrays of so many tensors are called that the network returns."""
+    return [LOGITS] if outputs == 1 else [f"{LOGITS}/{number}" for number in range(outputs)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +61,12 @@ class Golden:
     Attributes:
         images: [N, C, H, W].
         spikes: per layer, uint8 [T, N, ...].
-        logits: [N, ...].
+        logits: [N, ...] each, the tensors that the network returns.
     """
 
     images: Tensor
     spikes: Mapping[str, Tensor]
-    logits: Tensor
+    logits: tuple[Tensor, ...]
 
     @classmethod
     def of(
@@ -68,7 +76,7 @@ class Golden:
         timesteps: int,
         image_size: tuple[int, ...] | None,
         sizes: Mapping[str, tuple[int, ...]],
-        logits: tuple[int, ...] | None,
+        logits: tuple[tuple[int, ...], ...] | None,
     ) -> Golden:
         """Take them out of the arrays of a file.
 
@@ -78,24 +86,25 @@ class Golden:
             timesteps: T.
             image_size: channels, height and width.
             sizes: per layer, the size of its output without the batch.
-            logits: the size of the output without the batch.
+            logits: the sizes of the tensors that it returns, without the batch.
 
         Raises:
             FileError: they are missing, of another shape or type than they should be, or more of them are there.
         """
         if image_size is None or logits is None:
             raise FileError("it has golden vectors, but does not say how large an image is")
-        problems = [f"array {name[:80]!r} is missing" for name in (IMAGES, LOGITS) if name not in arrays]
+        returned = dict(zip(_names(len(logits)), logits, strict=True))
+        problems = [f"array {name[:80]!r} is missing" for name in (IMAGES, *returned) if name not in arrays]
         problems += [f"array {SPIKES + name!r} is missing" for name in sizes if SPIKES + name not in arrays]
-        known = {IMAGES, LOGITS, *(SPIKES + name for name in sizes)}
+        known = {IMAGES, *returned, *(SPIKES + name for name in sizes)}
         problems += [
             f"array {name[:80]!r}: nothing needs it" for name in arrays if _is_golden(name) and name not in known
         ]
         _stop(problems)
         spikes = {}
-        for name, shape in ((IMAGES, (count, *image_size)), (LOGITS, (count, *logits))):
-            found = arrays[name]
-            known_type = found.is_floating_point() or (name == LOGITS and found.dtype == torch.int64)
+        for name, size in {IMAGES: image_size, **returned}.items():
+            found, shape = arrays[name], (count, *size)
+            known_type = found.is_floating_point() or (name in returned and found.dtype == torch.int64)
             if not known_type or tuple(found.shape) != shape:
                 problems.append(
                     f"array {name!r} is {found.dtype} {list(found.shape)}; expected are floats {list(shape)}"
@@ -108,7 +117,7 @@ class Golden:
             except ValueError as error:
                 problems.append(f"array {SPIKES + name!r}: {error}")
         _stop(problems)
-        return cls(arrays[IMAGES], spikes, arrays[LOGITS])
+        return cls(arrays[IMAGES], spikes, tuple(arrays[name] for name in returned))
 
 
 def require_none(arrays: Mapping[str, Tensor]) -> None:
@@ -141,8 +150,9 @@ class Verification:
         timesteps: T.
         spikes: per layer, how many spikes there must be.
         wrong: per layer, how many neurons and steps differ.
-        logits: largest difference of a logit, relative to the largest logit.
-        classes: on how many images the largest logit is another one; 0 where there is one number an image.
+        logits: largest difference of a logit, relative to the largest logit; of several outputs, that of the worst.
+        classes: on how many images the largest logit is another one, in any of several outputs; 0 where there is one
+            number an image.
     """
 
     file: str
@@ -211,21 +221,19 @@ def compared(file: str, golden: Golden, simulate: Callable[[Tensor], Simulated])
             raise
         except Exception as error:  # of any kind: the file says what is called
             raise FileError(f"{file} cannot be run: {next(iter(str(error).splitlines()), error)}") from error
-        logits.append(run.logits[-1])
+        logits.append([one[-1] for one in tensors_in(run.logits)])
         for name, expected in golden.spikes.items():
             found = run.spikes[name].to("cpu", torch.uint8)
             wrong[name] += int((found != expected[:, place : place + 1]).sum())
-    expected, found = golden.logits.double(), torch.cat(logits).cpu().double()
-    scale = float(expected.abs().max()) or 1.0
-    other = 0
-    if expected.dim() > 1:
-        other = int((expected.flatten(1).argmax(1) != found.flatten(1).argmax(1)).sum())
+    returned = [torch.cat(parts).cpu().double() for parts in zip(*logits, strict=True)]
+    pairs = [(expected.double(), one) for expected, one in zip(golden.logits, returned, strict=True)]
+    others = [a.flatten(1).argmax(1) != b.flatten(1).argmax(1) for a, b in pairs if a.dim() > 1]
     return Verification(
         file,
         len(golden.images),
         len(next(iter(golden.spikes.values()))),
         {name: int(spikes.sum()) for name, spikes in golden.spikes.items()},
         wrong,
-        float((expected - found).abs().max()) / scale,
-        other,
+        max(float((a - b).abs().max()) / (float(a.abs().max()) or 1.0) for a, b in pairs),
+        int(torch.stack(others).any(0).sum()) if others else 0,
     )

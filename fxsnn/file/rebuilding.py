@@ -7,7 +7,7 @@ registers, and at last the tail, which is run on PyTorch's meta device. All that
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,13 @@ from torch.fx.node import Node
 
 from fxsnn.chip import HardwareTarget, Registers, fit_layer
 from fxsnn.errors import FxsnnError
-from fxsnn.file.document import ACTIVATIONS, FLOAT_TYPES, METHODS, target_data
+from fxsnn.file.document import JOINS, METHODS, METHODS_OF_2, target_data
 from fxsnn.file.packing import unpack_codes
+from fxsnn.file.returned import returned_values
 from fxsnn.file.schema_check import Document, Problems, require_schema
 from fxsnn.file.structure import Size, reads, require_order, sizes_of, spikes
-from fxsnn.file.tail import logits_size
+from fxsnn.file.tail import logits_sizes
+from fxsnn.file.tail_layers import FLOAT_TYPES, convolution_arguments, rebuilt_layer
 from fxsnn.graph import Graph, Tracer, spare_self
 from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, fill
 from fxsnn.numerics import Dynamics, IntegerNeuron, all_finite, largest_code
@@ -42,14 +44,14 @@ class Rebuilt:
         target: the chip it was compiled for.
         image_size: channels, height and width of an image, `None` where they are not known.
         sizes: per spiking layer, the size of its output without the batch; empty if `image_size` is `None`.
-        logits: the size of the output without the batch; `None` if `image_size` is.
+        logits: the sizes of the tensors that it returns, without the batch; `None` if `image_size` is.
     """
 
     graph: Graph
     target: HardwareTarget
     image_size: Size | None
     sizes: Mapping[str, Size]
-    logits: Size | None
+    logits: tuple[Size, ...] | None
 
 
 def rebuilt(document: Document, arrays: Mapping[str, Tensor], target: HardwareTarget | None = None) -> Rebuilt:
@@ -93,7 +95,7 @@ def _rebuilt(
     problems.stop()
     graph = build(document, arrays, target, problems).graph()
     problems.stop()
-    logits = None if image_size is None else logits_size(graph, sizes, image_size)
+    logits = None if image_size is None else logits_sizes(graph, sizes, image_size)
     names = {place: node["name"] for place, node in enumerate(document["nodes"])}
     spiking = {names[place]: size for place, size in sizes.items() if spikes(document["nodes"][place])}
     return Rebuilt(graph, target, image_size, spiking, logits)
@@ -145,7 +147,8 @@ class _Builder:
             if node["op"] == "images":
                 values.append(program.placeholder(name))
             elif node["op"] == "output":
-                values.append(program.output(given[0]))
+                returned = returned_values(node["returns"], values.__getitem__) if "returns" in node else given[0]
+                values.append(program.output(returned))
             elif node["op"] == "tensor":
                 tensor = self._array(name, None, (torch.uint8, torch.int64, *FLOAT_TYPES.values()))
                 root.register_buffer(name, tensor)
@@ -193,31 +196,7 @@ class _Builder:
             if not self._problem.found and not _close(value.double(), self._value, _CAST):
                 self._problem(f"{name}: its spike value is not that of the last spiking layer")
             return Decode(value, value.dtype, self._dynamics)
-        if op == "linear":
-            rows, columns = node["out_features"], node["in_features"]
-            linear = nn.Linear(columns, rows, node["bias"], device="meta")
-            linear.weight = _frozen(self._array(f"{name}.weight", (rows, columns), floats))
-            if node["bias"]:
-                linear.bias = _frozen(self._array(f"{name}.bias", (rows,), floats))
-            return linear
-        if op == "batch_norm":
-            kind = nn.BatchNorm1d if node["dimensions"] == 1 else nn.BatchNorm2d
-            norm = kind(1, node["epsilon"], affine=node["affine"])
-            norm.num_features = node["channels"]
-            for part in ("running_mean", "running_var") + (("weight", "bias") if node["affine"] else ()):
-                array = self._array(f"{name}.{part}", (node["channels"],), floats)
-                setattr(norm, part, array if part.startswith("running") else _frozen(array))
-            return norm
-        if op == "adaptive_avg_pool2d":
-            return nn.AdaptiveAvgPool2d(tuple(node["output_size"]))
-        if op == "activation":
-            return ACTIVATIONS[node["function"]]()
-        plain: dict[str, Callable[[], nn.Module]] = {
-            "flatten": nn.Flatten,
-            "softmax": lambda: nn.Softmax(node["dim"]),
-            "log_softmax": lambda: nn.LogSoftmax(node["dim"]),
-        }
-        return plain[op]()
+        return rebuilt_layer(node, lambda part, shape: self._array(f"{name}.{part}", shape, floats), self._problem)
 
     def _pooling(self, node: Mapping[str, Any]) -> nn.Module:
         name, channels = node["name"], node["channels"]
@@ -286,24 +265,7 @@ class _Builder:
         """A layer without tensors."""
         if node["op"] == "spike_linear":
             return SpikeLinear(node["in_features"], node["out_features"], bias=False, device="meta")
-        groups, kernel, dilation = node["groups"], node["kernel_size"], node["dilation"]
-        inputs, outputs = node["in_channels"], node["out_channels"]
-        top, bottom, left, right = node["padding"]
-        padding: str | tuple[int, int] = (top, left)
-        if top != bottom or left != right:  # only padding="same" of PyTorch gives sides that differ
-            padding = "same"
-            same = [space * (side - 1) for space, side in zip(dilation, kernel, strict=True)]
-            sides = [part for whole in same for part in (whole // 2, whole - whole // 2)]
-            if [top, bottom, left, right] != sides or list(node["stride"]) != [1, 1]:
-                self._problem(f"{node['name']}: its padding {node['padding']} cannot be had in PyTorch")
-                padding = (0, 0)
-        if inputs % groups or outputs % groups:
-            self._problem(f"{node['name']}: {groups} groups do not divide {inputs} and {outputs} channels")
-            groups = 1
-        stride = tuple(node["stride"])
-        return SpikeConv2d(
-            inputs, outputs, tuple(kernel), stride, padding, tuple(dilation), groups, bias=False, device="meta"
-        )
+        return SpikeConv2d(**convolution_arguments(node, self._problem), bias=False, device="meta")
 
     def _codes(self, name: str, bits: int, shape: Size) -> Tensor:
         self._used.add(f"{name}.codes")
@@ -338,6 +300,11 @@ class _Builder:
         function = node["function"]
         arguments = tuple(value(one) for one in node["arguments"])
         options = {name: value(one) for name, one in node["options"].items()}
+        if function in JOINS:
+            if not isinstance(arguments[0], list) or not all(isinstance(one, Node) for one in arguments[0]):
+                self._problem(f"{node['name']}: the first argument of {function} is no list of nodes")
+                return values[0]
+            return program.call_function(getattr(torch, function), arguments, options)
         if not isinstance(arguments[0], Node):
             self._problem(f"{node['name']}: the first argument of {function} is no node")
             return values[0]
@@ -349,7 +316,7 @@ class _Builder:
             return program.call_function(operator.getitem, (arguments[0], _tuple(index)))
         if function == "shape":
             return program.call_function(getattr, (arguments[0], "shape"))
-        assert function in METHODS  # the schema says so
+        assert function in METHODS | METHODS_OF_2  # the schema says so
         return program.call_method(function, tuple(map(_tuple, arguments)), options)
 
 
@@ -365,10 +332,6 @@ class _Outline(_Builder):
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _frozen(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor, requires_grad=False)
 
 
 def _close(left: Tensor, right: Tensor, relative: float = _RELATIVE) -> bool:

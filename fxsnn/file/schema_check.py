@@ -42,11 +42,15 @@ class Problems:
             raise FileError("\n".join([DAMAGED, *(f"  {one}" for one in told)]))
 
 
-def schema() -> dict[str, Any]:
-    """The JSON schema of the document."""
-    text = resources.files("fxsnn").joinpath("embedded/file_v1.schema.json").read_text()
+def schema(version: int) -> dict[str, Any]:
+    """The JSON schema of the document; that of version 2 refers to the one of version 1, by the name of its file."""
+    text = resources.files("fxsnn").joinpath("embedded", _file_of(version)).read_text()
     found: dict[str, Any] = json.loads(text)
     return found
+
+
+def _file_of(version: int) -> str:
+    return f"file_v{version}.schema.json"
 
 
 def require_schema(document: Document) -> None:
@@ -59,6 +63,7 @@ def require_schema(document: Document) -> None:
     with importing("jsonschema", "a network file", FileError):
         from jsonschema import Draft202012Validator
         from jsonschema.validators import extend
+        from referencing import Registry, Resource
 
     if document.get("format") != FORMAT or "version" not in document:
         raise FileError("it holds no spiking network of fxsnn, or one from before files could be loaded")
@@ -66,19 +71,22 @@ def require_schema(document: Document) -> None:
     if type(version) is int and version > VERSION:
         raise FileError(f"it has version {version}; this fxsnn reads versions up to {VERSION}. Install a newer fxsnn")
     nodes = document.get("nodes")
-    rules = schema()
-    most = rules["properties"]["nodes"]["maxItems"]
+    first, rules = schema(1), schema(version if type(version) is int and version > 0 else 1)
+    most = first["properties"]["nodes"]["maxItems"]
     nodes = nodes if isinstance(nodes, list) else []
     if len(nodes) > most:
         raise FileError(f"it has {len(nodes):,} nodes; allowed are {most:,}")
     calls = [node for node in nodes if isinstance(node, dict) and node.get("op") == "call"]
     if len(calls) > _MOST_CALLS:
         raise FileError(f"it has {len(calls):,} calls in its tail; allowed are {_MOST_CALLS}")
+    if any(_depth(node.get("returns")) > 2 * _DEEPEST for node in nodes if isinstance(node, dict)):
+        raise FileError(f"what it returns is nested more than {_DEEPEST} deep")
     # To JSON Schema 3.0 is an integer too; to PyTorch it is none.
     kinds = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     strict = extend(Draft202012Validator, type_checker=kinds)
     problems = Problems()
-    for error in itertools.islice(strict(rules).iter_errors(document), _MOST_TOLD):
+    known = Registry().with_resource(_file_of(1), Resource.from_contents(first))
+    for error in itertools.islice(strict(rules, registry=known).iter_errors(document), _MOST_TOLD):
         problems(f"{error.json_path}: {short(error.message)}")
     if type(version) is not int:
         problems(f"$.version: {short(repr(version))} is no integer")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+from fxsnn.file.returned import returned_places
 from fxsnn.file.schema_check import Problems
 from fxsnn.graph import about_file_name
 
@@ -22,6 +23,8 @@ def spikes(node: Mapping[str, Any]) -> bool:
 
 def reads(node: Mapping[str, Any]) -> list[int]:
     """The places of the nodes that a node reads."""
+    if node["op"] == "output" and "returns" in node:
+        return list(returned_places(node["returns"]))
     if node["op"] != "call":
         return [node["reads"]] if "reads" in node else []
     given = [*node["arguments"], *node["options"].values()]

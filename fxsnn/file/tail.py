@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
+from torch.utils._pytree import tree_leaves
 
 from fxsnn.errors import FileError
 from fxsnn.file.schema_check import DAMAGED, short
@@ -34,8 +35,8 @@ class _Sizes(Interpreter):
         return value
 
 
-def logits_size(graph: Graph, sizes: Mapping[int, Size], image_size: Size) -> Size:
-    """The size of the output without the batch, whatever the batch is.
+def logits_sizes(graph: Graph, sizes: Mapping[int, Size], image_size: Size) -> tuple[Size, ...]:
+    """The sizes of all tensors that are returned, without the batch, whatever the batch is.
 
     Args:
         graph: the spiking graph.
@@ -58,9 +59,14 @@ def logits_size(graph: Graph, sizes: Mapping[int, Size], image_size: Size) -> Si
         except Exception as error:  # of any kind: the file says what is called
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise FileError(f"{DAMAGED} its tail does not fit together: {short(reason)}") from error
-        if not isinstance(logits, Tensor) or logits.dim() < 1 or len(logits) != batch or not logits.numel():
+        leaves = [leaf for leaf in tree_leaves(logits) if leaf is not None]
+        if not leaves or not all(_has_rows(leaf, batch) for leaf in leaves):
             raise FileError(f"{DAMAGED} its tail does not give logits for each image")
-        found.append(tuple(logits.shape[1:]))
+        found.append(tuple(tuple(leaf.shape[1:]) for leaf in leaves))
     if found[0] != found[1]:
         raise FileError(f"{DAMAGED} what its tail gives depends on the number of images")
     return found[0]
+
+
+def _has_rows(value: Any, count: int) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and len(value) == count and value.numel() > 0

@@ -166,8 +166,8 @@ class TestTheFile:
             names = set(arrays.keys())
         from jsonschema import Draft202012Validator
 
-        Draft202012Validator.check_schema(schema())
-        Draft202012Validator(schema()).validate(document)
+        Draft202012Validator.check_schema(schema(1))
+        Draft202012Validator(schema(1)).validate(document)
         assert {
             "conv1.codes",
             "conv1.threshold",
@@ -308,10 +308,10 @@ class TestVersions:
 
     def test_a_newer_version_is_refused_with_what_to_do(self, file: Path, tmp_path: Path) -> None:
         def edit(document: dict[str, Any], _: Any) -> None:
-            document["version"] = 2
+            document["version"] = 3
             document["something new"] = 1
 
-        with pytest.raises(FileError, match=r"it has version 2; .* up to 1\. Install a newer fxsnn"):
+        with pytest.raises(FileError, match=r"it has version 3; .* up to 2\. Install a newer fxsnn"):
             fxsnn.load(changed(file, tmp_path, edit))
 
     def test_a_target_of_that_name_with_other_limits_is_refused_unless_one_is_chosen(

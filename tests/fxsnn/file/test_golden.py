@@ -26,7 +26,7 @@ class Simulation:
 def verified(logits: Tensor, expected: Tensor = EXPECTED) -> bool:
     """Whether a run that gives these logits, and the right spikes, is that of the network."""
     runs = iter(Simulation(row[None].expand(5, 1, 3), {"conv": SPIKES[:, :1].float()}) for row in logits)
-    golden = Golden(torch.zeros(2, 1, 1, 1), {"conv": SPIKES}, expected)
+    golden = Golden(torch.zeros(2, 1, 1, 1), {"conv": SPIKES}, (expected,))
     return compared("net.fxsnn", golden, lambda _: next(runs)).ok
 
 

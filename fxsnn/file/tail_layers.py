@@ -1,0 +1,173 @@
+"""The layers that stand in the tail of a network file, in both directions: described, and made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxsnn.layers import FoldedLinear, pair
+
+FLOAT_TYPES: Mapping[str, torch.dtype] = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "identity": nn.Identity,
+}
+
+Fields = dict[str, Any]
+Array = tuple[str, Tensor]
+Find = Callable[[str, tuple[int, ...]], Tensor]
+"""The array of a layer by its last name, of a floating type and that shape."""
+
+
+class NoName(Exception):  # noqa: N818  # never leaves this wing
+    """Something has no name in the format; the text says what."""
+
+
+def described_layer(module: Any) -> tuple[Fields, list[Array]]:
+    """Fields and arrays of what a layer does; exact classes only, since another class may do something else.
+
+    Raises:
+        NoName: the format does not know it.
+    """
+    kind = type(module)
+    if kind in (nn.Linear, FoldedLinear):
+        sizes = {"in_features": module.in_features, "out_features": module.out_features}
+        return {"op": "linear", **sizes, "bias": module.bias is not None}, _weights(module)
+    if kind is nn.Conv2d and module.padding_mode == "zeros":
+        return {"op": "conv2d", **convolution(module), "bias": module.bias is not None}, _weights(module)
+    if kind is nn.AvgPool2d and not module.ceil_mode and module.divisor_override is None:
+        fields = {
+            "op": "avg_pool2d",
+            **{name: list(pair(getattr(module, name))) for name in ("kernel_size", "stride", "padding")},
+            "count_include_pad": module.count_include_pad,
+        }
+        return fields, []
+    if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
+        return {"op": "flatten"}, []
+    if kind in (nn.Softmax, nn.LogSoftmax):
+        return {"op": "softmax" if kind is nn.Softmax else "log_softmax", "dim": module.dim}, []
+    if kind is nn.AdaptiveAvgPool2d:
+        size = module.output_size
+        return {"op": "adaptive_avg_pool2d", "output_size": list(size) if isinstance(size, tuple) else [size] * 2}, []
+    if kind in (nn.BatchNorm1d, nn.BatchNorm2d) and module.running_mean is not None:
+        names = ["running_mean", "running_var"] + (["weight", "bias"] if module.affine else [])
+        fields = {
+            "op": "batch_norm",
+            "dimensions": 1 if kind is nn.BatchNorm1d else 2,
+            "channels": module.num_features,
+            "epsilon": module.eps,
+            "affine": module.affine,
+        }
+        return fields, [(name, getattr(module, name)) for name in names]
+    function = next((name for name, one in ACTIVATIONS.items() if one is kind), None)
+    if function is None or (kind is nn.Softplus and (module.beta, module.threshold) != (1, 20)):
+        raise NoName(f"a {kind.__name__}")
+    return {"op": "activation", "function": function}, []
+
+
+def convolution(layer: Any) -> Fields:
+    """The geometry of a convolution, spiking or not."""
+    left, right, top, bottom = layer._reversed_padding_repeated_twice  # "same" and "valid" in numbers
+    return {
+        "in_channels": layer.in_channels,
+        "out_channels": layer.out_channels,
+        "kernel_size": list(layer.kernel_size),
+        "stride": list(layer.stride),
+        "padding": [top, bottom, left, right],
+        "dilation": list(layer.dilation),
+        "groups": layer.groups,
+    }
+
+
+def _weights(module: Any) -> list[Array]:
+    return [("weight", module.weight)] + ([] if module.bias is None else [("bias", module.bias)])
+
+
+def rebuilt_layer(node: Mapping[str, Any], find: Find, problem: Callable[[str], None]) -> nn.Module:
+    """The layer that a node describes, in evaluation mode as in any other.
+
+    Args:
+        node: of a kind that `described_layer` gives.
+        find: its arrays.
+        problem: is told what is wrong.
+    """
+    op = node["op"]
+    if op == "linear":
+        rows, columns = node["out_features"], node["in_features"]
+        linear = nn.Linear(columns, rows, node["bias"], device="meta")
+        return _filled(linear, node, (rows, columns), find)
+    if op == "conv2d":
+        conv = nn.Conv2d(**convolution_arguments(node, problem), bias=node["bias"], device="meta")
+        return _filled(conv, node, tuple(conv.weight.shape), find)
+    if op == "batch_norm":
+        kind = nn.BatchNorm1d if node["dimensions"] == 1 else nn.BatchNorm2d
+        norm = kind(1, node["epsilon"], affine=node["affine"])
+        norm.num_features = node["channels"]
+        for part in ("running_mean", "running_var") + (("weight", "bias") if node["affine"] else ()):
+            array = find(part, (node["channels"],))
+            setattr(norm, part, array if part.startswith("running") else _frozen(array))
+        return norm
+    plain: dict[str, Callable[[], nn.Module]] = {
+        "flatten": nn.Flatten,
+        "softmax": lambda: nn.Softmax(node["dim"]),
+        "log_softmax": lambda: nn.LogSoftmax(node["dim"]),
+        "adaptive_avg_pool2d": lambda: nn.AdaptiveAvgPool2d(tuple(node["output_size"])),
+        "activation": lambda: ACTIVATIONS[node["function"]](),
+        "avg_pool2d": lambda: nn.AvgPool2d(
+            tuple(node["kernel_size"]),
+            tuple(node["stride"]),
+            tuple(node["padding"]),
+            count_include_pad=node["count_include_pad"],
+        ),
+    }
+    return plain[op]()
+
+
+def convolution_arguments(node: Mapping[str, Any], problem: Callable[[str], None]) -> Fields:
+    """What PyTorch wants to be told of a convolution: channels, kernel, stride, padding, dilation and groups."""
+    groups, kernel, dilation = node["groups"], node["kernel_size"], node["dilation"]
+    inputs, outputs = node["in_channels"], node["out_channels"]
+    top, bottom, left, right = node["padding"]
+    padding: str | tuple[int, int] = (top, left)
+    if top != bottom or left != right:  # only padding="same" of PyTorch gives sides that differ
+        padding = "same"
+        same = [space * (side - 1) for space, side in zip(dilation, kernel, strict=True)]
+        sides = [part for whole in same for part in (whole // 2, whole - whole // 2)]
+        if [top, bottom, left, right] != sides or list(node["stride"]) != [1, 1]:
+            problem(f"{node['name']}: its padding {node['padding']} cannot be had in PyTorch")
+            padding = (0, 0)
+    if inputs % groups or outputs % groups:
+        problem(f"{node['name']}: {groups} groups do not divide {inputs} and {outputs} channels")
+        groups = 1
+    return {
+        "in_channels": inputs,
+        "out_channels": outputs,
+        "kernel_size": tuple(kernel),
+        "stride": tuple(node["stride"]),
+        "padding": padding,
+        "dilation": tuple(dilation),
+        "groups": groups,
+    }
+
+
+def _filled(layer: Any, node: Mapping[str, Any], shape: tuple[int, ...], find: Find) -> Any:
+    layer.weight = _frozen(find("weight", shape))
+    if node["bias"]:
+        layer.bias = _frozen(find("bias", shape[:1]))
+    return layer
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
