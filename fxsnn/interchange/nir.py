@@ -218,18 +218,23 @@ class _Tail:
 
 
 def _tail(document: Mapping[str, Any]) -> _Tail:
-    ops = [node["op"] for node in document["nodes"]]
-    behind = document["nodes"][ops.index("decode") + 1 : -1]
-    flatten = bool(behind) and behind[0]["op"] == "flatten"
-    rest = behind[1:] if flatten else behind
-    linear = rest[0] if rest and rest[0]["op"] == "linear" else None
-    unsaid = rest if linear is None else rest[1:]
+    nodes = document["nodes"]
+    decode = [node["op"] for node in nodes].index("decode")
+    said: dict[str, Mapping[str, Any]] = {}
+    place = decode
+    for op in ("flatten", "linear"):
+        if nodes[place + 1]["op"] == op and nodes[place + 1]["reads"] == place:
+            place += 1
+            said[op] = nodes[place]
     remedy = 'Apply it to what the reader gives, and pass differences="warn"'
-    left_out = tuple(
-        Finding(str(node["name"]), "it comes behind that" if place else f"NIR has no {node['op']}", remedy)
-        for place, node in enumerate(unsaid)
-    )
-    return _Tail(flatten, linear, left_out)
+    left_out = [
+        Finding(str(node["name"]), "it comes behind that" if number else f"NIR has no {node['op']}", remedy)
+        for number, node in enumerate(nodes[place + 1 : -1])
+    ]
+    if "returns" in nodes[-1]:
+        problem = "a graph of NIR gives one value, the network returns them in a tuple, list or dict"
+        left_out.append(Finding(str(nodes[-1]["name"]), problem, remedy))
+    return _Tail("flatten" in said, said.get("linear"), tuple(left_out))
 
 
 class _Writer:

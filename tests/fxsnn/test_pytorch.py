@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import fxsnn
+from fxsnn.outputs import tensors_in
 from tests.nets import CONVERTIBLE, Functional, Small, images, seeded
 from tests.random_networks import quiet
+from tests.tails import with_tail
 
 
 def network(name: str = "modules", **options: Any) -> fxsnn.SpikingNetwork:
@@ -135,12 +137,35 @@ def assert_same_in_onnx(module: nn.Module, x: Tensor) -> None:
         program = torch.onnx.export(module, (x,), dynamo=True, verbose=False)
         expected = module(x)
     assert program is not None
-    (found,) = ReferenceEvaluator(program.model_proto).run(None, {program.model_proto.graph.input[0].name: x.numpy()})
-    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
+    found = ReferenceEvaluator(program.model_proto).run(None, {program.model_proto.graph.input[0].name: x.numpy()})
+    for one, tensor in zip(found, tensors_in(expected), strict=True):
+        torch.testing.assert_close(torch.from_numpy(one), tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_the_spiking_network_goes_to_onnx() -> None:
     assert_same_in_onnx(network(timesteps=2), images(2))
+
+
+class Heads(nn.Module):
+    """Classes and a map of classes, nested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.maps = nn.Linear(96, 5), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        return {"classes": self.fc(x.flatten(1)), "others": (self.maps(x), [x.mean((2, 3))])}
+
+
+def test_several_outputs_are_exported_and_compiled_in_their_structure() -> None:
+    snn, given = with_tail(seeded(Heads), timesteps=2), images(2)
+    assert_same_in_onnx(snn, given)
+    with torch.no_grad():
+        for made in (
+            torch.export.export(snn, (given,)).module(),
+            torch.compile(snn, fullgraph=True, backend="aot_eager"),
+        ):
+            torch.testing.assert_close(made(given), snn(given), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.slow

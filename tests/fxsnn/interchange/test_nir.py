@@ -17,6 +17,7 @@ from tests.engines import same
 from tests.nets import CONVERTIBLE, Small, images, seeded
 from tests.random_networks import convertible_case, noise, quiet, random_seeds
 from tests.readers import Trains, run_norse, run_sinabs
+from tests.tails import alike, with_tail
 
 PLAIN: dict[str, Any] = {"reset": "zero", "initial_membrane": 0}
 
@@ -256,3 +257,51 @@ class TestWhatNirCannotSay:
     def test_differences_is_one_of_two_words(self) -> None:
         with pytest.raises(OptionError, match="differences is 'ignore'"):
             fxsnn.to_nir(network(), differences="ignore")
+
+
+class Heads(nn.Module):
+    """Two linear layers of which each reads the activations, and a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.fc, self.fc2, self.maps = nn.Flatten(), nn.Linear(96, 5), nn.Linear(96, 3), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        rows = self.flat(x)
+        return {"classes": self.fc(rows), "others": [self.fc2(rows), self.maps(x)]}
+
+
+def test_several_outputs_are_refused_by_name_and_kept_where_differences_are_only_told(tmp_path: Path) -> None:
+    snn = with_tail(seeded(Heads))
+    snn.reset, snn.initial_membrane = "zero", 0
+    says = (
+        r"(?s)3 problems:.*fc2: .*maps: .*output: a graph of NIR gives one value, the network"
+    )
+    with pytest.raises(ModelError, match=says):
+        fxsnn.to_nir(snn)
+    with pytest.warns(InterchangeWarning, match="computes something else: fc2: .*maps: .*output: "):
+        graph = fxsnn.to_nir(snn, differences="warn")
+    assert last_affine(graph).weight.shape == (5, 96)
+    assert alike(fxsnn.from_nir(through_a_file(graph, tmp_path))(images()), snn(images()))
+
+
+def test_what_reads_something_else_than_the_activations_is_not_written_as_if_it_did() -> None:
+    class Two(Heads):
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.fc(self.flat(self.maps(x).repeat(1, 3, 1, 1)))
+
+    class Beside(Heads):
+        def forward(self, x: torch.Tensor) -> Any:
+            rows = self.flat(x)
+            return self.fc(self.flat2(x * 2)), rows
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.flat2 = nn.Flatten()
+
+    snn = with_tail(seeded(Beside))
+    snn.reset, snn.initial_membrane = "zero", 0
+    with pytest.raises(ModelError, match=r"(?s)5 problems:.*no fully connected layer reads its spikes.*fc: it comes"):
+        fxsnn.to_nir(snn)
+    with pytest.raises(FileError, match="repeat has no name in the format of files"):
+        fxsnn.to_nir(with_tail(seeded(Two)))
