@@ -27,6 +27,7 @@ from fxsnn.errors import DataError, Finding, GraphError, OptionError
 from fxsnn.graph.copying import ONE_TRACES, copied
 from fxsnn.graph.description import KINDS, described, digest_of, in_short, tensors_of
 from fxsnn.graph.image_sizes import likely_sizes
+from fxsnn.graph.in_place import drop_unread, writes
 from fxsnn.graph.kinds import Activation, Norm, Weighted, place_of
 from fxsnn.graph.sources import source_of
 from fxsnn.layers import (
@@ -266,7 +267,9 @@ class Graph:
         """
         part = fx.Graph()
         copies = {node: part.placeholder("value"), self.input(): part.placeholder("images")}
-        wanted, waiting = set(), [self.output()]
+        before = self.ancestors(node)
+        wanted = set[Node]()
+        waiting = [self.output(), *(one for one in self if one not in before and writes(one, self.module))]
         while waiting:
             one = waiting.pop()
             if one not in wanted and one not in copies:
@@ -339,7 +342,7 @@ class Graph:
             GraphError: the graph is not well-formed.
         """
         try:
-            self.module.graph.eliminate_dead_code()
+            drop_unread(self.module.graph, self.module)
         except RuntimeError as error:
             raise GraphError(f"the graph is not well-formed: {error}") from error
         self.module.delete_all_unused_submodules()

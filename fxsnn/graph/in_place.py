@@ -1,8 +1,8 @@
 """Calls that write into what they are given.
 
 A program drops calls whose value nothing reads. `x.add_(1)` is such a call, and everything that reads `x` behind it
-depends on it: it is to read what the call gives. And who keeps a value, as observers do, would find it written over:
-then the call is to give something new.
+depends on it: it is to read what the call gives, or the call stays. And who keeps a value, as observers do, would find
+it written over: then the call is to give something new.
 """
 
 from __future__ import annotations
@@ -54,12 +54,21 @@ def write_nothing(program: fx.Graph, root: nn.Module) -> None:
             _say_otherwise(node, root)
 
 
+def drop_unread(program: fx.Graph, root: nn.Module) -> None:
+    """Take out the calls whose value nothing reads, and that write into nothing.
+
+    Raises:
+        RuntimeError: PyTorch finds that the program is not well-formed.
+    """
+    program.eliminate_dead_code(lambda node: node.is_impure() or writes(node, root))
+
+
 def _writing(program: fx.Graph, root: nn.Module) -> Iterator[tuple[Node, Node, list[Node]]]:
     """Calls that write into a tensor, the tensors, and what reads these behind them."""
     places = {node: place for place, node in enumerate(program.nodes)}
     for node in program.nodes:
         written = node.args[0] if node.args else None
-        if _writes(node, root) and isinstance(written, Node) and not _known_otherwise(written, node, places, root):
+        if writes(node, root) and isinstance(written, Node) and not _known_otherwise(written, node, places, root):
             yield node, written, [user for user in written.users if places[user] > places[node]]
 
 
@@ -67,8 +76,8 @@ def _name(node: Node) -> str:
     return str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
 
 
-def _writes(node: Node, root: nn.Module) -> bool:
-    """Whether a call writes into its first argument."""
+def writes(node: Node, root: nn.Module) -> bool:
+    """Whether a call writes into its first argument: it counts, though nothing may read its value."""
     if node.op == "call_module":
         return getattr(root.get_submodule(str(node.target)), "inplace", False) is True
     if node.op not in ("call_function", "call_method"):

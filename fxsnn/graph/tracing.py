@@ -18,7 +18,7 @@ from fxsnn.graph.agreement import require_agreement
 from fxsnn.graph.copying import ONE_TRACES
 from fxsnn.graph.graph import Graph
 from fxsnn.graph.image_sizes import sizes_to_try
-from fxsnn.graph.in_place import read_what_is_written
+from fxsnn.graph.in_place import drop_unread, read_what_is_written
 from fxsnn.graph.kinds import place_of, torch_parent
 from fxsnn.graph.names import about_program_name, spare_self
 from fxsnn.graph.own_copy import own_copy, unwrapped
@@ -266,7 +266,7 @@ def _drop_unused_inputs(module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         if node.op == "call_function" and getattr(node.target, "__name__", "").startswith("_assert"):
             graph.erase_node(node)
-    graph.eliminate_dead_code()
+    drop_unread(graph, module)
     for node in [n for n in graph.nodes if n.op == "placeholder"][1:]:
         if not node.users:
             graph.erase_node(node)
