@@ -274,9 +274,7 @@ class Heads(nn.Module):
 def test_several_outputs_are_refused_by_name_and_kept_where_differences_are_only_told(tmp_path: Path) -> None:
     snn = with_tail(seeded(Heads))
     snn.reset, snn.initial_membrane = "zero", 0
-    says = (
-        r"(?s)3 problems:.*fc2: .*maps: .*output: a graph of NIR gives one value, the network"
-    )
+    says = r"(?s)3 problems:.*fc2: .*maps: .*output: a graph of NIR gives one value, the network"
     with pytest.raises(ModelError, match=says):
         fxsnn.to_nir(snn)
     with pytest.warns(InterchangeWarning, match="computes something else: fc2: .*maps: .*output: "):
