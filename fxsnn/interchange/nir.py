@@ -76,8 +76,8 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
     found = rebuilt(document, arrays)
     if found.image_size is None:
         raise OptionError("the network does not know how large an image is; pass image_size=(channels, height, width)")
-    tail = _tail(document)
-    problems = [*_differences(snn), *([] if tail.linear else _rates(snn)), *tail.left_out]
+    tail = _tail(document, rows=len(list(found.sizes.values())[-1]) == 1)
+    problems = [*_differences(snn), *([] if tail.linears else _rates(snn)), *tail.left_out]
     if problems and differences == "refuse":
         raise ModelError(problems)
     if problems:
@@ -204,37 +204,47 @@ def _rates(snn: SpikingNetwork) -> list[Finding]:
 
 @dataclass(frozen=True)
 class _Tail:
-    """The part of the tail that NIR can say: a flatten and a fully connected layer.
+    """The part of the tail that NIR can say: a flatten and fully connected layers, one behind the other.
 
     Attributes:
         flatten: whether it begins with one.
-        linear: the node of the fully connected layer, `None` without one that reads the spikes.
+        linears: the nodes of the fully connected layers; the first reads the spikes.
         left_out: what NIR cannot say.
     """
 
     flatten: bool
-    linear: Mapping[str, Any] | None
+    linears: tuple[Mapping[str, Any], ...]
     left_out: tuple[Finding, ...]
 
 
-def _tail(document: Mapping[str, Any]) -> _Tail:
+def _tail(document: Mapping[str, Any], *, rows: bool) -> _Tail:
+    """Args: the document, and whether the activations are rows already."""
     nodes = document["nodes"]
-    decode = [node["op"] for node in nodes].index("decode")
-    said: dict[str, Mapping[str, Any]] = {}
-    place = decode
-    for op in ("flatten", "linear"):
-        if nodes[place + 1]["op"] == op and nodes[place + 1]["reads"] == place:
-            place += 1
-            said[op] = nodes[place]
+    place = [node["op"] for node in nodes].index("decode")
+
+    def follows(op: str) -> bool:
+        return bool(nodes[place + 1]["op"] == op and nodes[place + 1]["reads"] == place)
+
+    flatten, linears = follows("flatten"), list[Mapping[str, Any]]()
+    place += flatten
+    while (flatten or rows) and follows("linear"):
+        place += 1
+        linears.append(nodes[place])
     remedy = 'Apply it to what the reader gives, and pass differences="warn"'
     left_out = [
-        Finding(str(node["name"]), "it comes behind that" if number else f"NIR has no {node['op']}", remedy)
+        Finding(str(node["name"]), "it comes behind that" if number else _unsaid(node), remedy)
         for number, node in enumerate(nodes[place + 1 : -1])
     ]
     if "returns" in nodes[-1]:
         problem = "a graph of NIR gives one value, the network returns them in a tuple, list or dict"
         left_out.append(Finding(str(nodes[-1]["name"]), problem, remedy))
-    return _Tail("flatten" in said, said.get("linear"), tuple(left_out))
+    return _Tail(flatten, tuple(linears), tuple(left_out))
+
+
+def _unsaid(node: Mapping[str, Any]) -> str:
+    if node["op"] in ("linear", "conv2d", "flatten"):
+        return f"this {node['op']} is none in a row of fully connected layers, which is all of a tail that is written"
+    return f"NIR has no {node['op']}"
 
 
 class _Writer:
@@ -272,20 +282,16 @@ class _Writer:
 
     def tail(self, tail: _Tail, arrays: Mapping[str, Tensor]) -> None:
         """What NIR can say behind the last spiking layer."""
-        if tail.linear is not None:
-            self._linear(tail.linear, arrays)
-        elif tail.flatten and len(self._size) > 1:
+        channels = self._size[0]
+        if tail.flatten and len(self._size) > 1:
             self._flatten()
-
-    def _linear(self, node: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> None:
-        """Reads spikes: what a spike is worth is multiplied into its weights."""
-        if len(self._size) > 1:
-            channels = self._size[0]
-            self._flatten()
-        else:
-            channels = prod(self._size)
         value = list(self._chain.values())[-1].spike_value.float()
-        each = value.repeat_interleave(prod(self._size) // channels)
+        for node in tail.linears:
+            self._linear(node, arrays, value.repeat_interleave(prod(self._size) // channels))
+            channels, value = prod(self._size), torch.ones(prod(self._size))
+
+    def _linear(self, node: Mapping[str, Any], arrays: Mapping[str, Tensor], each: Tensor) -> None:
+        """What one of each of its inputs is worth, a spike for instance, is multiplied into its weights."""
         weight = arrays[f"{node['name']}.weight"].float() * each
         rows = len(weight)
         bias = arrays[f"{node['name']}.bias"].float() if node["bias"] else torch.zeros(rows)

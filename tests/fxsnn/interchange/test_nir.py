@@ -283,23 +283,52 @@ def test_several_outputs_are_refused_by_name_and_kept_where_differences_are_only
     assert alike(fxsnn.from_nir(through_a_file(graph, tmp_path))(images()), snn(images()))
 
 
-def test_what_reads_something_else_than_the_activations_is_not_written_as_if_it_did() -> None:
-    class Two(Heads):
-        def forward(self, x: torch.Tensor) -> Any:
-            return self.fc(self.flat(self.maps(x).repeat(1, 3, 1, 1)))
+class Chain(nn.Module):
+    """Two fully connected layers, one behind the other."""
 
-    class Beside(Heads):
-        def forward(self, x: torch.Tensor) -> Any:
-            rows = self.flat(x)
-            return self.fc(self.flat2(x * 2)), rows
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.fc1, self.fc = nn.Flatten(), nn.Linear(96, 7), nn.Linear(7, 5, bias=False)
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.flat2 = nn.Flatten()
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.fc(self.fc1(self.flat(x)))
 
-    snn = with_tail(seeded(Beside))
+
+def test_fully_connected_layers_in_a_row_are_written_each(tmp_path: Path) -> None:
+    snn = with_tail(seeded(Chain))
     snn.reset, snn.initial_membrane = "zero", 0
-    with pytest.raises(ModelError, match=r"(?s)5 problems:.*no fully connected layer reads its spikes.*fc: it comes"):
+    graph = through_a_file(fxsnn.to_nir(snn), tmp_path)
+    trains, outputs = run_norse(graph, fxsnn.nir_input(snn, images()), snn.timesteps)
+    assert_same_spikes(trains, snn.simulate(images()))
+    torch.testing.assert_close(outputs.mean(0), snn(images()), rtol=1e-4, atol=1e-5)
+    assert torch.equal(fxsnn.from_nir(graph)(images()), snn(images()))
+
+
+class Beside(Heads):
+    """A fully connected layer that reads something else than the activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat2 = nn.Flatten()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.fc(self.flat2(x * 2)), self.flat(x)
+
+
+class Along(nn.Module):
+    """One that reads maps along their last axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.fc(x)
+
+
+@pytest.mark.parametrize(("tail", "layer"), [(Beside, "mul"), (Along, "fc: this linear is none in a row")])
+def test_what_does_not_read_the_spikes_in_rows_is_not_written_as_if_it_did(tail: type[nn.Module], layer: str) -> None:
+    snn = with_tail(seeded(tail))
+    snn.reset, snn.initial_membrane = "zero", 0
+    with pytest.raises(ModelError, match=rf"(?s)no fully connected layer reads its spikes.*{layer}"):
         fxsnn.to_nir(snn)
-    with pytest.raises(FileError, match="repeat has no name in the format of files"):
-        fxsnn.to_nir(with_tail(seeded(Two)))
