@@ -17,7 +17,7 @@ import itertools
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from fxsnn.engine.tables import ungrouped
 from fxsnn.errors import FileError, Finding, FxsnnError, InterchangeWarning, ModelError, OptionError
 from fxsnn.file import Rebuilt, described, pack_codes, rebuilt, require_schema
 from fxsnn.interchange.nir_model import nir_graph, nir_package
+from fxsnn.interchange.nir_tail import WritableTail, writable_tail
 from fxsnn.network import SpikingNetwork, require_image_size, require_spiking
 from fxsnn.numerics import largest_code
 from fxsnn.options import is_one_of, shown
@@ -76,7 +77,7 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
     found = rebuilt(document, arrays)
     if found.image_size is None:
         raise OptionError("the network does not know how large an image is; pass image_size=(channels, height, width)")
-    tail = _tail(document, rows=len(list(found.sizes.values())[-1]) == 1)
+    tail = writable_tail(document, rows=len(list(found.sizes.values())[-1]) == 1)
     problems = [*_differences(snn), *([] if tail.linears else _rates(snn)), *tail.left_out]
     if problems and differences == "refuse":
         raise ModelError(problems)
@@ -202,51 +203,6 @@ def _rates(snn: SpikingNetwork) -> list[Finding]:
     return [Finding(name, problem, remedy)]
 
 
-@dataclass(frozen=True)
-class _Tail:
-    """The part of the tail that NIR can say: a flatten and fully connected layers, one behind the other.
-
-    Attributes:
-        flatten: whether it begins with one.
-        linears: the nodes of the fully connected layers; the first reads the spikes.
-        left_out: what NIR cannot say.
-    """
-
-    flatten: bool
-    linears: tuple[Mapping[str, Any], ...]
-    left_out: tuple[Finding, ...]
-
-
-def _tail(document: Mapping[str, Any], *, rows: bool) -> _Tail:
-    """Args: the document, and whether the activations are rows already."""
-    nodes = document["nodes"]
-    place = [node["op"] for node in nodes].index("decode")
-
-    def follows(op: str) -> bool:
-        return bool(nodes[place + 1]["op"] == op and nodes[place + 1]["reads"] == place)
-
-    flatten, linears = follows("flatten"), list[Mapping[str, Any]]()
-    place += flatten
-    while (flatten or rows) and follows("linear"):
-        place += 1
-        linears.append(nodes[place])
-    remedy = 'Apply it to what the reader gives, and pass differences="warn"'
-    left_out = [
-        Finding(str(node["name"]), "it comes behind that" if number else _unsaid(node), remedy)
-        for number, node in enumerate(nodes[place + 1 : -1])
-    ]
-    if "returns" in nodes[-1]:
-        problem = "a graph of NIR gives one value, the network returns them in a tuple, list or dict"
-        left_out.append(Finding(str(nodes[-1]["name"]), problem, remedy))
-    return _Tail(flatten, tuple(linears), tuple(left_out))
-
-
-def _unsaid(node: Mapping[str, Any]) -> str:
-    if node["op"] in ("linear", "conv2d", "flatten"):
-        return f"this {node['op']} is none in a row of fully connected layers, which is all of a tail that is written"
-    return f"NIR has no {node['op']}"
-
-
 class _Writer:
     """Puts nodes in a row. Their alphabetical order is that of execution: files keep no other."""
 
@@ -280,7 +236,7 @@ class _Writer:
                 self._size = self._sizes[name]
                 self.layers[name] = [*names, self._add(f"{name}_neurons", self._neurons(name))]
 
-    def tail(self, tail: _Tail, arrays: Mapping[str, Tensor]) -> None:
+    def tail(self, tail: WritableTail, arrays: Mapping[str, Tensor]) -> None:
         """What NIR can say behind the last spiking layer."""
         channels = self._size[0]
         if tail.flatten and len(self._size) > 1:

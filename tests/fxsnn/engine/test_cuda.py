@@ -100,6 +100,8 @@ def test_memory_that_a_kernel_would_misread_is_refused(drive: torch.Tensor) -> N
             "tests/test_against_reference.py",
             "far_below_zero or fully_connected_first or row_t or all_zero or every_spike",
         ),
+        ("tests/fxsnn/test_readout.py", "triton"),
+        ("tests/test_any_tail.py", "random_tails"),
         # The interpreter itself is not made for several threads.
         ("tests/fxsnn/engine/test_engines.py", "triton and not Net and not 32_bits and not many_threads"),
     ],
