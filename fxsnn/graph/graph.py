@@ -38,7 +38,7 @@ from fxsnn.layers import (
     is_readable,
 )
 from fxsnn.options import shown
-from fxsnn.outputs import distances
+from fxsnn.outputs import distances, tensors_in
 
 _HEADER = ("name", "calls", "reads", "tensors")
 
@@ -234,7 +234,7 @@ class Graph:
                     outputs = meta.forward(torch.empty(batch, channels, height, width, device="meta", dtype=self.dtype))
             except Exception:
                 continue
-            if whole and isinstance(outputs, Tensor) and outputs.shape[:1] != (batch,):
+            if whole and not any(one.shape[:1] == (batch,) for one in tensors_in(outputs)):
                 continue  # `x.view(-1, features)` makes more images of pixels that are too many
             generator = torch.Generator().manual_seed(seed)
             images = torch.randn(batch, channels, height, width, generator=generator)
