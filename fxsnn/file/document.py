@@ -6,6 +6,7 @@ back. Everything that can stand in the tail is named here: a file cannot call an
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -20,7 +21,7 @@ from fxsnn.chip import HardwareTarget
 from fxsnn.errors import FileError, Finding, listing
 from fxsnn.file.packing import pack_codes
 from fxsnn.file.returned import returned_data
-from fxsnn.file.tail_layers import Array, NoName, convolution, described_layer
+from fxsnn.file.tail_layers import Array, NoName, convolution, described_layer, upsampling
 from fxsnn.graph import Graph, about_file_name
 from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, pair
 from fxsnn.numerics import Dynamics
@@ -121,7 +122,7 @@ def document_of(
 
 def _is_of_2(node: Mapping[str, Any]) -> bool:
     """Whether version 1 has no words for a node."""
-    newer = node["op"] in ("conv2d", "avg_pool2d") or node.get("function") in METHODS_OF_2 | JOINS
+    newer = node["op"] in ("conv2d", "avg_pool2d", "upsample") or node.get("function") in METHODS_OF_2 | JOINS
     return newer or (node["op"] == "output" and "returns" in node)
 
 
@@ -174,6 +175,8 @@ def _described(graph: Graph, node: Node, places: Mapping[Node, int]) -> tuple[di
         for part in str(node.target).split("."):
             tensor = getattr(tensor, part)
         return {"op": "tensor"}, [("", tensor)]  # type: ignore[list-item]  # fx lets an attribute be a tensor only
+    if node.target is F.interpolate:
+        return _interpolation(node, places), []
     if node.op in ("call_function", "call_method"):
         return _call(node, places), []
     if node.op == "output":
@@ -222,6 +225,15 @@ def _spiking(layer: Any) -> tuple[dict[str, Any], list[Array]]:
     if kind is not SpikeConv2d:
         raise NoName(f"a {kind.__name__}")
     return {"op": "spike_conv2d", **common, **convolution(layer)}, arrays
+
+
+def _interpolation(node: Node, places: Mapping[Node, int]) -> dict[str, Any]:
+    """A call of `torch.nn.functional.interpolate`."""
+    given = inspect.signature(F.interpolate).bind(*node.args, **node.kwargs).arguments
+    read, recomputed, smoothed = (given.pop(name, None) for name in ("input", "recompute_scale_factor", "antialias"))
+    if not isinstance(read, Node) or recomputed or smoothed:
+        raise NoName("this kind of interpolation")
+    return {**upsampling(given.pop("size", None), given.pop("scale_factor", None), **given), "reads": places[read]}
 
 
 def _call(node: Node, places: Mapping[Node, int]) -> dict[str, Any]:

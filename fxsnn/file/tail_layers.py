@@ -25,6 +25,8 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     "identity": nn.Identity,
 }
 
+MODES = frozenset(("area", "bicubic", "bilinear", "nearest", "nearest-exact"))
+
 Fields = dict[str, Any]
 Array = tuple[str, Tensor]
 Find = Callable[[str, tuple[int, ...]], Tensor]
@@ -54,6 +56,8 @@ def described_layer(module: Any) -> tuple[Fields, list[Array]]:
             "count_include_pad": module.count_include_pad,
         }
         return fields, []
+    if kind is nn.Upsample and not module.recompute_scale_factor:
+        return upsampling(module.size, module.scale_factor, module.mode, module.align_corners), []
     if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
         return {"op": "flatten"}, []
     if kind in (nn.Softmax, nn.LogSoftmax):
@@ -75,6 +79,22 @@ def described_layer(module: Any) -> tuple[Fields, list[Array]]:
     if function is None or (kind is nn.Softplus and (module.beta, module.threshold) != (1, 20)):
         raise NoName(f"a {kind.__name__}")
     return {"op": "activation", "function": function}, []
+
+
+def upsampling(size: Any, scale_factor: Any, mode: str = "nearest", align_corners: bool | None = None) -> Fields:
+    """Fields of an interpolation of maps, with the arguments of `torch.nn.functional.interpolate`.
+
+    Raises:
+        NoName: one is no number, or the format does not know the mode.
+    """
+    fields: Fields = {"op": "upsample", "size": size, "scale_factor": scale_factor}
+    for name in ("size", "scale_factor"):
+        sides = fields[name] if isinstance(fields[name], list | tuple) else [fields[name]] * 2
+        if len(sides) != 2 or not all(isinstance(one, int | float | None) for one in sides) or mode not in MODES:
+            raise NoName("this kind of interpolation")
+        number = int if name == "size" else float
+        fields[name] = None if None in sides else [number(one) for one in sides]
+    return {**fields, "mode": mode, "align_corners": align_corners}
 
 
 def convolution(layer: Any) -> Fields:
@@ -125,6 +145,12 @@ def rebuilt_layer(node: Mapping[str, Any], find: Find, problem: Callable[[str], 
         "log_softmax": lambda: nn.LogSoftmax(node["dim"]),
         "adaptive_avg_pool2d": lambda: nn.AdaptiveAvgPool2d(tuple(node["output_size"])),
         "activation": lambda: ACTIVATIONS[node["function"]](),
+        "upsample": lambda: nn.Upsample(
+            None if node["size"] is None else tuple(node["size"]),
+            None if node["scale_factor"] is None else tuple(node["scale_factor"]),
+            node["mode"],
+            node["align_corners"],
+        ),
         "avg_pool2d": lambda: nn.AvgPool2d(
             tuple(node["kernel_size"]),
             tuple(node["stride"]),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import read_network
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxsnn
@@ -33,7 +34,7 @@ class Tail(nn.Module):
         self.fc1, self.fc2 = nn.Linear(96, 8), nn.Linear(8, 5, bias=False)
         self.maps, self.same = nn.Conv2d(6, 2, 1), nn.Conv2d(6, 4, (2, 3), padding="same", groups=2, bias=False)
         self.wide = nn.Conv2d(6, 3, 3, 2, (1, 0), 1)
-        self.flat = nn.Flatten()
+        self.flat, self.up = nn.Flatten(), nn.Upsample(12, mode="nearest-exact")
         self.pool = nn.AvgPool2d(3, 2, 1, count_include_pad=False)
         self.deconv = nn.ConvTranspose2d(6, 2, 2)
         self.register_buffer("weights", torch.linspace(0, 1, 30).view(6, 5))
@@ -47,6 +48,12 @@ NEW: dict[str, Callable[[Any, Any], Any]] = {
     "of odd windows": lambda net, x: (net.same(x), net.wide(x)),
     "a convolution squeezed": lambda net, x: net.maps(x).mean((2, 3)).squeeze(),
     "a pooling behind a convolution": lambda net, x: net.pool(net.maps(x)),
+    "interpolated": lambda net, x: (
+        F.interpolate(net.maps(x), scale_factor=2, mode="bilinear", align_corners=False),
+        F.interpolate(x, (9, 7)),
+        net.up(x),
+        F.interpolate(x, None, (1.5, 2.0), "bicubic", True),
+    ),
     "two heads": lambda net, x: (net.fc1(net.flat(x)), net.maps(x)),
     "one in a tuple": lambda net, x: (net.fc1(net.flat(x)),),
     "a list": lambda net, x: [x, net.maps(x)],
@@ -70,6 +77,9 @@ NOT: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "keys that are no text": (lambda net, x: {0: x}, "output: a immutable_dict that the network returns has no name"),
     "einsum": (lambda net, x: torch.einsum("nchw->nc", x), "einsum: einsum has no name in the format of files"),
     "joined with a number": (lambda net, x: torch.cat([x, x], out=None), "cat: this call of cat has no name"),
+    "a size that is read": (lambda net, x: F.interpolate(x, x.shape[2]), "interpolate: this kind of interpolation has"),
+    "smoothed": (lambda net, x: F.interpolate(x, 2, mode="bilinear", antialias=True), "this kind of interpolation has"),
+    "of other dimensions": (lambda net, x: F.interpolate(x.flatten(2), 3, mode="linear"), "this kind of interpolation"),
     "transposed convolution": (lambda net, x: net.deconv(x), "deconv: a ConvTranspose2d has no name in the format"),
 }
 
@@ -184,7 +194,7 @@ def deep(levels: int) -> Any:
 
 HOSTILE: dict[str, tuple[str, str, Any, str]] = {
     "returned from nowhere": ("output", "returns", {"list": [{"node": 900}]}, "which does not stand before it"),
-    "returned from itself": ("output", "returns", {"tuple": [{"node": 8}]}, "it reads node 8"),
+    "returned from itself": ("output", "returns", {"tuple": [{"node": 9}]}, "it reads node 9"),
     "spikes returned": ("output", "returns", {"tuple": [{"node": 2}]}, "spikes, or reads what does"),
     "nothing returned": ("output", "returns", {"list": [None]}, "does not give logits for each image"),
     "returned deep": ("output", "returns", deep(40), "what it returns is nested more than 16 deep"),
@@ -197,6 +207,10 @@ HOSTILE: dict[str, tuple[str, str, Any, str]] = {
     "channels": ("same", "in_channels", 8, "array 'same.weight' is"),
     "padding": ("same", "padding", [0, 3, 1, 1], r"its padding [0, 3, 1, 1] cannot be had in PyTorch"),
     "huge padding": ("same", "padding", [4096, 4096, 4096, 4096], "is too large"),
+    "huge maps": ("up", "size", [4096, 4096], "is too large"),
+    "a mode of other dimensions": ("up", "mode", "linear", "'linear' is not one of"),
+    "a size and a factor": ("up", "scale_factor", [2, 2], "its tail does not fit together"),
+    "neither": ("up", "size", None, "its tail does not fit together"),
     "a window that does not fit": ("pool", "kernel_size", [9, 9], "its tail does not fit together"),
     "no stride": ("pool", "stride", [0, 1], "stride"),
     "a bias that is not there": ("same", "bias", True, "array 'same.bias' is missing"),
@@ -210,7 +224,7 @@ HOSTILE: dict[str, tuple[str, str, Any, str]] = {
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Arrays and document of a good file."""
-    snn = with_tail(seeded(lambda: Tail(lambda net, x: (torch.cat([net.same(x), x], 1), net.pool(x)))))
+    snn = with_tail(seeded(lambda: Tail(lambda net, x: (torch.cat([net.same(x), x], 1), net.pool(x), net.up(x)))))
     return load_arrays(snn.save(tmp_path_factory.mktemp("files") / "net.fxsnn", golden=0))
 
 
