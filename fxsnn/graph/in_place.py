@@ -22,11 +22,14 @@ _OPERATORS: Mapping[Any, Any] = {
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
 }
 _SAME_MEMORY = frozenset((
-    "chunk", "contiguous", "detach", "diagonal", "expand", "expand_as", "flatten", "getattr", "getitem", "movedim",
-    "narrow", "permute", "real", "reshape", "reshape_as", "select", "split", "squeeze", "swapaxes", "swapdims", "t",
-    "tensor_split", "to", "transpose", "type_as", "unbind", "unflatten", "unfold", "unsqueeze", "view", "view_as",
+    "alpha_dropout", "chunk", "contiguous", "cpu", "cuda", "detach", "diagonal", "double", "dropout", "dropout1d",
+    "dropout2d", "dropout3d", "expand", "expand_as", "feature_alpha_dropout", "flatten", "float", "getattr", "getitem",
+    "half", "movedim", "narrow", "permute", "real", "reshape", "reshape_as", "select", "split", "squeeze", "swapaxes",
+    "swapdims", "t", "tensor_split", "to", "transpose", "type", "type_as", "unbind", "unflatten", "unfold", "unsqueeze",
+    "view", "view_as",
 ))  # fmt: skip
-"""What gives the numbers of its input in another form, without a copy of them."""
+"""What may give its input in another form, or as it is, without a copy of it."""
+_SAME_MEMORY_TOO = (nn.Flatten, nn.Unflatten, nn.Identity, nn.modules.dropout._DropoutNd)
 
 
 def read_what_is_written(program: fx.Graph, root: nn.Module) -> None:
@@ -122,11 +125,18 @@ def _say_otherwise(node: Node, root: nn.Module) -> None:
 
 def _known_otherwise(written: Node, by: Node, places: Mapping[Node, int], root: nn.Module) -> bool:
     """Whether a tensor is a form of another one, or has forms that are read behind the call that writes into it."""
-    forms = [one for one in written.users if _is_form(one, root) and places[one] < places[by]]
+    forms = [one for one in _forms_of(written, root) if places[one] < places[by]]
     return _is_form(written, root) or any(places[user] > places[by] for one in forms for user in one.users)
+
+
+def _forms_of(node: Node, root: nn.Module) -> Iterator[Node]:
+    for user in node.users:
+        if _is_form(user, root):
+            yield user
+            yield from _forms_of(user, root)
 
 
 def _is_form(node: Node, root: nn.Module) -> bool:
     if node.op == "call_module":
-        return isinstance(root.get_submodule(str(node.target)), nn.Flatten | nn.Unflatten)
+        return isinstance(root.get_submodule(str(node.target)), _SAME_MEMORY_TOO)
     return node.op in ("call_function", "call_method") and _name(node) in _SAME_MEMORY

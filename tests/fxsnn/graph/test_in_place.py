@@ -23,6 +23,7 @@ class Written(nn.Module):
     def __init__(self, tail: Tail) -> None:
         super().__init__()
         self.conv, self.fc, self.tail = nn.Conv2d(3, 6, 3), nn.Linear(6, 5), tail
+        self.rest = nn.Dropout()
         self.silu, self.relu = nn.SiLU(inplace=True), nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Any:
@@ -112,7 +113,13 @@ def through_a_view(net: Any, x: Any) -> Any:
     return x
 
 
-@pytest.mark.parametrize("tail", [of_a_view, through_a_view])
+def as_it_is(net: Any, x: Any) -> Any:
+    same = net.rest(F.dropout(x, 0.5, training=net.training))
+    y = x.add_(1)
+    return same * y
+
+
+@pytest.mark.parametrize("tail", [of_a_view, through_a_view, as_it_is])
 def test_a_tensor_that_is_read_in_another_form_is_written(tail: Tail) -> None:
     model = seeded(lambda: Written(tail))
     for graph in (fxsnn.capture(model), Canonicalize()(fxsnn.capture(model)).after):
