@@ -91,10 +91,9 @@ def writes(node: Node, root: nn.Module) -> bool:
 
 def _is_told_to(node: Node) -> bool:
     """Whether a function is called with `inplace=True`, by name or not."""
-    return node.op == "call_function" and True in (
-        node.kwargs.get("inplace"),
-        *node.args[_place_of_inplace(node) :][:1],
-    )
+    if node.op != "call_function" or node.kwargs.get("inplace") is True:
+        return node.op == "call_function"
+    return any(one is True for one in node.args) and node.args[_place_of_inplace(node) :][:1] == (True,)
 
 
 def _place_of_inplace(node: Node) -> int:
