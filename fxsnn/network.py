@@ -119,7 +119,8 @@ class SpikingNetwork(nn.Module):
     def early_readout(self, images: Tensor) -> Any:
         """Logits after every step, [T, N, classes]: row t is what a run of t + 1 steps gives.
 
-        Accuracy against T costs one run, in memory for a few images at a time.
+        Accuracy against T costs one run, in memory for a few images at a time. The tail reads the activations of
+        several images and steps at once, so this is for tails that treat each image by itself.
 
         Args:
             images: as for a call.
