@@ -168,7 +168,7 @@ def edits() -> Iterator[tuple[str, Edit]]:
     yield "a code of -2", array("conv1.codes", lambda one: one * 0 + 0b10101010)
     lies: dict[str, list[Any]] = {
         "format": ["other", None],
-        "version": [1.0, 0, 2, 99, "1", 1.5, True, None, -1],
+        "version": [1.0, 0, 2.0, 3, 99, "1", 1.5, True, None, -1],
         "golden": [{"images": 2.0}, {"images": 0}, {"images": 1}, {"images": 3}, None, {"images": 1 << 40}, {}],
         "nodes": [[], [1], {}, None, [{"op": "images"}] * 5000],
         "image_size": [None, [3, 12], [3, 13, 12], [4, 12, 12], [3, 1, 1], [0, 12, 12], [3, 1 << 24, 1 << 24]],
