@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 from numbers import Real
 
 from torch import nn
@@ -12,7 +13,7 @@ from fxsnn.data import batches_of, held_out
 from fxsnn.errors import AccuracyWarning, OptionError, PipelineError
 from fxsnn.graph import Graph
 from fxsnn.rewriting import Pass, facts
-from fxsnn.training import Student, Task, TrainingOptions, float_form, train
+from fxsnn.training import Student, Task, TrainingOptions, float_form, name_of, train
 
 
 class Finetune(Pass, TrainingOptions):
@@ -27,8 +28,10 @@ class Finetune(Pass, TrainingOptions):
     kept. Where the network that it began with is kept, an `AccuracyWarning` says so.
 
     Args:
-        data: a pair of tensors (images, labels), or an iterable of (images, labels) such as a `DataLoader`. With
-            `distillation=1`, labels are not needed.
+        data: a pair of tensors (images, labels), or an iterable of (images, labels) such as a `DataLoader`. Labels are
+            integers; of a network with one output 0 and 1 of any type; or values, floats like its outputs. With
+            `distillation=1`, labels are not needed. With `loss` they are what that reads: tensors in tuples, lists and
+            dicts, too; of a batch with more than two parts a tuple of all behind the images.
         epochs: how often to go through the data.
         spiking_epochs: how often after that, with the rates of the spiking network; 0 leaves these out.
         lr: learning rate at the start; `None`: 0.02 for SGD, 0.001 for AdamW.
@@ -45,7 +48,7 @@ class Finetune(Pass, TrainingOptions):
         validation: data held out, or the share of `data` (tensors only) to hold out; after each epoch the accuracy of
             the spiking network on them is taken, and the best epoch is what remains, or the start if none was better.
             `None`: the last one remains, or the start if its spiking network classified more of about 1,000 training
-            images right.
+            images right. Of values, and with `loss`, the smaller loss is the better one.
         patience: stop when so many epochs brought nothing better on the validation data; `None`: never.
         batch_size: for tensors.
         timesteps: T, the levels of the activations; `None`: those for which the network is converted.
@@ -59,19 +62,28 @@ class Finetune(Pass, TrainingOptions):
         on_epoch: called with an `Epoch` (loss, accuracies, learning rate, seconds) after each epoch.
         seed: two runs with one seed give the same network on the same machine.
         progress: show a progress bar with loss, accuracy, learning rate and the time left.
+        loss: `None`: cross entropy of classes, two by one output among them, or squared error of values, as outputs and
+            labels tell. Or a function of outputs and labels, whatever a batch of these is, that gives a tensor of one
+            number, a mean over the images: for networks with several outputs. Not with `distillation`.
         optimiser: `optimizer` by the name that it had; read it as `optimizer`.
 
     Raises:
-        OptionError: an option has a value that is not allowed; the teacher cannot be copied or called.
+        OptionError: an option has a value that is not allowed; the teacher cannot be copied or called; `loss` fails.
         PipelineError, ModelError: the graph has no thresholds or n-bit weights, or weights narrower than float32.
         TargetError: values of the network fit no register.
-        DataError: data or labels do not fit the network.
+        DataError: data or labels do not fit the network, or what its outputs mean is not known without `loss`.
         TrainingError: the loss is not finite, or training takes a value out of its register.
         FileError: the checkpoint is of another call, or cannot be read or written.
     """
 
     needs = facts("thresholds", "low-bit-weights")
     gives = facts("finetuned")
+
+    def describe(self) -> str:
+        """The pass as it would be written, the loss by its name."""
+        if self.loss is None:
+            return super().describe()
+        return replace(self, loss=None).describe().replace("loss=None", f"loss={name_of(self.loss)}")
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""

@@ -1,12 +1,12 @@
 """What users give as data: tensors, loaders, data sets; each judged and cut into batches in one place.
 
-Open `batches.py` first. It imports layers (what images are) and the ground.
+Open `batches.py` first; `reading.py` says what outputs and labels mean together. It imports layers (what images are)
+and the ground.
 """
 
 from fxsnn.data.batches import (
     accepted,
     batches_of,
-    check_labels,
     chosen_apart,
     drawn_alike,
     gone_through,
@@ -16,27 +16,38 @@ from fxsnn.data.batches import (
     labelled_batches,
     length_of,
     reproducible,
-    require_classes,
     require_labels,
     require_share,
 )
 from fxsnn.data.digits import DigitNet
+from fxsnn.data.reading import (
+    Reading,
+    gives_probabilities,
+    reading_of,
+    reading_without_labels,
+    require_accuracy,
+    require_outputs,
+)
 
 __all__ = [
     "DigitNet",
+    "Reading",
     "accepted",
     "batches_of",
-    "check_labels",
     "chosen_apart",
     "drawn_alike",
+    "gives_probabilities",
     "gone_through",
     "held_out",
     "image_batches",
     "images_and_labels",
     "labelled_batches",
     "length_of",
+    "reading_of",
+    "reading_without_labels",
     "reproducible",
-    "require_classes",
+    "require_accuracy",
     "require_labels",
+    "require_outputs",
     "require_share",
 ]

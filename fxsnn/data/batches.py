@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_leaves, tree_map, tree_structure, tree_unflatten
 from torch.utils.data import DataLoader, TensorDataset
 
 from fxsnn.ambient import neutral
@@ -37,7 +40,7 @@ def image_batches(data: Any, channels: int | None, *, what: str = "calibration d
 
 
 def labelled_batches(data: Any, channels: int | None, *, what: str) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The same with labels: integers [N], `None` where there are none.
+    """The same with labels, one or more numbers an image, `None` where there are none.
 
     Raises:
         DataError: as above; or what comes with the images is no labels for them.
@@ -51,19 +54,23 @@ def labelled_batches(data: Any, channels: int | None, *, what: str) -> Iterator[
 
 
 def require_labels(given: object, count: int, *, also: str = "") -> Tensor:
-    """Labels as int64 [N].
+    """Labels as a tensor [N, ...], integers as int64; what they mean the outputs tell, see `reading_of`.
 
     Args:
-        given: what the user gave.
+        given: what the user gave: a tensor, an array, or numbers.
         count: of the images.
         also: what else is allowed, for the message.
 
     Raises:
-        DataError: it is no tensor of integers, one for each image.
+        DataError: it is not one or more numbers for each image.
     """
-    if isinstance(given, Tensor) and is_readable(given) and given.shape == (count,) and given.dtype in _INTEGERS:
-        return given.long()
-    raise DataError(f"labels are {in_words(given)}; expected a tensor of integers {[count]}{also}")
+    try:
+        labels = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        labels = None
+    if labels is not None and is_readable(labels) and labels.shape[:1] == (count,) and not labels.is_complex():
+        return _plain(labels.long() if labels.dtype in _INTEGERS else labels)
+    raise DataError(f"labels are {in_words(given)}; expected a tensor of integers {[count]}, or of floats{also}")
 
 
 def _batches(data: Any, channels: int | None, what: str) -> Iterator[tuple[Tensor, list[Any]]]:
@@ -232,7 +239,8 @@ def batches_of(
     """What users have as something that can be gone through once per epoch.
 
     Args:
-        data: an iterable of batches, or tensors: a pair of images and labels, or images alone.
+        data: an iterable of batches, or tensors: a pair of images and labels, or images alone. Labels may be several
+            tensors in tuples, lists and dicts; batches then have the same.
         batch_size: for tensors.
         labels: batches must have labels.
         shuffle: for tensors.
@@ -245,7 +253,9 @@ def batches_of(
     if tensors is not None:
         if len(tensors[0]) == 0:
             raise DataError(f"{what} is empty")
-        data = DataLoader(TensorDataset(*tensors), batch_size, shuffle=shuffle)
+        plain = isinstance(data, Tensor) or isinstance(data[1], Tensor)
+        together = None if plain else partial(_together, tree_structure(data))
+        data = DataLoader(TensorDataset(*tensors), batch_size, shuffle=shuffle, collate_fn=together)
     if not _can_be_gone_through(data) or isinstance(data, Tensor):
         raise DataError(
             f"{what} is a {type(data).__name__}; expected a pair (images, labels) or an iterable of such "
@@ -254,6 +264,11 @@ def batches_of(
     if length_of(data) == 0:
         raise DataError(f"{what} is empty")
     return data
+
+
+def _together(structure: TreeSpec, rows: list[tuple[Tensor, ...]]) -> Any:
+    """A batch of rows, images and labels as the user gave them."""
+    return tree_unflatten([torch.stack(column) for column in zip(*rows, strict=True)], structure)
 
 
 def _tensors(data: Any, *, labels: bool, what: str) -> tuple[Tensor, ...] | None:
@@ -269,6 +284,14 @@ def _tensors(data: Any, *, labels: bool, what: str) -> tuple[Tensor, ...] | None
         if len(data[0]) != len(data[1]):
             raise DataError(f"{what}: there are {len(data[0])} images and {len(data[1])} labels")
         return data
+    if labels and isinstance(data, tuple) and len(data) == 2 and _is_images(data[0]) and not _is_images(data[1]):
+        require_images(data[0], None)
+        leaves = tree_leaves(data[1])
+        if not leaves or not all(isinstance(one, Tensor) and is_readable(one) and one.dim() for one in leaves):
+            return None
+        if other := [len(one) for one in leaves if len(one) != len(data[0])]:
+            raise DataError(f"{what}: there are {len(data[0])} images and {other[0]} labels")
+        return data[0], *leaves
     return None
 
 
@@ -326,18 +349,20 @@ def held_out(data: Any, share: object, seed: int, *, labels: bool = True) -> tup
         )
     if len(tensors[0]) < 2:
         raise DataError(f"fine-tuning data are {len(tensors[0])} images; validation needs one of at least two")
-    parts = [tuple(part[chosen] for part in tensors) for chosen in chosen_apart(len(tensors[0]), share, seed)]
-    kept, out = parts if isinstance(data, tuple) else [part[0] for part in parts]
+    kept, out = (tree_map(itemgetter(chosen), data) for chosen in chosen_apart(len(tensors[0]), share, seed))
     return kept, out
 
 
-def images_and_labels(batch: Any, channels: int | None, *, labels: bool) -> tuple[Tensor, Tensor | None]:
+def images_and_labels(
+    batch: Any, channels: int | None, *, labels: bool, any_labels: bool = False
+) -> tuple[Tensor, Any]:
     """Images and labels of a batch for training.
 
     Args:
         batch: images, or images, labels and whatever else.
         channels: what the network reads.
         labels: they are wanted; `None` otherwise.
+        any_labels: whatever comes with the images is their label, several things in a tuple; nobody looks at it here.
 
     Raises:
         DataError: they are no images for the network, or no labels for them.
@@ -346,45 +371,18 @@ def images_and_labels(batch: Any, channels: int | None, *, labels: bool) -> tupl
         images = batch[0] if isinstance(batch, tuple | list) and batch else batch
         check_images(images, channels)
         return _trainable(images), None
-    if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[1], Tensor):
-        raise DataError("a batch for fine-tuning must be (images, labels); labels are an integer tensor [N]")
-    images, given = batch[:2]
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        raise DataError("a batch for fine-tuning must be (images, labels); labels are integers [N], or values")
+    images, given, *more = batch
     check_images(images, channels)
+    if any_labels:
+        return _trainable(images), tree_map(_trainable, (given, *more) if more else given)
     return _trainable(images), _trainable(require_labels(given, len(images)))
 
 
-def _trainable(tensor: Tensor) -> Tensor:
-    """What autograd may keep: a plain tensor, and a copy of one that was made in inference mode."""
-    plain = _plain(tensor)
+def _trainable(value: Any) -> Any:
+    """What autograd may keep: a plain tensor, and a copy of one that was made in inference mode; others as they are."""
+    if not isinstance(value, Tensor):
+        return value
+    plain = _plain(value)
     return plain.clone() if plain.is_inference() else plain
-
-
-def require_classes(outputs: object, images: Tensor, whose: str) -> Tensor:
-    """Refuse outputs that say nothing about classes.
-
-    Args:
-        outputs: what a network gave.
-        images: for these.
-        whose: which network, for the message.
-
-    Raises:
-        DataError: they are no numbers for each image.
-    """
-    if isinstance(outputs, Tensor) and is_readable(outputs):
-        shape = list(outputs.shape)
-        if len(shape) > 1 and shape[0] == len(images) and 0 not in shape:
-            return outputs
-    raise DataError(f"{whose} gives {in_words(outputs)}; expected a tensor {[len(images), 'classes']}")
-
-
-def check_labels(labels: Tensor, classes: int) -> None:
-    """Refuse labels that are no classes of the network.
-
-    Raises:
-        DataError: they are not.
-    """
-    if not bool(((labels >= 0) & (labels < classes)).all()):
-        raise DataError(
-            f"labels go from {int(labels.min())} to {int(labels.max())}; the network has {classes} "
-            f"classes, 0 to {classes - 1}"
-        )

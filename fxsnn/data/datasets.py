@@ -14,7 +14,7 @@ The name of a file that ends in .npz stands for the arrays in it: `train_images`
 `test_labels`, or `images` and `labels`, which are then both halves.
 
 Both halves are map-style data sets of `(image, label)`: a float tensor [channels, height, width], normalised as the
-network expects it, and an integer class.
+network expects it, and an integer class. Networks that do not classify have labels of other kinds, numbers too.
 """
 
 from __future__ import annotations
@@ -242,12 +242,13 @@ def _tensors(path: Path, arrays: Mapping[str, np.ndarray], prefix: str) -> Tenso
     if (
         images.ndim != 4
         or images.dtype.kind != "f"
-        or labels.shape != images.shape[:1]
-        or labels.dtype.kind not in "iu"
+        or labels.shape[:1] != images.shape[:1]
+        or labels.dtype.kind not in "iubf"
     ):
         raise DataError(
             f"{path}: {prefix}images are {images.dtype} {list(images.shape)} and {prefix}labels {labels.dtype} "
             f"{list(labels.shape)}; expected floats [N, C, H, W], normalised as the network was trained on them, and "
-            "integers [N]"
+            "integers [N], or values as floats"
         )
-    return TensorDataset(torch.from_numpy(images).float(), torch.from_numpy(labels.astype(np.int64)))
+    given = torch.from_numpy(labels.astype(np.int64 if labels.dtype.kind in "iu" else labels.dtype))
+    return TensorDataset(torch.from_numpy(images).float(), given)

@@ -20,7 +20,7 @@ from torch.fx.node import Node
 
 from fxsnn.ambient import neutral
 from fxsnn.chip import AUTOMATIC
-from fxsnn.data import check_labels, labelled_batches, require_classes
+from fxsnn.data import Reading, labelled_batches
 from fxsnn.display import MARKED, aligned, html
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, Interpreter
@@ -34,6 +34,7 @@ from fxsnn.insight.effects import (
     real_activations,
     stage_networks,
 )
+from fxsnn.insight.outputs import Outputs, Stage, outputs_reading
 from fxsnn.layers import QuantizedInput, geometry_of
 from fxsnn.network import SpikingNetwork
 
@@ -71,23 +72,6 @@ class LayerBudget:
     def cause(self) -> str:
         """The effect of the largest size."""
         return max(self.sizes, key=self.sizes.__getitem__)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """The whole network with all effects up to one.
-
-    Attributes:
-        name: "ann", or the last effect that is on.
-        distance: of its outputs from those of the ANN, relative, in root mean square.
-        agreement: percentage of the images on which it says what the ANN says.
-        accuracy: percentage of the images that it classifies right; `None` without labels.
-    """
-
-    name: str
-    distance: float
-    agreement: float
-    accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -153,7 +137,8 @@ class ErrorBudget:
         for stage in self.stages:
             accuracy = () if stage.accuracy is None else (f"{stage.accuracy:.2f} %",)
             name = "ANN" if stage.name == "ann" else f"+ {stage.name}"
-            rows.append((name, f"{stage.distance:.1%}", f"{stage.agreement:.2f} %", *accuracy))
+            agreement = "-" if stage.agreement is None else f"{stage.agreement:.2f} %"
+            rows.append((name, f"{stage.distance:.1%}", agreement, *accuracy))
         return [header, *rows]
 
     def heading(self) -> str:
@@ -193,31 +178,35 @@ def error_budget(model: nn.Module, snn: SpikingNetwork, images: Any) -> ErrorBud
         model: the network that was converted.
         snn: what it was converted to; T, reset and start are as they are set.
         images: a tensor [N, C, H, W], a pair of images and labels, or an iterable of batches, such as a `DataLoader`.
-            With labels, stages have accuracies.
+            With labels, stages have accuracies. Networks that give values have none, and no agreement; nor have those
+            with several outputs. Of one output the labels tell: 0 and 1 are classes.
 
     Raises:
         OptionError: `snn` was not converted from `model`.
         ModelError: `model` cannot be converted.
-        DataError: the images are no images for the network, or the labels no classes of it.
+        DataError: the images are no images for the network, or the labels none for its outputs.
     """
     stages = stage_networks(model, snn)
     ann = stages["ann"]
     layers = matched_layers(ann, snn)
     sums = [_Sums() for _ in layers]
-    outputs = {name: _Outputs() for name in stages}
+    outputs = {name: Outputs() for name in stages}
     count = 0
+    reading: Reading | None = None
     with torch.no_grad():
         for batch, labels in _parts(images, ann.input_channels):
             count += len(batch)
             given = batch.to(snn.device, torch.float32)
             doubles = given.double()  # the same pixels for all stages
             _add_layers(layers, snn, stages, given, doubles, sums)
-            reference = require_classes(ann(doubles), batch, "the network")
+            reference = ann(doubles)
+            reading = outputs_reading(ann, doubles, reference, labels, reading)
             for name, stage in stages.items():
                 outputs[name].add(
                     snn(given) if name == "timing" else reference if name == "ann" else stage(doubles),
                     reference,
                     labels,
+                    reading,
                 )
     rows = tuple(one.row(layer) for one, layer in zip(sums, layers, strict=True))
     return ErrorBudget(count, rows, tuple(one.stage(name) for name, one in outputs.items()), _worst(rows, snn))
@@ -263,33 +252,6 @@ class _Sums:
             {name: product / (total * scale) if total else 0.0 for name, product in self.products.items()},
             {name: square**0.5 / scale for name, square in self.squares.items()},
         )
-
-
-class _Outputs:
-    """Sums over all images, of one stage."""
-
-    def __init__(self) -> None:
-        self.reference = self.difference = 0.0
-        self.same = self.right = self.count = 0
-        self.labelled = False
-
-    def add(self, outputs: Tensor, reference: Tensor, labels: Tensor | None) -> None:
-        """What one batch adds."""
-        self.reference += float(reference.square().sum())
-        self.difference += float((outputs.double() - reference).square().sum())
-        said = outputs.flatten(1).argmax(1)
-        self.same += int((said == reference.flatten(1).argmax(1)).sum())
-        self.count += len(outputs)
-        if labels is not None:
-            self.labelled = True
-            check_labels(labels, outputs.flatten(1).shape[1])
-            self.right += int((said == labels.to(said.device)).sum())
-
-    def stage(self, name: str) -> Stage:
-        """The result."""
-        distance = (self.difference / self.reference) ** 0.5 if self.reference else 0.0
-        accuracy = 100 * self.right / self.count if self.labelled else None
-        return Stage(name, distance, 100 * self.same / self.count, accuracy)
 
 
 def _add_layers(

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fxsnn.ambient import neutral
-from fxsnn.data import accepted, check_labels, gone_through, length_of, require_classes, require_labels
+from fxsnn.data import (
+    Reading,
+    accepted,
+    gives_probabilities,
+    gone_through,
+    length_of,
+    reading_of,
+    require_accuracy,
+    require_labels,
+    require_outputs,
+)
 from fxsnn.display import progress_bar
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, place_of
@@ -19,29 +30,39 @@ from fxsnn.network import SpikingNetwork
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Batches of images [N, C, H, W] and labels [N]."""
 
+_OF_SEVERAL = "give a function that picks one, such as lambda images: network(images)[0]"
+AFTER_EACH_STEP = "snn.early_readout(images) gives the outputs after each step: measure your own figure on them"
+_OF_VALUES = "Measure a distance instead, such as (network(images) - labels).square().mean()"
+
 
 @neutral()
 def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str = "") -> float:
     """Share of the images that are classified correctly, in percent.
 
     Args:
-        network: gives logits [N, classes]; a module or graph is given the images where its tensors are, and in the type
-            of its parameters.
-        batches: images and labels.
+        network: gives logits [N, classes], or one output an image: a logit, whose sign decides, or behind a sigmoid a
+            probability. A module or graph is given the images where its tensors are, and in the type of its parameters.
+        batches: images and labels: integers [N], of one output 0 and 1 of any type; [N, 1] are taken, too.
         title: of the progress bar; "": there is none.
 
     Raises:
-        DataError: there are no images, the network cannot be run on them, or the labels are no classes of it.
+        DataError: there are no images, the network cannot be run on them, or the labels are no classes of it: values,
+            for instance, which have no accuracy.
     """
     hits = count = 0
     device, dtype = _kind_of(network)
+    reading: Reading | None = None
     with torch.no_grad():
         for batch in _shown(batches, title):
             images, labels = _pair(batch)
+            if not len(images):
+                continue
             given = images.to(device, dtype if images.is_floating_point() else None)
             with accepted(given):
-                outputs = network(given)
-            hits += int(_right(require_classes(outputs, images, "the network").flatten(1), labels))
+                outputs = require_outputs(network(given), images, "the network", _OF_SEVERAL)
+            wanted = require_labels(labels, len(images))
+            reading = reading_of(outputs, wanted, partial(gives_probabilities, network, given), reading)
+            hits += require_accuracy(reading, wanted, _OF_VALUES).right(outputs, wanted)
             count += len(images)
     return 100 * hits / _some(count)
 
@@ -57,20 +78,31 @@ def accuracy_over_time(snn: SpikingNetwork, batches: Batches, timesteps: int, ti
         title: of the progress bar; "": there is none.
 
     Raises:
-        DataError: there are no images, or the labels are no classes of the network.
+        DataError: there are no images, or the labels are no classes of the network, see `accuracy`.
     """
     own, snn.timesteps = snn.timesteps, timesteps
     hits, count = torch.zeros(timesteps, dtype=torch.float64), 0
+    reading: Reading | None = None
     try:
         for batch in _shown(batches, title):
             images, labels = _pair(batch)
-            readout = snn.early_readout(images.to(snn.device))
-            require_classes(readout[-1] if isinstance(readout, Tensor) else readout, images, "the network")
-            hits += _right(readout.flatten(2), labels)
+            if not len(images):
+                continue
+            given = images.to(snn.device)
+            logits: Any = snn.early_readout(given)
+            last = require_outputs(at_the_end(logits), images, "the network", AFTER_EACH_STEP)
+            wanted = require_labels(labels, len(images))
+            reading = reading_of(last, wanted, partial(gives_probabilities, snn, given), reading)
+            hits += require_accuracy(reading, wanted, AFTER_EACH_STEP).right_after_each_step(logits, wanted)
             count += len(images)
     finally:
         snn.timesteps = own
     return (100 * hits / _some(count)).tolist()
+
+
+def at_the_end(logits: object) -> object:
+    """Of logits [T, N, ...] those after the last step; what is no tensor as it is, to be refused."""
+    return logits[-1] if isinstance(logits, Tensor) else logits
 
 
 def _shown(batches: Batches, title: str) -> Iterable[Any]:
@@ -81,22 +113,7 @@ def _pair(batch: object) -> tuple[Tensor, object]:
     """Images and labels of a batch."""
     if isinstance(batch, tuple | list) and len(batch) > 1 and is_readable(batch[0]):
         return batch[0], batch[1]
-    raise DataError("a batch for an accuracy must be (images, labels); labels are an integer tensor [N]")
-
-
-def _right(logits: Tensor, labels: object) -> Tensor:
-    """How many images are classified right, by [..., N, classes]."""
-    given = require_labels(_as_tensor(labels), logits.shape[-2]).cpu()
-    check_labels(given, logits.shape[-1])
-    return (logits.argmax(-1).cpu() == given).sum(-1)
-
-
-def _as_tensor(labels: object) -> object:
-    """A tensor of what data sets have for labels, lists and arrays too; else what they are."""
-    try:
-        return torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError):
-        return labels
+    raise DataError("a batch for an accuracy must be (images, labels); labels are integers [N], or 0 and 1")
 
 
 def _some(count: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from fxsnn.ambient import neutral
-from fxsnn.data import accepted, check_labels, labelled_batches, require_classes
+from fxsnn.data import (
+    Reading,
+    accepted,
+    gives_probabilities,
+    labelled_batches,
+    reading_of,
+    require_accuracy,
+    require_outputs,
+)
 from fxsnn.display import aligned, html, progress_bar
 from fxsnn.errors import DataError, OptionError
 from fxsnn.graph import place_of
+from fxsnn.insight.evaluation import AFTER_EACH_STEP, at_the_end
 from fxsnn.layers import in_words
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.options import real_number, require_flag, shown
@@ -147,8 +157,9 @@ def sweep(
 
     Args:
         snn: the network; it is left as it is.
-        data: a pair of tensors (images, labels), or an iterable of (images, labels) such as a `DataLoader`. To choose
-            T, use images held out from training, not the test set.
+        data: a pair of tensors (images, labels), or an iterable of (images, labels) such as a `DataLoader`; labels are
+            integers, of a network with one output 0 and 1 of any type. To choose T, use images held out from training,
+            not the test set.
         timesteps: the largest T.
         tolerance: how many points of accuracy below the reference are good enough.
         model: the ANN, whose accuracy in evaluation mode is then the reference; it is left as it is. `None`: the
@@ -157,7 +168,8 @@ def sweep(
 
     Raises:
         OptionError: a value is not allowed, or `snn` is no spiking network.
-        DataError: there are no images, or no labels of its classes with them; the model cannot be run on them.
+        DataError: there are no images, or no labels of its classes with them (values have no accuracy); the model
+            cannot be run on them.
     """
     points_below = real_number(tolerance)
     if points_below is None or points_below < 0:
@@ -170,24 +182,31 @@ def sweep(
     meter = Meter(longest.graph, longest.timesteps)
     hits = torch.zeros(longest.timesteps, dtype=torch.float64)
     right = 0
+    reading: Reading | None = None
+    of_ann: Reading | None = None
     with torch.no_grad():
         batches = labelled_batches(data, longest.graph.input_channels, what="data")
         for images, labels in progress_bar(batches, "sweeping T", show=progress):
             if labels is None:
                 raise DataError("a batch has no labels; give (images, labels), labels an integer tensor [N]")
-            labels = labels.cpu()
             start = 0
             for part, run in longest.runs(images):
                 meter.add(part, run.spikes, run.membrane_range)
-                require_classes(run.logits[-1] if isinstance(run.logits, Tensor) else run.logits, part, "the network")
-                said = run.logits.flatten(2)
-                check_labels(labels, said.shape[2])
-                hits += (said.argmax(2).cpu() == labels[start : start + len(part)]).sum(1)
+                logits: Any = run.logits
+                last = require_outputs(at_the_end(logits), part, "the network", AFTER_EACH_STEP)
+                if start == 0:  # labels are read whole
+                    whole = last[:1].expand(len(images), *last.shape[1:])
+                    probabilities = partial(gives_probabilities, longest, part.to(longest.device))
+                    reading = reading_of(whole, labels, probabilities, reading)
+                    require_accuracy(reading, labels, AFTER_EACH_STEP)
+                assert reading is not None
+                hits += reading.right_after_each_step(logits, labels[start : start + len(part)])
                 start += len(part)
             if ann is not None:
                 with accepted(images, by="model"):
-                    outputs = require_classes(ann(images), images, "model")
-                right += int((outputs.flatten(1).argmax(1).cpu() == labels).sum())
+                    outputs = require_outputs(ann(images), images, "model", "give a function that picks the same one")
+                    of_ann = reading_of(outputs, labels, partial(gives_probabilities, ann, images), of_ann)
+                right += require_accuracy(of_ann, labels, AFTER_EACH_STEP).right(outputs, labels)
     accuracies = (100 * hits / meter.images).tolist()
     points = _points(meter, accuracies)
     reference = accuracies[-1] if model is None else 100 * right / meter.images

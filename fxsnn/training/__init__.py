@@ -6,7 +6,7 @@ lies below.
 
 from fxsnn.training.frontier import Frontier
 from fxsnn.training.loop import train
-from fxsnn.training.options import TrainingOptions
+from fxsnn.training.options import TrainingOptions, name_of
 from fxsnn.training.run import Epoch, Outcome, Task
 from fxsnn.training.student import Student, float_form
 
@@ -18,5 +18,6 @@ __all__ = [
     "Task",
     "TrainingOptions",
     "float_form",
+    "name_of",
     "train",
 ]

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from fxsnn.data import length_of, reproducible
 from fxsnn.errors import FileError
 from fxsnn.storage import load_arrays, require_place, save_arrays
-from fxsnn.training.options import TrainingOptions
+from fxsnn.training.options import TrainingOptions, name_of
 from fxsnn.training.run import Epoch, Progress, Task
 
-_NOT_PLAIN = ("data", "validation", "teacher", "target", "checkpoint", "on_epoch", "progress")
+_NOT_PLAIN = ("data", "validation", "teacher", "target", "checkpoint", "on_epoch", "progress", "loss")
 """Options that are no numbers or words: they are known by what they hold, or do not matter to the result."""
 
 
@@ -58,6 +58,7 @@ class Checkpoint:
             "idle": progress.idle,
             "start": progress.start,
             "best": progress.best,
+            "accuracy": progress.has_accuracy,
             "history": [asdict(epoch) for epoch in progress.history],
             "optimiser": scalars,
         }
@@ -80,7 +81,9 @@ class Checkpoint:
         self._student.load(_under("now.", arrays))
         history = [Epoch(**epoch) for epoch in document["history"]]
         numbers = {name: document[name] for name in ("done", "start", "best", "idle")}
-        progress = Progress(**numbers, history=history, kept=_under("best.", arrays))
+        progress = Progress(
+            **numbers, history=history, kept=_under("best.", arrays), has_accuracy=document.get("accuracy", True)
+        )
         held: dict[int, dict[str, Any]] = {}
         for name, value in {**_under("optimiser.", arrays), **document["optimiser"]}.items():
             index, key = name.split(".", 1)
@@ -108,6 +111,8 @@ def _identity(task: Task, options: TrainingOptions) -> str:
         "batches": _data_facts(task.batches),
         "validation": None if task.validation is None else _data_facts(task.validation),
     }
+    if options.loss is not None:
+        given["loss"] = name_of(options.loss)
     content = sha256(json.dumps(given, sort_keys=True).encode())
     networks: list[nn.Module] = [student.graph.module]
     if isinstance(task.teacher, nn.Module) and (options.distillation > 0):

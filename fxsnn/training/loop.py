@@ -30,7 +30,8 @@ def train(task: Task, options: TrainingOptions) -> Outcome:
     """Train `task.student` in place; its tail is not touched.
 
     With validation data the best epoch is what remains; without, the last one. Where the spiking network of the start
-    was better, on the validation data or without them on some of the training images, that remains.
+    was better, on the validation data or without them on some of the training images, that remains. Better is a larger
+    share of images that are right, or where nothing is right or wrong a smaller loss.
 
     Each epoch and the outcome are logged at INFO.
 
@@ -96,7 +97,7 @@ class _Loop:
                 self.judged = _first(self.task.batches) or None
         if self.state.history or self.judged is None:
             return
-        self.state.start = self.state.best = self._accuracy(self.judged)
+        self.state.start = self.state.best = self._score(self.judged)
         self.state.kept = self._tensors()
 
     def _end(self) -> Outcome:
@@ -107,14 +108,20 @@ class _Loop:
             return Outcome(history, last)
         if self.task.validation is not None:
             self.student.load(state.kept)
-            better = (epoch.number for epoch in history if epoch.validation == state.best != state.start)
-            return Outcome(history, next(better, 0), "validation", state.start, state.best)
-        after = self._accuracy(self.judged)
+            better = (epoch.number for epoch in history if epoch.score == state.best != state.start)
+            return self._outcome(next(better, 0), "validation", state.best)
+        after = self._score(self.judged)
         assert state.start is not None
         if after >= state.start:
-            return Outcome(history, last, "training", state.start, after)
+            return self._outcome(last, "training", after)
         self.student.load(state.kept)
-        return Outcome(history, 0, "training", state.start, state.start)
+        return self._outcome(0, "training", state.start)
+
+    def _outcome(self, kept: int, judged: str, after: float | None) -> Outcome:
+        """Figures as users know them: a loss is above zero."""
+        sign = 1 if self.state.has_accuracy else -1
+        before, after = (None if one is None else sign * one for one in (self.state.start, after))
+        return Outcome(tuple(self.state.history), kept, judged, before, after, self.state.has_accuracy)
 
     def _optimiser(self) -> torch.optim.Optimizer:
         relative = self.options.optimizer == "adamw"
@@ -139,15 +146,15 @@ class _Loop:
             rate = lr * scheduled(self.options.schedule, done)
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["scale"]
-            loss, outputs = self._update(images, labels, optimiser, spiking=phase == 1)
+            loss, right = self._update(images, labels, optimiser, spiking=phase == 1)
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the loss is {loss} in epoch {number}, batch {iteration + 1}; use a smaller lr (it is {lr}) or "
                     "check the labels"
                 )
             total, count = total + loss * len(images), count + len(images)
-            if labels is not None:
-                hits += int((outputs.argmax(1) == labels).sum())
+            if right is not None:
+                hits += right
                 labelled += len(images)
             accuracy = f"{hits / labelled:.2%}" if labelled else "-"
             bar.set_postfix(loss=f"{total / count:.4f}", accuracy=accuracy, lr=f"{rate:.2g}", refresh=False)
@@ -158,44 +165,47 @@ class _Loop:
                 "such as a DataLoader"
             )
         self.student.forget()
-        validation = None if self.task.validation is None else self._accuracy(self.task.validation)
+        score = None if self.task.validation is None else self._score(self.task.validation)
         self.state.done[phase] += 1
         epoch = Epoch(
-            number, phase == 1, total / count, hits / labelled if labelled else None, validation, rate,
-            time.perf_counter() - start,
+            number, phase == 1, total / count, hits / labelled if labelled else None,
+            score if self.state.has_accuracy else None, rate, time.perf_counter() - start,
+            None if score is None or self.state.has_accuracy else -score,
         )  # fmt: skip
         self.state.history.append(epoch)
-        self._consider(validation)
+        self._consider(score)
         _log.info("fine-tuning, %s", epoch)
 
-    def _accuracy(self, data: Iterable[Any]) -> float:
+    def _score(self, data: Iterable[Any]) -> float:
         """Of the spiking network."""
         what = "fine-tuning data" if self.task.validation is None else "the validation data"
-        return self.objective.accuracy(self.student.spiking(), data, what)
+        score = self.objective.judge(self.student.spiking(), data, what)
+        self.state.has_accuracy = self.objective.has_accuracy
+        return score
 
-    def _consider(self, validation: float | None) -> None:
+    def _consider(self, score: float | None) -> None:
         """Keep the present state if it is the best so far."""
-        if validation is None:
+        if score is None:
             return
         self.state.idle += 1
-        if self.state.best is None or validation > self.state.best:
-            self.state.best, self.state.idle = validation, 0
+        if self.state.best is None or score > self.state.best:
+            self.state.best, self.state.idle = score, 0
             self.state.kept = self._tensors()
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.student.tensors().items()}
 
     def _update(
-        self, images: Tensor, labels: Tensor | None, optimiser: torch.optim.Optimizer, *, spiking: bool
-    ) -> tuple[float, Tensor]:
-        """One step of the optimiser; the loss and the outputs before it."""
+        self, images: Tensor, labels: Any, optimiser: torch.optim.Optimizer, *, spiking: bool
+    ) -> tuple[float, int | None]:
+        """One step of the optimiser; the loss before it, and how many images were right."""
         if spiking:
             with accepted(images, size=self.image_size):
                 self.student.simulate(images)
         with self.objective.precision(), accepted(images, size=self.image_size):
             outputs = self.student.graph.run(images)
         self.image_size = tuple(images.shape[1:])
-        loss = self.objective.loss(outputs, labels, images)
+        loss = self.objective.loss(self.student.graph.run, outputs, labels, images)
         value = float(loss.detach())
         optimiser.zero_grad()
         if math.isfinite(value):
@@ -209,7 +219,7 @@ class _Loop:
             except TargetError as error:
                 findings = [replace(finding, remedy="Use a smaller lr") for finding in error.findings]
                 raise TrainingError(f"training has taken values out of their registers: {listing(findings)}") from error
-        return value, outputs.detach()
+        return value, self.objective.right(outputs, labels)
 
 
 def _first(batches: Iterable[Any]) -> list[Any]:

@@ -6,11 +6,12 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fxsnn.chip import HardwareTarget, require_target, whole_number
 from fxsnn.data import require_share
@@ -59,6 +60,7 @@ class TrainingOptions:
     on_epoch: Callable[[Epoch], None] | None = None
     seed: int = 0
     progress: bool = False
+    loss: Callable[[Any, Any], Tensor] | None = None
     optimiser: InitVar[str | None] = None
 
     def __post_init__(self, optimiser: str | None) -> None:
@@ -99,6 +101,17 @@ class TrainingOptions:
             as_path(self.checkpoint, "checkpoint")
         if self.on_epoch is not None and not callable(self.on_epoch):
             raise OptionError(f"on_epoch is a {type(self.on_epoch).__name__}; allowed are functions, or None")
+        if self.loss is not None:
+            if not callable(self.loss) or isinstance(self.loss, type):
+                raise OptionError(
+                    f"loss is {shown(self.loss)}; allowed are functions of outputs and labels, such as "
+                    "torch.nn.functional.mse_loss, or None"
+                )
+            if self.distillation > 0:
+                raise OptionError(
+                    f"loss is {name_of(self.loss)} and distillation {self.distillation:g}: how far a teacher is by a "
+                    "function of yours is not known. Leave loss or distillation out"
+                )
         if self.target is not None:
             require_target(self.target)
         self.dynamics()
@@ -119,6 +132,21 @@ class TrainingOptions:
         """Those at the start of ordinary and of spiking epochs."""
         ordinary = _RATES[self.optimizer] if self.lr is None else self.lr
         return ordinary, ordinary if self.spiking_lr is None else self.spiking_lr
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """What a function is called, without its address in memory.
+
+    >>> name_of(scheduled), name_of(nn.MSELoss())
+    ('scheduled', 'MSELoss()')
+    """
+    if isinstance(function, partial):
+        return name_of(function.func)
+    name = getattr(function, "__qualname__", None)
+    if isinstance(name, str):
+        return name
+    text = shown(function)
+    return type(function).__qualname__ if " at 0x" in text or text.startswith("a ") else text
 
 
 def scheduled(schedule: str, done: float) -> float:

@@ -168,18 +168,32 @@ def test_probabilities_are_known_whatever_the_network_calls_to_make_them() -> No
 
 
 class Extended(Small):
-    """A network whose outputs are not [N, classes]."""
+    """A network whose outputs are maps, [N, classes, places, 1]."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__()
+        self.places = places
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)[:, :, None, None]
+        return super().forward(x)[:, :, None, None].repeat(1, 1, self.places, 1)
 
 
 @pytest.mark.parametrize("validation", [None, DATA])
 def test_outputs_that_say_nothing_about_classes_are_refused(validation: Any) -> None:
-    with pytest.raises(
-        DataError, match=r"the network gives \[\d+, 5, 1, 1\]; fine-tuning needs a tensor \[N, classes\]"
-    ):
-        finetune(validation=validation)(quantised(seeded(Extended)))
+    message = (
+        r"outputs are torch.float32 \[\d+, 5, 2, 1\], labels .*: they say something about many places; tell .*loss"
+    )
+    with pytest.raises(DataError, match=message):
+        finetune(validation=validation)(quantised(seeded(lambda: Extended(2))))
+
+
+def test_maps_of_one_place_are_classes() -> None:
+    losses = []
+    for model in (seeded(lambda: Extended(1)), seeded(Small)):
+        history: list[Epoch] = []
+        finetune(on_epoch=history.append)(quantised(model))
+        losses.append([epoch.loss for epoch in history])
+    assert losses[0] == losses[1]
 
 
 def test_data_may_come_from_inference_mode() -> None:

@@ -227,7 +227,7 @@ class TestMistakes:
         snn, x = convert(MODEL, calibration_data=images(16)), images(8)
         labels = torch.arange(8) % 5
         for wrong in ((x, labels[:4]), (x, labels.float()), [(x, "labels")]):
-            with pytest.raises(DataError, match=r"labels are .*; expected a tensor of integers \[8\], or images alone"):
+            with pytest.raises(DataError, match=r"labels are .*; expected a tensor of integers \[8\]"):
                 fxsnn.error_budget(MODEL, snn, wrong)
         with pytest.raises(DataError, match="some batches have labels and some have none"):
             fxsnn.error_budget(MODEL, snn, [(x, labels), x])

@@ -64,7 +64,7 @@ def test_maps_of_one_place_are_classes_too(convert: Any) -> None:
     ("labels", "message"),
     [
         (LABELS + 50, "the network has 5 classes, 0 to 4"),
-        (LABELS[:, None], "expected a tensor of integers"),
+        (LABELS[:, None].expand(-1, 2), "expected a tensor of integers"),
         (LABELS.float(), "expected a tensor of integers"),
         (LABELS[:3], "expected a tensor of integers"),
         (["cat"] * 20, "labels are a list; expected a tensor of integers"),
