@@ -167,6 +167,7 @@ def print_epoch(epoch: Epoch, of: int) -> None:
     told = [
         f"epoch {epoch.number} of {of}{' (spiking)' if epoch.spiking else ''}: loss {epoch.loss:.4f}",
         *(f"{name} {100 * share:.2f} %" for name, share in shares if share is not None),
+        *([] if epoch.validation_loss is None else [f"validation loss {epoch.validation_loss:.4f}"]),
         f"{epoch.seconds:.1f} s",
     ]
     tqdm.write(", ".join(told), file=sys.stderr)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from fxsnn.chip import whole_number
 from fxsnn.cli import user_code
 from fxsnn.data import chosen_apart, datasets, require_share
 from fxsnn.errors import DataError, OptionError, UnknownName
@@ -125,17 +125,12 @@ def _require_images(name: str, half: Any) -> None:
         image, label = half[0] if size else (None, None)
     if not size:
         raise DataError(f"data set {name!r}: a half has no images")
-    label = int(label) if isinstance(label, Tensor) and label.numel() == 1 and not label.is_floating_point() else label
-    if (
-        not isinstance(image, Tensor)
-        or image.dim() != 3
-        or not image.is_floating_point()
-        or whole_number(label) is None
-    ):
+    numbers = isinstance(label, Tensor | np.ndarray | bool | int | float | np.generic)
+    if not isinstance(image, Tensor) or image.dim() != 3 or not image.is_floating_point() or not numbers:
         shape = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         raise DataError(
             f"data set {name!r}: an image is {shape}, its label a {type(label).__name__}; expected are a floating "
-            "tensor [C, H, W], normalised as the network was trained on it, and a whole number"
+            "tensor [C, H, W], normalised as the network was trained on it, and a whole number, or values in a tensor"
         )
 
 

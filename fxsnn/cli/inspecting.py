@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from typing import Any
 
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from fxsnn.cli.answer import Answer
 from fxsnn.cli.data_sets import DataSet, data_set_for, first_batches, require_data_for_normalisation
 from fxsnn.cli.inputs import ACCURACY_IMAGES, BUDGET_IMAGES, model_if_named, network_in
-from fxsnn.errors import OptionError
+from fxsnn.errors import DataError, FxsnnWarning, OptionError
 from fxsnn.insight import error_budget, sweep
 from fxsnn.loading import verify
 from fxsnn.network import SpikingNetwork
@@ -53,10 +54,15 @@ def _parts(
     # Activity is clear from few images, accuracy is not.
     many, count = first_batches(data, snn, options, ACCURACY_IMAGES)
     model = None if model is None else model.to(snn.device)
-    swept = sweep(snn, many, timesteps=2 * snn.timesteps, model=model)
+    try:
+        swept = sweep(snn, many, timesteps=2 * snn.timesteps, model=model)
+    except DataError as error:  # a network that does not classify has a page, too
+        warnings.warn(f"the page has no accuracy: {error}", FxsnnWarning, stacklevel=2)
+        swept = None
     where = f"on {count:,} images of {data}"
-    right = {} if model is None else {f"ANN, {where}": swept.reference}
-    right[f"spiking, {where}, T={snn.timesteps}"] = swept.points[snn.timesteps - 1].accuracy
+    right = {} if model is None or swept is None else {f"ANN, {where}": swept.reference}
+    if swept is not None:
+        right[f"spiking, {where}, T={snn.timesteps}"] = swept.points[snn.timesteps - 1].accuracy
     few = first_batches(data, snn, options, BUDGET_IMAGES)[0]
     budget = None if model is None else error_budget(model, snn, few)
     return {"accuracy": right, "sweep": swept, "budget": budget}
