@@ -163,6 +163,22 @@ class TestALossOfTheUsers:
         assert all(epoch.accuracy is None and epoch.validation is None for epoch in history)
         assert all(epoch.validation_loss is not None for epoch in history)
 
+    def test_outputs_are_given_as_the_network_gives_them(self) -> None:
+        def of_structure(outputs: Any, labels: Any) -> Tensor:
+            return heads(outputs["all"][0], labels)
+
+        graph = self.GRAPH.copy()
+        (out,) = graph.output().args
+        graph.output().args = ({"all": (out, None)},)
+        graph.module.recompile()
+        trained, plain = (
+            tuned(one, self.HEADS, loss=loss, validation=0.25, spiking_epochs=1)
+            for one, loss in ((graph, of_structure), (self.GRAPH, heads))
+        )
+        assert [epoch.loss for epoch in trained[1]] == [epoch.loss for epoch in plain[1]]
+        with pytest.raises(DataError, match=r"the network gives a dict; .*: of others tell fine-tuning .* loss="):
+            tuned(graph, LABELS)
+
     def test_batches_may_have_a_part_for_each_head(self) -> None:
         def of_parts(outputs: Tensor, labels: tuple[Tensor, Tensor]) -> Tensor:
             return heads(outputs, {"class": labels[0], "value": labels[1]})
