@@ -148,9 +148,9 @@ class Sizing:
         def known(one: Any) -> Any:
             if not isinstance(one, fx.Proxy):
                 return BATCHES[place] if type(one) is int and one == BATCHES[0] else one  # `len` gave it
-            if (values := getattr(one, "values", None)) is None:
+            if not isinstance(one, Sized) or one.values is None:  # any other has every attribute that it is asked for
                 raise _UnknownError
-            return values[place]
+            return one.values[place]
 
         args, kwargs = (cast(Any, map_aggregate)(given, known) for given in (args, kwargs))
         if kind == "get_attr":
