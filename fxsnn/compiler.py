@@ -20,6 +20,7 @@ from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
 from fxsnn.file import unwritable
 from fxsnn.graph import capture, capture_sharing, require_agreement
+from fxsnn.layers import require_images
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, require_flag, shown
@@ -184,6 +185,8 @@ def _checked(
     model: nn.Module, chip: HardwareTarget, bits: Bits, example: Tensor | None, *, run: bool = True
 ) -> FitReport:
     """See `check`; `run`: whether the graph is held against the network."""
+    if example is not None:
+        require_images(example, None)
     try:
         graph = capture_sharing(model, None if example is None else tuple(example.shape[1:]))
         Canonicalize().rewrite(graph)  # in place: a step would keep copies of all weights

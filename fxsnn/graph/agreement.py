@@ -35,8 +35,7 @@ def require_agreement(model: nn.Module, graph: Graph, images: Tensor) -> None:
         DataError: the network cannot be run on the images.
     """
     model = unwrapped(model)
-    if images.dim() == 4:
-        check_images(images, graph.input_channels)
+    check_images(images, graph.input_channels)
     device, dtype = place_of(model)
     if device.type == "meta" or len(images) == 0:
         return

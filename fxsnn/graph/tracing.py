@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxsnn.ambient import neutral
-from fxsnn.errors import DataError, Finding, ModelError
+from fxsnn.errors import Finding, ModelError
 from fxsnn.graph.agreement import require_agreement
 from fxsnn.graph.copying import ONE_TRACES
 from fxsnn.graph.graph import Graph
@@ -24,7 +24,7 @@ from fxsnn.graph.names import about_program_name, spare_self
 from fxsnn.graph.own_copy import own_copy, unwrapped
 from fxsnn.graph.sized import BATCHES, Sized, Sizing
 from fxsnn.graph.sources import user_place, without_frames
-from fxsnn.layers import LEAVES, in_words, is_readable
+from fxsnn.layers import LEAVES, require_images
 
 
 class Tracer(fx.Tracer):
@@ -134,8 +134,7 @@ def capture(model: nn.Module, example: Tensor | None = None) -> Graph:
     """
     if example is None:
         return _captured(model, share=False, size=None)
-    if not is_readable(example) or example.dim() < 2 or not example.is_floating_point():
-        raise DataError(f"example is {in_words(example)}; expected images, a dense tensor of a floating type")
+    require_images(example, None)
     graph = _captured(model, share=False, size=tuple(example.shape[1:]))
     require_agreement(model, graph, example)
     return graph

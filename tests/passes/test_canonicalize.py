@@ -219,11 +219,11 @@ conv1         Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))   
 relu          ReLU()                                                                  conv1
 avg_pool2d    AvgPool2d(kernel_size=2, stride=2, padding=0)                           relu
 conv2         Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1))                         avg_pool2d
-relu_1        ReLU()                                                                  conv2
-view          Flatten(start_dim=1, end_dim=-1)                                        relu_1
+relu_         ReLU()                                                                  conv2
+view          Flatten(start_dim=1, end_dim=-1)                                        relu_
 hidden        Linear(in_features=128, out_features=16, bias=True)                     view
-relu_2        ReLU()                                                                  hidden
-fc            Linear(in_features=16, out_features=5, bias=True)                       relu_2
+relu_1        ReLU()                                                                  hidden
+fc            Linear(in_features=16, out_features=5, bias=True)                       relu_1
 log_softmax   LogSoftmax(dim=1)                                                       fc"""
 
 

@@ -85,7 +85,7 @@ class TestAgreement:
     def test_images_that_the_network_refuses(self) -> None:
         with pytest.raises(DataError, match="that is 7 channels"):
             fxsnn.capture(seeded(Small), torch.zeros(2, 7, 10, 10))
-        with pytest.raises(DataError, match="example is a int"):
+        with pytest.raises(DataError, match="images are a int"):
             fxsnn.capture(seeded(Small), 3)  # type: ignore[arg-type]
 
     def test_example_images_are_not_written_into(self) -> None:
