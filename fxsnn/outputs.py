@@ -76,6 +76,11 @@ def distances(left: Any, right: Any) -> list[float]:
     return [_distance(a.double(), b.double()) for a, b in pairs]
 
 
+def largest_in(tensor: Tensor) -> float:
+    """The largest magnitude in a tensor that is finite; 0 where there is none."""
+    return float(tensor.double().nan_to_num(0, 0, 0).abs().max()) if tensor.numel() else 0.0
+
+
 def _distance(a: Tensor, b: Tensor) -> float:
     same = (a == b) | (a.isnan() & b.isnan())
     return float((a - b).abs().masked_fill(same, 0).max()) if a.numel() else 0.0

@@ -15,7 +15,8 @@ from fxsnn.graph.graph import Graph
 from fxsnn.graph.kinds import place_of
 from fxsnn.graph.own_copy import hooks_of, own_copy, unwrapped
 from fxsnn.graph.sources import user_place
-from fxsnn.layers import check_images
+from fxsnn.layers import check_images, in_words
+from fxsnn.outputs import distances, largest_in
 
 _IMAGES = 3
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -67,27 +68,18 @@ def _difference(expected: Any, found: Any) -> str | None:
     """How two outputs differ, by more than rounding; `None`: they do not."""
     (wanted, structure), (given, other) = pytree.tree_flatten(expected), pytree.tree_flatten(found)
     if structure != other:
-        return f"it gives {_shape(found)} instead of {_shape(expected)}"
+        return f"it gives {in_words(found)} instead of {in_words(expected)}"
     for one, two in zip(wanted, given, strict=True):
         if not isinstance(one, Tensor) or not isinstance(two, Tensor):
             if isinstance(one, Tensor) or isinstance(two, Tensor) or one != two:
-                return f"it gives {_shape(two)} instead of {_shape(one)}"
-            continue
-        if one.shape != two.shape:
+                return f"it gives {in_words(two)} instead of {in_words(one)}"
+        elif one.shape != two.shape:
             return f"it gives a tensor of {list(two.shape)} instead of {list(one.shape)}"
-        a, b = one.double(), two.double()
-        if bool((a.isnan() != b.isnan()).any()):
-            return "it gives NaN elsewhere"
-        same = (a == b) | a.isnan()
-        moved = float((a - b).abs().masked_fill(same, 0).max()) if a.numel() else 0.0
-        largest = float(a.nan_to_num(0, 0, 0).abs().max()) if a.numel() else 0.0
-        if moved > _ROUNDING.get(one.dtype, 2e-2) * max(largest, 1e-30):
-            return f"its outputs are up to {moved:.3g} off, where the largest is {largest:.3g}"
+        else:
+            (moved,), largest = distances(one, two), largest_in(one)
+            if not moved <= _ROUNDING.get(one.dtype, 2e-2) * largest:
+                return f"its outputs are up to {moved:.3g} off, where the largest is {largest:.3g}"
     return None
-
-
-def _shape(outputs: object) -> str:
-    return f"a tensor of {list(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
 
 
 def _causes(

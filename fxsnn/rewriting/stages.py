@@ -37,7 +37,7 @@ from fxsnn.errors import DataError, Finding, GraphError, ModelError, OptionError
 from fxsnn.graph import Graph, Interpreter, capture, largest_difference, layer_rows, require_graph
 from fxsnn.layers import Spiking, check_images, in_words
 from fxsnn.options import is_one_of
-from fxsnn.outputs import distances, tensors_in
+from fxsnn.outputs import distances, largest_in, tensors_in
 
 TOLERANCE = 1e-9
 """Largest difference, relative to the largest output (to 1, where that is smaller), at which a pass counts as keeping
@@ -58,11 +58,6 @@ def _same(left: Tensor, right: Tensor) -> bool:
         return True
     left, right = (tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in (left, right))
     return torch.equal(left, right)
-
-
-def _largest(outputs: Tensor) -> float:
-    """The largest magnitude that is finite."""
-    return float(outputs.double().nan_to_num(0, 0, 0).abs().max()) if outputs.numel() else 0.0
 
 
 def require_not_spiking(graph: Graph) -> None:
@@ -162,7 +157,7 @@ class Pass:
         with torch.no_grad(), accepted(images, what="example or calibration images"):
             outputs = before.run(images)
         try:
-            scales = [max(1.0, _largest(one)) for one in tensors_in(outputs)]
+            scales = [max(1.0, largest_in(one)) for one in tensors_in(outputs)]
             with torch.no_grad():
                 found = distances(outputs, after(images))
             moved = max((one / scale for one, scale in zip(found, scales, strict=True)), default=0.0)
