@@ -59,6 +59,17 @@ class Small(nn.Module):
         return self.fc(self.relu3(self.hidden(x)))
 
 
+class Ending(Small):
+    """Small with another end."""
+
+    def __init__(self, outputs: int, *last: nn.Module) -> None:
+        super().__init__()
+        self.fc, self.last = nn.Linear(16, outputs), nn.Sequential(*last)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(super().forward(x))
+
+
 class Functional(nn.Module):
     """The shape of `Small`, written with functions, methods and an in-place ReLU."""
 

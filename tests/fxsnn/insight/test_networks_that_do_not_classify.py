@@ -13,21 +13,10 @@ import fxsnn
 from fxsnn.errors import DataError
 from fxsnn.insight import accuracy, accuracy_over_time
 from fxsnn.insight.outputs import Outputs, outputs_reading
-from tests.nets import Small, images, seeded
+from tests.nets import Ending, images, seeded
 
 Convert = Callable[..., fxsnn.SpikingNetwork]
 X = images(50)
-
-
-class Ending(Small):
-    """Small with another end."""
-
-    def __init__(self, outputs: int, *last: nn.Module) -> None:
-        super().__init__()
-        self.fc, self.last = nn.Linear(16, outputs), nn.Sequential(*last)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.last(super().forward(x))
 
 
 LOGIT = seeded(lambda: Ending(1))

@@ -17,21 +17,10 @@ from fxsnn.errors import DataError, FileError, OptionError
 from fxsnn.graph import Graph
 from fxsnn.passes import Finetune, SubstituteSpikes
 from fxsnn.training import Epoch
-from tests.nets import Small, seeded
+from tests.nets import Ending, seeded
 from tests.tuning import IMAGES, LABELS, V1, finetune, quantised
 
 pytestmark = pytest.mark.filterwarnings("ignore:fine-tuning kept the network that it began with")
-
-
-class Ending(Small):
-    """Small with another end."""
-
-    def __init__(self, outputs: int, *last: nn.Module) -> None:
-        super().__init__()
-        self.fc, self.last = nn.Linear(16, outputs), nn.Sequential(*last)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.last(super().forward(x))
 
 
 def graph_of(outputs: int, *last: nn.Module, seed: int = 0) -> Graph:
