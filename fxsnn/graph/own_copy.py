@@ -93,7 +93,9 @@ def own_copy(model: nn.Module, *, share: bool = False, hooks: bool = False) -> n
         ) from error
     with torch.no_grad():
         for name, module in own.named_modules():
-            _make_permanent(name, module)
+            told = _make_permanent(module)
+            if told and not share:  # what is only looked at says nothing
+                _log.info("%s: %s was made permanent on the copy", name or type(module).__name__, ", ".join(told))
     return own
 
 
@@ -112,8 +114,8 @@ def _has_derived(module: nn.Module) -> bool:
     return parametrize.is_parametrized(module) or any(isinstance(hook, _DERIVED) for hook in hooks)
 
 
-def _make_permanent(name: str, module: nn.Module) -> None:
-    """Compute weights that are computed at every call, once."""
+def _make_permanent(module: nn.Module) -> list[str]:
+    """Compute weights that are computed at every call, once; by what they were computed."""
     told = []
     if parametrize.is_parametrized(module):
         weights: Any = module.parametrizations
@@ -134,8 +136,7 @@ def _make_permanent(name: str, module: nn.Module) -> None:
         else:
             continue
         told.append(type(hook).__name__)
-    if told:
-        _log.info("%s: %s was made permanent on the copy", name or type(module).__name__, ", ".join(told))
+    return told
 
 
 def _without_weights(model: nn.Module) -> list[Finding]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from functools import partial
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -30,10 +31,7 @@ class Sizes(tuple[Any, ...]):
 
     def numel(self) -> Any:
         """How many elements a tensor of these sizes has."""
-        count: Any = 1
-        for size in self:
-            count = count * size
-        return count
+        return prod(self)
 
 
 class Sized(fx.Proxy):
@@ -118,15 +116,18 @@ class Sizing:
         shape: of an image, without the batch.
         device: of images.
         dtype: of images.
+        strict: a call that fails raises its error, instead of giving a value that is not known.
     """
 
-    def __init__(self, root: nn.Module, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> None:
-        self._root = root
+    def __init__(
+        self, root: nn.Module, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, *, strict: bool
+    ) -> None:
+        self._root, self._strict = root, strict
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         with self._mode:
             first, second = (torch.empty(batch, *shape, device=device, dtype=dtype) for batch in BATCHES)
             self.images = (first, second)
-        self.failed = self.at_work = False
+        self.at_work = False
 
     def values(self, kind: str, target: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """What a call gives for each batch size; `None` where something that it reads is not known, or it fails."""
@@ -138,7 +139,8 @@ class Sizing:
         except _UnknownError:
             return None
         except Exception:  # forward says it better, when it is run
-            self.failed = True
+            if self._strict:
+                raise
             return None
         finally:
             self.at_work, _FAKE_LOG.disabled = False, silent

@@ -7,10 +7,11 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 
 from fxsnn.ambient import neutral
 from fxsnn.errors import Finding, ModelError
@@ -34,13 +35,14 @@ class Tracer(fx.Tracer):
 
     Args:
         image: size of an image and type of images, with which forward may compute; `None`: they are not known.
+        strict: images of that size must get through all of it.
     """
 
-    def __init__(self, image: tuple[tuple[int, ...], torch.dtype] | None = None) -> None:
+    def __init__(self, image: tuple[tuple[int, ...], torch.dtype] | None = None, *, strict: bool = False) -> None:
         super().__init__()
         self.record_stack_traces = True
         self.sizing: Sizing | None = None
-        self._image = image
+        self._image, self._strict = image, strict
         self._thread: int | None = None
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
@@ -49,7 +51,8 @@ class Tracer(fx.Tracer):
         with ONE_TRACES:
             self._thread = threading.get_ident()
             if self._image is not None:
-                self.sizing = Sizing(root, self._image[0], place_of(root)[0], self._image[1])
+                size, dtype = self._image
+                self.sizing = Sizing(root, size, place_of(root)[0], dtype, strict=self._strict)
             try:
                 program = super().trace(root, concrete_args)
             finally:
@@ -180,13 +183,9 @@ def _captured(model: nn.Module, *, share: bool, size: tuple[int, ...] | None) ->
 
 def _traced(model: nn.Module, own: nn.Module, size: tuple[int, ...] | None, *, strict: bool = False) -> Graph:
     device, dtype = place_of(own)
-    tracer = Tracer(None if size is None else (size, dtype or torch.float32))
-    try:
-        with device if device.type not in ("cpu", "meta") else nullcontext():  # what forward makes is to be there, too
-            graph = tracer.trace(own, concrete_args=_defaults(own))
-    finally:
-        if strict and (tracer.sizing is None or tracer.sizing.failed):
-            raise ValueError(f"forward cannot be run on images of {size}")
+    tracer = Tracer(None if size is None else (size, dtype or torch.float32), strict=strict)
+    with device if device.type not in ("cpu", "meta") else nullcontext():  # what forward makes is to be there, too
+        graph = tracer.trace(own, concrete_args=_defaults(own))
     _require_names(graph)
     read_what_is_written(graph, own)
     spare_self(graph)
@@ -199,15 +198,11 @@ def _place_in_a_list(root: nn.Module, layer: nn.Module) -> str:
     """A name for a layer that stands in a plain list, tuple or dictionary of a module; "" where there is none."""
     for path, owner in root.named_modules():
         for attribute, value in vars(owner).items():
-            named: Any = value.items() if isinstance(value, dict) else enumerate(value) if _is_plain(value) else ()
-            for key, one in named:
+            parts: Any = enumerate(value) if isinstance(value, list | tuple) else ()
+            for key, one in value.items() if isinstance(value, dict) else parts:
                 if one is layer and not attribute.startswith("_"):
                     return "_".join(filter(None, (path.replace(".", "_"), attribute, str(key))))
     return ""
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, list | tuple)
 
 
 def _put_batch_sizes(program: fx.Graph) -> None:
@@ -219,28 +214,21 @@ def _put_batch_sizes(program: fx.Graph) -> None:
     with program.inserting_after(images):
         count = program.call_method("size", (images, 0))
 
-    def true_size(value: Any) -> Any:
-        return count if type(value) is int and value == BATCHES[0] else value
-
     for node in asked:
-        node.args, node.kwargs = (_mapped(given, true_size) for given in (node.args, node.kwargs))
+        node.args, node.kwargs = (
+            cast(Any, map_aggregate)(given, lambda value: count if _is_the_batch(value) else value)
+            for given in (node.args, node.kwargs)
+        )
 
 
 def _mentions(node: fx.Node) -> bool:
     found: list[Any] = []
-    _mapped((node.args, node.kwargs), lambda value: found.append(value) if type(value) is int else None)
-    return BATCHES[0] in found
+    cast(Any, map_aggregate)((node.args, node.kwargs), lambda value: found.append(_is_the_batch(value)))
+    return any(found)
 
 
-def _mapped(given: Any, change: Callable[[Any], Any]) -> Any:
-    """Arguments of a call with each value changed, in lists, tuples, dictionaries and slices, too."""
-    if isinstance(given, dict):
-        return {key: _mapped(value, change) for key, value in given.items()}
-    if isinstance(given, list | tuple):
-        return type(given)(_mapped(value, change) for value in given)
-    if isinstance(given, slice):
-        return slice(*(_mapped(value, change) for value in (given.start, given.stop, given.step)))
-    return change(given)
+def _is_the_batch(value: object) -> bool:
+    return type(value) is int and value == BATCHES[0]
 
 
 def _makes_models(model: object) -> TypeGuard[type[nn.Module]]:
