@@ -95,7 +95,7 @@ def layers(chain: Chain, images: Tensor) -> tuple[float, float, float]:
     """Multiply-accumulates of the convolutions; neurons times steps, and bytes, of the first layer's pass over time."""
     weights = [weights_of(name, layer) for name, layer in chain.layers]
     first = weights[0].layer
-    shape = drive_shape(first, images)
+    shape = drive_shape(first, tuple(images.shape[1:]))
     space = workspace_for(plan_of(weights, shape, _IMAGES), _STEPS)
     sums = first.sums(chain.prepared(images[:_IMAGES])).numpy().reshape(_IMAGES, shape[0], -1)
     dynamics = replace(chain.decode.dynamics, timesteps=_STEPS)

@@ -20,7 +20,7 @@ from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
 from fxsnn.file import unwritable
 from fxsnn.graph import capture, capture_sharing, require_agreement
-from fxsnn.layers import require_images
+from fxsnn.layers import ImageForm, require_images
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, require_flag, shown
@@ -146,7 +146,7 @@ class _First:
 
     def __iter__(self) -> Iterator[Tensor]:
         left = _STARTED_ON
-        for images in image_batches(self._data, None, what=self._what):
+        for images in image_batches(self._data, ImageForm(), what=self._what):
             yield images[:left]
             left -= len(images)
             if left <= 0:
@@ -186,7 +186,7 @@ def _checked(
 ) -> FitReport:
     """See `check`; `run`: whether the graph is held against the network."""
     if example is not None:
-        require_images(example, None)
+        require_images(example, ImageForm())
     try:
         graph = capture_sharing(model, None if example is None else tuple(example.shape[1:]))
         Canonicalize().rewrite(graph)  # in place: a step would keep copies of all weights
@@ -385,7 +385,7 @@ def _sample(data: Any, most: int = _SAMPLE) -> Tensor | None:
     parts: list[Tensor] = []
     try:
         with reproducible(0, data):  # and no generator notices that a shuffled loader was looked into
-            for images in image_batches(data, None):
+            for images in image_batches(data, ImageForm()):
                 if parts and images.shape[1:] != parts[0].shape[1:]:
                     break
                 parts.append(images.detach())

@@ -70,7 +70,7 @@ class SpikingNetwork(nn.Module):
         own = require_graph(graph).detached()
         _require_spikes(own)
         if sample is not None:
-            check_images(sample, own.input_channels)
+            check_images(sample, own.image_form)
         told = _as_provenance(provenance)
         if clashes := name_clashes(own):
             raise ModelError(clashes)
@@ -194,7 +194,7 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network.
             OptionError: the engine that was asked for cannot run here.
         """
-        require_images(images, self.graph.input_channels)
+        require_images(images, self.graph.image_form)
         wrong: dict[str, None] = {}
         for image in images.split(1):  # PyTorch keeps all steps of a layer
             with torch.no_grad(), self._running(image):
@@ -212,7 +212,7 @@ class SpikingNetwork(nn.Module):
     @contextmanager
     def _running(self, images: Tensor) -> Iterator[None]:
         """Around a run: what cannot be images is refused, and PyTorch's state reaches nothing but gradients."""
-        require_images(images, self.graph.input_channels)
+        require_images(images, self.graph.image_form)
         with neutral(gradients=False), accepted(images, size=self.image_size):
             yield
 
@@ -343,13 +343,13 @@ class SpikingNetwork(nn.Module):
         return self._runs(images, readout=True)
 
     def _runs(self, images: Any, *, readout: bool) -> Iterator[tuple[Tensor, Run]]:
-        for batch in image_batches(images, None, what="data"):
+        for batch in image_batches(images, self.graph.image_form, what="data"):
             for part in self._parts(batch):
                 yield part, self._simulated(part.to(self.device), readout=readout)
 
     def _parts(self, images: Any) -> Sequence[Tensor]:
         """So many images at a time as PyTorch simulates best."""
-        check_images(images, self.graph.input_channels)
+        check_images(images, self.graph.image_form)
         return parts_of(images, FRAMES_AT_ONCE // self.timesteps)
 
     def _static_report(self) -> Report:
@@ -396,7 +396,7 @@ class SpikingNetwork(nn.Module):
 
     def _golden_images(self, golden: int | Tensor) -> Tensor | None:
         if isinstance(golden, Tensor):
-            check_images(golden, self.graph.input_channels)
+            check_images(golden, self.graph.image_form)
             return golden if len(golden) else None
         count = whole_number(golden)
         if count is None or count < 0:

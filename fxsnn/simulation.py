@@ -97,7 +97,7 @@ def simulated(graph: Graph, images: Tensor, timesteps: int, *, membranes: bool =
     Raises:
         DataError: these cannot be images for the network, or what it returns cannot be told apart by image.
     """
-    check_images(images, graph.input_channels)
+    check_images(images, graph.image_form)
     if len(images) == 0:
         raise DataError("there are no images to look at")
     watch = _Watch(graph, keep=("spikes", "membranes") if membranes else ("spikes",))
@@ -112,7 +112,7 @@ def logits_after_each_step(graph: Graph, images: Tensor, timesteps: int) -> Any:
     Raises:
         DataError: these cannot be images for the network, or what it returns cannot be told apart by image.
     """
-    check_images(images, graph.input_channels)
+    check_images(images, graph.image_form)
     watch = _Watch(graph, keep=())
     tail, parts = watch.tail(), parts_of(images, FRAMES_AT_ONCE // timesteps)
     return joined([outputs_after_each_step(tail, watch.run(part), part, timesteps) for part in parts], dim=1)
@@ -151,7 +151,7 @@ class Compiled:
 
     def simulated(self, images: Tensor, *, readout: bool = True) -> Run:
         """As the function `simulated`."""
-        check_images(images, self.chain.encode.channels)
+        check_images(images, self.chain.encode.form)
         recording = Recording()
         counts = self._counts_after_each_step(images, recording)
         logits = self._logits_after_each_step(images, counts) if readout else None
@@ -170,7 +170,7 @@ class Compiled:
     def wrong_layers(self, images: Tensor) -> list[str]:
         """Names of the layers whose spikes are not those that PyTorch makes of the same layers, in order."""
         assert self.engine is not None
-        check_images(images, self.chain.encode.channels)
+        check_images(images, self.chain.encode.form)
         recording, wrong = Recording(), []
         self.engine.counts(images, recording=recording)
         x = self.chain.prepared(images)
@@ -188,7 +188,7 @@ class Compiled:
     def _parts(self, images: Tensor, most: int = 1 << 31) -> Sequence[Tensor]:
         """As many images at a time as the engine likes, or fewer."""
         assert self.engine is not None
-        check_images(images, self.chain.encode.channels)
+        check_images(images, self.chain.encode.form)
         return parts_of(images, min(self.engine.images_at_once, most))
 
     def _activations(self, images: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ class CorrectLayers(Pass):
 
     def _images(self, graph: Graph) -> Iterator[Tensor]:
         """The data in small batches; every layer, and the float network, is to see the same images."""
-        for batch in drawn_alike(image_batches(self.data, graph.input_channels), self.data):
+        for batch in drawn_alike(image_batches(self.data, graph.image_form), self.data):
             yield from batch.to(graph.device, graph.dtype).split(_CHUNK)
 
 

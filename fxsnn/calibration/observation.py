@@ -128,7 +128,7 @@ def observe(
     histograms = {node: Histogram() for node in nodes}
     observer = Watch(graph, histograms, lambda node, value: histograms[node].add(value))
     seen = Magnitudes()
-    batches = image_batches(data, graph.input_channels)
+    batches = image_batches(data, graph.image_form)
     with torch.no_grad(), reproducible(0, data):
         for images in progress_bar(batches, "calibrating", show=progress):
             if not bool(torch.isfinite(images).all()):

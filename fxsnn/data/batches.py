@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fxsnn.ambient import neutral
 from fxsnn.errors import DataError, OptionError
-from fxsnn.layers import check_images, in_words, is_readable, require_images
+from fxsnn.layers import ImageForm, check_images, in_words, is_readable, require_images
 from fxsnn.options import real_number, shown
 
 _AT_ONCE = 256
@@ -25,27 +25,28 @@ _INTEGERS = (
 )  # fmt: skip
 
 
-def image_batches(data: Any, channels: int | None, *, what: str = "calibration data") -> Iterator[Tensor]:
+def image_batches(data: Any, form: ImageForm, *, what: str = "calibration data") -> Iterator[Tensor]:
     """Batches of images from what users have: a tensor, or an iterable of batches or of (images, labels, ...).
 
     Args:
-        data: images [N, C, H, W], a pair of images and labels, or an iterable such as a `DataLoader`.
-        channels: what the network reads.
+        data: images [N, C, H, W], [N, C, L] or [N, F], a pair of them and labels, or an iterable such as a
+            `DataLoader`.
+        form: what images of the network look like.
         what: what it is, for messages.
 
     Raises:
         DataError: there is no batch, or a batch holds no images for the network.
     """
-    return (images for images, _ in _batches(data, channels, what))
+    return (images for images, _ in _batches(data, form, what))
 
 
-def labelled_batches(data: Any, channels: int | None, *, what: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+def labelled_batches(data: Any, form: ImageForm, *, what: str) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The same with labels, one or more numbers an image, `None` where there are none.
 
     Raises:
         DataError: as above; or what comes with the images is no labels for them.
     """
-    for images, rest in _batches(data, channels, what):
+    for images, rest in _batches(data, form, what):
         labels = rest[0] if rest else None
         if labels is None:
             yield images, None
@@ -73,29 +74,28 @@ def require_labels(given: object, count: int, *, also: str = "") -> Tensor:
     raise DataError(f"labels are {in_words(given)}; expected a tensor of integers {[count]}, or of floats{also}")
 
 
-def _batches(data: Any, channels: int | None, what: str) -> Iterator[tuple[Tensor, list[Any]]]:
+def _batches(data: Any, form: ImageForm, what: str) -> Iterator[tuple[Tensor, list[Any]]]:
     """Batches of images, and what comes with them."""
     batches: Iterable[Any]
-    if isinstance(data, tuple) and [_is_images(one) for one in data[:2]] in ([True], [True, False]):
-        require_images(data[0], channels)
+    if isinstance(data, tuple) and data and _are_images(data[0]) and not _are_alike(*data[:2]):
+        require_images(data[0], form)
         beside = [one for one in data[1:] if one is not None]
         if other := [in_words(one) for one in beside if not _can_be_split(one)]:
             raise DataError(f"{what}: {other[0]} comes with the images; expected a tensor of labels, or images alone")
         batches = _split(data[0], *beside)
     elif isinstance(data, Tensor):
-        require_images(data, channels)
+        require_images(data, form)
         batches = _split(data)
     elif _can_be_gone_through(data):
         batches = gone_through(data)
     else:
         raise DataError(
-            f"{what} is a {type(data).__name__}; expected images [N, C, H, W], or an iterable of batches "
-            "such as a DataLoader"
+            f"{what} is a {type(data).__name__}; expected images {form}, or an iterable of batches such as a DataLoader"
         )
     empty = True
     for batch in batches:
         images, *rest = batch if isinstance(batch, tuple | list) and batch else (batch,)
-        check_images(images, channels)
+        check_images(images, form)
         if len(images):
             empty = False
             yield _plain(images), rest
@@ -135,8 +135,15 @@ def _can_be_split(value: Any) -> bool:
     return True
 
 
-def _is_images(value: object) -> bool:
-    return isinstance(value, Tensor) and value.dim() == 4
+def _are_images(value: object) -> bool:
+    return isinstance(value, Tensor) and ImageForm().takes(value.dim())
+
+
+def _are_alike(first: Tensor, second: object = None) -> bool:
+    """Whether both are batches of images. Beside vectors [N, F] stand such of F numbers; others are labels."""
+    if not isinstance(second, Tensor) or second.dim() != first.dim():
+        return False
+    return first.dim() > 2 or (is_readable(first) and is_readable(second) and first.shape[1:] == second.shape[1:])
 
 
 def _split(images: Tensor, *rest: Any) -> Iterator[tuple[Any, ...]]:
@@ -155,7 +162,7 @@ def accepted(
         images: what it is run on.
         by: what is run, for the message.
         what: what they are, for the message.
-        size: channels, height and width that it is known to accept.
+        size: of an image that it is known to accept.
 
     Raises:
         DataError: instead of PyTorch's `RuntimeError`, but where the shape is one that is accepted.
@@ -274,18 +281,18 @@ def _together(structure: TreeSpec, rows: list[tuple[Tensor, ...]]) -> Any:
 def _tensors(data: Any, *, labels: bool, what: str) -> tuple[Tensor, ...] | None:
     """Images, or images and labels, if that is what `data` are."""
     if isinstance(data, Tensor) and not labels:
-        require_images(data, None)
+        require_images(data, ImageForm())
         return (data,)
     pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
-    if pair and (labels or not _is_images(data[1])):  # two batches of images are no pair
-        require_images(data[0], None)
+    if pair and (labels or not _are_alike(*data)):  # two batches of images are no pair
+        require_images(data[0], ImageForm())
         if not is_readable(data[1]) or not data[1].dim():
             raise DataError(f"{what}: labels are {in_words(data[1])}; expected a tensor of integers [N]")
         if len(data[0]) != len(data[1]):
             raise DataError(f"{what}: there are {len(data[0])} images and {len(data[1])} labels")
         return data
-    if labels and isinstance(data, tuple) and len(data) == 2 and _is_images(data[0]) and not _is_images(data[1]):
-        require_images(data[0], None)
+    if labels and isinstance(data, tuple) and len(data) == 2 and _are_images(data[0]) and not _are_alike(*data):
+        require_images(data[0], ImageForm())
         leaves = tree_leaves(data[1])
         if not leaves or not all(isinstance(one, Tensor) and is_readable(one) and one.dim() for one in leaves):
             return None
@@ -353,14 +360,12 @@ def held_out(data: Any, share: object, seed: int, *, labels: bool = True) -> tup
     return kept, out
 
 
-def images_and_labels(
-    batch: Any, channels: int | None, *, labels: bool, any_labels: bool = False
-) -> tuple[Tensor, Any]:
+def images_and_labels(batch: Any, form: ImageForm, *, labels: bool, any_labels: bool = False) -> tuple[Tensor, Any]:
     """Images and labels of a batch for training.
 
     Args:
         batch: images, or images, labels and whatever else.
-        channels: what the network reads.
+        form: what images of the network look like.
         labels: they are wanted; `None` otherwise.
         any_labels: whatever comes with the images is their label, several things in a tuple; nobody looks at it here.
 
@@ -369,12 +374,12 @@ def images_and_labels(
     """
     if not labels:
         images = batch[0] if isinstance(batch, tuple | list) and batch else batch
-        check_images(images, channels)
+        check_images(images, form)
         return _trainable(images), None
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         raise DataError("a batch for fine-tuning must be (images, labels); labels are integers [N], or values")
     images, given, *more = batch
-    check_images(images, channels)
+    check_images(images, form)
     if any_labels:
         return _trainable(images), tree_map(_trainable, (given, *more) if more else given)
     return _trainable(images), _trainable(require_labels(given, len(images)))

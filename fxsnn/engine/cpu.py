@@ -174,7 +174,7 @@ class NumbaEngine:
         """See `Engine`."""
         dynamics, first = self._chain.decode.dynamics, self._weights[0].layer
         threads = min(torch.get_num_threads(), len(images))
-        shape = drive_shape(first, images)
+        shape = drive_shape(first, self._chain.encode.form.size_of_layers(tuple(images.shape[1:])))
         if shape not in self._widest:
             self._widest[shape] = widest_plane(self._weights, shape)
         together = images_together(self._widest[shape], len(images), threads)
@@ -242,10 +242,10 @@ class NumbaEngine:
             return workspace_for(plan_of(self._weights, shape, together), timesteps)
 
 
-def drive_shape(layer: Spiking, images: Tensor) -> Shape:
-    """Channels, height and width of the first layer's drive."""
+def drive_shape(layer: Spiking, size: tuple[int, ...]) -> Shape:
+    """Channels, height and width of the first layer's drive, for the size of what it reads."""
     if isinstance(layer, SpikeConv2d):
-        return (len(layer.threshold), *window_of(layer).output((images.shape[2], images.shape[3])))
+        return (len(layer.threshold), *window_of(layer).output((size[1], size[2])))
     return (len(layer.threshold), 1, 1)
 
 

@@ -199,7 +199,7 @@ def _module(module: Any) -> tuple[dict[str, Any], list[Array]]:
         return _spiking(module)
     if kind is Encode:
         bits = None if module.bits is None else int(module.bits)
-        return {"op": "encode", "unit": module.unit, "bits": bits, "channels": module.channels}, []
+        return {"op": "encode", "unit": module.unit, "bits": bits, "channels": module.form.channels}, []
     if kind is Decode:
         return {"op": "decode"}, [("spike_value", module.spike_value)]
     return described_layer(module)

@@ -25,7 +25,7 @@ from fxsnn.file.structure import Size, reads, require_order, sizes_of, spikes
 from fxsnn.file.tail import logits_sizes
 from fxsnn.file.tail_layers import FLOAT_TYPES, convolution_arguments, rebuilt_layer
 from fxsnn.graph import Graph, Tracer, spare_self
-from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, fill
+from fxsnn.layers import Decode, Encode, ImageForm, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, fill
 from fxsnn.numerics import Dynamics, IntegerNeuron, all_finite, largest_code
 
 _CAST = 2.0**-7
@@ -183,7 +183,7 @@ class _Builder:
     def _module(self, node: Mapping[str, Any]) -> nn.Module:
         op, name = node["op"], node["name"]
         if op == "encode":
-            encode = Encode(float(node["unit"]), node["bits"], node["channels"])
+            encode = Encode(float(node["unit"]), node["bits"], ImageForm(node["channels"], 4))
             self._magnitude, self._value = encode.magnitude, torch.full((1,), encode.unit, dtype=torch.float64)
             return encode
         if op in ("spike_conv2d", "spike_linear"):

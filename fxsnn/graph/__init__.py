@@ -11,6 +11,7 @@ from fxsnn.graph.in_place import write_nothing
 from fxsnn.graph.kinds import Activation, Norm, Weighted, place_of, view_sizes
 from fxsnn.graph.names import about_file_name, spare_self
 from fxsnn.graph.overview import layer_rows
+from fxsnn.graph.shapes import keeps_shape
 from fxsnn.graph.tracing import Tracer, capture, capture_sharing
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "capture_sharing",
     "copied",
     "fit",
+    "keeps_shape",
     "largest_difference",
     "layer_rows",
     "place_of",

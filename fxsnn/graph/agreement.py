@@ -36,7 +36,7 @@ def require_agreement(model: nn.Module, graph: Graph, images: Tensor) -> None:
         DataError: the network cannot be run on the images.
     """
     model = unwrapped(model)
-    check_images(images, graph.input_channels)
+    check_images(images, graph.image_form)
     device, dtype = place_of(model)
     if device.type == "meta" or len(images) == 0:
         return

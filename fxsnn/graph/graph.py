@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -26,11 +26,14 @@ from fxsnn.display import Box, Drawing, aligned, draw, html
 from fxsnn.errors import DataError, Finding, GraphError, OptionError
 from fxsnn.graph.copying import ONE_TRACES, copied
 from fxsnn.graph.description import KINDS, described, digest_of, in_short, tensors_of
-from fxsnn.graph.image_sizes import likely_sizes
+from fxsnn.graph.image_sizes import likely_lengths, likely_sizes
 from fxsnn.graph.in_place import drop_unread, writes
 from fxsnn.graph.kinds import Activation, Norm, Weighted, place_of
+from fxsnn.graph.shapes import image_form
 from fxsnn.graph.sources import source_of
 from fxsnn.layers import (
+    ImageForm,
+    Lift,
     QuantizedInput,
     Spiking,
     check_images,
@@ -48,7 +51,8 @@ class Graph:
 
     Attributes:
         module: the `torch.fx.GraphModule` that runs.
-        input_channels: channels of the images that the first convolution reads, `None` where they are not known.
+        image_form: what its images must look like, as its first layer with weights tells.
+        input_channels: channels of the images, or features of vectors, `None` where they are not known.
         image_size: of the images with which it was captured, without the batch; `None`: of any.
     """
 
@@ -144,8 +148,11 @@ class Graph:
         return found
 
     def reads_features(self, node: Node) -> bool:
-        """Whether a flatten or a fully connected layer comes before `node` on its way from the images."""
-        return any(self.is_a(before, nn.Flatten, nn.Linear) for before in self.ancestors(node))
+        """Whether a flatten or a fully connected layer comes before `node` on its way from the images, or these are
+        vectors.
+        """
+        flat = any(self.is_a(before, nn.Flatten, nn.Linear) for before in self.ancestors(node))
+        return flat or self.image_form.rank == 2
 
     def classifier(self) -> Node | None:
         """The final fully connected layer: the last one, if nothing convolves after it."""
@@ -175,10 +182,14 @@ class Graph:
         return [node for node in self if node not in body and node.op not in ("placeholder", "output")]
 
     @property
+    def image_form(self) -> ImageForm:
+        """What its images must look like: how many dimensions, and how many channels or features."""
+        return image_form(self.module, self.image_size)
+
+    @property
     def input_channels(self) -> int | None:
-        """Channels that the first convolution reads, if a convolution is the first layer with weights."""
-        first = next((self[node] for node in self.nodes(*Weighted)), None)
-        return first.in_channels if isinstance(first, nn.Conv2d) else None
+        """Channels of the images, or features of vectors, where they are known."""
+        return self.image_form.channels
 
     @property
     def device(self) -> torch.device:
@@ -220,26 +231,35 @@ class Graph:
             seed: of the noise.
             whole: only a size of which the network makes one row an image.
         """
-        first: Any = next((self[node] for node in self.nodes(*Weighted)), None)
-        if first is None:
-            return None
-        dense = isinstance(first, nn.Linear)
-        channels = 1 if dense else first.in_channels
-        sizes = [(1, first.in_features)] if dense else []
-        sizes += likely_sizes(*self._windows())
+        sizes = self._likely_sizes()
         meta = copied(self.module, lambda tensor: tensor.to("meta"))
-        for height, width in sizes:
+        for size in sizes:
             try:
                 with torch.no_grad():
-                    outputs = meta.forward(torch.empty(batch, channels, height, width, device="meta", dtype=self.dtype))
+                    outputs = meta.forward(torch.empty(batch, *size, device="meta", dtype=self.dtype))
             except Exception:
                 continue
             if whole and not any(one.shape[:1] == (batch,) for one in tensors_in(outputs)):
                 continue  # `x.view(-1, features)` makes more images of pixels that are too many
             generator = torch.Generator().manual_seed(seed)
-            images = torch.randn(batch, channels, height, width, generator=generator)
+            images = torch.randn(batch, *size, generator=generator)
             return images.to(self.device, self.dtype)
         return None
+
+    def _likely_sizes(self) -> Iterator[tuple[int, ...]]:
+        """Of images, without the batch; none of a network without weights."""
+        first: Any = next((self[node] for node in self.nodes(nn.Conv1d, *Weighted)), None)
+        rank = self.image_form.rank
+        if first is None:
+            return
+        if rank == 2:
+            yield (first.in_features,)
+        elif rank == 3 or isinstance(first, nn.Conv1d):
+            yield from ((first.in_channels, length) for length in likely_lengths(*self._windows()))
+        else:
+            dense = isinstance(first, nn.Linear)
+            yield from [(1, 1, first.in_features)] if dense else []
+            yield from ((1 if dense else first.in_channels, *size) for size in likely_sizes(*self._windows()))
 
     def _windows(self) -> tuple[list[nn.Module], int | None, bool]:
         """Convolutions and poolings that all images go through, and what the first fully connected layer reads.
@@ -253,8 +273,8 @@ class Graph:
                 return found, int(self[node].in_features), chain and row  # type: ignore[arg-type]  # fx types it wider
             flatten: Any = self[node] if self.is_a(node, nn.Flatten) else None
             row = row or (flatten is not None and (flatten.start_dim, flatten.end_dim) == (1, -1))
-            plain = self.is_a(node, *Norm, *Activation, QuantizedInput) or (flatten is not None and row)
-            window = self.is_a(node, nn.Conv2d, nn.AvgPool2d)
+            plain = self.is_a(node, *Norm, *Activation, QuantizedInput, Lift) or (flatten is not None and row)
+            window = self.is_a(node, nn.Conv1d, nn.Conv2d, nn.AvgPool1d, nn.AvgPool2d)
             chain = chain and node.all_input_nodes == [before] and (plain or window)
             if chain and window:
                 found.append(self[node])
@@ -310,12 +330,13 @@ class Graph:
         node.replace_all_uses_with(source)
         self.module.graph.erase_node(node)
 
-    def insert_after(self, node: Node, name: str, module: nn.Module) -> Node:
-        """A new call of `module` behind `node`; all users of `node` read the new one.
+    def insert_after(self, node: Node, name: str, module: nn.Module, readers: Collection[Node] | None = None) -> Node:
+        """A new call of `module` behind `node`; all users of `node` read the new one, or only some.
 
         Behind the images, only the body reads it: a tail goes on reading the images.
         """
-        readers = self.body() if node.op == "placeholder" else list(node.users)
+        if readers is None:
+            readers = self.body() if node.op == "placeholder" else list(node.users)
         target = self._unused_name(name.replace(".", "_"))
         self.module.add_submodule(target, module)
         with self.module.graph.inserting_after(node):
@@ -526,6 +547,6 @@ def largest_difference(left: Graph, right: Graph, images: Tensor) -> float:
     Raises:
         DataError: these are no images for the graphs, or the outputs differ in structure or shape.
     """
-    check_images(images, left.input_channels)
+    check_images(images, left.image_form)
     with torch.no_grad():
         return max(distances(*(graph(images.to(*place_of(graph.module))) for graph in (left, right))), default=0.0)

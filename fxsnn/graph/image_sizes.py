@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from fxsnn.layers import pair
-
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 _COMMON = (32, 28, 64, 224, 96, 128, 48, 16, 256, 8)
 _SQUARES = tuple(dict.fromkeys([*_COMMON, *range(1, 257)]))
 _RECTANGLES = 8
 """So many sizes that are not square are worth a try: the windows fit all of them."""
+_COMMON_LENGTHS = (128, 256, 512, 1000, 1024, 2048, 100, 187, 250, 500, 4096, 8000, 16000)
+_LENGTHS = tuple(dict.fromkeys([*_COMMON_LENGTHS, *range(1, 1025)]))
+_LONGEST = 1 << 18
 
 Pair = tuple[int, int]
 
@@ -29,7 +33,7 @@ def likely_sizes(layers: Sequence[nn.Module], features: int | None, chain: bool)
     squares = [side for side in _SQUARES if heights[side] > 0 and widths[side] > 0]
     if features is None or not chain:
         yield from ((side, side) for side in squares)
-    channels = next((layer.out_channels for layer in reversed(layers) if isinstance(layer, nn.Conv2d)), 0)
+    channels = next((layer.out_channels for layer in reversed(layers) if isinstance(layer, _CONVOLUTIONS)), 0)
     if features is None or not channels or features % channels:
         return
     area = features // channels
@@ -42,6 +46,23 @@ def likely_sizes(layers: Sequence[nn.Module], features: int | None, chain: bool)
         if height != width and heights[height] > 0 and heights[height] * widths[width] == area
     )
     yield from sorted(fitting, key=lambda size: max(size) / min(size))[:_RECTANGLES]
+
+
+def likely_lengths(layers: Sequence[nn.Module], features: int | None, chain: bool) -> Iterator[int]:
+    """Lengths of signals, likely ones first, at which all windows fit; see `likely_sizes`."""
+    fitting = [length for length in _LENGTHS if _behind(length, layers, 1) > 0]
+    if features is None or not chain:
+        yield from fitting
+        return
+    channels = next((layer.out_channels for layer in reversed(layers) if isinstance(layer, _CONVOLUTIONS)), 0)
+    if channels and not features % channels:
+        # Longer signals have no fewer places behind the layers.
+        places = partial(_behind, layers=layers, axis=1)
+        lengths, wanted = range(1, _LONGEST + 1), features // channels
+        first, behind = bisect_left(lengths, wanted, key=places), bisect_right(lengths, wanted, key=places)
+        exact = lengths[first:behind]
+        yield from (length for length in fitting if length in exact)
+        yield from exact[:1]
 
 
 def sizes_to_try(model: nn.Module) -> Iterator[tuple[int, ...]]:
@@ -58,13 +79,18 @@ def sizes_to_try(model: nn.Module) -> Iterator[tuple[int, ...]]:
 def _behind(side: int, layers: Sequence[Any], axis: int) -> int:
     """How long a side of an image is behind the layers; 0 where a window does not fit."""
     for layer in layers:
-        kernel, stride = pair(layer.kernel_size)[axis], pair(layer.stride)[axis]
-        dilation = pair(getattr(layer, "dilation", 1))[axis]
+        kernel, stride = _along(layer.kernel_size, axis), _along(layer.stride, axis)
+        dilation = _along(getattr(layer, "dilation", 1), axis)
         if layer.padding == "same":
             padding = dilation * (kernel - 1)
         else:
-            padding = 0 if layer.padding == "valid" else 2 * pair(layer.padding)[axis]
+            padding = 0 if layer.padding == "valid" else 2 * _along(layer.padding, axis)
         side = (side + padding - dilation * (kernel - 1) - 1) // stride + 1
         if side < 1:
             return 0
     return side
+
+
+def _along(option: int | Sequence[int], axis: int) -> int:
+    """What is one number for both axes, or one for each; layers on signals have that of the last one."""
+    return option if isinstance(option, int) else option[axis - 2]

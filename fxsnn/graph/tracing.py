@@ -25,7 +25,7 @@ from fxsnn.graph.names import about_program_name, spare_self
 from fxsnn.graph.own_copy import own_copy, unwrapped
 from fxsnn.graph.sized import BATCHES, Sized, Sizing
 from fxsnn.graph.sources import user_place, without_frames
-from fxsnn.layers import LEAVES, require_images
+from fxsnn.layers import LEAVES, ImageForm, require_images
 
 
 class Tracer(fx.Tracer):
@@ -126,8 +126,8 @@ def capture(model: nn.Module, example: Tensor | None = None) -> Graph:
     Args:
         model: any `nn.Module` that `torch.fx` can trace, with one input. Wrappers for data parallelism and those of
             `torch.compile` are taken off; weights that are computed at every call are computed once.
-        example: images [N, C, H, W]. Forward may then compute with sizes, and a copy of the model and the graph are run
-            on them once and held against each other. `None`: neither, unless there is a size with which it can be
+        example: images. Forward may then compute with sizes, and a copy of the model and the graph are run on them
+            once and held against each other. `None`: neither, unless there is a size with which it can be
             traced.
 
     Raises:
@@ -137,7 +137,7 @@ def capture(model: nn.Module, example: Tensor | None = None) -> Graph:
     """
     if example is None:
         return _captured(model, share=False, size=None)
-    require_images(example, None)
+    require_images(example, ImageForm())
     graph = _captured(model, share=False, size=tuple(example.shape[1:]))
     require_agreement(model, graph, example)
     return graph

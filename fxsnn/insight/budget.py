@@ -35,7 +35,7 @@ from fxsnn.insight.effects import (
     stage_networks,
 )
 from fxsnn.insight.outputs import Outputs, Stage, outputs_reading
-from fxsnn.layers import QuantizedInput, geometry_of
+from fxsnn.layers import ImageForm, QuantizedInput, geometry_of
 from fxsnn.network import SpikingNetwork
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def error_budget(model: nn.Module, snn: SpikingNetwork, images: Any) -> ErrorBud
     count = 0
     reading: Reading | None = None
     with torch.no_grad():
-        for batch, labels in _parts(images, ann.input_channels):
+        for batch, labels in _parts(images, ann.image_form):
             count += len(batch)
             given = batch.to(snn.device, torch.float32)
             doubles = given.double()  # the same pixels for all stages
@@ -212,9 +212,9 @@ def error_budget(model: nn.Module, snn: SpikingNetwork, images: Any) -> ErrorBud
     return ErrorBudget(count, rows, tuple(one.stage(name) for name, one in outputs.items()), _worst(rows, snn))
 
 
-def _parts(data: Any, channels: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _parts(data: Any, form: ImageForm) -> Iterator[tuple[Tensor, Tensor | None]]:
     labelled = None
-    for images, labels in labelled_batches(data, channels, what="data"):
+    for images, labels in labelled_batches(data, form, what="data"):
         if labelled not in (None, labels is not None):
             raise DataError("some batches have labels and some have none; give all of them, or none")
         labelled = labels is not None

@@ -295,7 +295,7 @@ def layer_activations(model: nn.Module, snn: SpikingNetwork, images: Tensor) -> 
     """
     ann = _float_network(model, snn)
     layers = matched_layers(ann, snn)
-    check_images(images, ann.input_channels)
+    check_images(images, ann.image_form)
     with torch.no_grad():
         analog = float_activations(ann, layers, images.to(snn.device, torch.float64))
         real = real_activations(snn, layers, images.to(snn.device, torch.float32))

@@ -185,7 +185,7 @@ def sweep(
     reading: Reading | None = None
     of_ann: Reading | None = None
     with torch.no_grad():
-        batches = labelled_batches(data, longest.graph.input_channels, what="data")
+        batches = labelled_batches(data, longest.graph.image_form, what="data")
         for images, labels in progress_bar(batches, "sweeping T", show=progress):
             if labels is None:
                 raise DataError("a batch has no labels; give (images, labels), labels an integer tensor [N]")

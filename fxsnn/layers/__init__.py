@@ -1,6 +1,7 @@
 """The modules that stand in graphs between the user's network and the spiking one.
 
 stage                   modules
+of two dimensions       Lift, Lower
 batch norm folded       FoldedConv2d, FoldedLinear
 thresholds calibrated   QuantizedInput, ClippedReLU
 weights quantised       LowBitConv2d, LowBitLinear
@@ -10,8 +11,9 @@ spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, Decode
 
 from fxsnn.layers.clipping import ActivationSummary, ClippedReLU, RateReLU
 from fxsnn.layers.decode import Decode
+from fxsnn.layers.dimensions import ImageForm, Lift, Lower
 from fxsnn.layers.folded import Folded, FoldedConv2d, FoldedLinear
-from fxsnn.layers.geometry import conv_like, geometry_of, layer_like, linear_like, pair
+from fxsnn.layers.geometry import conv_like, geometry_of, layer_like, linear_like, norm_like, pair
 from fxsnn.layers.images import (
     CLIPPED_SHARE,
     FAR_BEYOND,
@@ -39,7 +41,7 @@ from fxsnn.layers.spiking import (
 HAND_WRITTEN = (SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeReLU)
 """Layers that a user may write into a network."""
 
-LEAVES = (ClippedReLU, RateReLU, QuantizedInput, LowBit, Spiking, SpikeReLU, Encode, Decode, Folded)
+LEAVES = (ClippedReLU, RateReLU, QuantizedInput, LowBit, Spiking, SpikeReLU, Encode, Decode, Folded, Lift, Lower)
 """Layers that tracing does not look into."""
 
 __all__ = [
@@ -54,9 +56,12 @@ __all__ = [
     "Folded",
     "FoldedConv2d",
     "FoldedLinear",
+    "ImageForm",
+    "Lift",
     "LowBit",
     "LowBitConv2d",
     "LowBitLinear",
+    "Lower",
     "QuantizedInput",
     "RateReLU",
     "SpikeAvgPool2d",
@@ -72,6 +77,7 @@ __all__ = [
     "is_readable",
     "layer_like",
     "linear_like",
+    "norm_like",
     "pair",
     "quantize_input",
     "require_images",

@@ -10,6 +10,7 @@ from torch import nn
 
 _Conv = TypeVar("_Conv", bound=nn.Conv2d)
 _Linear = TypeVar("_Linear", bound=nn.Linear)
+_Norm = TypeVar("_Norm", nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,13 @@ def linear_like(kind: type[_Linear], linear: nn.Linear) -> _Linear:
     new = kind(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
     new.weight, new.bias = linear.weight, linear.bias
     return new.train(linear.training)
+
+
+def norm_like(kind: type[_Norm], norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm) -> _Norm:
+    """A batch norm of class `kind` with the options and the very tensors of `norm`."""
+    new = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta")
+    new.load_state_dict(norm.state_dict(), assign=True)
+    return new.train(norm.training)
 
 
 def layer_like(layer: nn.Module, conv: type[_Conv], linear: type[_Linear]) -> _Conv | _Linear:

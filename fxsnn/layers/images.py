@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fxsnn.ambient import is_recorded, is_traced
 from fxsnn.errors import DataError
+from fxsnn.layers.dimensions import ImageForm
 from fxsnn.layers.plain_numbers import PlainNumbers
 
 _WIDE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -43,25 +44,25 @@ def _is_dispatched_plainly(value: Tensor) -> bool:
     return type(value).__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
-def require_images(images: object, channels: int | None) -> None:
+def require_images(images: object, form: ImageForm) -> None:
     """Refuse what cannot be images for the network, without a look at their values.
 
     Args:
         images: what the user gave.
-        channels: what the first convolution reads, `None` where that is not known.
+        form: what they must look like.
 
     Raises:
         DataError: no dense tensor, wrong rank, wrong number of channels, no pixels, or no floating type of 16 bits or
             more.
     """
-    expected = f"[N, {channels if channels is not None else 'C'}, H, W] of a floating type"
+    expected = f"{form} of a floating type"
     if not isinstance(images, Tensor) or not (is_recorded() or is_readable(images)):
         raise DataError(f"images are {in_words(images)}; expected a dense tensor {expected}")
     shape = [int(side) for side in images.shape] if is_traced() else list(images.shape)
-    if images.dim() != 4:
+    if not form.takes(images.dim()):
         raise DataError(f"images have shape {shape}; expected {expected}")
-    if channels is not None and images.shape[1] != channels:
-        raise DataError(f"images have shape {shape}, that is {shape[1]} channels; expected {expected}")
+    if form.channels is not None and images.shape[1] != form.channels:
+        raise DataError(f"images have shape {shape}, that is {shape[1]} {form.unit}; expected {expected}")
     if 0 in images.shape[1:]:
         raise DataError(f"images have shape {shape}, which is no pixels at all; expected {expected}")
     if images.dtype not in _WIDE:
@@ -71,12 +72,12 @@ def require_images(images: object, channels: int | None) -> None:
         )
 
 
-def check_images(images: object, channels: int | None) -> None:
+def check_images(images: object, form: ImageForm) -> None:
     """Refuse what cannot be images for the network.
 
     Args:
         images: what the user gave.
-        channels: what the first convolution reads, `None` where that is not known.
+        form: what they must look like.
 
     Raises:
         DataError: as `require_images`; or not-a-number in it.
@@ -85,9 +86,9 @@ def check_images(images: object, channels: int | None) -> None:
         with warnings.catch_warnings():
             # It speaks of sizes that are looked at. PyTorch does not list the class.
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-            require_images(images, channels)
+            require_images(images, form)
     else:
-        require_images(images, channels)
+        require_images(images, form)
     assert isinstance(images, Tensor)
     if not is_recorded() and bool(images.isnan().any()):
         raise DataError("images contain NaN")
@@ -172,14 +173,14 @@ class Encode(PlainNumbers):
     Args:
         unit: the input step; 1 for the analog input.
         bits: width of the signed input, or `None` for the analog input.
-        channels: what the first layer reads, `None` where that is not known.
+        form: what images must look like.
     """
 
-    def __init__(self, unit: float, bits: int | None, channels: int | None) -> None:
+    def __init__(self, unit: float, bits: int | None, form: ImageForm) -> None:
         super().__init__()
         self.unit = unit
         self.bits = bits
-        self.channels = channels
+        self.form = form
 
     def numbers(self) -> Mapping[str, type[int] | type[float]]:
         """The grid of the input."""
@@ -191,13 +192,14 @@ class Encode(PlainNumbers):
         return None if self.bits is None else 1 << (self.bits - 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Integers in float32, [N, C, H, W]; the images as they are for the analog input.
+        """Integers in float32, of signals as maps of one row; the images' own numbers for the analog input.
 
         Raises:
             DataError: these cannot be images for the network.
         """
-        check_images(images, self.channels)
-        return images if self.bits is None else quantize_input(images, self.unit, self.bits).float()
+        check_images(images, self.form)
+        numbers = images if self.bits is None else quantize_input(images, self.unit, self.bits).float()
+        return self.form.of_layers(numbers)
 
     def extra_repr(self) -> str:
         """Shown in dumps."""

@@ -99,6 +99,7 @@ class Meter:
         self._timesteps = timesteps
         self._layers = {graph.name(node): graph[node] for node in graph.nodes(Spiking)}
         self._sources = sources(graph)
+        self._form = graph.image_form
         self.operations = {name: torch.zeros(timesteps, dtype=torch.float64) for name in self._layers}
         self._fan_out: dict[str, Tensor] = {}
         self._spikes = dict.fromkeys(self._layers, 0.0)
@@ -123,7 +124,7 @@ class Meter:
             source = self._sources[name]
             if source is None:
                 if name not in self._fan_out:
-                    size = (images[0].numel(),) if isinstance(layer, nn.Linear) else tuple(images.shape[1:])
+                    size = (images[0].numel(),) if isinstance(layer, nn.Linear) else self._form.size_of_layers(size)
                     self._fan_out[name] = fan_out(layer, size)
                 self.operations[name] += float(self._fan_out[name].sum()) * len(images)
             else:

@@ -78,7 +78,7 @@ def require_example(example: object, graph: Graph) -> None:
     Raises:
         DataError: it is none.
     """
-    check_images(example, graph.input_channels)
+    check_images(example, graph.image_form)
     if not len(example):  # type: ignore[arg-type]  # a tensor by now
         raise DataError("example holds no images; give at least one, or None")
 

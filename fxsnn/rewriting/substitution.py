@@ -136,7 +136,7 @@ def encoding(graph: Graph) -> tuple[Encode, Signal]:
     """The encoder of a graph whose thresholds are calibrated, and what it gives."""
     quantized = next((graph[node] for node in graph.body(QuantizedInput)), None)
     unit, bits = (quantized.unit, quantized.bits) if isinstance(quantized, QuantizedInput) else (1.0, None)
-    encode = Encode(unit, bits, graph.input_channels)
+    encode = Encode(unit, bits, graph.image_form)
     value = torch.full((1,), unit, dtype=torch.float64, device=graph.device)
     return encode, Signal(value, encode.magnitude, constant=True)
 
@@ -215,7 +215,7 @@ def outline(graph: Graph) -> Graph:
         graph: canonical and convertible; it stays as it is.
     """
     other = graph.copy()
-    encode, decode = Encode(1.0, 8, graph.input_channels), list[Node]()
+    encode, decode = Encode(1.0, 8, graph.image_form), list[Node]()
     value = torch.ones(graph.input_channels or 1, dtype=torch.float64)  # of the images, which no layer shows
     for node in other.body():
         if other.is_a(node, *Norm, *Activation):

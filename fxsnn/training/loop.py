@@ -50,7 +50,7 @@ class _Loop:
         self.task, self.options = task, options
         self.student = task.student
         self.learned = tuple(self.student.tensors().values())
-        self.objective = Objective(task.teacher, options, self.student.graph.input_channels, self.learned[0])
+        self.objective = Objective(task.teacher, options, self.student.graph.image_form, self.learned[0])
         self.checkpoint = None if options.checkpoint is None else Checkpoint(options.checkpoint, task, options)
         self.state = Progress()
         self.image_size: tuple[int, ...] | None = None  # that the network was seen to accept

@@ -22,6 +22,7 @@ from fxsnn.data import (
     require_outputs,
 )
 from fxsnn.errors import DataError, OptionError
+from fxsnn.layers import ImageForm
 from fxsnn.training.options import TrainingOptions, name_of
 
 _SUMS_TO_ONE = 1e-2
@@ -40,12 +41,12 @@ class Objective:
     Args:
         teacher: gives outputs for images.
         options: shares of labels and teacher, temperature, precision, the user's loss.
-        channels: of the images.
+        form: what images look like.
         place: a tensor of the type and on the device on which images are wanted.
     """
 
-    def __init__(self, teacher: Network, options: TrainingOptions, channels: int | None, place: Tensor) -> None:
-        self._teacher, self._options, self._channels = teacher, options, channels
+    def __init__(self, teacher: Network, options: TrainingOptions, form: ImageForm, place: Tensor) -> None:
+        self._teacher, self._options, self._form = teacher, options, form
         self._device, self._dtype = place.device, place.dtype
         self._labels = options.distillation < 1
         self._reading: Reading | None = None
@@ -60,7 +61,7 @@ class Objective:
         """Images, in their place, and labels; `None` where they are not looked at."""
         for batch in gone_through(data):
             images, labels = images_and_labels(
-                batch, self._channels, labels=self._labels, any_labels=self._options.loss is not None
+                batch, self._form, labels=self._labels, any_labels=self._options.loss is not None
             )
             yield images.to(self._device, self._dtype), tree_map(self._in_place, labels)
 

@@ -19,9 +19,11 @@ from fxsnn.data import (
     length_of,
 )
 from fxsnn.errors import DataError, OptionError
+from fxsnn.layers import ImageForm
 from tests.nets import images
 
 X, Y = images(300), torch.arange(300) % 7
+FORM = ImageForm(3, 4)
 
 WITH_LABELS: dict[str, Any] = {
     "a pair of tensors": (X, Y),
@@ -40,21 +42,21 @@ WITHOUT: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", WITH_LABELS)
 def test_images_and_labels_come_in_order_and_together(name: str) -> None:
-    read = list(labelled_batches(WITH_LABELS[name], 3, what="data"))
+    read = list(labelled_batches(WITH_LABELS[name], FORM, what="data"))
     assert torch.equal(torch.cat([one for one, _ in read]), X)
     assert torch.equal(torch.cat([labels for _, labels in read if labels is not None]), Y)
 
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_images_alone_have_no_labels(name: str) -> None:
-    read = list(labelled_batches(WITHOUT[name], 3, what="data"))
+    read = list(labelled_batches(WITHOUT[name], FORM, what="data"))
     assert torch.equal(torch.cat([one for one, _ in read]), X)
     assert all(labels is None for _, labels in read)
 
 
 def test_tensors_come_a_few_images_at_a_time() -> None:
-    assert [len(part) for part in image_batches(X, 3)] == [256, 44]
-    assert [len(part) for part in image_batches((X, Y), 3)] == [256, 44]
+    assert [len(part) for part in image_batches(X, FORM)] == [256, 44]
+    assert [len(part) for part in image_batches((X, Y), FORM)] == [256, 44]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_tensors_come_a_few_images_at_a_time() -> None:
 )
 def test_what_holds_no_images_for_the_network_is_refused(data: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        list(image_batches(data, 3))
+        list(image_batches(data, FORM))
 
 
 def test_an_error_that_is_not_about_the_shape_is_not_blamed_on_it() -> None:
@@ -152,11 +154,11 @@ def test_what_cannot_be_held_out_is_refused() -> None:
 
 
 def test_a_batch_for_training_has_labels_where_these_are_wanted() -> None:
-    given, labels = images_and_labels((X, Y.int()), 3, labels=True)
+    given, labels = images_and_labels((X, Y.int()), FORM, labels=True)
     assert given is X
     assert labels is not None
     assert labels.dtype == torch.int64
-    assert images_and_labels((X, "anything"), 3, labels=False) == (X, None)
+    assert images_and_labels((X, "anything"), FORM, labels=False) == (X, None)
 
 
 @pytest.mark.parametrize(
@@ -171,37 +173,37 @@ def test_a_batch_for_training_has_labels_where_these_are_wanted() -> None:
 )
 def test_what_is_no_batch_for_training_is_refused(batch: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        images_and_labels(batch, 3, labels=True)
+        images_and_labels(batch, FORM, labels=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint16, torch.float32])
 def test_labels_are_numbers_and_integers_of_one_type_for_every_reader(dtype: torch.dtype) -> None:
     """What they mean is for the outputs to tell."""
     given, wanted = (X, Y.to(dtype)), torch.int64 if dtype is torch.uint16 else dtype
-    read = [labels for _, labels in labelled_batches(given, 3, what="data") if labels is not None]
-    assert {labels.dtype for labels in (*read, images_and_labels(given, 3, labels=True)[1])} == {wanted}
+    read = [labels for _, labels in labelled_batches(given, FORM, what="data") if labels is not None]
+    assert {labels.dtype for labels in (*read, images_and_labels(given, FORM, labels=True)[1])} == {wanted}
 
 
 def test_labels_of_a_loss_of_ones_own_may_be_of_any_structure() -> None:
     labels = {"class": Y, "place": (Y.float(), torch.stack([Y, Y], 1))}
     (batch,) = batches_of((X, labels), 300, shuffle=False)
-    given, read = images_and_labels(batch, 3, labels=True, any_labels=True)
+    given, read = images_and_labels(batch, FORM, labels=True, any_labels=True)
     assert torch.equal(given, X)
     assert torch.equal(read["place"][1], labels["place"][1])  # type: ignore[index]
     kept, out = held_out((X, labels), 0.1, seed=0)
     assert [len(part[1]["place"][0]) for part in (kept, out)] == [270, 30]
-    assert images_and_labels((X, Y, "names"), 3, labels=True, any_labels=True)[1] == (Y, "names")
+    assert images_and_labels((X, Y, "names"), FORM, labels=True, any_labels=True)[1] == (Y, "names")
     with pytest.raises(DataError, match="there are 300 images and 4 labels"):
         batches_of((X, (Y, Y[:4])))
 
 
 def test_what_comes_with_images_may_be_nothing_or_more_than_labels() -> None:
-    assert [labels for _, labels in labelled_batches((X, None), 3, what="data")] == [None, None]
+    assert [labels for _, labels in labelled_batches((X, None), FORM, what="data")] == [None, None]
     names = ["image"] * len(X)
-    assert [len(labels) for _, labels in labelled_batches((X, Y, names), 3, what="data") if labels is not None] == [
+    assert [len(labels) for _, labels in labelled_batches((X, Y, names), FORM, what="data") if labels is not None] == [
         256,
         44,
     ]
-    assert [len(part) for part in image_batches((X, np.zeros(300)), 3)] == [256, 44]  # nobody reads these labels
+    assert [len(part) for part in image_batches((X, np.zeros(300)), FORM)] == [256, 44]  # nobody reads these labels
     with pytest.raises(DataError, match="data: a int comes with the images; expected a tensor of labels"):
-        list(labelled_batches((X, 3), 3, what="data"))
+        list(labelled_batches((X, 3), FORM, what="data"))

@@ -6,22 +6,22 @@ import pytest
 import torch
 
 from fxsnn.errors import DataError
-from fxsnn.layers import Encode, QuantizedInput, check_images, in_words, unlike_calibration
+from fxsnn.layers import Encode, ImageForm, QuantizedInput, check_images, in_words, unlike_calibration
 from tests.nets import images
 
 
 class TestTheInput:
     def test_is_rounded_to_signed_integers_and_clipped(self) -> None:
         pixels = torch.tensor([-99.0, -0.26, 0.1, 0.3, 99.0]).view(1, 1, 1, 5)
-        assert Encode(0.25, 8, 1)(pixels).flatten().tolist() == [-128, -1, 0, 1, 127]
+        assert Encode(0.25, 8, ImageForm(1, 4))(pixels).flatten().tolist() == [-128, -1, 0, 1, 127]
         assert QuantizedInput(0.25, 8)(pixels).flatten().tolist() == [-32, -0.25, 0, 0.25, 31.75]
 
     def test_may_stay_as_it_is(self) -> None:
-        assert torch.equal(Encode(1.0, None, 3)(images()), images())
+        assert torch.equal(Encode(1.0, None, ImageForm(3, 4))(images()), images())
 
     def test_of_other_channels_is_refused_with_both_numbers(self) -> None:
         with pytest.raises(DataError, match=r"shape \[2, 1, 8, 6\], that is 1 channels; expected \[N, 3, H, W\]"):
-            check_images(torch.zeros(2, 1, 8, 6), 3)
+            check_images(torch.zeros(2, 1, 8, 6), ImageForm(3, 4))
 
     def test_is_said_in_words_with_type_and_shape(self) -> None:
         assert in_words(torch.zeros(2, 3, dtype=torch.int8)) == "torch.int8 [2, 3]"

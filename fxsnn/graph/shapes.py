@@ -1,0 +1,75 @@
+"""What calls do to the dimensions of a tensor, and what images of a program must look like."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+from torch.fx.node import Node
+
+from fxsnn.graph.kinds import Activation, Norm, Weighted
+from fxsnn.layers import Encode, ImageForm, Lift, QuantizedInput
+
+_KEEP_SHAPES = (
+    *Activation, *Norm, QuantizedInput, nn.Identity, nn.modules.dropout._DropoutNd, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU,
+    nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus,
+    nn.Softsign, nn.LogSigmoid, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Threshold,
+)  # fmt: skip
+_CALLS = frozenset((
+    "abs", "add", "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous", "detach", "div", "dropout", "elu",
+    "exp", "float", "floor", "gelu", "hardtanh", "leaky_relu", "mul", "neg", "relu", "relu6", "round", "sigmoid",
+    "silu", "softplus", "sqrt", "sub", "tanh", "truediv",
+))  # fmt: skip
+"""Functions and methods that change each number by itself."""
+
+
+def keeps_shape(node: Node, root: nn.Module) -> bool:
+    """Whether a call gives a tensor of the very shape of those that it reads, whatever that is.
+
+    Args:
+        node: of a program.
+        root: the module with its layers.
+    """
+    if node.op == "call_module":
+        return isinstance(root.get_submodule(str(node.target)), _KEEP_SHAPES)
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    return name.removesuffix("_") in _CALLS and all(source.op != "get_attr" for source in node.all_input_nodes)
+
+
+def image_form(module: fx.GraphModule, image_size: tuple[int, ...] | None) -> ImageForm:
+    """What the images of a program must look like, as its first layer with weights tells.
+
+    Args:
+        module: a program at any stage.
+        image_size: of the images with which it was captured, without the batch; `None`: of any.
+    """
+    kinds = (Encode, nn.Conv1d, *Weighted)
+    calls = ((node, module.get_submodule(str(node.target))) for node in module.graph.nodes if node.op == "call_module")
+    first, layer = next(((node, one) for node, one in calls if isinstance(one, kinds)), (None, None))
+    if first is None or layer is None:
+        return ImageForm()
+    if isinstance(layer, Encode):
+        return layer.form
+    before = _before(first)
+    lifts = [node for node in before if _is_a(node, module, Lift)]
+    if isinstance(layer, nn.Conv2d) and not lifts:
+        return ImageForm(layer.in_channels, 4)
+    form = ImageForm(layer.in_features, 2) if isinstance(layer, nn.Linear) else ImageForm(layer.in_channels, 3)
+    windows = (Lift, nn.AvgPool1d, nn.AvgPool2d)
+    straight = all(keeps_shape(node, module) or _is_a(node, module, *windows) for node in before)
+    return form if straight and (image_size is None or len(image_size) + 1 == form.rank) else ImageForm()
+
+
+def _before(node: Node) -> list[Node]:
+    """What stands between the images and a node."""
+    found, waiting = dict[Node, None](), list(node.all_input_nodes)
+    while waiting:
+        one = waiting.pop()
+        if one not in found and one.op != "placeholder":
+            found[one] = None
+            waiting.extend(one.all_input_nodes)
+    return list(found)
+
+
+def _is_a(node: Node, module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), kinds)
