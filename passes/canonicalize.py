@@ -13,7 +13,16 @@ from torch import nn
 from torch.fx.node import Argument, Node
 
 from fxsnn.graph import Activation, Graph, view_sizes, write_nothing
-from fxsnn.layers import HAND_WRITTEN, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SpikeReLU, conv_like, linear_like
+from fxsnn.layers import (
+    HAND_WRITTEN,
+    SpikeAvgPool2d,
+    SpikeConv2d,
+    SpikeLinear,
+    SpikeReLU,
+    conv_like,
+    linear_like,
+    norm_like,
+)
 from fxsnn.rewriting import Pass, facts
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
@@ -63,7 +72,7 @@ class Canonicalize(Pass):
             elif graph.is_a(node, nn.Flatten) and _joins_all(graph[node].start_dim, graph[node].end_dim):
                 graph.replace(node, nn.Flatten().eval())
         kinds = (nn.ReLU, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Softmax, nn.LogSoftmax)
-        for node in reversed(graph.nodes(*kinds)):
+        for node in reversed(graph.nodes(*kinds, nn.AvgPool1d, nn.AdaptiveAvgPool1d)):
             if len(graph.calls(str(node.target))) > 1:
                 graph.replace(node, copy.copy(graph[node]))
         for node in graph.nodes(nn.SyncBatchNorm):  # what flattens is known by now
@@ -88,10 +97,8 @@ def _plain(layer: nn.Module) -> nn.Module:
 def _batch_norm(graph: Graph, node: Node) -> nn.Module:
     """The batch norm that one synchronised between processes is in evaluation mode."""
     norm: Any = graph[node]
-    kind = nn.BatchNorm1d if graph.reads_features(node) else nn.BatchNorm2d
-    plain = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta")
-    plain.load_state_dict(norm.state_dict(), assign=True)
-    return plain.eval()
+    flat = graph.reads_features(node) or any(graph.is_a(before, nn.Conv1d) for before in graph.ancestors(node))
+    return (norm_like(nn.BatchNorm1d, norm) if flat else norm_like(nn.BatchNorm2d, norm)).eval()
 
 
 def _is_idle_contiguous(graph: Graph, node: Node) -> bool:
@@ -103,7 +110,7 @@ def _is_idle_contiguous(graph: Graph, node: Node) -> bool:
 
 def _is_behind_layer(graph: Graph, node: Node) -> bool:
     source = node.all_input_nodes[0]
-    return graph.is_a(source, nn.Module) or isinstance(_module_for(source), nn.ReLU | nn.AvgPool2d)
+    return graph.is_a(source, nn.Module) or isinstance(_module_for(source), nn.ReLU | nn.AvgPool1d | nn.AvgPool2d)
 
 
 def _bound(node: Node, *names: str, **defaults: Any) -> dict[str, Any]:
@@ -125,6 +132,16 @@ def _avg_pool(node: Node) -> nn.Module | None:
 def _adaptive_avg_pool(node: Node) -> nn.Module | None:
     options = _bound(node, "output_size")
     return None if _has_node(options) else nn.AdaptiveAvgPool2d(**options)
+
+
+def _avg_pool1d(node: Node) -> nn.Module | None:
+    options = _bound(node, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+    return None if _has_node(options) else nn.AvgPool1d(**options)
+
+
+def _adaptive_avg_pool1d(node: Node) -> nn.Module | None:
+    options = _bound(node, "output_size")
+    return None if _has_node(options) else nn.AdaptiveAvgPool1d(**options)
 
 
 def _softmax(kind: type[nn.Softmax] | type[nn.LogSoftmax]) -> Callable[[Node], nn.Module | None]:
@@ -203,6 +220,8 @@ _FUNCTIONS: dict[Any, Callable[[Node], nn.Module | None]] = {
     torch.relu_: _relu,
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _adaptive_avg_pool,
+    F.avg_pool1d: _avg_pool1d,
+    F.adaptive_avg_pool1d: _adaptive_avg_pool1d,
     torch.flatten: _flatten,
     torch.reshape: _view,
     F.softmax: _softmax(nn.Softmax),
