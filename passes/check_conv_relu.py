@@ -12,14 +12,14 @@ from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Activation, Graph, Norm, Weighted, view_sizes
-from fxsnn.layers import QuantizedInput
+from fxsnn.layers import Lift, Lower, QuantizedInput
 from fxsnn.numerics import all_finite
 from fxsnn.rewriting import NOTHING_TO_CONVERT, Pass, facts
 
-_GLUE = (nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d, *Norm)
+_GLUE = (nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d, *Norm, Lower)
 _GLUE_CALLS = ("mean", "flatten", "view", "reshape", "squeeze", "size", "getitem", "getattr", "shape")
 _KNOWN = (*Weighted, *Norm, *Activation, nn.AvgPool2d, nn.Flatten, QuantizedInput)
-_POOLING = "Train it with average pooling (nn.AvgPool2d): it commutes with adding up spikes, a maximum does not"
+_POOLING = "Train it with average pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
 _ACTIVATION = "Train it with nn.ReLU: only its output can be a firing rate"
 
 
@@ -97,7 +97,7 @@ def _about_inputs(graph: Graph) -> Iterator[Finding]:
     """
     channels: int | None = None  # of maps
     features: int | None = None  # of rows; `None` for all numbers of a map
-    rows = False
+    rows = graph.image_form.rank == 2
     for before, node in itertools.pairwise(graph):
         if node.all_input_nodes != [before]:
             return
@@ -121,7 +121,7 @@ def _about_inputs(graph: Graph) -> Iterator[Finding]:
             rows = True
         elif node.target in ("view", "reshape", torch.reshape) and len(sizes := view_sizes(node)) == 2:
             rows, features = True, sizes[1] if isinstance(sizes[1], int) and sizes[1] > 0 else None
-        elif not isinstance(module, (*Activation, nn.AvgPool2d, nn.AdaptiveAvgPool2d, QuantizedInput)):
+        elif not isinstance(module, (*Activation, nn.AvgPool2d, nn.AdaptiveAvgPool2d, QuantizedInput, Lift)):
             return
 
 
@@ -142,7 +142,7 @@ def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
         yield from _about_pool(graph, node)
     elif graph.is_a(node, nn.Flatten):
         yield from _about_flatten(graph, node)
-    elif not graph.is_a(node, *_KNOWN):
+    elif not graph.is_a(node, *_KNOWN, Lift, Lower):
         yield _unsupported(graph, node)
 
 
@@ -199,6 +199,8 @@ def _about_norm(graph: Graph, node: Node) -> Iterator[Finding]:
 def _about_relu(graph: Graph, node: Node) -> Iterator[Finding]:
     source: Any = node.all_input_nodes[0]
     if graph.is_a(source, *Norm):
+        source = source.all_input_nodes[0]
+    if graph.is_a(source, Lift):
         source = source.all_input_nodes[0]
     if source.op != "placeholder" and not graph.is_a(source, *_KNOWN):
         return  # what it follows is refused itself
@@ -277,10 +279,11 @@ def _about_output(graph: Graph, node: Node) -> Iterator[Finding]:
 def _unsupported(graph: Graph, node: Node) -> Finding:
     what = type(graph[node]).__name__ if node.op == "call_module" else graph.name(node)
     lowered = what.lower()
+    sides = 1 if "1d" in lowered else 2
     if "maxpool" in lowered or "max_pool" in lowered:
-        remedy = _POOLING
+        remedy = _POOLING.format(sides)
     elif "avgpool" in lowered or "avg_pool" in lowered:
-        remedy = "Use nn.AvgPool2d with a fixed window, or move it behind the last ReLU"
+        remedy = f"Use nn.AvgPool{sides}d with a fixed window, or move it behind the last ReLU"
     elif "dropout" in lowered:
         remedy = "Pass training=self.training, so that it rests in evaluation mode"
     elif node.op in ("call_function", "call_method") and any(
@@ -296,7 +299,7 @@ def _unsupported(graph: Graph, node: Node) -> Finding:
     elif _looks_like_activation(lowered):
         remedy = _ACTIVATION
     else:
-        remedy = "Supported are Conv2d, BatchNorm2d, ReLU, AvgPool2d, Linear, BatchNorm1d and flatten"
+        remedy = "Supported are Conv1d, Conv2d, their batch norms and average poolings, ReLU, Linear and flatten"
     return graph.finding(node, f"{what} is not supported in front of the final fully connected layer", remedy)
 
 
