@@ -32,6 +32,7 @@ from fxsnn.passes import (
     CorrectLayers,
     Finetune,
     FoldBatchNorm,
+    LiftDimensions,
     QuantizeWeights,
     SubstituteSpikes,
 )
@@ -74,6 +75,7 @@ def pipeline(
     Examples:
         >>> print(pipeline(target="hw_v1.0", bits=2).until("fold-batch-norm"))
         Canonicalize()
+        LiftDimensions()
         CheckConvRelu()
         CheckLimits(bits=2)
         FoldBatchNorm()
@@ -88,6 +90,7 @@ def pipeline(
     dynamics = Dynamics(timesteps, reset, initial_membrane)
     passes: list[Pass] = [
         Canonicalize(),
+        LiftDimensions(),
         CheckConvRelu(),
         CheckLimits(chip, bits),
         FoldBatchNorm(),
@@ -189,8 +192,9 @@ def _checked(
         require_images(example, ImageForm())
     try:
         graph = capture_sharing(model, None if example is None else tuple(example.shape[1:]))
-        Canonicalize().rewrite(graph)  # in place: a step would keep copies of all weights
-        graph.tidy()
+        for one in (Canonicalize(), LiftDimensions()):
+            one.rewrite(graph)  # in place: a step would keep copies of all weights
+            graph.tidy()
         graph.check()
         found = (graph.example_input(whole=whole) for whole in (True, False))
         example = example if example is not None else next((images for images in found if images is not None), None)
@@ -307,7 +311,7 @@ def convert(
     if example is not None:
         require_example(example, graph)
     if passes.example is None:
-        passes = replace(passes, example=Canonicalize()(graph).after.example_input())
+        passes = replace(passes, example=LiftDimensions()(Canonicalize()(graph).after).after.example_input())
         if passes.example is not None:
             with suppress(DataError):  # the size was tried on the graph alone
                 require_agreement(model, graph, passes.example)

@@ -10,6 +10,7 @@ from fxsnn.passes.check_limits import CheckLimits
 from fxsnn.passes.correct_layers import CorrectLayers
 from fxsnn.passes.finetune import Finetune
 from fxsnn.passes.fold_batch_norm import FoldBatchNorm
+from fxsnn.passes.lift_dimensions import LiftDimensions
 from fxsnn.passes.quantize_weights import QuantizeWeights
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
 
@@ -21,6 +22,7 @@ __all__ = [
     "CorrectLayers",
     "Finetune",
     "FoldBatchNorm",
+    "LiftDimensions",
     "QuantizeWeights",
     "SubstituteSpikes",
 ]

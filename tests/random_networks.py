@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxsnn
+from fxsnn.layers import norm_like, pair
 from tests import reference
 from tests.reference import Pair, Reset, Sides, even_sides
 
@@ -156,6 +157,33 @@ class Planned(nn.Module):
         return self.classifier(x)
 
 
+class Signals(Planned):
+    """The same network with layers that read signals [N, C, L]; maps of its plan have one row."""
+
+    def __init__(self, plan: NetworkPlan) -> None:
+        super().__init__(plan)
+        for name, layer in list(self.named_children()):
+            if (made := _on_signals(layer)) is not None:
+                self.add_module(name, made.eval())
+
+
+def _on_signals(given: Any) -> nn.Module | None:
+    if isinstance(given, nn.BatchNorm2d):
+        return norm_like(nn.BatchNorm1d, given)
+    if isinstance(given, nn.AvgPool2d):
+        window, stride, padding = (pair(option)[1] for option in (given.kernel_size, given.stride, given.padding))
+        return nn.AvgPool1d(window, stride, padding)
+    if not isinstance(given, nn.Conv2d):
+        return None
+    side = given.padding if isinstance(given.padding, str) else given.padding[1]
+    conv = nn.Conv1d(
+        given.in_channels, given.out_channels, given.kernel_size[1], given.stride[1], side, given.dilation[1],
+        given.groups, given.bias is not None,
+    )  # fmt: skip
+    conv.weight, conv.bias = nn.Parameter(given.weight.detach().squeeze(2)), given.bias
+    return conv
+
+
 def randomise(model: nn.Module, seed: int) -> None:
     """Random weights and batch norms; scales of batch norms may be negative."""
     generator = torch.Generator().manual_seed(seed)
@@ -253,6 +281,25 @@ def random_plan(random: Random, target: str) -> NetworkPlan:
         for _ in range(random.randint(0, 2))
     )
     return NetworkPlan(image, tuple(convs), hidden, random.randint(2, 5), random.randrange(1 << 32))
+
+
+def random_signal_plan(random: Random) -> NetworkPlan:
+    """A network on signals, as the network on maps of one row that it equals."""
+    plan = random_plan(random, "generic")
+    length = random.randint(4, 40)
+    convs, size = list[ConvPlan](), (1, length)
+    for conv in plan.convs:
+        kernel = (1, random.randint(1, 7))
+        (_, stride), padding, (_, dilation) = random_window(random, kernel, size)
+        there = padding if padding == "same" else (0, padding[1])
+        flat = replace(conv, kernel=kernel, stride=(1, stride), padding=there, dilation=(1, dilation), pools=())
+        size = sizes(size, kernel, flat.stride, flat.sides, flat.dilation)
+        pool = random_pool(random, size)
+        if pool is not None:
+            pool = PoolPlan((1, pool.kernel[1]), (1, pool.stride[1]), (0, pool.padding[1]))
+            size = sizes(size, pool.kernel, pool.stride, even_sides(pool.padding))
+        convs.append(replace(flat, pools=() if pool is None else (pool,)))
+    return replace(plan, image=(plan.image[0], 1, length), convs=tuple(convs))
 
 
 def random_case(seed: object) -> tuple[NetworkPlan, Options]:

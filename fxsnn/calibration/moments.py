@@ -21,7 +21,7 @@ from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Activation, Graph, Norm
-from fxsnn.layers import FoldedConv2d, FoldedLinear
+from fxsnn.layers import FoldedConv2d, FoldedLinear, Lift
 
 INPUT_DEVIATIONS = 4.0
 """Without data, images are taken to lie within this many standard deviations of zero."""
@@ -78,7 +78,7 @@ def _through(graph: Graph, node: Node, source: Moments) -> Moments:
         return _multiplied(layer, source)
     if isinstance(layer, Activation):
         return rectified(source)
-    if isinstance(layer, nn.AvgPool2d | nn.Flatten):
+    if isinstance(layer, nn.AvgPool2d | nn.Flatten | Lift):
         return source
     raise ModelError([_unknown(graph, node, type(layer).__name__)])
 

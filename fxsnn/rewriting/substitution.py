@@ -17,6 +17,7 @@ from fxsnn.layers import (
     ClippedReLU,
     Decode,
     Encode,
+    Lift,
     LowBit,
     LowBitConv2d,
     LowBitLinear,
@@ -180,7 +181,7 @@ def substitute(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None
     layers = neurons_of(graph, target)
     dtype = graph.dtype  # of all layers with weights: nothing between them could cast
     encode, _ = encoding(graph)
-    for node in graph.body(QuantizedInput):
+    for node in graph.body(QuantizedInput, Lift):  # which encoding does, too
         graph.bypass(node)
     for layer in layers:
         graph.replace(layer.node, spiking_layer(graph, layer, dynamics))
@@ -218,7 +219,7 @@ def outline(graph: Graph) -> Graph:
     encode, decode = Encode(1.0, 8, graph.image_form), list[Node]()
     value = torch.ones(graph.input_channels or 1, dtype=torch.float64)  # of the images, which no layer shows
     for node in other.body():
-        if other.is_a(node, *Norm, *Activation):
+        if other.is_a(node, *Norm, *Activation, Lift):
             other.bypass(node)
         elif other.is_a(node, *Weighted, nn.AvgPool2d):
             layer: Any = other[node]

@@ -1,0 +1,169 @@
+"""LiftDimensions: networks on signals [N, C, L] become networks on maps of one row, [N, C, 1, L]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.fx.node import Node
+
+from fxsnn.graph import Graph, keeps_shape
+from fxsnn.layers import Lift, Lower, norm_like
+from fxsnn.rewriting import Pass, facts
+
+
+class LiftDimensions(Pass):
+    """Conv1d → Conv2d with a kernel of one row; AvgPool1d, AdaptiveAvgPool1d and BatchNorm1d on signals likewise.
+
+    Behind the images stands `Lift`, [N, C, L] to [N, C, 1, L], and in front of what reads signals in the tail `Lower`,
+    the way back: the tail is left as it is. A flatten reads the same numbers of either. What has no equal with two
+    dimensions stays in the body as well, with `Lower` in front of it, for `CheckConvRelu` to speak about.
+
+    Examples:
+        >>> import torch, fxsnn
+        >>> from torch import nn
+        >>> graph = fxsnn.capture(nn.Sequential(nn.Conv1d(2, 4, 5, padding=2), nn.ReLU(), nn.AdaptiveAvgPool1d(1)))
+        >>> print(LiftDimensions()(graph).after.text(hashes=False))
+        name   calls                                                            reads  tensors
+        -----  ---------------------------------------------------------------  -----  -------
+        input  placeholder
+        lift   Lift()                                                           input
+        0      Conv2d(2, 4, kernel_size=(1, 5), stride=(1, 1), padding=(0, 2))  lift
+        1      ReLU()                                                           0
+        lower  Lower()                                                          1
+        2      AdaptiveAvgPool1d(output_size=1)                                 lower
+    """
+
+    needs = facts("canonical")
+    gives = facts("two-dimensional")
+    preserves = True
+
+    def rewrite(self, graph: Graph) -> None:
+        """Edit `graph` in place."""
+        if not graph.nodes(*_EQUALS):
+            return
+        whole = graph.copy()  # with its tail: what is its body shows then
+        nodes = dict(zip(whole.nodes(), graph.nodes(), strict=True))
+        _apply(whole, _planned(whole, whole.nodes()))
+        _apply(graph, _planned(graph, [nodes[node] for node in whole.body() if node in nodes]))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done to a graph.
+
+    Attributes:
+        layers: calls of layers that get their equals.
+        up: readers, and what they are to read as maps.
+        down: readers, and the maps that they are to read as signals.
+    """
+
+    layers: list[Node] = field(default_factory=list)
+    up: list[tuple[Node, Node]] = field(default_factory=list)
+    down: list[tuple[Node, Node]] = field(default_factory=list)
+
+
+def _planned(graph: Graph, body: Collection[Node]) -> _Plan:
+    """What is to be done, where only nodes of the body may change."""
+    plan, signals, maps, inside = _Plan(), _signals(graph), set[Node](), set(body)
+    for node in graph:
+        reads = node.all_input_nodes
+        becomes_map = node in inside and (graph.is_a(node, *_EQUALS) or _is_map_of(graph, node, signals, maps))
+        if becomes_map:
+            maps.add(node)
+            plan.up.extend((node, source) for source in reads if source not in maps)
+        elif not graph.is_a(node, nn.Flatten) or not _joins_all(graph[node]):
+            plan.down.extend((node, source) for source in reads if source in maps)
+        if becomes_map and graph.is_a(node, *_EQUALS, nn.BatchNorm1d):
+            plan.layers.append(node)
+    return plan
+
+
+def _is_map_of(graph: Graph, node: Node, signals: Collection[Node], maps: Collection[Node]) -> bool:
+    """Whether a call keeps the shape of maps, or of a single signal that a layer is to read as one."""
+    reads = node.all_input_nodes
+    if not reads or not keeps_shape(node, graph.module):
+        return False
+    return all(source in maps for source in reads) or (len(reads) == 1 and node in signals)
+
+
+def _signals(graph: Graph) -> set[Node]:
+    """What layers read as signals, and what that is made of without another shape."""
+    found = set[Node]()
+    for node in reversed(graph.nodes()):
+        reads = node.all_input_nodes
+        if graph.is_a(node, *_EQUALS) or (node in found and len(reads) == 1 and keeps_shape(node, graph.module)):
+            found.update(reads)
+    return found
+
+
+def _joins_all(flatten: Any) -> bool:
+    return (flatten.start_dim, flatten.end_dim) == (1, -1)
+
+
+def _apply(graph: Graph, plan: _Plan) -> None:
+    for target in dict.fromkeys(str(node.target) for node in plan.layers):
+        module, calls = _equal(graph[target]), graph.calls(target)
+        if all(node in plan.layers for node in calls):
+            graph.module.add_submodule(target, module)  # a layer that is called twice stays one, which is refused later
+        else:
+            for node in calls:
+                if node in plan.layers:
+                    graph.replace(node, module)
+    for name, kind, pairs in (("lift", Lift, plan.up), ("lower", Lower, plan.down)):
+        for source in dict.fromkeys(source for _, source in pairs):
+            graph.insert_after(source, name, kind().eval(), [reader for reader, read in pairs if read is source])
+
+
+def _equal(layer: nn.Module) -> nn.Module:
+    """The layer with two dimensions that does the same to maps of one row."""
+    if isinstance(layer, nn.BatchNorm1d):
+        return norm_like(nn.BatchNorm2d, layer)
+    build = next(build for kind, build in _EQUALS.items() if isinstance(layer, kind))
+    return build(layer).train(layer.training)
+
+
+def _convolution(conv: nn.Conv1d) -> nn.Module:
+    given: Any = conv  # torch types kernel_size and its like as longer tuples than they are
+    (kernel,), (stride,), (dilation,) = given.kernel_size, given.stride, given.dilation
+    new = nn.Conv2d(
+        given.in_channels,
+        given.out_channels,
+        (1, kernel),
+        (1, stride),
+        given.padding if isinstance(given.padding, str) else (0, *given.padding),
+        (1, dilation),
+        given.groups,
+        given.bias is not None,
+        given.padding_mode,
+        device="meta",
+    )
+    new.weight = nn.Parameter(conv.weight.detach().unsqueeze(2), conv.weight.requires_grad)
+    new.bias = conv.bias
+    return new
+
+
+def _average(pool: nn.AvgPool1d) -> nn.Module:
+    given: Any = pool
+    (kernel,), (stride,), (padding,) = given.kernel_size, given.stride, given.padding
+    return nn.AvgPool2d((1, kernel), (1, stride), (0, padding), pool.ceil_mode, pool.count_include_pad)
+
+
+def _adaptive_average(pool: nn.AdaptiveAvgPool1d) -> nn.Module:
+    size = pool.output_size
+    return nn.AdaptiveAvgPool2d((1, size if isinstance(size, int) else size[0]))
+
+
+def _padding(pad: nn.ZeroPad1d) -> nn.Module:
+    return nn.ZeroPad2d((*pad.padding, 0, 0))
+
+
+_EQUALS: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
+    nn.Conv1d: _convolution,
+    nn.AvgPool1d: _average,
+    nn.AdaptiveAvgPool1d: _adaptive_average,
+    nn.ZeroPad1d: _padding,
+}
+"""Layers that read signals, and nothing else."""

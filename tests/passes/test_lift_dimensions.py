@@ -1,0 +1,243 @@
+"""Networks on signals become networks on maps of one row, and the function stays the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxsnn
+from fxsnn.errors import Finding
+from fxsnn.graph import Graph
+from fxsnn.layers import ImageForm, Lift, Lower
+from fxsnn.passes import Canonicalize, CheckConvRelu, LiftDimensions
+from fxsnn.rewriting import Step
+from tests.nets import CONVERTIBLE, images, seeded
+from tests.random_networks import Signals, noise, random_seeds, random_signal_plan
+
+
+def signals(channels: int = 2, length: int = 24, count: int = 3) -> Tensor:
+    return torch.randn(count, channels, length, generator=torch.Generator().manual_seed(3))
+
+
+def lifted(model: nn.Module, given: Tensor | None = None) -> Step:
+    given = signals() if given is None else given
+    return LiftDimensions()(Canonicalize()(fxsnn.capture(model, given), given).after, given)
+
+
+def kinds(graph: Graph) -> list[type[nn.Module]]:
+    return [type(graph[node]) for node in graph.nodes(nn.Module)]
+
+
+@random_seeds(20, slow=280)
+def test_random_networks_compute_what_they_computed(seed: int) -> None:
+    plan = random_signal_plan(Random(seed))
+    model, given = Signals(plan), noise(plan, 3, seed=1).squeeze(2)
+    step = lifted(model, given)
+    assert step.moved is not None
+    assert step.moved < 1e-12
+    assert not step.after.nodes(nn.Conv1d, nn.AvgPool1d)
+    assert step.after.image_form == fxsnn.capture(model).image_form == ImageForm(plan.image[0], 3)
+    with torch.no_grad():
+        torch.testing.assert_close(step.after(given), model(given), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": 2},
+        {"padding": "same"},
+        {"padding": "same", "dilation": 3},
+        {"padding": "valid", "stride": 3},
+        {"dilation": 2, "groups": 2, "bias": False},
+        {"padding": 3, "padding_mode": "circular"},
+        {"padding": 3, "padding_mode": "reflect"},
+        {"padding": 3, "padding_mode": "replicate"},
+    ],
+)
+def test_every_option_of_a_convolution_stays_what_it_was(options: dict[str, Any]) -> None:
+    step = lifted(seeded(lambda: nn.Sequential(nn.Conv1d(2, 4, 4, **options), nn.ReLU())))
+    assert step.moved is not None
+    assert step.moved < 1e-12
+    assert kinds(step.after) == [Lift, nn.Conv2d, nn.ReLU, Lower]
+
+
+def test_every_option_of_a_pooling_stays_what_it_was() -> None:
+    pools = [
+        nn.AvgPool1d(3, 2, 1),
+        nn.AvgPool1d(5, 3, ceil_mode=True),
+        nn.AvgPool1d(2, padding=1, count_include_pad=False),
+    ]
+    for pool in pools:
+        assert lifted(nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), pool)).moved == pytest.approx(0, abs=1e-12)
+
+
+def test_weights_are_those_of_the_graph_before() -> None:
+    before = Canonicalize()(fxsnn.capture(nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU()))).after
+    weights: Any = [graph["0"] for graph in (before, LiftDimensions()(before).after)]
+    assert weights[0].weight.data_ptr() == weights[1].weight.data_ptr()
+    assert weights[1].weight.shape == (4, 2, 1, 3)
+
+
+@pytest.mark.parametrize("name", CONVERTIBLE)
+def test_networks_on_maps_stay_as_they_are(name: str) -> None:
+    graph = Canonicalize()(fxsnn.capture(seeded(CONVERTIBLE[name]))).after
+    assert LiftDimensions()(graph, images()).after.text() == graph.text()
+
+
+class TestBatchNorm:
+    def test_on_signals_gets_two_dimensions_and_on_features_stays(self) -> None:
+        def build() -> nn.Module:
+            conv = [nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten()]
+            return nn.Sequential(*conv, nn.Linear(88, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5))
+
+        after = lifted(seeded(build)).after
+        assert [type(after[name]) for name in ("1", "5")] == [nn.BatchNorm2d, nn.BatchNorm1d]
+
+    def test_of_several_processes_is_one_on_signals(self) -> None:
+        def build() -> nn.Module:
+            return nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(88, 3))
+
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(seeded(build))
+        assert type(lifted(model).after["1"]) is nn.BatchNorm2d
+
+    def test_without_scale_or_statistics_keeps_that(self) -> None:
+        norm: Any = lifted(seeded(lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4, affine=False)))).after[
+            "1"
+        ]
+        assert not norm.affine
+        for_training = nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4, track_running_stats=False), nn.ReLU()).eval()
+        untracked: Any = lifted(for_training).after["1"]
+        assert untracked.running_mean is None
+
+    def test_on_the_images_is_seen_to_be_on_signals(self) -> None:
+        after = lifted(seeded(lambda: nn.Sequential(nn.BatchNorm1d(2), nn.Conv1d(2, 4, 3), nn.ReLU()))).after
+        assert kinds(after) == [Lift, nn.BatchNorm2d, nn.Conv2d, nn.ReLU, Lower]
+
+
+class Around(nn.Module):
+    """conv, ReLU, `function`, conv, ReLU, fully connected."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], inputs: int = 4) -> None:
+        super().__init__()
+        self.function = function
+        self.conv1, self.conv2, self.fc = nn.Conv1d(2, 4, 3, padding=1), nn.Conv1d(inputs, 6, 3), nn.LazyLinear(5)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fc(F.relu(self.conv2(self.function(F.relu(self.conv1(x))))).flatten(1))
+
+
+def around(function: Callable[[Tensor], Tensor], inputs: int = 4) -> nn.Module:
+    model = Around(function, inputs)
+    model(signals())
+    return model.eval()
+
+
+def findings(graph: Graph) -> list[Finding]:
+    return CheckConvRelu().findings(graph)
+
+
+def test_functions_are_known_as_layers_are() -> None:
+    after = lifted(around(lambda x: F.avg_pool1d(torch.avg_pool1d(x, 2), kernel_size=3, stride=1, padding=1))).after
+    assert kinds(after).count(nn.AvgPool2d) == 2
+    assert not findings(after)
+
+
+def test_what_works_number_by_number_reads_maps() -> None:
+    after = lifted(around(lambda x: torch.sigmoid(x * 2 + 1).clamp(min=0.1))).after
+    assert not after.nodes(Lower)
+    after = lifted(around(lambda x: x + x * 0.5)).after
+    assert not after.nodes(Lower)
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "remedy"),
+    [
+        (nn.MaxPool1d(2), "MaxPool1d", "nn.AvgPool1d"),
+        (lambda x: F.max_pool1d(x, 2), "max_pool1d", "nn.AvgPool1d"),
+        (lambda x: x[:, :, 1:], "getitem", "size"),
+        (lambda x: x.flip(2), "flip", "Supported are Conv1d"),
+    ],
+)
+def test_what_has_no_equal_is_named_alone(function: Callable[[Tensor], Tensor], name: str, remedy: str) -> None:
+    step = lifted(around(function))
+    assert step.moved == pytest.approx(0, abs=1e-12)
+    (found,) = findings(step.after)
+    assert name in found.problem
+    assert remedy in found.remedy
+
+
+def test_a_cat_of_branches_is_named_and_the_function_stays() -> None:
+    step = lifted(around(lambda x: torch.cat([x, x.flip(2)], 1), inputs=8))
+    assert step.moved == pytest.approx(0, abs=1e-12)
+    assert any("cat" in found.problem for found in findings(step.after))
+
+
+def test_a_relu_on_the_images_is_named_behind_the_lift_too() -> None:
+    (found,) = findings(lifted(nn.Sequential(nn.ReLU(), nn.Conv1d(2, 4, 3), nn.ReLU())).after)
+    assert "this ReLU does not follow" in found.problem
+
+
+def test_a_convolution_that_is_called_twice_is_still_one() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(2, 2, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return F.relu(self.conv(F.relu(self.conv(x))))
+
+    step = lifted(seeded(Twice))
+    assert step.moved == pytest.approx(0, abs=1e-12)
+    assert any("its weights are used 2 times" in found.problem for found in findings(step.after))
+
+
+class TestTheTail:
+    """It is left as it is, and sees signals as it did."""
+
+    @pytest.mark.parametrize(
+        "tail",
+        [
+            [nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3)],
+            [nn.AdaptiveAvgPool1d(2), nn.Flatten(), nn.Linear(8, 3), nn.LogSoftmax(1)],
+            [nn.AdaptiveAvgPool1d(1)],
+        ],
+    )
+    def test_of_layers_on_signals(self, tail: list[nn.Module]) -> None:
+        graph = lifted(seeded(lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), *tail))).after
+        assert [type(graph[node]) for node in graph.tail()][:2] == [Lower, nn.AdaptiveAvgPool1d]
+        assert not findings(graph)
+
+    @pytest.mark.parametrize("reduced", [lambda x: x.mean(-1), lambda x: x.mean(2), lambda x: x.mean(dim=(2,))])
+    def test_of_functions_with_dimensions(self, reduced: Callable[[Tensor], Tensor]) -> None:
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv, self.fc = nn.Conv1d(2, 4, 3), nn.Linear(4, 3)
+
+            def forward(self, x: Tensor) -> Any:
+                return self.fc(reduced(F.relu(self.conv(x))))
+
+        step = lifted(seeded(Net))
+        assert step.moved == pytest.approx(0, abs=1e-12)
+        assert len(step.after.nodes(Lower)) == 1
+
+    def test_needs_no_way_back_where_it_flattens(self) -> None:
+        layers = [nn.Conv1d(2, 4, 3), nn.ReLU(), nn.AvgPool1d(2), nn.Flatten(), nn.Linear(44, 3)]
+        assert not lifted(seeded(lambda: nn.Sequential(*layers))).after.nodes(Lower)
+
+    def test_reads_the_images_as_they_came(self) -> None:
+        class Beside(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv, self.fc = nn.Conv1d(2, 4, 3), nn.Linear(88, 3)
+
+            def forward(self, x: Tensor) -> Any:
+                return self.fc(F.relu(self.conv(x)).flatten(1)) + x.mean((1, 2))[:, None]
+
+        assert lifted(seeded(Beside)).moved == pytest.approx(0, abs=1e-12)
