@@ -302,7 +302,7 @@ def random_signal_plan(random: Random) -> NetworkPlan:
     return replace(plan, image=(plan.image[0], 1, length), convs=tuple(convs))
 
 
-def random_case(seed: object) -> tuple[NetworkPlan, Options]:
+def random_case(seed: object, *, signals: bool = False) -> tuple[NetworkPlan, Options]:
     """A network and options for its conversion; shown where a test fails."""
     random = Random(str(seed))
     options = Options(
@@ -314,7 +314,9 @@ def random_case(seed: object) -> tuple[NetworkPlan, Options]:
         per_channel=random.random() < 0.5,
         input_bits=random.choice((8, 8, random.randint(2, 16))),
     )
-    plan = random_plan(random, options.target)
+    if signals:  # whose kernels are those of no chip
+        options = replace(options, target="generic")
+    plan = random_signal_plan(random) if signals else random_plan(random, options.target)
     print(f"seed {seed}: {plan}\n{options}")
     return plan, options
 
@@ -351,11 +353,13 @@ class Case:
     snn: fxsnn.SpikingNetwork
 
 
-def convertible_case(seed: int, *, finetuned: bool = False) -> Case:
-    """The first random network of a seed whose values fit the registers of its target."""
+def convertible_case(seed: int, *, finetuned: bool = False, signals: bool = False) -> Case:
+    """The first random network of a seed whose values fit the registers of its target; on images or on signals."""
     for attempt in itertools.count():
-        plan, options = random_case(f"{seed}.{attempt}")
+        plan, options = random_case(f"{seed}.{attempt}", signals=signals)
         model, images = Planned(plan), noise(plan, 8, seed=1)
+        if signals:
+            model, images = Signals(plan), images.squeeze(2)
         tuning = fxsnn.Finetune((images, torch.arange(8) % plan.classes), epochs=1, lr=0.1) if finetuned else None
         try:
             return Case(plan, options, model, converted(model, images, options, finetune=tuning))

@@ -114,9 +114,10 @@ def layers_of(snn: fxsnn.SpikingNetwork, model: Planned) -> list[reference.Layer
 
 def simulate(snn: fxsnn.SpikingNetwork, model: Planned, images: Tensor, options: Options) -> list[reference.Trace]:
     """The reference's side of `snn.simulate`."""
+    maps = images.unsqueeze(2) if images.dim() == 3 else images
     return reference.simulated(
         layers_of(snn, model),
-        reference.encoded(real(images), encode(snn).unit, options.input_bits),
+        reference.encoded(real(maps), encode(snn).unit, options.input_bits),
         timesteps=options.timesteps,
         reset=options.reset,
         half_start=options.initial_membrane == 0.5,
@@ -271,6 +272,24 @@ def assert_same_integers(model: Planned, plan: NetworkPlan, options: Options) ->
 def test_every_spike_and_membrane_is_that_of_the_contract(seed: int) -> None:
     case = convertible_case(seed, finetuned=seed % 8 == 0)
     assert_same_dynamics(case.snn, case.model, 1.2 * noise(case.plan, 2, seed=2), case.options)
+
+
+@random_seeds(8, slow=92)
+def test_signals_are_maps_of_one_row_to_the_contract(seed: int) -> None:
+    case = convertible_case(seed, signals=True)
+    images = noise(case.plan, 2, seed=2).squeeze(2)
+    assert case.snn.image_size == tuple(images.shape[1:])
+    assert_same_dynamics(case.snn, case.model, 1.2 * images, case.options)
+
+
+def test_vectors_are_read_as_they_are() -> None:
+    plan = NetworkPlan((1, 1, 20), (), (LayerPlan(9, norm="affine"), LayerPlan(7)), seed=1)
+    options = Options(bits=3, timesteps=32)
+    model, images = Planned(plan), noise(plan, 8, seed=1).flatten(1)
+    model.calls.remove("flatten")
+    snn = converted(model, images, options)
+    assert snn.image_size == (20,)
+    assert_same_dynamics(snn, model, images[:3], options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
