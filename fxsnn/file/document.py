@@ -23,7 +23,7 @@ from fxsnn.file.packing import pack_codes
 from fxsnn.file.returned import returned_data
 from fxsnn.file.tail_layers import Array, NoName, convolution, described_layer, upsampling
 from fxsnn.graph import Graph, about_file_name
-from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, pair
+from fxsnn.layers import Decode, Encode, Lower, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, pair
 from fxsnn.numerics import Dynamics
 from fxsnn.storage import SEAL
 
@@ -36,6 +36,9 @@ METHODS = frozenset({
     "softmax", "squeeze", "sub", "sum", "tanh", "unsqueeze", "view",
 })  # fmt: skip
 """Methods of a tensor that a tail may call; the functions of torch of the same names are written as these."""
+
+OPERATIONS_OF_2 = frozenset(("adaptive_avg_pool1d", "avg_pool2d", "conv2d", "upsample"))
+"""Kinds of nodes that there are since version 2."""
 
 METHODS_OF_2 = frozenset(("contiguous", "log", "matmul", "permute", "sqrt", "transpose"))
 """And since version 2."""
@@ -110,7 +113,7 @@ def document_of(
     """The document with these nodes, without golden vectors."""
     return {
         "format": FORMAT,
-        "version": 2 if any(map(_is_of_2, nodes)) else 1,
+        "version": 2 if any(map(_is_of_2, nodes)) or (image_size is not None and len(image_size) != 3) else 1,
         "target": target_data(target),
         "dynamics": asdict(dynamics),
         "image_size": None if image_size is None else list(image_size),
@@ -122,8 +125,8 @@ def document_of(
 
 def _is_of_2(node: Mapping[str, Any]) -> bool:
     """Whether version 1 has no words for a node."""
-    newer = node["op"] in ("conv2d", "avg_pool2d", "upsample") or node.get("function") in METHODS_OF_2 | JOINS
-    return newer or (node["op"] == "output" and "returns" in node)
+    newer = node["op"] in OPERATIONS_OF_2 or node.get("function") in METHODS_OF_2 | JOINS
+    return newer or (node["op"] == "output" and "returns" in node) or (node["op"] == "encode" and "rank" in node)
 
 
 def nodes_of(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, Tensor], list[Finding]]:
@@ -186,6 +189,9 @@ def _described(graph: Graph, node: Node, places: Mapping[Node, int]) -> tuple[di
             **({"reads": places[node.args[0]]} if isinstance(node.args[0], Node) else {"returns": returned}),
         }, []
     sources = node.all_input_nodes
+    if graph.is_a(node, Lower):
+        arguments = [{"node": places[sources[0]]}, 2]
+        return {"op": "call", "function": "squeeze", "arguments": arguments, "options": {}}, []
     fields, arrays = _module(graph[node])
     if len(sources) != 1:
         raise NoName(f"a layer that reads {len(sources)} values")
@@ -199,7 +205,8 @@ def _module(module: Any) -> tuple[dict[str, Any], list[Array]]:
         return _spiking(module)
     if kind is Encode:
         bits = None if module.bits is None else int(module.bits)
-        return {"op": "encode", "unit": module.unit, "bits": bits, "channels": module.form.channels}, []
+        rank = {"rank": module.form.rank} if module.form.rank in (2, 3) else {}
+        return {"op": "encode", "unit": module.unit, "bits": bits, "channels": module.form.channels, **rank}, []
     if kind is Decode:
         return {"op": "decode"}, [("spike_value", module.spike_value)]
     return described_layer(module)

@@ -38,7 +38,7 @@ def golden_arrays(simulate: Callable[[Tensor], Simulated], images: Tensor) -> di
 
     Args:
         simulate: runs the network.
-        images: [N, C, H, W].
+        images: [N, ...], as the network takes them.
     """
     runs = [simulate(image) for image in images.split(1)]  # one at a time: large networks make many spikes
     logits = [[one[-1] for one in tensors_in(run.logits)] for run in runs]
@@ -59,7 +59,7 @@ class Golden:
     """Golden vectors of a file.
 
     Attributes:
-        images: [N, C, H, W].
+        images: [N, ...], as the network takes them.
         spikes: per layer, uint8 [T, N, ...].
         logits: [N, ...] each, the tensors that the network returns.
     """
@@ -84,7 +84,7 @@ class Golden:
             arrays: those of the file.
             count: images.
             timesteps: T.
-            image_size: channels, height and width.
+            image_size: of an image, without the batch.
             sizes: per layer, the size of its output without the batch.
             logits: the sizes of the tensors that it returns, without the batch.
 

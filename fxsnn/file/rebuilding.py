@@ -21,11 +21,11 @@ from fxsnn.file.document import JOINS, METHODS, METHODS_OF_2, target_data
 from fxsnn.file.packing import unpack_codes
 from fxsnn.file.returned import returned_values
 from fxsnn.file.schema_check import Document, Problems, require_schema
-from fxsnn.file.structure import Size, reads, require_order, sizes_of, spikes
+from fxsnn.file.structure import Size, image_form_of, reads, require_order, sizes_of, spikes
 from fxsnn.file.tail import logits_sizes
 from fxsnn.file.tail_layers import FLOAT_TYPES, convolution_arguments, rebuilt_layer
 from fxsnn.graph import Graph, Tracer, spare_self
-from fxsnn.layers import Decode, Encode, ImageForm, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, fill
+from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, fill
 from fxsnn.numerics import Dynamics, IntegerNeuron, all_finite, largest_code
 
 _CAST = 2.0**-7
@@ -42,7 +42,7 @@ class Rebuilt:
     Attributes:
         graph: the spiking graph.
         target: the chip it was compiled for.
-        image_size: channels, height and width of an image, `None` where they are not known.
+        image_size: of an image, without the batch; `None` where it is not known.
         sizes: per spiking layer, the size of its output without the batch; empty if `image_size` is `None`.
         logits: the sizes of the tensors that it returns, without the batch; `None` if `image_size` is.
     """
@@ -183,7 +183,7 @@ class _Builder:
     def _module(self, node: Mapping[str, Any]) -> nn.Module:
         op, name = node["op"], node["name"]
         if op == "encode":
-            encode = Encode(float(node["unit"]), node["bits"], ImageForm(node["channels"], 4))
+            encode = Encode(float(node["unit"]), node["bits"], image_form_of(self._nodes))
             self._magnitude, self._value = encode.magnitude, torch.full((1,), encode.unit, dtype=torch.float64)
             return encode
         if op in ("spike_conv2d", "spike_linear"):

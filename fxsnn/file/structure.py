@@ -10,6 +10,7 @@ from typing import Any
 from fxsnn.file.returned import returned_places
 from fxsnn.file.schema_check import Problems
 from fxsnn.graph import about_file_name
+from fxsnn.layers import ImageForm
 
 _MOST_CONTAINERS = 1024
 
@@ -85,13 +86,24 @@ def _require_names(nodes: list[Mapping[str, Any]], problems: Problems) -> None:
             problems(f"{node['name']}: a tensor cannot be named so")
 
 
+def image_form_of(nodes: list[Mapping[str, Any]]) -> ImageForm:
+    """What images of the network look like; they may be anything in front of a flatten."""
+    encode, first = nodes[1], nodes[2]
+    return ImageForm(encode["channels"], encode.get("rank", None if first["op"] == "flatten" else 4))
+
+
 def sizes_of(nodes: list[Mapping[str, Any]], image_size: Size | None, problems: Problems) -> dict[int, Size]:
     """The size of what each node of the body gives, without the batch; empty where that of images is not known."""
     if image_size is None:
         return {}
+    form = image_form_of(nodes)
+    if not form.takes(len(image_size) + 1):
+        problems(f"$.image_size: it is {list(image_size)}; images of this network are {form}")
+        return {}
     sizes: dict[int, Size] = {0: image_size}
     for place, node in enumerate(nodes[1:], 1):
         size = _size_behind(node, sizes[place - 1], problems)
+        size = form.size_of_layers(size) if size is not None and node["op"] == "encode" else size
         if size is None or prod(size) > 1 << 31:
             problems(f"{node['name']}: nothing is left of an input of {list(sizes[place - 1])}, or too much comes out")
             break

@@ -41,7 +41,7 @@ def logits_sizes(graph: Graph, sizes: Mapping[int, Size], image_size: Size) -> t
     Args:
         graph: the spiking graph.
         sizes: of what the nodes of the body give, without the batch; the last is what the tail reads.
-        image_size: channels, height and width.
+        image_size: of an image, without the batch.
 
     Raises:
         FileError: the tail cannot be run, or gives no logits for each image.

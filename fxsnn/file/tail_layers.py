@@ -65,6 +65,9 @@ def described_layer(module: Any) -> tuple[Fields, list[Array]]:
     if kind is nn.AdaptiveAvgPool2d:
         size = module.output_size
         return {"op": "adaptive_avg_pool2d", "output_size": list(size) if isinstance(size, tuple) else [size] * 2}, []
+    if kind is nn.AdaptiveAvgPool1d:
+        size = module.output_size
+        return {"op": "adaptive_avg_pool1d", "output_size": size if isinstance(size, int | None) else size[0]}, []
     if kind in (nn.BatchNorm1d, nn.BatchNorm2d) and module.running_mean is not None:
         names = ["running_mean", "running_var"] + (["weight", "bias"] if module.affine else [])
         fields = {
@@ -144,6 +147,7 @@ def rebuilt_layer(node: Mapping[str, Any], find: Find, problem: Callable[[str], 
         "softmax": lambda: nn.Softmax(node["dim"]),
         "log_softmax": lambda: nn.LogSoftmax(node["dim"]),
         "adaptive_avg_pool2d": lambda: nn.AdaptiveAvgPool2d(tuple(node["output_size"])),
+        "adaptive_avg_pool1d": lambda: nn.AdaptiveAvgPool1d(node["output_size"]),
         "activation": lambda: ACTIVATIONS[node["function"]](),
         "upsample": lambda: nn.Upsample(
             None if node["size"] is None else tuple(node["size"]),

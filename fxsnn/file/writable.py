@@ -22,7 +22,7 @@ def unwritable(outline: Graph, target: HardwareTarget, image_size: tuple[int, ..
     Args:
         outline: of the network, see `fxsnn.rewriting.outline`.
         target: the chip.
-        image_size: channels, height and width of images that the network accepts, or `None`.
+        image_size: of images that the network accepts, without the batch, or `None`.
     """
     nodes, arrays, findings = nodes_of(outline)
     if findings:
