@@ -236,13 +236,13 @@ def _finding(target: HardwareTarget, fit: LayerFit, limit: int) -> Finding:
     assert fit.kernel_size is not None  # only convolutions have limits
     kernel = "x".join(map(str, fit.kernel_size))
     if fit.kernel_size not in target.kernel_sizes():
-        allowed = ", ".join(f"{height}x{width}" for height, width in target.kernel_sizes())
-        return Finding(
-            fit.layer,
-            f"its kernel is {kernel}; {target.name} supports {allowed or 'no convolution'}",
-            "Use a supported kernel size",
-            fit.source,
-        )
+        sizes = target.kernel_sizes()
+        allowed = ", ".join(f"{height}x{width}" for height, width in sizes)
+        remedy = "Use a supported kernel size"
+        if fit.kernel_size[0] == 1 and all(height > 1 for height, _ in sizes):  # as of all convolutions of signals
+            remedy = f'{remedy}, or a target with kernels of one row, such as "generic"'
+        problem = f"its kernel is {kernel}; {target.name} supports {allowed or 'no convolution'}"
+        return Finding(fit.layer, problem, remedy, fit.source)
     per_group = " per group" if fit.groups > 1 else ""
     allows = f"allows at most {limit}" if limit else f"has no {kernel} kernels"
     problem = (
