@@ -242,8 +242,9 @@ def convert(
         timesteps: T; it can be changed afterwards.
         reset: "subtraction" or "zero".
         initial_membrane: where membranes start, as a share of the threshold: 0.5 or 0.
-        calibration_data: images [N, C, H, W], an iterable of batches, or a `DataLoader` of (images, labels). `None`:
-            thresholds are derived without data, with a warning.
+        calibration_data: images [N, C, H, W], signals [N, C, L] or vectors [N, F], as the network takes them; an
+            iterable of batches, or a `DataLoader` of (images, labels). `None`: thresholds are derived without data,
+            with a warning.
         calibration: "percentile", "max" or "mse".
         percentile: for the method of that name.
         input_bits: width of the signed integer input, or `None` for an analog input.

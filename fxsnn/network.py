@@ -22,7 +22,7 @@ from fxsnn.engine.chain import Broken, Unsupported, chain_of, watched
 from fxsnn.errors import AccuracyWarning, EngineWarning, FileError, Finding, FxsnnWarning, ModelError, OptionError
 from fxsnn.file import DAMAGED, Golden, described, golden_arrays, rebuilt
 from fxsnn.graph import Graph, require_graph
-from fxsnn.layers import Decode, Encode, Spiking, check_images, in_words, require_images, unlike_calibration
+from fxsnn.layers import Decode, Encode, ImageForm, Spiking, check_images, in_words, require_images, unlike_calibration
 from fxsnn.numerics import Dynamics
 from fxsnn.options import require_flag, shown
 from fxsnn.readout import parts_of
@@ -45,7 +45,8 @@ class SpikingNetwork(nn.Module):
         target: the chip it was compiled for, or its name.
         engine: what runs it, "auto", "numba", "triton" or "torch"; all give the same spikes.
         sample: a few images; the report says what the network does on them.
-        image_size: channels, height and width of an image, where there is no sample to tell.
+        image_size: channels, height and width of an image, channels and length of a signal, or features of a vector,
+            where there is no sample to tell.
         provenance: where the network comes from, plain data; it is kept in files.
 
     Raises:
@@ -89,7 +90,8 @@ class SpikingNetwork(nn.Module):
         self.__dynamics = self._spiking_layers()[0][1].dynamics or Dynamics()
         self.__engine_name = engine
         self.__sample = sample
-        self.__image_size = require_image_size(image_size) if sample is None else tuple(sample.shape[1:])
+        size = require_image_size(image_size, own.image_form)
+        self.__image_size = size if sample is None else tuple(sample.shape[1:])
         self.__provenance = told
         self.__compiled: Compiled | None = None
         self.__range_told = False
@@ -101,9 +103,9 @@ class SpikingNetwork(nn.Module):
         Layers run on a few images at a time, and the tail on all of them.
 
         Args:
-            images: [N, C, H, W] of a floating type, prepared as for the user's network. What lies outside the signed
-                range of the integer input is clipped to it; where that is much, or they are next to nothing in it, a
-                warning says so once.
+            images: [N, C, H, W] of a floating type, or signals [N, C, L] or vectors [N, F] where the user's network
+                takes such, prepared as for it. What lies outside the signed range of the integer input is clipped to
+                it; where that is much, or they are next to nothing in it, a warning says so once.
 
         Raises:
             DataError: these cannot be images for the network.
@@ -248,7 +250,8 @@ class SpikingNetwork(nn.Module):
 
     @property
     def image_size(self) -> tuple[int, ...] | None:
-        """Channels, height and width of the images it was converted with, or of a size found that it accepts.
+        """Channels, height and width of the images it was converted with, or of a size found that it accepts; channels
+        and length of signals, features of vectors.
 
         `None` where none was found, or where it was not made by `convert`.
         """
@@ -316,8 +319,7 @@ class SpikingNetwork(nn.Module):
         """The report, with what the network does on these images: rates, membranes, synaptic operations, cores.
 
         Args:
-            images: a tensor [N, C, H, W], or an iterable of batches, such as a `DataLoader`; they are run a few at a
-                time.
+            images: a tensor, or an iterable of batches, such as a `DataLoader`; they are run a few at a time.
 
         Raises:
             DataError: these cannot be images for the network.
@@ -366,7 +368,7 @@ class SpikingNetwork(nn.Module):
         Args:
             path: the file; the usual suffix is `.fxsnn`.
             golden: on how many images golden vectors are made: the first calibration images, of which a network keeps
-                32 at most, or noise if there were none; or these images themselves, [N, C, H, W]. 0: none.
+                32 at most, or noise if there were none; or these images themselves. 0: none.
 
         Raises:
             FileError: the file cannot be written, or something in the tail has no name in the format.
@@ -499,8 +501,12 @@ def _require_spikes(graph: Graph) -> None:
         raise ModelError([Finding("graph", f"it decodes spikes at {count} places; one is allowed", remedy)])
 
 
-def require_image_size(size: object) -> tuple[int, ...] | None:
-    """Channels, height and width, or `None` where they are not known.
+def require_image_size(size: object, form: ImageForm) -> tuple[int, ...] | None:
+    """The size of an image, or `None` where it is not known.
+
+    Args:
+        size: channels, height and width, or what else there is.
+        form: what images of the network look like.
 
     Raises:
         OptionError: it is neither.
@@ -508,10 +514,8 @@ def require_image_size(size: object) -> tuple[int, ...] | None:
     if size is None:
         return None
     sides = [whole_number(one) or 0 for one in size] if isinstance(size, tuple | list | torch.Size) else []
-    if len(sides) != 3 or min(sides) < 1:
-        raise OptionError(
-            f"image_size is {shown(size)}; allowed are channels, height and width, such as (3, 32, 32), or None"
-        )
+    if not form.takes(len(sides) + 1) or min(sides) < 1:
+        raise OptionError(f"image_size is {shown(size)}; allowed are {form.sizes}, or None")
     return tuple(sides)
 
 

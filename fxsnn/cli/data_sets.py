@@ -16,6 +16,7 @@ from fxsnn.cli import user_code
 from fxsnn.data import chosen_apart, datasets, require_share
 from fxsnn.errors import DataError, OptionError, UnknownName
 from fxsnn.insight import Batches
+from fxsnn.layers import ImageForm
 from fxsnn.network import SpikingNetwork
 
 
@@ -126,11 +127,13 @@ def _require_images(name: str, half: Any) -> None:
     if not size:
         raise DataError(f"data set {name!r}: a half has no images")
     numbers = isinstance(label, Tensor | np.ndarray | bool | int | float | np.generic)
-    if not isinstance(image, Tensor) or image.dim() != 3 or not image.is_floating_point() or not numbers:
+    fine = isinstance(image, Tensor) and image.is_floating_point() and ImageForm().takes(image.dim() + 1)
+    if not fine or not numbers:
         shape = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         raise DataError(
             f"data set {name!r}: an image is {shape}, its label a {type(label).__name__}; expected are a floating "
-            "tensor [C, H, W], normalised as the network was trained on it, and a whole number, or values in a tensor"
+            "tensor [C, H, W], [C, L] or [F], normalised as the network was trained on it, and a whole number, or "
+            "values in a tensor"
         )
 
 

@@ -13,8 +13,9 @@ A data set is a function from a folder to its two halves. Registering one takes 
 The name of a file that ends in .npz stands for the arrays in it: `train_images`, `train_labels`, `test_images` and
 `test_labels`, or `images` and `labels`, which are then both halves.
 
-Both halves are map-style data sets of `(image, label)`: a float tensor [channels, height, width], normalised as the
-network expects it, and an integer class. Networks that do not classify have labels of other kinds, numbers too.
+Both halves are map-style data sets of `(image, label)`: a float tensor [channels, height, width], [channels, length]
+or [features], normalised as the network expects it, and an integer class. Networks that do not classify have labels of
+other kinds, numbers too.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from fxsnn.data.digits import DigitNet
 from fxsnn.errors import DataError, OptionError, UnknownName, importing
+from fxsnn.layers import ImageForm
 from fxsnn.options import is_one_of
 from fxsnn.storage import as_path
 from fxsnn.weights import load_weights
@@ -240,15 +242,15 @@ def _tensors(path: Path, arrays: Mapping[str, np.ndarray], prefix: str) -> Tenso
             "test_labels, or images and labels"
         )
     if (
-        images.ndim != 4
+        not ImageForm().takes(images.ndim)
         or images.dtype.kind != "f"
         or labels.shape[:1] != images.shape[:1]
         or labels.dtype.kind not in "iubf"
     ):
         raise DataError(
             f"{path}: {prefix}images are {images.dtype} {list(images.shape)} and {prefix}labels {labels.dtype} "
-            f"{list(labels.shape)}; expected floats [N, C, H, W], normalised as the network was trained on them, and "
-            "integers [N], or values as floats"
+            f"{list(labels.shape)}; expected floats {ImageForm()}, normalised as the network was trained on them, "
+            "and integers [N], or values as floats"
         )
     given = torch.from_numpy(labels.astype(np.int64 if labels.dtype.kind in "iu" else labels.dtype))
     return TensorDataset(torch.from_numpy(images).float(), given)

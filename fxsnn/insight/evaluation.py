@@ -28,7 +28,7 @@ from fxsnn.layers import is_readable
 from fxsnn.network import SpikingNetwork
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-"""Batches of images [N, C, H, W] and labels [N]."""
+"""Batches of images [N, ...] and labels [N]."""
 
 _OF_SEVERAL = "give a function that picks one, such as lambda images: network(images)[0]"
 AFTER_EACH_STEP = "snn.early_readout(images) gives the outputs after each step: measure your own figure on them"

@@ -60,7 +60,7 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
     Args:
         snn: the network.
         differences: what to do where a reader that follows NIR computes something else, "refuse" or "warn".
-        image_size: channels, height and width of an image, where the network does not know it.
+        image_size: of an image, without the batch, where the network does not know it.
 
     Raises:
         ModelError: a reader would compute something else, and `differences` is "refuse"; or NIR cannot say it at all.
@@ -71,12 +71,13 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
     require_spiking(snn)
     if not is_one_of(differences, DIFFERENCES):
         raise OptionError(f"differences is {shown(differences)}; allowed are {' and '.join(map(repr, DIFFERENCES))}")
-    size = require_image_size(image_size) or snn.image_size
+    form = snn.graph.image_form
+    size = require_image_size(image_size, form) or snn.image_size
     document, arrays = described(snn.graph, snn.target, snn.dynamics, size, snn.provenance)
     arrays = {name: tensor.detach().cpu() for name, tensor in arrays.items()}
     found = rebuilt(document, arrays)
     if found.image_size is None:
-        raise OptionError("the network does not know how large an image is; pass image_size=(channels, height, width)")
+        raise OptionError(f"the network does not know how large an image is; pass image_size={form.sizes}")
     tail = writable_tail(document, rows=len(list(found.sizes.values())[-1]) == 1)
     problems = [*_differences(snn), *([] if tail.linears else _rates(snn)), *tail.left_out]
     if problems and differences == "refuse":
@@ -212,7 +213,7 @@ class _Writer:
         self._chain = dict(chain_of(found.graph).layers)
         self._sizes = found.sizes
         self._zero = snn.reset == "zero"
-        self._size: Size = found.image_size
+        self._size: Size = found.graph.image_form.size_of_layers(found.image_size)
         self._nodes: list[tuple[str, Any]] = []
         self.layers: dict[str, list[str]] = {}
         self._add("input", nir.Input(input_type={"input": np.array(self._size)}))

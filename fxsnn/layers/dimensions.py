@@ -10,6 +10,11 @@ RANKS = (2, 3, 4)
 """Dimensions that images may have, that of the batch among them."""
 
 _SIDES = {2: ("F",), 3: ("C", "L"), 4: ("C", "H", "W")}
+_SIZES = {
+    2: "features, such as (64,)",
+    3: "channels and length, such as (2, 1000)",
+    4: "channels, height and width, such as (3, 32, 32)",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,11 @@ class ImageForm:
     def unit(self) -> str:
         """What the numbers of one place are called."""
         return "features" if self.rank == 2 else "channels"
+
+    @property
+    def sizes(self) -> str:
+        """What sizes of an image are made of, in words."""
+        return "; ".join(_SIZES[rank] for rank in sorted(RANKS, reverse=True) if self.takes(rank))
 
     def takes(self, rank: int) -> bool:
         """Whether images may have so many dimensions, that of the batch among them."""
