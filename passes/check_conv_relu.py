@@ -279,18 +279,16 @@ def _about_output(graph: Graph, node: Node) -> Iterator[Finding]:
 def _unsupported(graph: Graph, node: Node) -> Finding:
     what = type(graph[node]).__name__ if node.op == "call_module" else graph.name(node)
     lowered = what.lower()
-    sides = 1 if "1d" in lowered else 2
+    sides, calls = 1 if "1d" in lowered else 2, ("call_function", "call_method")
     if "maxpool" in lowered or "max_pool" in lowered:
         remedy = _POOLING.format(sides)
     elif "avgpool" in lowered or "avg_pool" in lowered:
         remedy = f"Use nn.AvgPool{sides}d with a fixed window, or move it behind the last ReLU"
     elif "dropout" in lowered:
         remedy = "Pass training=self.training, so that it rests in evaluation mode"
-    elif node.op in ("call_function", "call_method") and any(
-        word in lowered for word in ("size", "getattr", "getitem")
-    ):
+    elif node.op in calls and any(word in lowered for word in ("size", "getattr", "getitem")):
         remedy = "Do not read the size of an activation, except for flattening: use flatten(1)"
-    elif node.op == "call_function" and all(source.op == "placeholder" for source in node.all_input_nodes):
+    elif node.op in calls and all(source.op == "placeholder" for source in node.all_input_nodes):
         remedy = "Do it before the network, while the images are prepared"
     elif node.op == "get_attr":
         remedy = "Use a layer of torch.nn instead of a parameter or constant of your own"

@@ -223,8 +223,9 @@ class Graph:
     def example_input(self, batch: int = 2, seed: int = 0, *, whole: bool = True) -> Tensor | None:
         """Random images that the network accepts, or `None` if none was found with sides up to 256.
 
-        Square ones are tried first; of a canonical chain of layers others, too. They are tried on PyTorch's meta
-        device, without computing anything.
+        Square ones are tried first; of a canonical chain of layers others, too. Signals have usual lengths,
+        up to 16,000, or the one that the first fully connected layer asks for. They are tried on PyTorch's meta device,
+        without computing anything.
 
         Args:
             batch: how many.

@@ -54,10 +54,13 @@ def image_form(module: fx.GraphModule, image_size: tuple[int, ...] | None) -> Im
     lifts = [node for node in before if _is_a(node, module, Lift)]
     if isinstance(layer, nn.Conv2d) and not lifts:
         return ImageForm(layer.in_channels, 4)
-    form = ImageForm(layer.in_features, 2) if isinstance(layer, nn.Linear) else ImageForm(layer.in_channels, 3)
     windows = (Lift, nn.AvgPool1d, nn.AvgPool2d)
-    straight = all(keeps_shape(node, module) or _is_a(node, module, *windows) for node in before)
-    return form if straight and (image_size is None or len(image_size) + 1 == form.rank) else ImageForm()
+    if not all(keeps_shape(node, module) or _is_a(node, module, *windows) for node in before):
+        return ImageForm()
+    if not isinstance(layer, nn.Linear):
+        return ImageForm(layer.in_channels, 3)
+    # Along the last axis of images it works, too.
+    return ImageForm(layer.in_features, 2) if image_size is None or len(image_size) == 1 else ImageForm()
 
 
 def _before(node: Node) -> list[Node]:

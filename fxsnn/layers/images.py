@@ -203,4 +203,5 @@ class Encode(PlainNumbers):
 
     def extra_repr(self) -> str:
         """Shown in dumps."""
-        return "analog" if self.bits is None else f"unit={self.unit:.6g}, bits={self.bits}"
+        grid = "analog" if self.bits is None else f"unit={self.unit:.6g}, bits={self.bits}"
+        return f"{grid}, {self.form}" if self.form.rank in (2, 3) else grid

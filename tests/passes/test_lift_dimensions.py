@@ -172,6 +172,22 @@ def test_what_has_no_equal_is_named_alone(function: Callable[[Tensor], Tensor], 
     assert remedy in found.remedy
 
 
+def test_a_dimension_that_is_added_to_the_images_is_to_be_added_before() -> None:
+    class Audio(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(1, 4, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return F.relu(self.conv(x.unsqueeze(1)))
+
+    step = lifted(seeded(Audio), torch.randn(3, 24))
+    assert step.moved == pytest.approx(0, abs=1e-12)
+    (found,) = findings(step.after)
+    assert "unsqueeze is not supported" in found.problem
+    assert found.remedy == "Do it before the network, while the images are prepared"
+
+
 def test_a_cat_of_branches_is_named_and_the_function_stays() -> None:
     step = lifted(around(lambda x: torch.cat([x, x.flip(2)], 1), inputs=8))
     assert step.moved == pytest.approx(0, abs=1e-12)

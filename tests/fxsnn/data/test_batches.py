@@ -120,6 +120,18 @@ def test_two_batches_of_images_are_no_images_with_labels() -> None:
         held_out(batches, 0.5, 0, labels=False)
 
 
+def test_beside_vectors_a_tensor_of_other_width_are_labels() -> None:
+    vectors, column = torch.randn(30, 5), torch.randn(30, 1)
+    (read,) = labelled_batches((vectors, column), ImageForm(5, 2), what="data")
+    assert torch.equal(read[0], vectors)
+    assert read[1] is not None
+    assert torch.equal(read[1], column)
+    assert [len(part) for part in image_batches((vectors[:20], vectors[20:]), ImageForm(5, 2))] == [20, 10]
+    assert [len(part) for part in image_batches((vectors[:, :, None], vectors), ImageForm(5, 3))] == [30]
+    batches = (vectors[:20], vectors[20:])
+    assert batches_of(batches, labels=False) is batches
+
+
 def test_how_many_batches_there_are_is_known_of_what_has_a_length() -> None:
     assert length_of([X, X]) == 2
     assert length_of(part for part in X) is None
