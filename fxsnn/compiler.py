@@ -19,20 +19,19 @@ from fxsnn.data import image_batches, reproducible
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
 from fxsnn.file import unwritable
-from fxsnn.graph import capture, capture_sharing, require_agreement
+from fxsnn.graph import Graph, capture, capture_sharing, require_agreement
 from fxsnn.layers import ImageForm, require_images
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, require_flag, shown
 from fxsnn.passes import (
+    FRONT_END,
     CalibrateThresholds,
-    Canonicalize,
     CheckConvRelu,
     CheckLimits,
     CorrectLayers,
     Finetune,
     FoldBatchNorm,
-    LiftDimensions,
     QuantizeWeights,
     SubstituteSpikes,
 )
@@ -89,8 +88,7 @@ def pipeline(
     progress = require_flag("progress", progress)
     dynamics = Dynamics(timesteps, reset, initial_membrane)
     passes: list[Pass] = [
-        Canonicalize(),
-        LiftDimensions(),
+        *FRONT_END,
         CheckConvRelu(),
         CheckLimits(chip, bits),
         FoldBatchNorm(),
@@ -192,9 +190,7 @@ def _checked(
         require_images(example, ImageForm())
     try:
         graph = capture_sharing(model, None if example is None else tuple(example.shape[1:]))
-        for one in (Canonicalize(), LiftDimensions()):
-            one.rewrite(graph)  # in place: a step would keep copies of all weights
-            graph.tidy()
+        _rewrite_in_front(graph)
         graph.check()
         found = (graph.example_input(whole=whole) for whole in (True, False))
         example = example if example is not None else next((images for images in found if images is not None), None)
@@ -209,6 +205,14 @@ def _checked(
     spiking = outline(graph)
     size = None if example is None else tuple(example.shape[1:])
     return replace(report, findings=tuple(name_clashes(spiking)), unwritable=tuple(unwritable(spiking, chip, size)))
+
+
+def _rewrite_in_front(graph: Graph) -> Graph:
+    """Run the front end on a graph, in place: steps would keep copies of all weights."""
+    for one in FRONT_END:
+        one.rewrite(graph)
+        graph.tidy()
+    return graph
 
 
 @neutral()
@@ -312,7 +316,7 @@ def convert(
     if example is not None:
         require_example(example, graph)
     if passes.example is None:
-        passes = replace(passes, example=LiftDimensions()(Canonicalize()(graph).after).after.example_input())
+        passes = replace(passes, example=_rewrite_in_front(graph.copy()).example_input())
         if passes.example is not None:
             with suppress(DataError):  # the size was tried on the graph alone
                 require_agreement(model, graph, passes.example)

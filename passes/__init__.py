@@ -14,7 +14,14 @@ from fxsnn.passes.lift_dimensions import LiftDimensions
 from fxsnn.passes.quantize_weights import QuantizeWeights
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
 
+FRONT_END = (Canonicalize(), LiftDimensions())
+"""What makes of a network as it was written one that the other passes can read, in order; its function is kept.
+
+They leave alone what they cannot rewrite, for `CheckConvRelu` to speak about.
+"""
+
 __all__ = [
+    "FRONT_END",
     "CalibrateThresholds",
     "Canonicalize",
     "CheckConvRelu",

@@ -21,7 +21,7 @@ from fxsnn.graph import Graph, Weighted, capture_sharing
 from fxsnn.layers import Encode, QuantizedInput, Spiking, check_images, layer_like
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.numerics import Dynamics, integrate_and_fire, steady_spike_counts
-from fxsnn.passes import Canonicalize, CheckConvRelu, FoldBatchNorm, LiftDimensions
+from fxsnn.passes import FRONT_END, CheckConvRelu, FoldBatchNorm
 
 EFFECTS: Mapping[str, str] = {
     "input": "images rounded to the integer input",
@@ -150,7 +150,7 @@ def _float_network(model: nn.Module, snn: SpikingNetwork) -> Graph:
     require_spiking(snn)
     graph = capture_sharing(model, snn.image_size)
     # They were verified when the network was converted.
-    for one in (Canonicalize(), LiftDimensions(), CheckConvRelu(), FoldBatchNorm()):
+    for one in (*FRONT_END, CheckConvRelu(), FoldBatchNorm()):
         graph = one(graph).after
     own = graph.detached(torch.float64)
     own.module.to(snn.device)
