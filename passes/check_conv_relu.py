@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -11,23 +11,22 @@ from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
-from fxsnn.graph import Activation, Graph, Norm, Weighted, view_sizes
+from fxsnn.graph import Activation, Graph, Norm, Weighted, in_front_of_layers, last_of_body, view_sizes
 from fxsnn.layers import Lift, Lower, QuantizedInput
 from fxsnn.numerics import all_finite
 from fxsnn.rewriting import NOTHING_TO_CONVERT, Pass, facts
 
-_GLUE = (nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d, *Norm, Lower)
-_GLUE_CALLS = ("mean", "flatten", "view", "reshape", "squeeze", "size", "getitem", "getattr", "shape")
 _KNOWN = (*Weighted, *Norm, *Activation, nn.AvgPool2d, nn.Flatten, QuantizedInput)
 _POOLING = "Train it with average pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
+_BRANCHES = "Joining two branches is not supported yet: make the network one chain of layers"
 _ACTIVATION = "Train it with nn.ReLU: only its output can be a firing rate"
 
 
 class CheckConvRelu(Pass):
     """conv → [batch norm] → ReLU, and hidden fully connected → [batch norm] → ReLU, with average pooling between.
 
-    The pass reads a canonical graph and changes nothing. What lies behind the body (flatten, global pooling, the final
-    fully connected layer, softmax) is the tail and stays analog.
+    The pass reads a canonical graph and changes nothing. What lies behind the body, the final layers with weights and
+    all else there, is the tail and stays analog.
     """
 
     needs = facts("canonical")
@@ -48,25 +47,22 @@ class CheckConvRelu(Pass):
             graph.finding(extra, "it is a second input", "Give the network one input, the images")
             for extra in placeholders[1:]
         ]
-        body = graph.body()
-        classifier = graph.classifier()
+        body, inner = set(graph.body()), in_front_of_layers(graph.module)
+        early = body - {last_of_body(graph.module), *placeholders}
         for node in graph:
             if node in body:
                 found.extend(_about_body(graph, node))
-                continue
-            if shortcuts := list(_about_shortcuts(graph, node, body)):
+            elif shortcuts := list(_about_shortcuts(graph, node, early)):
                 found.extend(shortcuts)
-                continue
-            if node.op == "output":
-                found.extend(_about_output(graph, node))
-            elif node.op != "placeholder" and (classifier is None or node < classifier):
-                found.extend(_about_glue(graph, node))
+            elif node in inner:
+                found.extend(_about_inner_tail(graph, node, body))
         if not graph.body(*Weighted) and not found:
             found.append(NOTHING_TO_CONVERT)
         return found
 
 
 def _about_weights(graph: Graph) -> Iterator[Finding]:
+    body = set(graph.body())
     for name, tensor in [*graph.module.named_parameters(), *graph.module.named_buffers()]:
         if not tensor.is_meta and not all_finite(tensor):
             count = int((~torch.isfinite(tensor)).sum())
@@ -80,7 +76,7 @@ def _about_weights(graph: Graph) -> Iterator[Finding]:
             )
     for name in sorted(graph.shared()):
         calls = graph.calls(name)
-        if any(True for _ in graph[name].parameters()):
+        if body.intersection(calls) and any(True for _ in graph[name].parameters()):
             places = ", ".join(dict.fromkeys(filter(None, (graph.source(node) for node in calls))))
             yield Finding(
                 name,
@@ -246,41 +242,29 @@ def _about_pool(graph: Graph, node: Node) -> Iterator[Finding]:
         )
 
 
-def _about_shortcuts(graph: Graph, node: Node, body: list[Node]) -> Iterator[Finding]:
+def _about_shortcuts(graph: Graph, node: Node, early: Collection[Node]) -> Iterator[Finding]:
     """Only the last layer of the body is decoded; nothing behind it may read what an earlier one does."""
-    early = [source for source in node.all_input_nodes if source in body[:-1] and source.op != "placeholder"]
-    for source in early:
-        yield graph.finding(
-            node,
-            f"it reads {graph.name(source)}, which will spike, past the layers behind that",
-            "Joining two branches is not supported yet: make the network one chain of layers",
-        )
+    for source in node.all_input_nodes:
+        if source in early:
+            problem = f"it reads {graph.name(source)}, which will spike, past the layers behind that"
+            yield graph.finding(node, problem, _BRANCHES)
 
 
-def _about_glue(graph: Graph, node: Node) -> Iterator[Finding]:
-    """What lies between the body and the final fully connected layer must not be a layer left unconverted."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    softmax = graph.is_a(node, nn.Softmax, nn.LogSoftmax) and graph.classifier() is None
-    called = node.op in ("call_function", "call_method") and name in _GLUE_CALLS
-    if not called and not softmax and not graph.is_a(node, *_GLUE) and node.op != "get_attr":
+def _about_inner_tail(graph: Graph, node: Node, body: Collection[Node]) -> Iterator[Finding]:
+    """A tail may compute anything; but of two layers with an activation between, the first was meant to spike."""
+    if not any(graph.is_a(one, *Weighted) for one in graph.ancestors(node).difference(body)):
+        return
+    if graph.is_a(node, *Activation):
+        yield graph.finding(node, "it stands on a branch beside the layers that will spike", _BRANCHES)
+    elif _is_of_hidden_layer(graph, node):
         yield _unsupported(graph, node)
 
 
-def _about_output(graph: Graph, node: Node) -> Iterator[Finding]:
-    if not isinstance(node.args[0], Node):
-        yield Finding(
-            "output",
-            f"forward returns a {type(node.args[0]).__name__.removeprefix('immutable_')}",
-            "Return one tensor, the logits",
-            graph.source(node),
-        )
-
-
 def _unsupported(graph: Graph, node: Node) -> Finding:
-    what = type(graph[node]).__name__ if node.op == "call_module" else graph.name(node)
+    what = _what(graph, node)
     lowered = what.lower()
     sides, calls = 1 if "1d" in lowered else 2, ("call_function", "call_method")
-    if "maxpool" in lowered or "max_pool" in lowered:
+    if _pools_maxima(lowered):
         remedy = _POOLING.format(sides)
     elif "avgpool" in lowered or "avg_pool" in lowered:
         remedy = f"Use nn.AvgPool{sides}d with a fixed window, or move it behind the last ReLU"
@@ -293,14 +277,28 @@ def _unsupported(graph: Graph, node: Node) -> Finding:
     elif node.op == "get_attr":
         remedy = "Use a layer of torch.nn instead of a parameter or constant of your own"
     elif "add" in lowered or "cat" in lowered:
-        remedy = "Joining two branches is not supported yet: make the network one chain of layers"
-    elif _looks_like_activation(lowered):
+        remedy = _BRANCHES
+    elif _looks_like_activation(lowered) or "softmax" in lowered:
         remedy = _ACTIVATION
     else:
         remedy = "Supported are Conv1d, Conv2d, their batch norms and average poolings, ReLU, Linear and flatten"
-    return graph.finding(node, f"{what} is not supported in front of the final fully connected layer", remedy)
+    return graph.finding(node, f"{what} is not supported in front of the last layers with weights", remedy)
+
+
+def _is_of_hidden_layer(graph: Graph, node: Node) -> bool:
+    """Whether a call looks like what stands between hidden layers, rather than between final ones."""
+    name = _what(graph, node).lower()
+    return _pools_maxima(name) or _looks_like_activation(name)
+
+
+def _what(graph: Graph, node: Node) -> str:
+    return type(graph[node]).__name__ if node.op == "call_module" else graph.name(node)
+
+
+def _pools_maxima(name: str) -> bool:
+    return "maxpool" in name or "max_pool" in name
 
 
 def _looks_like_activation(name: str) -> bool:
     activations = ("elu", "sigmoid", "tanh", "swish", "mish", "hard", "softplus", "softsign", "threshold", "shrink")
-    return any(part in name for part in (*activations, "relu", "gelu", "silu", "clamp", "softmax"))
+    return any(part in name for part in (*activations, "relu", "gelu", "silu", "clamp"))

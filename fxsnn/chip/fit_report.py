@@ -84,6 +84,7 @@ class FitReport:
         violations: every layer that exceeds a limit of the target.
         findings: what else stands in the way: unsupported layers, a convolution without its ReLU, ...
         unwritable: what keeps the converted network from being saved; it can be converted all the same.
+        tail: the layers with weights behind those that spike, which stay as they are.
     """
 
     target: str
@@ -92,6 +93,7 @@ class FitReport:
     violations: tuple[Violation, ...]
     findings: tuple[Finding, ...] = ()
     unwritable: tuple[Finding, ...] = ()
+    tail: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -105,9 +107,13 @@ class FitReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why layers have the bits they have, a line for each reason, and what would keep the network out of files."""
+        """Why layers have the bits they have, a line for each reason; what is left to the host, if that is more than
+        one layer with weights; and what would keep the network out of files.
+        """
         why = reasons((fit.layer, fit.why) for fit in self.layers if fit.ok)
-        return (*why, *(f"cannot be saved: {finding}" for finding in self.unwritable))
+        host = f"{', '.join(self.tail)}: behind the last activation, so left to the host as they are"
+        several = (host,) if len(self.tail) > 1 else ()  # of one final layer everyone knows
+        return (*why, *several, *(f"cannot be saved: {finding}" for finding in self.unwritable))
 
     def widths(self) -> str:
         """The weight bits in words."""

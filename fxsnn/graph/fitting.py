@@ -39,7 +39,8 @@ def fit(graph: Graph, target: HardwareTarget, bits: Bits) -> FitReport:
         layers.append(row)
         if violation is not None:
             violations.append(violation)
-    return FitReport(target.name, choice, tuple(layers[::-1]), tuple(violations[::-1]))
+    tail = tuple(dict.fromkeys(graph.name(node) for node in graph.tail() if graph.is_a(node, *Weighted)))
+    return FitReport(target.name, choice, tuple(layers[::-1]), tuple(violations[::-1]), tail=tail)
 
 
 def _require_layers(choice: Mapping[str, int], names: list[str]) -> None:

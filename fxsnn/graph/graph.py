@@ -24,6 +24,7 @@ from fxsnn.chip import whole_number
 from fxsnn.data import accepted
 from fxsnn.display import Box, Drawing, aligned, draw, html
 from fxsnn.errors import DataError, Finding, GraphError, OptionError
+from fxsnn.graph.body import ancestors, last_of_body
 from fxsnn.graph.copying import ONE_TRACES, copied
 from fxsnn.graph.description import KINDS, described, digest_of, in_short, tensors_of
 from fxsnn.graph.image_sizes import likely_lengths, likely_sizes
@@ -138,14 +139,7 @@ class Graph:
 
     def ancestors(self, node: Node) -> set[Node]:
         """All nodes on whose values that of `node` depends."""
-        found: set[Node] = set()
-        waiting = list(node.all_input_nodes)
-        while waiting:
-            one = waiting.pop()
-            if one not in found:
-                found.add(one)
-                waiting.extend(one.all_input_nodes)
-        return found
+        return ancestors(node)
 
     def reads_features(self, node: Node) -> bool:
         """Whether a flatten or a fully connected layer comes before `node` on its way from the images, or these are
@@ -154,27 +148,18 @@ class Graph:
         flat = any(self.is_a(before, nn.Flatten, nn.Linear) for before in self.ancestors(node))
         return flat or self.image_form.rank == 2
 
-    def classifier(self) -> Node | None:
-        """The final fully connected layer: the last one, if nothing convolves after it."""
-        last = next((node for node in reversed(self.nodes()) if self.is_a(node, *Weighted)), None)
-        return last if self.is_a(last, nn.Linear) and not self.spikes(last) else None
-
     def spikes(self, node: Argument) -> bool:
         """Whether `node` calls a layer that has been converted."""
         return self.is_a(node, Spiking) and isinstance(node, Node) and self[node].dynamics is not None
 
     def body(self, *kinds: type[nn.Module]) -> list[Node]:
-        """The nodes that are to spike, up to the last activation or pooling before the final fully connected layer.
+        """The nodes that are to spike, or do: what the last of them depends on; see `last_of_body`.
 
         With `kinds`, those of them that call a module of one of these classes.
         """
-        nodes = self.nodes()
-        classifier = self.classifier()
-        if classifier is not None:
-            nodes = nodes[: nodes.index(classifier)]
-        ends = [i for i, node in enumerate(nodes) if self.is_a(node, *Activation, *Weighted, Spiking, nn.AvgPool2d)]
-        body = nodes[: ends[-1] + 1] if ends else []
-        return [node for node in body if not kinds or self.is_a(node, *kinds)]
+        last = last_of_body(self.module)
+        before = set[Node]() if last is None else {last, *ancestors(last)}
+        return [node for node in self if node in before and (not kinds or self.is_a(node, *kinds))]
 
     def tail(self) -> list[Node]:
         """The nodes behind the body that call or compute something: they are left untouched."""

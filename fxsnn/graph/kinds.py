@@ -6,12 +6,20 @@ import torch
 from torch import nn
 from torch.fx.node import Argument, Node
 
-from fxsnn.layers import ClippedReLU, RateReLU
+from fxsnn.layers import ClippedReLU, RateReLU, pair
 
 Activation = (nn.ReLU, ClippedReLU, RateReLU)
 Norm = (nn.BatchNorm1d, nn.BatchNorm2d)
 Weighted = (nn.Conv2d, nn.Linear)
 _HOLDS_OTHERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+def pools_evenly(pool: nn.AvgPool2d) -> bool:
+    """Whether all windows of an average pooling have the same size and count alike, as spikes ask for."""
+    padding, window = pair(pool.padding), pair(pool.kernel_size)
+    fits = all(2 * side <= kernel for side, kernel in zip(padding, window, strict=True))
+    counted = pool.count_include_pad or not any(padding)
+    return fits and counted and not pool.ceil_mode and pool.divisor_override is None
 
 
 def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:

@@ -220,7 +220,7 @@ def stage_networks(model: nn.Module, snn: SpikingNetwork) -> dict[str, Graph]:
 
 def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
     graph = ann.copy()
-    layers = matched_layers(graph, snn)
+    layers, body = matched_layers(graph, snn), graph.body()
     dynamics = snn.dynamics
     for layer in layers:
         source: Any = graph[layer.node]
@@ -243,9 +243,9 @@ def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
     encode = encoder_of(snn)
     start = graph.input()
     if "input" in effects and encode.bits is not None:
-        start = graph.insert_after(start, "quantized_input", QuantizedInput(encode.unit, encode.bits))
+        start = graph.insert_after(start, "quantized_input", QuantizedInput(encode.unit, encode.bits), body)
     if "timing" in effects:
-        graph.insert_after(start, "every_step", _Repeat(dynamics.timesteps))
+        graph.insert_after(start, "every_step", _Repeat(dynamics.timesteps), body)
         last = layers[-1].out if not layers[-1].pools else next(iter(layers[-1].out.users))
         graph.insert_after(last, "mean_over_time", _Mean(dynamics.timesteps))
     graph.tidy()

@@ -181,13 +181,14 @@ def substitute(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None
     layers = neurons_of(graph, target)
     dtype = graph.dtype  # of all layers with weights: nothing between them could cast
     encode, _ = encoding(graph)
+    body = graph.body()  # while it has its activations
     for node in graph.body(QuantizedInput, Lift):  # which encoding does, too
         graph.bypass(node)
     for layer in layers:
         graph.replace(layer.node, spiking_layer(graph, layer, dynamics))
     for node in graph.body(ClippedReLU, RateReLU):
         graph.bypass(node)  # its threshold is in the neurons now
-    graph.insert_after(graph.input(), "encode", encode)
+    graph.insert_after(graph.input(), "encode", encode, body)
     graph.insert_after(layers[-1].node, "decode", Decode(layers[-1].signal.value, dtype, dynamics))
 
 
@@ -216,9 +217,9 @@ def outline(graph: Graph) -> Graph:
         graph: canonical and convertible; it stays as it is.
     """
     other = graph.copy()
-    encode, decode = Encode(1.0, 8, graph.image_form), list[Node]()
+    encode, decode, body = Encode(1.0, 8, graph.image_form), list[Node](), other.body()
     value = torch.ones(graph.input_channels or 1, dtype=torch.float64)  # of the images, which no layer shows
-    for node in other.body():
+    for node in body:
         if other.is_a(node, *Norm, *Activation, Lift):
             other.bypass(node)
         elif other.is_a(node, *Weighted, nn.AvgPool2d):
@@ -226,7 +227,7 @@ def outline(graph: Graph) -> Graph:
             value = value if isinstance(layer, nn.AvgPool2d) else value.new_ones(layer.weight.shape[0])
             other.replace(node, _without_numbers(layer, value))
             decode = [node]
-    other.insert_after(other.input(), "encode", encode)
+    other.insert_after(other.input(), "encode", encode, body)
     for node in decode:
         other.insert_after(node, "decode", Decode(value, graph.dtype, Dynamics()))
     other.tidy()

@@ -225,7 +225,7 @@ class TestTheSizeOfImages:
 
 BOTH = nn.Sequential(
     nn.Conv2d(3, 60, 3), nn.ReLU(), nn.Conv2d(60, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3),
-    nn.Flatten(), nn.Linear(8, 4)
+    nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 4)
 )  # fmt: skip
 
 
@@ -339,8 +339,17 @@ class TestCheck:
         assert (data["ok"], len(data["findings"]), data["violations"][0]["layer"]) == (False, 2, "2")
 
     def test_a_network_that_no_chip_could_run_does_not_blame_this_one(self) -> None:
-        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 4))
+        two = (nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 4))
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), *two)
         assert str(fxsnn.check(model, target="hw_v1.0", bits=2)).startswith("The network cannot be converted.")
+
+    def test_layers_that_are_left_to_the_host_are_told_if_there_are_several(self) -> None:
+        body = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten())
+        one = fxsnn.check(nn.Sequential(*body, nn.Linear(800, 4)), target="generic", bits=4)
+        two = fxsnn.check(nn.Sequential(*body, nn.Linear(800, 9), nn.Linear(9, 4)), target="generic", bits=4)
+        assert (one.tail, two.tail) == (("3",), ("3", "4"))
+        assert not any("host" in note for note in one.notes)
+        assert "3, 4: behind the last activation, so left to the host as they are" in str(two)
 
     def test_the_generic_target_takes_any_kernel(self) -> None:
         model = nn.Sequential(

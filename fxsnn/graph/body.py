@@ -1,0 +1,91 @@
+"""Which part of a program is to spike, its body, and which is left as it is, its tail."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+from torch.fx.node import Node
+
+from fxsnn.graph.kinds import Activation, Weighted, pools_evenly
+from fxsnn.layers import Decode, Spiking
+
+
+def ancestors(node: Node) -> set[Node]:
+    """All nodes on whose values that of `node` depends."""
+    found: set[Node] = set()
+    waiting = list(node.all_input_nodes)
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            waiting.extend(one.all_input_nodes)
+    return found
+
+
+def in_front_of_layers(module: fx.GraphModule) -> set[Node]:
+    """The nodes behind which stands a layer with weights."""
+    found: set[Node] = set()
+    for node in reversed(module.graph.nodes):
+        if any(user in found or _is_a(module, user, *Weighted) for user in node.users):
+            found.add(node)
+    return found
+
+
+def last_of_body(module: fx.GraphModule) -> Node | None:
+    """The last node of the body; `None` where nothing is to spike.
+
+    That is the last activation in front of a layer with weights, with the average poolings directly behind it. So the
+    final layers, several of them in a row or side by side, are tail, whatever reads them. A network that ends with the
+    activation of a convolution, and computes all else from that, ends its body there. In a converted network it is what
+    `Decode` reads.
+    """
+    inner, last = in_front_of_layers(module), None
+    of_convolution: Node | None = None  # an activation with no layer with weights behind it
+    for node in module.graph.nodes:
+        if _is_a(module, node, Decode):
+            return node.all_input_nodes[0]
+        if _spikes(module, node) or (node in inner and _is_a(module, node, *Activation)):
+            last, of_convolution = node, None
+        elif _is_a(module, node, *Activation) and _is_of_convolution(module, node):
+            of_convolution = node
+    for node in filter(None, (of_convolution, last)):
+        end = _with_poolings(module, node)
+        if node is last or _alone_is_read(end):
+            return end
+    return None
+
+
+def _with_poolings(module: fx.GraphModule, node: Node) -> Node:
+    """The last of the average poolings directly behind an activation, or itself; training rounds behind each."""
+    while len(node.users) == 1:
+        (user,) = node.users
+        if not _is_a(module, user, *Activation):
+            pool = module.get_submodule(str(user.target)) if _is_a(module, user, nn.AvgPool2d) else None
+            if not isinstance(pool, nn.AvgPool2d) or not pools_evenly(pool):
+                break
+        node = user
+    return node
+
+
+def _is_of_convolution(module: fx.GraphModule, node: Node) -> bool:
+    """Whether the layer with weights whose activation this is convolves."""
+    while node.all_input_nodes:
+        node = node.all_input_nodes[0]
+        if _is_a(module, node, *Weighted):
+            return _is_a(module, node, nn.Conv2d)
+    return False
+
+
+def _alone_is_read(end: Node) -> bool:
+    """Whether nothing but the last node of a body, and the images, is read behind it."""
+    body = {end, *ancestors(end)}
+    early = (node for node in body if node is not end and node.op != "placeholder")
+    return all(user in body for node in early for user in node.users)
+
+
+def _spikes(module: fx.GraphModule, node: Node) -> bool:
+    layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return isinstance(layer, Spiking) and layer.dynamics is not None
+
+
+def _is_a(module: fx.GraphModule, node: Node, *kinds: type[nn.Module]) -> bool:
+    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), kinds)
