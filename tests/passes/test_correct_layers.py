@@ -73,6 +73,7 @@ def test_with_corrected_biases_every_channel_is_as_active_as_in_the_float_networ
         assert torch.allclose(found[layer], mean, atol=0.02 * float(mean.mean())), layer  # leaks are integers
 
 
+@pytest.mark.slow
 def test_a_deep_network_of_two_bits_does_not_fall_silent(convert: Any) -> None:
     """Twelve convolutions, where equal means in front of the ReLUs are not enough."""
     layers: list[nn.Module] = []
@@ -275,14 +276,16 @@ def executions(graph: Graph, **options: Any) -> dict[str, int]:
 
 
 @pytest.mark.filterwarnings("ignore::fxsnn.errors.CalibrationWarning")
-@pytest.mark.parametrize(("thresholds", "passes"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize(("thresholds", "passes"), [pytest.param(False, 1, marks=pytest.mark.slow), (True, 2)])
 def test_each_layer_fires_once_however_deep_the_network_is(*, thresholds: bool, passes: int) -> None:
     for layers in (4, 8):
         found = executions(deep(layers), thresholds=thresholds)
         assert found == {"float": passes * layers, "spiking": layers}, layers  # the pooling fires, the last layer not
 
 
-@pytest.mark.parametrize("most", [0, 3000, 1 << 30])
+@pytest.mark.parametrize(
+    "most", [pytest.param(0, marks=pytest.mark.slow), 3000, pytest.param(1 << 30, marks=pytest.mark.slow)]
+)
 def test_what_is_kept_between_layers_changes_nothing(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Batches whose spikes are kept, that start from their images for every layer, and both beside each other."""
     monkeypatch.setattr(correct_layers, "_CHUNK", 12)

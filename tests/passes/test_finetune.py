@@ -67,7 +67,9 @@ def test_activations_and_pooled_ones_have_the_levels_of_t_steps() -> None:
     assert all(graph[node].levels == 4 for node in clipped)
 
 
-@pytest.mark.parametrize("validation", [None, 0.25, DATA])
+@pytest.mark.parametrize(
+    "validation", [pytest.param(None, marks=pytest.mark.slow), 0.25, pytest.param(DATA, marks=pytest.mark.slow)]
+)
 def test_one_seed_gives_one_network_and_leaves_the_users_generator_alone(validation: Any) -> None:
     state = torch.get_rng_state()
     given = {"validation": validation, "lr": 0.2}
@@ -302,7 +304,7 @@ def test_weight_steps_and_thresholds_are_learned() -> None:
     "options",
     [
         {"spiking_epochs": 4, "epochs": 0, "lr": 0.1},
-        {"optimizer": "adamw", "lr": 0.01},
+        pytest.param({"optimizer": "adamw", "lr": 0.01}, marks=pytest.mark.slow),
         pytest.param({"precision": "bfloat16", "lr": 0.1}, marks=pytest.mark.slow),
         pytest.param({"distillation": 0.5, "lr": 0.1}, marks=pytest.mark.slow),
     ],

@@ -48,7 +48,7 @@ class TestAllTogether:
         snn = convert(model, calibration_data=images(16), timesteps=5, **options)
         self.assert_same(model, snn, images(6, seed=5))
 
-    @random_seeds(5, slow=10)
+    @random_seeds(2, slow=13)
     def test_they_are_whatever_the_network(self, seed: int) -> None:
         case = convertible_case(seed)
         self.assert_same(case.model, case.snn, noise(case.plan, 3, seed + 1))

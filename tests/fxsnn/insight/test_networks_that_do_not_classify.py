@@ -36,7 +36,7 @@ def ending(*last: nn.Module) -> nn.Module:
 BINARY = {"[N, 1]": LOGIT, "[N]": ending(nn.Flatten(0)), "sigmoid": ending(nn.Sigmoid())}
 
 
-@pytest.fixture(params=BINARY)
+@pytest.fixture(params=["[N, 1]", *(pytest.param(name, marks=pytest.mark.slow) for name in ("[N]", "sigmoid"))])
 def model(request: pytest.FixtureRequest) -> nn.Module:
     return BINARY[request.param]
 
