@@ -11,7 +11,7 @@ from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
-from fxsnn.graph import Activation, Graph, Norm, Weighted, in_front_of_layers, last_of_body, view_sizes
+from fxsnn.graph import Activation, Graph, Norm, Weighted, in_front_of_layers, view_sizes
 from fxsnn.layers import Lift, Lower, QuantizedInput
 from fxsnn.numerics import all_finite
 from fxsnn.rewriting import NOTHING_TO_CONVERT, Pass, facts
@@ -47,15 +47,14 @@ class CheckConvRelu(Pass):
             graph.finding(extra, "it is a second input", "Give the network one input, the images")
             for extra in placeholders[1:]
         ]
-        body, inner = set(graph.body()), in_front_of_layers(graph.module)
-        early = body - {last_of_body(graph.module), *placeholders}
+        body = set(graph.body())
+        meant = _meant_to_spike(graph, body)
+        early = meant.difference(placeholders, sorted(meant)[-1:])
         for node in graph:
-            if node in body:
+            if node in meant:
                 found.extend(_about_body(graph, node))
-            elif shortcuts := list(_about_shortcuts(graph, node, early)):
-                found.extend(shortcuts)
-            elif node in inner:
-                found.extend(_about_inner_tail(graph, node, body))
+            else:
+                found.extend(_about_shortcuts(graph, node, early) or _about_branch(graph, node, meant))
         if not graph.body(*Weighted) and not found:
             found.append(NOTHING_TO_CONVERT)
         return found
@@ -242,22 +241,41 @@ def _about_pool(graph: Graph, node: Node) -> Iterator[Finding]:
         )
 
 
-def _about_shortcuts(graph: Graph, node: Node, early: Collection[Node]) -> Iterator[Finding]:
+def _meant_to_spike(graph: Graph, body: set[Node]) -> set[Node]:
+    """The body, and of the rest what stands in front of an activation of a hidden layer that is none of ours.
+
+    The first of two layers with weights was meant to spike where an activation or a maximum stands between them; all
+    else a tail may compute.
+    """
+    hidden = [
+        node
+        for node in in_front_of_layers(graph.module) - body
+        if _is_of_hidden_layer(graph, node) and _reads_layers(graph, node, body)
+    ]
+    return body.union(hidden, *(graph.ancestors(node) for node in hidden))
+
+
+def _reads_layers(graph: Graph, node: Node, body: set[Node]) -> bool:
+    """Whether a layer with weights behind the body stands before a node."""
+    return any(graph.is_a(one, *Weighted) for one in graph.ancestors(node) - body)
+
+
+def _about_shortcuts(graph: Graph, node: Node, early: Collection[Node]) -> list[Finding]:
     """Only the last layer of the body is decoded; nothing behind it may read what an earlier one does."""
-    for source in node.all_input_nodes:
-        if source in early:
-            problem = f"it reads {graph.name(source)}, which will spike, past the layers behind that"
-            yield graph.finding(node, problem, _BRANCHES)
+    return [
+        graph.finding(node, f"it reads {graph.name(source)}, which will spike, past the layers behind that", _BRANCHES)
+        for source in node.all_input_nodes
+        if source in early
+    ]
 
 
-def _about_inner_tail(graph: Graph, node: Node, body: Collection[Node]) -> Iterator[Finding]:
-    """A tail may compute anything; but of two layers with an activation between, the first was meant to spike."""
-    if not any(graph.is_a(one, *Weighted) for one in graph.ancestors(node).difference(body)):
-        return
-    if graph.is_a(node, *Activation):
-        yield graph.finding(node, "it stands on a branch beside the layers that will spike", _BRANCHES)
-    elif _is_of_hidden_layer(graph, node):
-        yield _unsupported(graph, node)
+def _about_branch(graph: Graph, node: Node, body: set[Node]) -> list[Finding]:
+    """A hidden layer beside the body, of the images themselves."""
+    if not graph.is_a(node, *Activation) or node not in in_front_of_layers(graph.module):
+        return []
+    if not _reads_layers(graph, node, body):
+        return []
+    return [graph.finding(node, "it stands on a branch beside the layers that will spike", _BRANCHES)]
 
 
 def _unsupported(graph: Graph, node: Node) -> Finding:

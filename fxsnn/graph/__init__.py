@@ -4,7 +4,7 @@ Open `graph.py` first. It imports data, layers, chip, display and the ground.
 """
 
 from fxsnn.graph.agreement import require_agreement
-from fxsnn.graph.body import in_front_of_layers, last_of_body
+from fxsnn.graph.body import in_front_of_layers
 from fxsnn.graph.copying import copied
 from fxsnn.graph.fitting import fit
 from fxsnn.graph.graph import Graph, Interpreter, largest_difference, require_graph
@@ -30,7 +30,6 @@ __all__ = [
     "in_front_of_layers",
     "keeps_shape",
     "largest_difference",
-    "last_of_body",
     "layer_rows",
     "place_of",
     "require_agreement",

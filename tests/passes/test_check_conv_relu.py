@@ -94,6 +94,7 @@ def test_a_layer_that_cannot_spike_is_named_with_the_remedy(model: nn.Module, la
             "max_pool2d",
             ["with average pooling"],
         ),
+        (lambda m, x: m.fc(F.gelu(m.a(x)).flatten(1)), "a", ["no ReLU of its own", "read by gelu"]),
         (lambda m, x: m.fc(F.gelu(m.a(x)).flatten(1)), "gelu", ["gelu is not supported", "Train it with nn.ReLU"]),
         (lambda m, x: m.fc(m.b(F.relu(m.a(x))).tanh().flatten(1)), "tanh", ["tanh is not supported"]),
         (lambda m, x: m.fc(F.max_pool2d(m.b(F.relu(m.a(x))), 2).flatten(1)), "max_pool2d", ["average pooling"]),
@@ -183,6 +184,11 @@ def test_what_follows_from_another_finding_is_no_finding_of_its_own() -> None:
 def test_arithmetic_on_the_images_belongs_in_front_of_the_network() -> None:
     found = findings(Forward(lambda m, x: m.fc(F.relu(m.a((x - 0.5) / 0.25)).mean((2, 3)))))
     assert "Do it before the network, while the images are prepared" in str(found["sub"])
+
+
+def test_all_in_front_of_an_activation_that_cannot_spike_is_told_at_once() -> None:
+    model = Forward(lambda m, x: m.fc(torch.tanh(m.b(F.max_pool2d(F.relu(m.a(x)), 2))).mean((2, 3))))
+    assert list(findings(model)) == ["max_pool2d", "b", "tanh"]
 
 
 TAILS: dict[str, Callable[[Any, Tensor], Any]] = {
