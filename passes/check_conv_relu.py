@@ -11,7 +11,18 @@ from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
-from fxsnn.graph import Activation, Graph, Norm, Weighted, in_front_of_layers, view_sizes
+from fxsnn.graph import (
+    Activation,
+    Graph,
+    Norm,
+    Weighted,
+    in_front_of_layers,
+    looks_like_activation,
+    meant_to_spike,
+    pools_maxima,
+    view_sizes,
+    what_is_called,
+)
 from fxsnn.layers import Lift, Lower, QuantizedInput
 from fxsnn.numerics import all_finite
 from fxsnn.rewriting import NOTHING_TO_CONVERT, Pass, facts
@@ -47,8 +58,7 @@ class CheckConvRelu(Pass):
             graph.finding(extra, "it is a second input", "Give the network one input, the images")
             for extra in placeholders[1:]
         ]
-        body = set(graph.body())
-        meant = _meant_to_spike(graph, body)
+        meant = meant_to_spike(graph.module)
         early = meant.difference(placeholders, sorted(meant)[-1:])
         for node in graph:
             if node in meant:
@@ -241,25 +251,6 @@ def _about_pool(graph: Graph, node: Node) -> Iterator[Finding]:
         )
 
 
-def _meant_to_spike(graph: Graph, body: set[Node]) -> set[Node]:
-    """The body, and of the rest what stands in front of an activation of a hidden layer that is none of ours.
-
-    The first of two layers with weights was meant to spike where an activation or a maximum stands between them; all
-    else a tail may compute.
-    """
-    hidden = [
-        node
-        for node in in_front_of_layers(graph.module) - body
-        if _is_of_hidden_layer(graph, node) and _reads_layers(graph, node, body)
-    ]
-    return body.union(hidden, *(graph.ancestors(node) for node in hidden))
-
-
-def _reads_layers(graph: Graph, node: Node, body: set[Node]) -> bool:
-    """Whether a layer with weights behind the body stands before a node."""
-    return any(graph.is_a(one, *Weighted) for one in graph.ancestors(node) - body)
-
-
 def _about_shortcuts(graph: Graph, node: Node, early: Collection[Node]) -> list[Finding]:
     """Only the last layer of the body is decoded; nothing behind it may read what an earlier one does."""
     return [
@@ -273,16 +264,16 @@ def _about_branch(graph: Graph, node: Node, body: set[Node]) -> list[Finding]:
     """A hidden layer beside the body, of the images themselves."""
     if not graph.is_a(node, *Activation) or node not in in_front_of_layers(graph.module):
         return []
-    if not _reads_layers(graph, node, body):
+    if not any(graph.is_a(one, *Weighted) for one in graph.ancestors(node) - body):
         return []
     return [graph.finding(node, "it stands on a branch beside the layers that will spike", _BRANCHES)]
 
 
 def _unsupported(graph: Graph, node: Node) -> Finding:
-    what = _what(graph, node)
+    what = what_is_called(graph.module, node)
     lowered = what.lower()
     sides, calls = 1 if "1d" in lowered else 2, ("call_function", "call_method")
-    if _pools_maxima(lowered):
+    if pools_maxima(lowered):
         remedy = _POOLING.format(sides)
     elif "avgpool" in lowered or "avg_pool" in lowered:
         remedy = f"Use nn.AvgPool{sides}d with a fixed window, or move it behind the last ReLU"
@@ -296,27 +287,8 @@ def _unsupported(graph: Graph, node: Node) -> Finding:
         remedy = "Use a layer of torch.nn instead of a parameter or constant of your own"
     elif "add" in lowered or "cat" in lowered:
         remedy = _BRANCHES
-    elif _looks_like_activation(lowered) or "softmax" in lowered:
+    elif looks_like_activation(lowered) or "softmax" in lowered:
         remedy = _ACTIVATION
     else:
         remedy = "Supported are Conv1d, Conv2d, their batch norms and average poolings, ReLU, Linear and flatten"
     return graph.finding(node, f"{what} is not supported in front of the last layers with weights", remedy)
-
-
-def _is_of_hidden_layer(graph: Graph, node: Node) -> bool:
-    """Whether a call looks like what stands between hidden layers, rather than between final ones."""
-    name = _what(graph, node).lower()
-    return _pools_maxima(name) or _looks_like_activation(name)
-
-
-def _what(graph: Graph, node: Node) -> str:
-    return type(graph[node]).__name__ if node.op == "call_module" else graph.name(node)
-
-
-def _pools_maxima(name: str) -> bool:
-    return "maxpool" in name or "max_pool" in name
-
-
-def _looks_like_activation(name: str) -> bool:
-    activations = ("elu", "sigmoid", "tanh", "swish", "mish", "hard", "softplus", "softsign", "threshold", "shrink")
-    return any(part in name for part in (*activations, "relu", "gelu", "silu", "clamp"))

@@ -4,12 +4,21 @@ Open `graph.py` first. It imports data, layers, chip, display and the ground.
 """
 
 from fxsnn.graph.agreement import require_agreement
-from fxsnn.graph.body import in_front_of_layers
+from fxsnn.graph.body import in_front_of_layers, meant_to_spike
 from fxsnn.graph.copying import copied
 from fxsnn.graph.fitting import fit
 from fxsnn.graph.graph import Graph, Interpreter, largest_difference, require_graph
 from fxsnn.graph.in_place import write_nothing
-from fxsnn.graph.kinds import Activation, Norm, Weighted, place_of, view_sizes
+from fxsnn.graph.kinds import (
+    Activation,
+    Norm,
+    Weighted,
+    looks_like_activation,
+    place_of,
+    pools_maxima,
+    view_sizes,
+    what_is_called,
+)
 from fxsnn.graph.names import about_file_name, spare_self
 from fxsnn.graph.overview import layer_rows
 from fxsnn.graph.shapes import keeps_shape
@@ -31,10 +40,14 @@ __all__ = [
     "keeps_shape",
     "largest_difference",
     "layer_rows",
+    "looks_like_activation",
+    "meant_to_spike",
     "place_of",
+    "pools_maxima",
     "require_agreement",
     "require_graph",
     "spare_self",
     "view_sizes",
+    "what_is_called",
     "write_nothing",
 ]

@@ -5,7 +5,14 @@ from __future__ import annotations
 from torch import fx, nn
 from torch.fx.node import Node
 
-from fxsnn.graph.kinds import Activation, Weighted, pools_evenly
+from fxsnn.graph.kinds import (
+    Activation,
+    Weighted,
+    looks_like_activation,
+    pools_evenly,
+    pools_maxima,
+    what_is_called,
+)
 from fxsnn.layers import Decode, Spiking
 
 
@@ -52,6 +59,27 @@ def last_of_body(module: fx.GraphModule) -> Node | None:
         if node is last or _alone_is_read(end):
             return end
     return None
+
+
+def meant_to_spike(module: fx.GraphModule) -> set[Node]:
+    """The body, and of the rest what stands in front of an activation of a hidden layer that cannot spike.
+
+    The first of two layers with weights was meant to spike where an activation or a maximum stands between them; all
+    else a tail may compute.
+    """
+    last = last_of_body(module)
+    body = set[Node]() if last is None else {last, *ancestors(last)}
+    hidden = [
+        node
+        for node in in_front_of_layers(module) - body
+        if _ends_hidden_layer(what_is_called(module, node).lower())
+        and any(_is_a(module, one, *Weighted) for one in ancestors(node) - body)
+    ]
+    return body.union(hidden, *map(ancestors, hidden))
+
+
+def _ends_hidden_layer(name: str) -> bool:
+    return pools_maxima(name) or looks_like_activation(name)
 
 
 def _with_poolings(module: fx.GraphModule, node: Node) -> Node:

@@ -9,13 +9,14 @@ from typing import Any
 
 from fxsnn.chip import Bits, FitReport, HardwareTarget, fit_layer
 from fxsnn.errors import OptionError
+from fxsnn.graph.body import meant_to_spike
 from fxsnn.graph.graph import Graph
 from fxsnn.graph.kinds import Weighted
 from fxsnn.layers import geometry_of
 
 
 def fit(graph: Graph, target: HardwareTarget, bits: Bits) -> FitReport:
-    """Every layer of the body with its weight bits and its limit.
+    """Every layer that is meant to spike, with its weight bits and its limit.
 
     Args:
         graph: a network in canonical form.
@@ -27,7 +28,8 @@ def fit(graph: Graph, target: HardwareTarget, bits: Bits) -> FitReport:
     """
     choice = target.require_choice(bits)
     # A layer that is called twice is one row here; CheckConvRelu speaks about the sharing.
-    nodes = {graph.name(node): node for node in reversed(graph.body(*Weighted))}
+    meant = meant_to_spike(graph.module)
+    nodes = {graph.name(node): node for node in reversed(graph.nodes(*Weighted)) if node in meant}
     if isinstance(choice, Mapping):
         _require_layers(choice, list(nodes)[::-1])
     layers, violations = [], []
@@ -39,7 +41,7 @@ def fit(graph: Graph, target: HardwareTarget, bits: Bits) -> FitReport:
         layers.append(row)
         if violation is not None:
             violations.append(violation)
-    tail = tuple(dict.fromkeys(graph.name(node) for node in graph.tail() if graph.is_a(node, *Weighted)))
+    tail = tuple(dict.fromkeys(graph.name(node) for node in graph.nodes(*Weighted) if node not in meant))
     return FitReport(target.name, choice, tuple(layers[::-1]), tuple(violations[::-1]), tail=tail)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.fx.node import Argument, Node
 
 from fxsnn.layers import ClippedReLU, RateReLU, pair
@@ -68,3 +68,21 @@ def view_sizes(node: Node) -> tuple[Argument, ...]:
     """The sizes that a view or reshape is given, one by one or together."""
     sizes: tuple[Argument, ...] = node.args[1:] or (node.kwargs.get("shape"),)
     return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
+
+
+def what_is_called(module: fx.GraphModule, node: Node) -> str:
+    """The class of a layer; the name of a function or method."""
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))).__name__
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def pools_maxima(name: str) -> bool:
+    """Whether a layer or function of that name, in lower case, is a max pooling."""
+    return "maxpool" in name or "max_pool" in name
+
+
+def looks_like_activation(name: str) -> bool:
+    """Whether a layer or function of that name, in lower case, is an activation, ours or another."""
+    parts = ("elu", "sigmoid", "tanh", "swish", "mish", "hard", "softplus", "softsign", "threshold", "shrink", "silu")
+    return any(part in name for part in (*parts, "clamp"))
