@@ -74,7 +74,9 @@ def pipeline(
     Examples:
         >>> print(pipeline(target="hw_v1.0", bits=2).until("fold-batch-norm"))
         Canonicalize()
+        GatherWeights()
         LiftDimensions()
+        SeparateCalls()
         CheckConvRelu()
         CheckLimits(bits=2)
         FoldBatchNorm()

@@ -10,11 +10,13 @@ from fxsnn.passes.check_limits import CheckLimits
 from fxsnn.passes.correct_layers import CorrectLayers
 from fxsnn.passes.finetune import Finetune
 from fxsnn.passes.fold_batch_norm import FoldBatchNorm
+from fxsnn.passes.gather_weights import GatherWeights
 from fxsnn.passes.lift_dimensions import LiftDimensions
 from fxsnn.passes.quantize_weights import QuantizeWeights
+from fxsnn.passes.separate_calls import SeparateCalls
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
 
-FRONT_END = (Canonicalize(), LiftDimensions())
+FRONT_END = (Canonicalize(), GatherWeights(), LiftDimensions(), SeparateCalls())
 """What makes of a network as it was written one that the other passes can read, in order; its function is kept.
 
 They leave alone what they cannot rewrite, for `CheckConvRelu` to speak about.
@@ -29,7 +31,9 @@ __all__ = [
     "CorrectLayers",
     "Finetune",
     "FoldBatchNorm",
+    "GatherWeights",
     "LiftDimensions",
     "QuantizeWeights",
+    "SeparateCalls",
     "SubstituteSpikes",
 ]

@@ -90,7 +90,7 @@ def _about_weights(graph: Graph) -> Iterator[Finding]:
             yield Finding(
                 name,
                 f"its weights are used {len(calls)} times in one forward",
-                "Use one layer per call: on the chip each has its own cores and its own threshold",
+                "Run SeparateCalls first: on the chip each call has its own cores and its own threshold",
                 places,
             )
 

@@ -6,16 +6,18 @@ import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 ONE_TRACES = threading.RLock()
 """While torch.fx traces, `nn.Module` itself calls the tracer; while it unpickles, a class of its own has the code of
 one program. Two at once would take each other's for their own, or leave it behind for good."""
 
 
-def copied(module: fx.GraphModule, tensor_copy: Callable[[Tensor], Tensor]) -> fx.GraphModule:
+def copied(module: _Module, tensor_copy: Callable[[Tensor], Tensor]) -> _Module:
     """A deep copy in which every tensor is `tensor_copy(tensor)`; parameters stay parameters."""
     memo: dict[int, Any] = {}
     for tensor in [*module.parameters(), *module.buffers()]:

@@ -107,7 +107,7 @@ def test_a_layer_that_cannot_spike_is_named_with_the_remedy(model: nn.Module, la
         (
             lambda m, x: m.fc(F.relu(m.b(F.relu(m.b(F.relu(m.a(x)))))).mean((2, 3))),
             "b",
-            ["used 2 times", "one layer per"],
+            ["used 2 times", "Run SeparateCalls first"],
         ),
         (
             lambda m, x: m.fc(F.relu(m.b(F.dropout(F.relu(m.a(x))))).mean((2, 3))),
