@@ -16,10 +16,8 @@ _HOLDS_OTHERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, 
 
 def pools_evenly(pool: nn.AvgPool2d) -> bool:
     """Whether all windows of an average pooling have the same size and count alike, as spikes ask for."""
-    padding, window = pair(pool.padding), pair(pool.kernel_size)
-    fits = all(2 * side <= kernel for side, kernel in zip(padding, window, strict=True))
-    counted = pool.count_include_pad or not any(padding)
-    return fits and counted and not pool.ceil_mode and pool.divisor_override is None
+    counted = pool.count_include_pad or not any(pair(pool.padding))
+    return counted and not pool.ceil_mode and pool.divisor_override is None
 
 
 def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:
