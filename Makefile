@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Each worker of pytest takes one processor and up to a gigabyte.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-all oldest docs coverage mutants lint clean
+.PHONY: demo test test-all oldest forms docs coverage mutants lint clean
 
 demo: .venv/installed
 	$(BIN)/python examples/transform_example.py --weight_bitwidth 4 2 --finetune_epochs 3
@@ -31,6 +31,10 @@ coverage: .venv/installed-test
 # One operator, number or condition changed at a time: do tests notice? MUTANTS="--sample 40 --seed 1 --only neuron"
 mutants: .venv/installed-test
 	$(BIN)/python tests/mutants.py $(MUTANTS)
+
+# docs/forms.md, from the forms of networks that the tests try.
+forms: .venv/installed-test
+	$(BIN)/python -m tests.forms
 
 # The site, into out/site; a link that leads nowhere, or a docstring that names no parameter of its function, stops it.
 docs: .venv/installed-docs
