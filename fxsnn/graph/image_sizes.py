@@ -19,6 +19,8 @@ _LENGTHS = tuple(dict.fromkeys([*_COMMON_LENGTHS, *range(1, 1025)]))
 _LONGEST = 1 << 18
 
 Pair = tuple[int, int]
+Window = tuple[int, int, int]
+"""How far it reaches, how much is padded on both sides together, and its stride."""
 
 
 def likely_sizes(layers: Sequence[nn.Module], features: int | None, chain: bool) -> Iterator[Pair]:
@@ -29,7 +31,8 @@ def likely_sizes(layers: Sequence[nn.Module], features: int | None, chain: bool)
         features: how many numbers the first fully connected layer reads; `None`: there is none.
         chain: it reads all that these layers give; otherwise that is only likely.
     """
-    heights, widths = ({side: _behind(side, layers, axis) for side in _SQUARES} for axis in (0, 1))
+    windows = ([_window(layer, axis) for layer in layers] for axis in (0, 1))
+    heights, widths = ({side: _behind(side, along) for side in _SQUARES} for along in windows)
     squares = [side for side in _SQUARES if heights[side] > 0 and widths[side] > 0]
     if features is None or not chain:
         yield from ((side, side) for side in squares)
@@ -50,14 +53,15 @@ def likely_sizes(layers: Sequence[nn.Module], features: int | None, chain: bool)
 
 def likely_lengths(layers: Sequence[nn.Module], features: int | None, chain: bool) -> Iterator[int]:
     """Lengths of signals, likely ones first, at which all windows fit; see `likely_sizes`."""
-    fitting = [length for length in _LENGTHS if _behind(length, layers, 1) > 0]
+    windows = [_window(layer, 1) for layer in layers]
+    fitting = [length for length in _LENGTHS if _behind(length, windows) > 0]
     if features is None or not chain:
         yield from fitting
         return
     channels = next((layer.out_channels for layer in reversed(layers) if isinstance(layer, _CONVOLUTIONS)), 0)
     if channels and not features % channels:
         # Longer signals have no fewer places behind the layers.
-        places = partial(_behind, layers=layers, axis=1)
+        places = partial(_behind, windows=windows)
         lengths, wanted = range(1, _LONGEST + 1), features // channels
         first, behind = bisect_left(lengths, wanted, key=places), bisect_right(lengths, wanted, key=places)
         exact = lengths[first:behind]
@@ -76,19 +80,24 @@ def sizes_to_try(model: nn.Module) -> Iterator[tuple[int, ...]]:
         yield (channels, side) if isinstance(first, nn.Conv1d) else (channels, side, side)
 
 
-def _behind(side: int, layers: Sequence[Any], axis: int) -> int:
+def _behind(side: int, windows: Sequence[Window]) -> int:
     """How long a side of an image is behind the layers; 0 where a window does not fit."""
-    for layer in layers:
-        kernel, stride = _along(layer.kernel_size, axis), _along(layer.stride, axis)
-        dilation = _along(getattr(layer, "dilation", 1), axis)
-        if layer.padding == "same":
-            padding = dilation * (kernel - 1)
-        else:
-            padding = 0 if layer.padding == "valid" else 2 * _along(layer.padding, axis)
-        side = (side + padding - dilation * (kernel - 1) - 1) // stride + 1
+    for reach, padding, stride in windows:
+        side = (side + padding - reach) // stride + 1
         if side < 1:
             return 0
     return side
+
+
+def _window(layer: Any, axis: int) -> Window:
+    """Of a layer along one axis."""
+    kernel, dilation = _along(layer.kernel_size, axis), _along(getattr(layer, "dilation", 1), axis)
+    reach = dilation * (kernel - 1) + 1
+    if layer.padding == "same":
+        padding = reach - 1
+    else:
+        padding = 0 if layer.padding == "valid" else 2 * _along(layer.padding, axis)
+    return reach, padding, _along(layer.stride, axis)
 
 
 def _along(option: int | Sequence[int], axis: int) -> int:
