@@ -14,7 +14,7 @@ from fxsnn.errors import Finding, FxsnnWarning, ModelError
 from fxsnn.graph.graph import Graph
 from fxsnn.graph.kinds import place_of
 from fxsnn.graph.own_copy import hooks_of, own_copy, unwrapped
-from fxsnn.graph.sources import user_place
+from fxsnn.graph.sources import user_level, user_place
 from fxsnn.layers import check_images, in_words
 from fxsnn.outputs import distances, largest_in
 
@@ -47,7 +47,7 @@ def require_agreement(model: nn.Module, graph: Graph, images: Tensor) -> None:
             f"the network has hooks ({_places(hooks)}): they run once now, on {_IMAGES} example images, to see whether "
             "the network computes the same without them; what is converted has none",
             FxsnnWarning,
-            stacklevel=4,
+            stacklevel=user_level(),
         )
     with accepted(images, what="example or calibration images"):
         expected = _run(own_copy(model, share=True, hooks=True), given)

@@ -42,6 +42,23 @@ class TestAgreement:
         assert torch.equal(graph(EXAMPLE), model(EXAMPLE))
         assert len(seen) == 2
 
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda model: fxsnn.capture(model, EXAMPLE),
+            lambda model: fxsnn.check(model, target="generic", bits=4),
+            lambda model: fxsnn.convert(model, target="generic", bits=4, calibration_data=EXAMPLE),
+            lambda model: list(fxsnn.pipeline(target="generic", bits=4, calibration_data=EXAMPLE).steps(model)),
+        ],
+        ids=["capture", "check", "convert", "pipeline"],
+    )
+    def test_the_warning_of_hooks_points_to_the_users_line(self, call: Callable[[nn.Module], object]) -> None:
+        model = seeded(Small)
+        model.conv2.register_forward_hook(lambda module, inputs, output: None)
+        with pytest.warns(FxsnnWarning, match="has hooks") as told:
+            call(model)
+        assert {one.filename for one in told if "has hooks" in str(one.message)} == {__file__}
+
     @pytest.mark.filterwarnings("ignore:the network has hooks")
     def test_check_and_conversion_ask_too(self) -> None:
         model = seeded(Small)
