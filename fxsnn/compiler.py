@@ -179,6 +179,7 @@ def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits, example
 
     Raises:
         OptionError: unknown target, or bits that it does not know.
+        DataError: `example` are no images for the network.
     """
     chip = get_target(target)
     return _checked(model, chip, chip.require_choice(bits), example)
@@ -188,14 +189,15 @@ def _checked(
     model: nn.Module, chip: HardwareTarget, bits: Bits, example: Tensor | None, *, run: bool = True
 ) -> FitReport:
     """See `check`; `run`: whether the graph is held against the network."""
-    if example is not None:
-        require_images(example, ImageForm())
+    given = example
+    if given is not None:
+        require_images(given, ImageForm())
     try:
-        graph = capture_sharing(model, None if example is None else tuple(example.shape[1:]))
+        graph = capture_sharing(model, None if given is None else tuple(given.shape[1:]))
         _rewrite_in_front(graph)
         graph.check()
         found = (graph.example_input(whole=whole) for whole in (True, False))
-        example = example if example is not None else next((images for images in found if images is not None), None)
+        example = given if given is not None else next((images for images in found if images is not None), None)
         if run and example is not None:
             with suppress(DataError):  # the size was tried on the graph alone
                 require_agreement(model, graph, example)
@@ -204,6 +206,8 @@ def _checked(
     report = CheckLimits(chip, bits).report(graph)
     if findings := CheckConvRelu().findings(graph):
         return replace(report, findings=(*findings, *name_clashes(graph)))
+    if given is not None:
+        require_images(given, graph.image_form)
     spiking = outline(graph)
     size = None if example is None else tuple(example.shape[1:])
     return replace(report, findings=tuple(name_clashes(spiking)), unwritable=tuple(unwritable(spiking, chip, size)))

@@ -194,6 +194,16 @@ def test_a_size_of_another_form_is_refused(name: str, size: tuple[int, ...], say
         fxsnn.SpikingNetwork(converted(name).graph, "generic", image_size=size)
 
 
+@pytest.mark.parametrize("shape", [(8, 32), (8, 1, 2, 32), (8, 3, 32)])
+@pytest.mark.filterwarnings("error::fxsnn.FxsnnWarning")
+def test_calibration_data_of_another_shape_are_refused_before_any_warning(shape: tuple[int, ...]) -> None:
+    given = torch.zeros(shape)
+    with pytest.raises(DataError, match=r"expected \[N, 2, L\]"):
+        fxsnn.convert(seeded(averaged), target="generic", bits=4, calibration_data=given)
+    with pytest.raises(DataError, match=r"expected \[N, 2, L\]"):
+        fxsnn.check(averaged(), target="generic", bits=4, example=given)
+
+
 class TestCheck:
     def test_names_kernels_of_one_row_that_a_chip_has_not(self) -> None:
         report = fxsnn.check(averaged(), target="hw_v1.0", bits=4)
