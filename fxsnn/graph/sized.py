@@ -35,17 +35,20 @@ class Sizes(tuple[Any, ...]):
 
 
 class Sized(fx.Proxy):
-    """A traced value, and what it is for each of the two batch sizes; `None` where that is not known."""
+    """A traced value, and what it is for each of the two batch sizes; `None` where that is not known.
 
-    values: tuple[Any, Any] | None = None
+    What a tensor or a tuple of them has by name, such as `values` of what `torch.max` gives, must not be an attribute.
+    """
+
+    fakes: tuple[Any, Any] | None = None
 
     def __getattr__(self, k: str) -> Any:
-        if isinstance((self.values or (None,))[0], Tensor):
+        if isinstance((self.fakes or (None,))[0], Tensor):
             if k == "shape":
                 return self.size()
             if k in _FIXED:
-                assert self.values is not None
-                return getattr(self.values[0], k)
+                assert self.fakes is not None
+                return getattr(self.fakes[0], k)
             if k in _TOLD:
                 return partial(self._told, k)
             if k in _PROPERTIES:
@@ -54,34 +57,34 @@ class Sized(fx.Proxy):
 
     def size(self, dim: int | None = None) -> Any:
         """As of a tensor."""
-        if self.values is None or not isinstance(self.values[0], Tensor):
+        if self.fakes is None or not isinstance(self.fakes[0], Tensor):
             return self.tracer.create_proxy("call_method", "size", (self,) if dim is None else (self, dim), {})
         if dim is not None:
             return self._side(dim)
-        return Sizes(self._side(one) for one in range(self.values[0].dim()))
+        return Sizes(self._side(one) for one in range(self.fakes[0].dim()))
 
     def __len__(self) -> int:
         """As of a tensor or tuple: of a batch the first batch size, in whose place the tracer puts the true one."""
-        if self.values is None:
+        if self.fakes is None:
             return super().__len__()
-        return len(self.values[0])
+        return len(self.fakes[0])
 
     def __iter__(self) -> Iterator[Any]:
-        parts = (self.values or (None,))[0]
+        parts = (self.fakes or (None,))[0]
         if isinstance(parts, tuple | list):
             return (self[place] for place in range(len(parts)))  # type: ignore[index]  # fx adds operators at run time
         return super().__iter__()
 
     def _side(self, dim: int) -> Any:
-        assert self.values is not None
-        first, second = (value.shape[dim] for value in self.values)
+        assert self.fakes is not None
+        first, second = (value.shape[dim] for value in self.fakes)
         if first == second:
             return first
-        return self.tracer.create_proxy("call_method", "size", (self, dim % self.values[0].dim()), {})
+        return self.tracer.create_proxy("call_method", "size", (self, dim % self.fakes[0].dim()), {})
 
     def _told(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        assert self.values is not None
-        first, second = (getattr(value, name)(*args, **kwargs) for value in self.values)
+        assert self.fakes is not None
+        first, second = (getattr(value, name)(*args, **kwargs) for value in self.fakes)
         return first if first == second else self.tracer.create_proxy("call_method", name, (self, *args), kwargs)
 
     # Of tensors, these write into what other names stand for, too.
@@ -103,7 +106,7 @@ class Sized(fx.Proxy):
         return self / other if made is None else made
 
     def _written(self, method: str, other: Any) -> fx.Proxy | None:
-        if self.values is None or not isinstance(self.values[0], Tensor):
+        if self.fakes is None or not isinstance(self.fakes[0], Tensor):
             return None
         return self.tracer.create_proxy("call_method", method, (self, other), {})
 
@@ -150,9 +153,9 @@ class Sizing:
         def known(one: Any) -> Any:
             if not isinstance(one, fx.Proxy):
                 return BATCHES[place] if type(one) is int and one == BATCHES[0] else one  # `len` gave it
-            if not isinstance(one, Sized) or one.values is None:  # any other has every attribute that it is asked for
+            if not isinstance(one, Sized) or one.fakes is None:  # any other has every attribute that it is asked for
                 raise _UnknownError
-            return one.values[place]
+            return one.fakes[place]
 
         args, kwargs = (cast(Any, map_aggregate)(given, known) for given in (args, kwargs))
         if kind == "get_attr":

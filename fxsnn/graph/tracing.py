@@ -97,9 +97,9 @@ class Tracer(fx.Tracer):
         if self.sizing is not None and isinstance(made, Sized):
             if kind == "placeholder":
                 first = len(self.graph.find_nodes(op="placeholder")) == 1
-                made.values = self.sizing.images if first else None
+                made.fakes = self.sizing.images if first else None
             else:
-                made.values = self.sizing.values(kind, target, args, kwargs)
+                made.fakes = self.sizing.values(kind, target, args, kwargs)
         return made
 
     def _computing(self) -> bool:

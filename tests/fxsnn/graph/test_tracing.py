@@ -195,3 +195,15 @@ def test_inputs_with_a_default_are_left_out() -> None:
 def test_a_wrapper_is_taken_off() -> None:
     model = seeded(Small)
     assert "conv1" in fxsnn.capture(nn.DataParallel(model))
+
+
+def test_names_of_what_a_call_gives_are_not_taken() -> None:
+    """`values` of `torch.max`, where sizes are known, too."""
+
+    class Largest(Small):
+        def forward(self, x: Tensor) -> Any:
+            largest = torch.max(super().forward(x), 1)
+            return largest.values + largest.indices
+
+    model, given = seeded(Largest), images()
+    assert torch.equal(fxsnn.capture(model, given)(given), model(given))
