@@ -13,10 +13,11 @@ from fxsnn.passes.fold_batch_norm import FoldBatchNorm
 from fxsnn.passes.gather_weights import GatherWeights
 from fxsnn.passes.lift_dimensions import LiftDimensions
 from fxsnn.passes.quantize_weights import QuantizeWeights
+from fxsnn.passes.recognize_activations import RecognizeActivations
 from fxsnn.passes.separate_calls import SeparateCalls
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
 
-FRONT_END = (Canonicalize(), GatherWeights(), LiftDimensions(), SeparateCalls())
+FRONT_END = (Canonicalize(), GatherWeights(), RecognizeActivations(), LiftDimensions(), SeparateCalls())
 """What makes of a network as it was written one that the other passes can read, in order; its function is kept.
 
 They leave alone what they cannot rewrite, for `CheckConvRelu` to speak about.
@@ -34,6 +35,7 @@ __all__ = [
     "GatherWeights",
     "LiftDimensions",
     "QuantizeWeights",
+    "RecognizeActivations",
     "SeparateCalls",
     "SubstituteSpikes",
 ]

@@ -1,10 +1,11 @@
-"""CalibrateThresholds: ReLU → ClippedReLU, with the upper end at which a neuron will fire at every step."""
+"""CalibrateThresholds: ReLU, BoundedReLU → ClippedReLU, with the upper end at which neurons will fire at every step."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx.node import Node
 
@@ -21,7 +22,15 @@ from fxsnn.calibration import (
 from fxsnn.chip import whole_number
 from fxsnn.errors import CalibrationWarning, OptionError
 from fxsnn.graph import Graph
-from fxsnn.layers import CLIPPED_SHARE, FAR_BEYOND, ActivationSummary, ClippedReLU, QuantizedInput
+from fxsnn.layers import (
+    CLIPPED_SHARE,
+    FAR_BEYOND,
+    ActivationSummary,
+    Bound,
+    BoundedReLU,
+    ClippedReLU,
+    QuantizedInput,
+)
 from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, real_number, require_flag, shown
 from fxsnn.rewriting import Pass, facts, require_not_spiking
@@ -36,6 +45,10 @@ _WIDEST_INPUT = 16
 
 class CalibrateThresholds(Pass):
     """Find each ReLU's threshold, and the step of the input.
+
+    Where an activation has an upper end of its own (`BoundedReLU`: ReLU6, a clamp), that is the threshold if the data
+    reach it; if they do not, and with method "mse", it is the chosen one, but no higher. Where it has levels, too
+    (QCFS), the upper end is the threshold, whatever the data.
 
     The step of the input is that of the largest magnitude of the images, unless another costs surely less squared error
     of rounding and clipping. Every image counts alike: its errors are relative to its energy. Without data the largest
@@ -54,7 +67,8 @@ class CalibrateThresholds(Pass):
         reset: for "mse": that of the network, "subtraction" or "zero".
         initial_membrane: for "mse": where the network's membranes start, as a share of the threshold.
 
-    A layer that is silent or saturated on the data is named in a `CalibrationWarning`. So is an input that rounds more
+    A layer that is silent or saturated on the data is named in a `CalibrationWarning`, unless it saturates at an upper
+    end of its own. So is an input that rounds more
     than half of the images' numbers to zero, or clips more than 1 % of them from beyond twice its range, zeros left
     out; the smallest `input_bits` is named at which it does not. Thresholds of an earlier calibration are replaced.
     """
@@ -91,16 +105,18 @@ class CalibrateThresholds(Pass):
         """Edit `graph` in place."""
         require_not_spiking(graph)
         forget_calibration(graph)
-        activations = graph.body(nn.ReLU)
+        activations = graph.body(nn.ReLU, BoundedReLU)
         if self.data is None:
             histograms, magnitudes = _without_data(graph, activations), None
         else:
             histograms, magnitudes = observe(graph, activations, self.data, progress=self.progress)
         troubles = []
         for node, histogram in histograms.items():
-            clipped = self._clipped(histogram)
+            bound: Bound | None = getattr(graph[node], "bound", None)
+            clipped = self._clipped(histogram, bound, 1 - 2 * torch.finfo(graph.dtype).eps)
             if self.data is not None and clipped.summary is not None:
-                troubles.extend(_troubles(_layer_name(graph, node), clipped.summary))
+                own = bound is not None and clipped.threshold == bound.value
+                troubles.extend(_troubles(_layer_name(graph, node), clipped.summary, saturates=own))
             graph.replace(node, clipped)
         if self.input_bits is not None:
             unit = self._unit(magnitudes, self.input_bits)
@@ -140,17 +156,26 @@ class CalibrateThresholds(Pass):
         none = "" if enough else f"no input_bits up to {_WIDEST_INPUT} helps; "
         return [f"  the input: {trouble}; {none}{', or '.join(advice)}"]
 
-    def _clipped(self, histogram: Histogram) -> ClippedReLU:
-        if histogram.largest == 0:  # silent: any threshold will do, nothing ever reaches it
-            return ClippedReLU(1.0, summary=ActivationSummary(0.0, 0.0))
-        if self.method == "max":
-            threshold = histogram.largest
-        elif self.method == "percentile":
-            # A very sparse layer can have its percentile at zero; then its rare activations are all that counts.
-            threshold = histogram.quantile(self.percentile / 100) or histogram.largest
+    def _clipped(self, histogram: Histogram, bound: Bound | None, reached: float) -> ClippedReLU:
+        """The activation with its threshold; who gets to so large a share of a bound has reached it."""
+        if bound is None:
+            threshold = self._threshold(histogram)
+        elif bound.levels or (self.method != "mse" and histogram.largest >= bound.value * reached):
+            threshold = bound.value
         else:
-            threshold = histogram.least_error_threshold(self._dynamics())
-        return ClippedReLU(threshold, summary=ActivationSummary(histogram.largest, histogram.share_from(threshold)))
+            threshold = min(self._threshold(histogram), bound.value)
+        share = histogram.share_from(threshold) if histogram.largest else 0.0
+        return ClippedReLU(threshold, summary=ActivationSummary(histogram.largest, share), bound=bound)
+
+    def _threshold(self, histogram: Histogram) -> float:
+        if histogram.largest == 0:  # silent: any threshold will do, nothing ever reaches it
+            return 1.0
+        if self.method == "max":
+            return histogram.largest
+        if self.method == "percentile":
+            # A very sparse layer can have its percentile at zero; then its rare activations are all that counts.
+            return histogram.quantile(self.percentile / 100) or histogram.largest
+        return histogram.least_error_threshold(self._dynamics())
 
 
 def _without_data(graph: Graph, activations: list[Node]) -> dict[Node, Histogram]:
@@ -158,7 +183,9 @@ def _without_data(graph: Graph, activations: list[Node]) -> dict[Node, Histogram
     histograms = {}
     for node in activations:
         histograms[node] = Histogram()
-        histograms[node].add(gaussian_samples(moments[node.all_input_nodes[0]]))
+        samples = gaussian_samples(moments[node.all_input_nodes[0]])
+        bound: Bound | None = getattr(graph[node], "bound", None)
+        histograms[node].add(samples if bound is None else samples.clamp(max=bound.value))
     return histograms
 
 
@@ -189,10 +216,11 @@ def _input_trouble(magnitudes: Magnitudes, unit: float, bits: int) -> str | None
     )
 
 
-def _troubles(layer: str, summary: ActivationSummary) -> list[str]:
+def _troubles(layer: str, summary: ActivationSummary, *, saturates: bool) -> list[str]:
+    """What is wrong with a layer; `saturates`: it does so in the network, too."""
     if summary.largest == 0:
         return [f"  {layer} is silent: no activation above zero; it will never spike"]
-    if summary.saturated_share > SATURATED_SHARE:
+    if summary.saturated_share > SATURATED_SHARE and not saturates:
         return [
             f"  {layer} is saturated: {summary.saturated_share:.0%} of its activations reach the threshold; "
             "use a higher percentile or method 'max'"

@@ -23,14 +23,15 @@ from fxsnn.graph import (
     view_sizes,
     what_is_called,
 )
-from fxsnn.layers import Lift, Lower, QuantizedInput
+from fxsnn.layers import ClippedReLU, Lift, Lower, QuantizedInput
 from fxsnn.numerics import all_finite
-from fxsnn.rewriting import NOTHING_TO_CONVERT, Pass, facts
+from fxsnn.rewriting import NOTHING_TO_CONVERT, Pass, facts, unknown_activations
 
 _KNOWN = (*Weighted, *Norm, *Activation, nn.AvgPool2d, nn.Flatten, QuantizedInput)
 _POOLING = "Train it with average pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
 _BRANCHES = "Joining two branches is not supported yet: make the network one chain of layers"
-_ACTIVATION = "Train it with nn.ReLU: only its output can be a firing rate"
+_ACTIVATION = "Train it with nn.ReLU or nn.ReLU6: only numbers from zero up can be firing rates"
+_BY_HAND = "Use nn.ReLU, clamp(x, 0, c) or floor(clamp(x / c, 0, 1) * L + 0.5) / L * c, with one number c for the layer"
 
 
 class CheckConvRelu(Pass):
@@ -59,7 +60,8 @@ class CheckConvRelu(Pass):
             for extra in placeholders[1:]
         ]
         meant = meant_to_spike(graph.module)
-        early = meant.difference(placeholders, sorted(meant)[-1:])
+        constants = [node for node in graph if node.op == "get_attr"]
+        early = meant.difference(placeholders, constants, sorted(meant)[-1:])
         for node in graph:
             if node in meant:
                 found.extend(_about_body(graph, node))
@@ -148,7 +150,7 @@ def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
     elif graph.is_a(node, nn.Flatten):
         yield from _about_flatten(graph, node)
     elif not graph.is_a(node, *_KNOWN, Lift, Lower):
-        yield _unsupported(graph, node)
+        yield from _unsupported(graph, node)
 
 
 def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
@@ -221,7 +223,8 @@ def _about_relu(graph: Graph, node: Node) -> Iterator[Finding]:
 
 def _levels_only(graph: Graph, node: Node) -> bool:
     """A ClippedReLU that rounds a pooled activation to levels, as fine-tuning inserts it."""
-    return getattr(graph[node], "levels", None) is not None
+    module: Any = graph[node]
+    return isinstance(module, ClippedReLU) and module.levels is not None
 
 
 def _about_pool(graph: Graph, node: Node) -> Iterator[Finding]:
@@ -269,7 +272,14 @@ def _about_branch(graph: Graph, node: Node, body: set[Node]) -> list[Finding]:
     return [graph.finding(node, "it stands on a branch beside the layers that will spike", _BRANCHES)]
 
 
-def _unsupported(graph: Graph, node: Node) -> Finding:
+def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
+    reads = set(node.users) if node.op == "get_attr" else {node}
+    together = next((nodes for nodes in unknown_activations(graph) if reads.issubset(nodes)), [])
+    if len(together) > 1:
+        if node is together[0]:
+            problem = f"with what follows up to {graph.name(together[-1])} it is no activation that is supported"
+            yield graph.finding(node, problem, _BY_HAND)
+        return
     what = what_is_called(graph.module, node)
     lowered = what.lower()
     sides, calls = 1 if "1d" in lowered else 2, ("call_function", "call_method")
@@ -285,10 +295,12 @@ def _unsupported(graph: Graph, node: Node) -> Finding:
         remedy = "Do it before the network, while the images are prepared"
     elif node.op == "get_attr":
         remedy = "Use a layer of torch.nn instead of a parameter or constant of your own"
+    elif node.op in calls and together:
+        remedy = _BY_HAND
     elif "add" in lowered or "cat" in lowered:
         remedy = _BRANCHES
     elif looks_like_activation(lowered) or "softmax" in lowered:
         remedy = _ACTIVATION
     else:
         remedy = "Supported are Conv1d, Conv2d, their batch norms and average poolings, ReLU, Linear and flatten"
-    return graph.finding(node, f"{what} is not supported in front of the last layers with weights", remedy)
+    yield graph.finding(node, f"{what} is not supported in front of the last layers with weights", remedy)

@@ -17,7 +17,7 @@ from fxsnn.data import accepted, drawn_alike, image_batches
 from fxsnn.display import progress_bar
 from fxsnn.errors import OptionError, PipelineError, TargetError
 from fxsnn.graph import Graph
-from fxsnn.layers import LowBit
+from fxsnn.layers import Bound, LowBit
 from fxsnn.numerics import Dynamics
 from fxsnn.options import require_flag
 from fxsnn.rewriting import Pass, facts
@@ -43,7 +43,8 @@ class CorrectLayers(Pass):
       threshold (bias correction: Nagel et al. 2019, section 4.2, there of the mean in front of the activation; of what
       comes behind it: Li et al. 2021, section 4.2). Equal means in front are not enough: low bits make drives narrower,
       so that fewer and fewer of them get above zero, and deep networks fall silent.
-    * Then its threshold becomes that of least squared error, for the rates of T steps under a steady drive.
+    * Then its threshold becomes that of least squared error, for the rates of T steps under a steady drive. Where the
+      network's own activation ends, the threshold is no higher; where that has levels, it stays.
 
     Args:
         data: images, an iterable of batches, or a `DataLoader` of (images, labels). Time grows with the number of
@@ -103,8 +104,9 @@ class CorrectLayers(Pass):
                     drives = _some_of(frontier.drives(node))
                     shift = shift_for_mean(drives, wanted[graph.name(node)], student.threshold(node))
                     student.move_bias(node, shift)
-                if self.thresholds:
-                    student.set_threshold(node, self._threshold(frontier.drives(node)))
+                bound = student.bound(node)
+                if self.thresholds and (bound is None or bound.levels is None):
+                    student.set_threshold(node, self._threshold(frontier.drives(node), bound))
         student.finish()
 
     def _mean_activations(self, teacher: Graph, student: Student) -> dict[str, Tensor]:
@@ -126,10 +128,10 @@ class CorrectLayers(Pass):
                 watch.run(images)
         return {name: total / counts[name] for name, total in totals.items()}
 
-    def _threshold(self, drives: Iterable[Tensor]) -> float:
+    def _threshold(self, drives: Iterable[Tensor], bound: Bound | None) -> float:
         histogram = Histogram()
         for values in drives:
-            histogram.add(values)
+            histogram.add(values if bound is None else values.clamp(max=bound.value))
         return histogram.least_error_threshold(self._dynamics()) if histogram.largest else 0.0
 
     def _images(self, graph: Graph) -> Iterator[Tensor]:

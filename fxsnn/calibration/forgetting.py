@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from fxsnn.graph import Graph
-from fxsnn.layers import ClippedReLU, QuantizedInput
+from fxsnn.layers import BoundedReLU, ClippedReLU, QuantizedInput
 
 QUANTIZED_INPUT = "quantized_input"
 """The name of the node that calibration puts behind the input."""
@@ -16,7 +16,7 @@ QUANTIZED_INPUT = "quantized_input"
 def forget_calibration(graph: Graph) -> None:
     """Take off, in place, the thresholds and the input's step that a calibration or a training put there.
 
-    What the user has clipped or quantised in the network stays as it is.
+    What the user has clipped or quantised in the network stays as it is; an activation with a bound gets it back.
     """
     for node in graph.body(ClippedReLU):
         clipped: Any = graph[node]
@@ -24,7 +24,8 @@ def forget_calibration(graph: Graph) -> None:
         if trained and graph.is_a(node.all_input_nodes[0], nn.AvgPool2d):  # levels of poolings
             graph.bypass(node)
         elif trained or clipped.summary is not None:
-            graph.replace(node, nn.ReLU().eval())
+            own = nn.ReLU() if clipped.bound is None else BoundedReLU(clipped.bound)
+            graph.replace(node, own.eval())
     for node in graph.body(QuantizedInput):
         if node.target == QUANTIZED_INPUT:
             graph.bypass(node)

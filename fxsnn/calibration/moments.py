@@ -6,7 +6,8 @@ variance per channel:
 * behind a batch norm, folded or not, its shift and the square of its scale: no assumption about what came before;
 * behind a convolution or fully connected layer, the moments of a weighted sum. Neighbouring pixels of images are alike,
   so a kernel's taps on one channel are taken as fully correlated, different channels as independent;
-* behind a ReLU, the moments of a rectified Gaussian (Frey and Hinton 1999, eq. 7 and 8);
+* behind a ReLU, the moments of a rectified Gaussian (Frey and Hinton 1999, eq. 7 and 8); behind one with an upper end,
+  those of the difference of two;
 * behind an average pooling, those of its input, again because neighbours are alike.
 """
 
@@ -21,7 +22,7 @@ from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Activation, Graph, Norm
-from fxsnn.layers import FoldedConv2d, FoldedLinear, Lift
+from fxsnn.layers import BoundedReLU, FoldedConv2d, FoldedLinear, Lift
 
 INPUT_DEVIATIONS = 4.0
 """Without data, images are taken to lie within this many standard deviations of zero."""
@@ -76,6 +77,8 @@ def _through(graph: Graph, node: Node, source: Moments) -> Moments:
         return _convolved(layer, source)
     if isinstance(layer, nn.Linear):
         return _multiplied(layer, source)
+    if isinstance(layer, BoundedReLU):
+        return clipped(source, layer.bound.value)
     if isinstance(layer, Activation):
         return rectified(source)
     if isinstance(layer, nn.AvgPool2d | nn.Flatten | Lift):
@@ -110,13 +113,26 @@ def _with_bias(mean: Tensor, variance: Tensor, bias: Tensor | None) -> Moments:
 
 def rectified(source: Moments) -> Moments:
     """Moments of `max(x, 0)` for Gaussian x (Frey and Hinton 1999, eq. 7 and 8)."""
+    mean, square = _rectified(source)
+    return Moments(mean, (square - mean.square()).clamp_min(0))
+
+
+def clipped(source: Moments, top: float) -> Moments:
+    """Moments of `min(max(x, 0), top)` for Gaussian x: that is `max(x, 0) - max(x - top, 0)`."""
+    mean, square = _rectified(source)
+    beyond, beyond_square = _rectified(Moments(source.mean - top, source.variance))
+    mean, square = mean - beyond, square - beyond_square - 2 * top * beyond
+    return Moments(mean, (square - mean.square()).clamp_min(0))
+
+
+def _rectified(source: Moments) -> tuple[Tensor, Tensor]:
+    """Mean and mean square of `max(x, 0)` for Gaussian x."""
     deviation = source.variance.sqrt().clamp_min(1e-12)
     ratio = source.mean / deviation
     density = torch.exp(-0.5 * ratio.square()) / math.sqrt(2 * math.pi)
     share = torch.special.ndtr(ratio)
     mean = source.mean * share + deviation * density
-    square = (source.mean.square() + source.variance) * share + source.mean * deviation * density
-    return Moments(mean, (square - mean.square()).clamp_min(0))
+    return mean, (source.mean.square() + source.variance) * share + source.mean * deviation * density
 
 
 def gaussian_samples(source: Moments) -> Tensor:

@@ -8,7 +8,7 @@ from fxsnn.graph.body import in_front_of_layers, meant_to_spike
 from fxsnn.graph.copying import copied
 from fxsnn.graph.fitting import fit
 from fxsnn.graph.graph import Graph, Interpreter, largest_difference, require_graph
-from fxsnn.graph.in_place import write_nothing
+from fxsnn.graph.in_place import write_nothing, writes
 from fxsnn.graph.kinds import (
     Activation,
     Norm,
@@ -50,4 +50,5 @@ __all__ = [
     "view_sizes",
     "what_is_called",
     "write_nothing",
+    "writes",
 ]

@@ -15,6 +15,9 @@ from fxsnn.graph.kinds import (
 )
 from fxsnn.layers import Decode, Spiking
 
+_LAYERS = (nn.Conv1d, *Weighted)
+"""Layers with weights; those that read signals are lifted to maps later."""
+
 
 def ancestors(node: Node) -> set[Node]:
     """All nodes on whose values that of `node` depends."""
@@ -32,7 +35,7 @@ def in_front_of_layers(module: fx.GraphModule) -> set[Node]:
     """The nodes behind which stands a layer with weights."""
     found: set[Node] = set()
     for node in reversed(module.graph.nodes):
-        if any(user in found or _is_a(module, user, *Weighted) for user in node.users):
+        if any(user in found or _is_a(module, user, *_LAYERS) for user in node.users):
             found.add(node)
     return found
 
@@ -73,7 +76,7 @@ def meant_to_spike(module: fx.GraphModule) -> set[Node]:
         node
         for node in in_front_of_layers(module) - body
         if _ends_hidden_layer(what_is_called(module, node).lower())
-        and any(_is_a(module, one, *Weighted) for one in ancestors(node) - body)
+        and any(_is_a(module, one, *_LAYERS) for one in ancestors(node) - body)
     ]
     return body.union(hidden, *map(ancestors, hidden))
 
@@ -98,8 +101,8 @@ def _is_of_convolution(module: fx.GraphModule, node: Node) -> bool:
     """Whether the layer with weights whose activation this is convolves."""
     while node.all_input_nodes:
         node = node.all_input_nodes[0]
-        if _is_a(module, node, *Weighted):
-            return _is_a(module, node, nn.Conv2d)
+        if _is_a(module, node, *_LAYERS):
+            return _is_a(module, node, nn.Conv1d, nn.Conv2d)
     return False
 
 

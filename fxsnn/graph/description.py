@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxsnn.graph.kinds import Activation, Norm, Weighted
-from fxsnn.layers import ClippedReLU, Decode, Encode, LowBit, QuantizedInput, RateReLU, Spiking
+from fxsnn.layers import BoundedReLU, ClippedReLU, Decode, Encode, LowBit, QuantizedInput, RateReLU, Spiking
 
 KINDS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
     ("spiking", (Spiking,)),
@@ -36,6 +36,8 @@ def in_short(module: Any) -> str:
         name += f" {module.kernel_size}"
     elif isinstance(module, ClippedReLU | RateReLU):
         name += f" ≤ {module.threshold:.3g}"
+    elif isinstance(module, BoundedReLU):
+        name += f" ≤ {module.bound.value:.3g}"
     bits = getattr(module, "bits", None) if isinstance(module, LowBit | Spiking) else None
     return f"{name}, {bits} bit" if bits else name
 

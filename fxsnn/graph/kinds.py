@@ -6,9 +6,9 @@ import torch
 from torch import fx, nn
 from torch.fx.node import Argument, Node
 
-from fxsnn.layers import ClippedReLU, RateReLU, pair
+from fxsnn.layers import BoundedReLU, ClippedReLU, RateReLU, pair
 
-Activation = (nn.ReLU, ClippedReLU, RateReLU)
+Activation = (nn.ReLU, BoundedReLU, ClippedReLU, RateReLU)
 Norm = (nn.BatchNorm1d, nn.BatchNorm2d)
 Weighted = (nn.Conv2d, nn.Linear)
 _HOLDS_OTHERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)

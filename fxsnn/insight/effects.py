@@ -18,7 +18,7 @@ from fxsnn.calibration import Watch
 from fxsnn.data import accepted
 from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Weighted, capture_sharing
-from fxsnn.layers import Encode, QuantizedInput, Spiking, check_images, layer_like
+from fxsnn.layers import BoundedReLU, Encode, QuantizedInput, Spiking, check_images, layer_like
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.numerics import Dynamics, integrate_and_fire, steady_spike_counts
 from fxsnn.passes import FRONT_END, CheckConvRelu, FoldBatchNorm
@@ -41,15 +41,15 @@ class RateNeurons(nn.Module):
     """A ReLU with some of the effects.
 
     Args:
-        top: where it ends, [C] or [1]; `None`: nowhere.
+        top: where it ends, [C] or [1].
         gain: what a reader takes 1 for, [C] or [1].
         dynamics: round to the rates of T steps; `None`: do not.
     """
 
-    top: Tensor | None
+    top: Tensor
     gain: Tensor
 
-    def __init__(self, top: Tensor | None, gain: Tensor, dynamics: Dynamics | None) -> None:
+    def __init__(self, top: Tensor, gain: Tensor, dynamics: Dynamics | None) -> None:
         super().__init__()
         self.register_buffer("top", top)
         self.register_buffer("gain", gain)
@@ -57,10 +57,7 @@ class RateNeurons(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Activations [N, C, ...] from membrane drives of the same shape."""
-        gain = _along_channels(self.gain, z)
-        if self.top is None:
-            return z.clamp_min(0) * gain
-        top = _along_channels(self.top, z)
+        gain, top = _along_channels(self.gain, z), _along_channels(self.top, z)
         if self.dynamics is None:
             return torch.minimum(z.clamp_min(0), top) * gain
         return steady_spike_counts(z / top * _TIE, self.dynamics) / self.dynamics.timesteps * top * gain
@@ -235,10 +232,12 @@ def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
         if "timing" in effects:
             whole = spiking.input_magnitude is not None
             neurons: nn.Module = _TimedNeurons(spiking.threshold.double(), value, layer.unit, dynamics, whole=whole)
-        else:
-            top = None if "clipping" not in effects else value if "rounding" in effects else spiking.real_threshold
+        elif "clipping" in effects:
+            top = value if "rounding" in effects else spiking.real_threshold
             gain = layer.unit / value if "rounding" in effects else torch.ones_like(spiking.real_threshold)
-            neurons = RateNeurons(top, gain, dynamics if "timesteps" in effects else None)
+            neurons = RateNeurons(top, gain, dynamics if "timesteps" in effects else _own_levels(graph[layer.out]))
+        else:
+            continue
         graph.replace(layer.out, neurons)
     encode = encoder_of(snn)
     start = graph.input()
@@ -250,6 +249,12 @@ def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
         graph.insert_after(last, "mean_over_time", _Mean(dynamics.timesteps))
     graph.tidy()
     return graph
+
+
+def _own_levels(activation: nn.Module) -> Dynamics | None:
+    """Rates of as many levels as the network's own activation has; `None`: it has none."""
+    levels = activation.bound.levels if isinstance(activation, BoundedReLU) else None
+    return None if levels is None else Dynamics(levels)
 
 
 def _insert_after_pool(graph: Graph, layer: MatchedLayer, dynamics: Dynamics, *, timed: bool) -> None:

@@ -2,6 +2,7 @@
 
 stage                   modules
 of two dimensions       Lift, Lower
+activations known       BoundedReLU
 batch norm folded       FoldedConv2d, FoldedLinear
 thresholds calibrated   QuantizedInput, ClippedReLU
 weights quantised       LowBitConv2d, LowBitLinear
@@ -9,7 +10,7 @@ in training             RateReLU
 spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, Decode
 """
 
-from fxsnn.layers.clipping import ActivationSummary, ClippedReLU, RateReLU
+from fxsnn.layers.clipping import ActivationSummary, Bound, BoundedReLU, ClippedReLU, RateReLU
 from fxsnn.layers.decode import Decode
 from fxsnn.layers.dimensions import ImageForm, Lift, Lower
 from fxsnn.layers.folded import Folded, FoldedConv2d, FoldedLinear
@@ -41,7 +42,9 @@ from fxsnn.layers.spiking import (
 HAND_WRITTEN = (SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeReLU)
 """Layers that a user may write into a network."""
 
-LEAVES = (ClippedReLU, RateReLU, QuantizedInput, LowBit, Spiking, SpikeReLU, Encode, Decode, Folded, Lift, Lower)
+LEAVES = (
+    BoundedReLU, ClippedReLU, RateReLU, QuantizedInput, LowBit, Spiking, SpikeReLU, Encode, Decode, Folded, Lift, Lower
+)  # fmt: skip
 """Layers that tracing does not look into."""
 
 __all__ = [
@@ -50,6 +53,8 @@ __all__ = [
     "HAND_WRITTEN",
     "LEAVES",
     "ActivationSummary",
+    "Bound",
+    "BoundedReLU",
     "ClippedReLU",
     "Decode",
     "Encode",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fxsnn.chip import whole_number
 from fxsnn.errors import OptionError
 from fxsnn.numerics import Dynamics, steady_spike_counts
 
@@ -25,6 +27,54 @@ class ActivationSummary:
     saturated_share: float
 
 
+@dataclass(frozen=True)
+class Bound:
+    """Where an activation of the user's network ends, and how many levels above zero it has.
+
+    Attributes:
+        value: upper end, in activation units, positive.
+        levels: 1 or more; `None`: it takes every value in between.
+
+    Raises:
+        OptionError: a value is not allowed.
+    """
+
+    value: float
+    levels: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.value < math.inf:
+            raise OptionError(f"bound is {self.value!r}; allowed are positive numbers")
+        if self.levels is not None and (whole_number(self.levels) or 0) < 1:
+            raise OptionError(f"levels is {self.levels!r}; allowed are whole numbers from 1, or None")
+
+
+class BoundedReLU(nn.Module):
+    """An activation whose upper end is the network's own, such as ReLU6: `clamp(x, 0, bound)`.
+
+    With levels it is the activation of networks that were trained to be converted (QCFS, Bu et al. 2022, eq. 13):
+    `floor(clamp(x / bound, 0, 1) * levels + 0.5) / levels * bound`, computed in this order. The steps have no gradient.
+
+    Args:
+        bound: where it ends.
+    """
+
+    def __init__(self, bound: Bound) -> None:
+        super().__init__()
+        self.bound = bound
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape as `x`."""
+        top, levels = self.bound.value, self.bound.levels
+        if levels is None:
+            return x.clamp(0.0, top)
+        return ((x / top).clamp(0.0, 1.0) * levels + 0.5).floor() / levels * top
+
+    def extra_repr(self) -> str:
+        """Shown in dumps."""
+        return f"bound={self.bound.value:.6g}" + (f", levels={self.bound.levels}" if self.bound.levels else "")
+
+
 class ClippedReLU(nn.Module):
     """`clamp(x, 0, threshold)`, optionally rounded to what T steps of spikes express.
 
@@ -34,10 +84,15 @@ class ClippedReLU(nn.Module):
             the threshold, with a straight-through gradient; by subtraction from half a threshold that is
             `floor(x * T / threshold + 0.5) * threshold / T` (Bu et al. 2022, eq. 13). `None`: no rounding.
         summary: what calibration saw, `None` without data.
+        bound: of the activation whose place it takes; `None`: that had none.
     """
 
     def __init__(
-        self, threshold: float, dynamics: Dynamics | None = None, summary: ActivationSummary | None = None
+        self,
+        threshold: float,
+        dynamics: Dynamics | None = None,
+        summary: ActivationSummary | None = None,
+        bound: Bound | None = None,
     ) -> None:
         super().__init__()
         if not threshold > 0:
@@ -45,6 +100,7 @@ class ClippedReLU(nn.Module):
         self.threshold = threshold
         self.dynamics = dynamics
         self.summary = summary
+        self.bound = bound
 
     @property
     def levels(self) -> int | None:
@@ -75,6 +131,7 @@ class RateReLU(nn.Module):
     Args:
         upper: upper end, in activation units; learned if it is a parameter.
         dynamics: T, reset and start of the neurons.
+        bound: as of `ClippedReLU`.
 
     Attributes:
         spike_value: [C], the rounded threshold of each channel.
@@ -86,9 +143,10 @@ class RateReLU(nn.Module):
     spike_value: Tensor
     unit: Tensor
 
-    def __init__(self, upper: Tensor, dynamics: Dynamics) -> None:
+    def __init__(self, upper: Tensor, dynamics: Dynamics, bound: Bound | None = None) -> None:
         super().__init__()
         self.dynamics = dynamics
+        self.bound = bound
         if isinstance(upper, nn.Parameter):
             self.upper = upper
         else:

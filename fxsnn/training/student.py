@@ -14,7 +14,7 @@ from fxsnn.calibration import forget_calibration
 from fxsnn.chip import HardwareTarget
 from fxsnn.errors import ModelError
 from fxsnn.graph import Graph
-from fxsnn.layers import ClippedReLU, LowBit, RateReLU, layer_like
+from fxsnn.layers import Bound, ClippedReLU, LowBit, RateReLU, layer_like
 from fxsnn.network import SpikingNetwork
 from fxsnn.numerics import Dynamics
 from fxsnn.rewriting import Neurons, neurons_of, spiking_layer, substitute
@@ -84,7 +84,7 @@ class Student:
         for node in graph.body(ClippedReLU):
             clipped: Any = graph[node]
             threshold = nn.Parameter(torch.tensor(clipped.threshold, dtype=dtype, device=device))
-            self._activations.append(RateReLU(threshold, dynamics))
+            self._activations.append(RateReLU(threshold, dynamics, clipped.bound))
             graph.replace(node, self._activations[-1])
         self._least = [activation.threshold * LEAST for activation in self._activations]
         self._least_steps = [float(layer.step.detach().median()) * LEAST for layer in self._layers]
@@ -170,6 +170,12 @@ class Student:
         activation: Any = self.graph[next(iter(node.users))]
         return float(activation.threshold)
 
+    def bound(self, node: Node) -> Bound | None:
+        """Where the network's own activation behind a layer ends, if it does."""
+        activation: Any = self.graph[next(iter(node.users))]
+        bound: Bound | None = activation.bound
+        return bound
+
     def set_threshold(self, node: Node, threshold: float) -> None:
         """Set the threshold behind a layer; 0 leaves it as it is. Layers behind it wait for `round`."""
         if threshold > 0:
@@ -231,9 +237,10 @@ class Student:
         """Put the modules back that stand in a graph outside of training."""
         for node in self.graph.body(RateReLU):
             module: Any = self.graph[node]
+            bound = module.bound
             if node in self._pooled.values():  # what a pooling reads has been put back before it
                 module = self.graph[node.all_input_nodes[0].all_input_nodes[0]]
-            self.graph.replace(node, ClippedReLU(module.threshold, self.dynamics))
+            self.graph.replace(node, ClippedReLU(module.threshold, self.dynamics, bound=bound))
         for layer in self._layers:
             layer.bias_error = None
             layer.fix_step()

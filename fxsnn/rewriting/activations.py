@@ -1,0 +1,128 @@
+"""Which activation a function of one number is: it is asked for its values, not for its spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx.node import Node
+
+from fxsnn.graph import Activation, Graph
+from fxsnn.layers import Bound, BoundedReLU
+from fxsnn.rewriting.elementwise import function_of, is_linear, is_property, stretches
+
+_OCTAVES, _STEPS = 40, 32
+"""Values are asked for from 2^-40 to 2^40, so many of each doubling."""
+_FLAT = 8
+"""A function that has an end has it for so many doublings."""
+_FINE = 10007
+"""So many values are asked for from half the upper end below zero to half of it beyond."""
+_MOST_LEVELS = 1024
+_ROUNDING = 1e-12, 8 * torch.finfo(torch.float64).eps
+"""What a value may be off: relative to the upper end, and to the number of which it is the value."""
+_BESIDE = 1e-9
+"""Values are asked for at this relative distance on both sides of a step; on the step itself either may be right."""
+
+
+@dataclass(frozen=True)
+class FoundActivation:
+    """Calls that are an activation together.
+
+    Attributes:
+        start: what they read.
+        end: the last of them.
+        module: the same as one module.
+    """
+
+    start: Node
+    end: Node
+    module: nn.Module
+
+
+def find_activations(graph: Graph) -> list[FoundActivation]:
+    """All that are written as something else than `nn.ReLU` or one of our layers, the longest ones first."""
+    found = []
+    for stretch in stretches(graph):
+        taken = set[Node]()
+        for start, nodes in stretch.within():
+            if not taken.isdisjoint(nodes) or _is_plain(graph, nodes):
+                continue
+            module = activation_of(function_of(graph, start, nodes))
+            if module is not None:
+                taken.update(nodes)
+                found.append(FoundActivation(start, nodes[-1], module.eval()))
+    return found
+
+
+def unknown_activations(graph: Graph) -> Iterator[list[Node]]:
+    """Calls that are no known activation together, though they do more than to add and multiply."""
+    for stretch in stretches(graph):
+        nodes = [node for node in stretch.nodes if not graph.is_a(node, *Activation) and not is_property(node)]
+        if not all(map(is_linear, nodes)):
+            yield nodes
+
+
+def _is_plain(graph: Graph, nodes: Collection[Node]) -> bool:
+    """Whether it is known already, or certainly none."""
+    return (len(nodes) == 1 and graph.is_a(next(iter(nodes)), *Activation)) or all(map(is_linear, nodes))
+
+
+def activation_of(function: Callable[[Tensor], Tensor | None]) -> nn.ReLU | BoundedReLU | None:
+    """The activation that a function is, to rounding: `max(x, 0)`, `clamp(x, 0, c)`, or that with levels; else `None`.
+
+    Args:
+        function: of float64 [n], of the same shape and type; `None`: it cannot be run.
+
+    >>> activation_of(lambda x: (x / 2).clamp(0, 1) * 2)
+    BoundedReLU(bound=2)
+    >>> activation_of(lambda x: (x * 4 + 0.5).floor().clamp(0, 4) / 4)
+    BoundedReLU(bound=1, levels=4)
+    >>> activation_of(torch.sigmoid)
+    """
+    x = _grid()
+    y = function(x)
+    if y is None or not bool(torch.isfinite(y).all()):
+        return None
+    if _agree(x, y, x.clamp_min(0), 0.0):
+        return nn.ReLU()
+    top = _upper_end(x, y)
+    if top is None:
+        return None
+    x = torch.cat((x, torch.linspace(-0.5, 1.5, _FINE, dtype=torch.float64) * top))
+    y = function(x)
+    if y is None or not _agree(x.clamp_max(0), y.where(x <= 0, 0), torch.zeros_like(y), top):
+        return None
+    if _agree(x, y, x.clamp(0, top), top):
+        return BoundedReLU(Bound(top))
+    levels = len((y / top / _BESIDE).round().unique()) - 1
+    if not 1 <= levels <= _MOST_LEVELS:
+        return None
+    rounded = BoundedReLU(Bound(top, levels))
+    steps = (torch.arange(levels, dtype=torch.float64) + 0.5) * (top / levels)
+    x = torch.cat((x, steps * (1 - _BESIDE), steps * (1 + _BESIDE)))
+    y = function(x)
+    place = x / top * levels + 0.5
+    sure = (place - place.round()).abs() > _BESIDE / 10
+    return rounded if y is not None and _agree(x[sure], y[sure], rounded(x[sure]), top) else None
+
+
+def _grid() -> Tensor:
+    positive = 2.0 ** (torch.arange(-_OCTAVES * _STEPS, _OCTAVES * _STEPS + 1, dtype=torch.float64) / _STEPS)
+    return torch.cat((-positive.flip(0), positive.new_zeros(1), positive))
+
+
+def _agree(x: Tensor, y: Tensor, expected: Tensor, top: float) -> bool:
+    of_end, of_number = _ROUNDING
+    return bool(((y - expected).abs() <= of_end * top + of_number * x.abs()).all())
+
+
+def _upper_end(x: Tensor, y: Tensor) -> float | None:
+    """The value that a function has from some number on, and for long; `None`: none that is positive."""
+    x, y = x[-2 * _OCTAVES * _STEPS - 1 :: _STEPS], y[-2 * _OCTAVES * _STEPS - 1 :: _STEPS]
+    of_end, of_number = _ROUNDING
+    same = (y - y[:, None]).abs() <= of_end * y[:, None] + of_number * x
+    before = torch.ones_like(same).tril(-1)
+    ends = ((same | before).all(1) & (y > 0))[:-_FLAT]
+    return float(y[:-_FLAT][ends][0]) if bool(ends.any()) else None
