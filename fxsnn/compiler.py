@@ -75,6 +75,7 @@ def pipeline(
         >>> print(pipeline(target="hw_v1.0", bits=2).until("fold-batch-norm"))
         Canonicalize()
         GatherWeights()
+        RecognizeActivations()
         LiftDimensions()
         SeparateCalls()
         CheckConvRelu()
@@ -244,7 +245,8 @@ def convert(
     """A trained network as a spiking network for a chip; the model is not changed.
 
     Args:
-        model: an ordinary network of convolutions, batch norms, ReLUs, average pooling and fully connected layers.
+        model: an ordinary network of convolutions, batch norms, ReLUs, clipped or not, average pooling and fully
+            connected layers.
         target: name of a target, or a `HardwareTarget`.
         bits: weight bits, 1 to 4. 1 and 2 bits need `finetune` to be accurate. "auto" gives every layer the widest that
             the target allows it; a mapping from layers to numbers, such as `{"conv1": 4}`, sets those and leaves the

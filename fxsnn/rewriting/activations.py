@@ -11,7 +11,7 @@ from torch.fx.node import Node
 
 from fxsnn.graph import Activation, Graph
 from fxsnn.layers import Bound, BoundedReLU
-from fxsnn.rewriting.elementwise import function_of, is_linear, is_property, stretches
+from fxsnn.rewriting.elementwise import Stretch, function_of, is_property, stretches
 
 _OCTAVES, _STEPS = 40, 32
 """Values are asked for from 2^-40 to 2^40, so many of each doubling."""
@@ -47,7 +47,7 @@ def find_activations(graph: Graph) -> list[FoundActivation]:
     for stretch in stretches(graph):
         taken = set[Node]()
         for start, nodes in stretch.within():
-            if not taken.isdisjoint(nodes) or _is_plain(graph, nodes):
+            if not taken.isdisjoint(nodes) or _is_plain(graph, stretch, nodes):
                 continue
             module = activation_of(function_of(graph, start, nodes))
             if module is not None:
@@ -60,13 +60,13 @@ def unknown_activations(graph: Graph) -> Iterator[list[Node]]:
     """Calls that are no known activation together, though they do more than to add and multiply."""
     for stretch in stretches(graph):
         nodes = [node for node in stretch.nodes if not graph.is_a(node, *Activation) and not is_property(node)]
-        if not all(map(is_linear, nodes)):
+        if not all(map(stretch.is_linear, nodes)):
             yield nodes
 
 
-def _is_plain(graph: Graph, nodes: Collection[Node]) -> bool:
+def _is_plain(graph: Graph, stretch: Stretch, nodes: Collection[Node]) -> bool:
     """Whether it is known already, or certainly none."""
-    return (len(nodes) == 1 and graph.is_a(next(iter(nodes)), *Activation)) or all(map(is_linear, nodes))
+    return (len(nodes) == 1 and graph.is_a(next(iter(nodes)), *Activation)) or all(map(stretch.is_linear, nodes))
 
 
 def activation_of(function: Callable[[Tensor], Tensor | None]) -> nn.ReLU | BoundedReLU | None:

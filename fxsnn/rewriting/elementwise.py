@@ -18,10 +18,11 @@ from torch.fx.node import Node
 from fxsnn.graph import Graph, writes
 from fxsnn.layers import BoundedReLU, ClippedReLU
 
-_LINEAR = frozenset((
-    "add", "clone", "contiguous", "detach", "div", "divide", "getattr", "mul", "multiply", "neg", "negative",
-    "positive", "sub", "subtract", "true_divide", "truediv",
-))  # fmt: skip
+_QUOTIENTS = frozenset(("div", "divide", "true_divide", "truediv"))
+_PRODUCTS = frozenset(("mul", "multiply"))
+_LINEAR = _PRODUCTS | _QUOTIENTS | {
+    "add", "clone", "contiguous", "detach", "getattr", "neg", "negative", "positive", "sub", "subtract",
+}  # fmt: skip
 _CALLS = _LINEAR | frozenset((
     "abs", "absolute", "bool", "ceil", "celu", "clamp", "clamp_max", "clamp_min", "clip", "double", "elu", "eq", "erf",
     "exp", "expm1", "float", "floor", "floor_divide", "floordiv", "fmax", "fmin", "ge", "gelu", "greater",
@@ -64,6 +65,13 @@ class Stretch:
                 if part := self._part(start, self.nodes[place]):
                     yield start, part
 
+    def is_linear(self, node: Node) -> bool:
+        """Whether a call of it adds at most, or multiplies by constants."""
+        first, *others = [arg is self.start or arg in self.nodes for arg in node.args] or [True]
+        name = _name(node)
+        square = any(others) and (name in _QUOTIENTS or (name in _PRODUCTS and first))
+        return name in _LINEAR and not square
+
     def _part(self, start: Node, end: Node) -> list[Node]:
         """The nodes from behind `start` up to `end`; none where other nodes read or are read by something between."""
         found, waiting, members = {end}, [end], set(self.nodes)
@@ -94,11 +102,6 @@ def stretches(graph: Graph) -> list[Stretch]:
     for node, start in starts.items():
         members.setdefault(start, []).append(node)
     return [Stretch(start, tuple(nodes)) for start, nodes in members.items() if start.op != "placeholder"]
-
-
-def is_linear(node: Node) -> bool:
-    """Whether a call of a stretch adds or multiplies at most."""
-    return _name(node) in _LINEAR
 
 
 def is_property(node: Node) -> bool:

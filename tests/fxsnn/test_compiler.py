@@ -376,8 +376,9 @@ class TestPipeline:
     def test_it_has_the_designs_order(self) -> None:
         passes = fxsnn.pipeline(target="hw_v1.0", bits=2, finetune=fxsnn.Finetune([1])).passes
         assert [one.name for one in passes] == [
-            "canonicalize", "lift-dimensions", "check-conv-relu", "check-limits", "fold-batch-norm",
-            "calibrate-thresholds", "quantize-weights", "correct-layers", "finetune", "substitute-spikes",
+            "canonicalize", "recognize-activations", "lift-dimensions", "check-conv-relu", "check-limits",
+            "fold-batch-norm", "calibrate-thresholds", "quantize-weights", "correct-layers", "finetune",
+            "substitute-spikes",
         ]  # fmt: skip
 
     def test_every_stage_runs_on_images(self) -> None:
