@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import fxsnn
 from fxsnn.errors import CalibrationWarning, DataError, ModelError, OptionError
 from fxsnn.graph import Graph
-from fxsnn.layers import ClippedReLU, QuantizedInput
+from fxsnn.layers import Bound, BoundedReLU, ClippedReLU, QuantizedInput
 from fxsnn.numerics import Dynamics, steady_spike_counts
 from fxsnn.passes import CalibrateThresholds, Canonicalize, FoldBatchNorm, QuantizeWeights
 from tests.nets import CONVERTIBLE, Small, images, seeded
@@ -300,3 +300,60 @@ def test_a_relu_behind_a_pooling_is_no_level_of_it() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(100, 5)).eval()
     once = CalibrateThresholds(DATA, method="max")(Canonicalize()(fxsnn.capture(model)).after).after
     assert CalibrateThresholds(DATA, method="max")(once).after.text() == once.text()
+
+
+class TestActivationsWithAnUpperEndOfTheirOwn:
+    """The layers before have a bound each; the last one is a ReLU."""
+
+    @staticmethod
+    def model(*bounds: Bound) -> nn.Module:
+        layers: list[nn.Module] = []
+        for place, bound in enumerate(bounds):
+            layers += [nn.Conv2d(4 if place else 3, 4, 3), BoundedReLU(bound)]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * (12 - 2 * len(bounds)) ** 2, 5)).eval()
+
+    @pytest.mark.parametrize("method", ["max", "percentile"])
+    def test_it_is_the_threshold_where_the_data_reach_it(self, method: str) -> None:
+        assert thresholds(calibrated(DATA, self.model(Bound(0.1)), method=method)) == {"1": 0.1}
+        assert thresholds(calibrated(DATA, self.model(Bound(0.1)).bfloat16(), method=method)) == {"1": 0.1}
+        assert thresholds(calibrated(DATA, self.model(Bound(0.1)), method=method, percentile=50)) == {"1": 0.1}
+
+    @pytest.mark.parametrize("method", ["max", "percentile", "mse"])
+    def test_it_is_not_where_activations_stay_below_it(self, method: str) -> None:
+        model: Any = self.model(Bound(100.0))
+        far = thresholds(calibrated(DATA, model, method=method))
+        plain = nn.Sequential(model[0], nn.ReLU(), *model[2:])
+        assert far == thresholds(calibrated(DATA, plain, method=method))
+        assert far["1"] < 10
+
+    def test_the_least_error_may_be_below_it_and_never_above(self) -> None:
+        (found,) = thresholds(calibrated(DATA, self.model(Bound(0.9)), method="mse", levels=4)).values()
+        assert 0.3 < found <= 0.9
+
+    @pytest.mark.parametrize("method", ["max", "percentile", "mse"])
+    @pytest.mark.parametrize("data", [DATA, DATA * 1e-3, torch.zeros_like(DATA), None])
+    def test_with_levels_it_is_the_threshold_whatever_the_data(self, data: Tensor | None, method: str) -> None:
+        assert thresholds(calibrated(data, self.model(Bound(3.0, 4)), method=method)) == {"1": 3.0}
+
+    @pytest.mark.parametrize("method", ["max", "percentile", "mse"])
+    def test_without_data_no_threshold_is_above_it(self, method: str) -> None:
+        found = thresholds(calibrated(None, self.model(Bound(0.2), Bound(100.0)), method=method))
+        assert found["1"] <= 0.2
+        assert found["3"] < 1  # it sees that the layer before it ends
+        if method != "mse":
+            assert found["1"] == 0.2
+
+    def test_to_saturate_there_is_no_trouble_and_silence_is(self) -> None:
+        CalibrateThresholds(DATA)(prepared(self.model(Bound(0.1))))  # any warning is an error here
+        silent: Any = self.model(Bound(0.1))
+        with torch.no_grad():
+            silent[0].bias.fill_(-100)
+        with pytest.warns(CalibrationWarning, match="0 is silent"):
+            CalibrateThresholds(DATA)(prepared(silent))
+
+    def test_a_second_calibration_knows_it_again(self) -> None:
+        once = calibrated(DATA, self.model(Bound(0.1), Bound(100.0), Bound(1.0, 4)), method="max")
+        again = CalibrateThresholds(DATA * 10, method="mse")(once).after
+        assert thresholds(again)["5"] == 1.0
+        assert thresholds(again)["1"] <= 0.1
+        assert CalibrateThresholds(DATA, method="max")(again).after.text() == once.text()

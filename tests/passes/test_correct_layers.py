@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit, Spiking
 from fxsnn.numerics import Dynamics
 from fxsnn.passes import (
+    FRONT_END,
     CalibrateThresholds,
     Canonicalize,
     CorrectLayers,
@@ -29,6 +31,7 @@ from fxsnn.passes import (
 from fxsnn.passes.correct_layers import shift_for_mean
 from fxsnn.rewriting import Pipeline
 from fxsnn.training import Frontier, Student, float_form
+from tests import clipped
 from tests.nets import CONVERTIBLE, Small, images, seeded
 
 V1 = fxsnn.get_target("hw_v1.0")
@@ -311,3 +314,20 @@ def test_a_layer_is_seen_with_the_rates_of_the_whole_spiking_network() -> None:
                 watch.run(part)
         student.forget()
         assert torch.equal(drives, torch.cat(expected)), student.graph.name(node)
+
+
+def test_thresholds_stay_at_levels_of_the_networks_own_and_below_its_upper_ends() -> None:
+    passes = (*FRONT_END, FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(2))
+    found = []
+    for last in (nn.Hardtanh(0, 0.2), nn.ReLU()):
+        graph = Pipeline(passes).run(seeded(partial(clipped.network, clipped.Levels(1.5), last)))
+        after = thresholds(CorrectLayers(IMAGES, V1, timesteps=8)(graph).after)
+        found.append([after[name] for name in thresholds(graph)])
+    (levels, end), (same, free) = found
+    assert levels == same == 1.5
+    assert end <= 0.2 * (1 + 1e-6)
+    assert free > 0.5
+
+
+def thresholds(graph: Graph) -> dict[str, float]:
+    return {graph.name(node): graph[node].threshold for node in graph.nodes(ClippedReLU)}  # type: ignore[misc]

@@ -8,7 +8,7 @@ from torch import nn
 
 import fxsnn
 from fxsnn.calibration import gaussian_moments, gaussian_samples
-from fxsnn.calibration.moments import Moments, rectified
+from fxsnn.calibration.moments import Moments, clipped, rectified
 from fxsnn.errors import ModelError
 from fxsnn.passes import Canonicalize, FoldBatchNorm
 from tests.nets import Dense, Small, seeded
@@ -20,6 +20,17 @@ def test_moments_behind_a_relu_are_those_of_a_rectified_gaussian(mean: float, va
     samples = torch.randn(400_000, generator=torch.Generator().manual_seed(0)).double() * variance**0.5 + mean
     assert float(found.mean) == pytest.approx(float(samples.relu().mean()), abs=5e-3)
     assert float(found.variance) == pytest.approx(float(samples.relu().var()), abs=5e-3)
+
+
+@pytest.mark.parametrize("top", [0.2, 1.0, 6.0])
+@pytest.mark.parametrize(("mean", "variance"), [(0.0, 1.0), (2.0, 1.0), (-1.0, 0.5), (1.0, 0.0)])
+def test_moments_behind_an_upper_end_are_those_of_a_gaussian_clipped_on_both_sides(
+    mean: float, variance: float, top: float
+) -> None:
+    found = clipped(Moments(torch.tensor([mean]).double(), torch.tensor([variance]).double()), top)
+    samples = torch.randn(400_000, generator=torch.Generator().manual_seed(0)).double() * variance**0.5 + mean
+    assert float(found.mean) == pytest.approx(float(samples.clamp(0, top).mean()), abs=5e-3)
+    assert float(found.variance) == pytest.approx(float(samples.clamp(0, top).var()), abs=5e-3)
 
 
 def test_samples_have_the_moments_they_are_made_from() -> None:

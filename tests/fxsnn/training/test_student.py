@@ -18,9 +18,10 @@ from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, RateReLU
 from fxsnn.numerics import Dynamics
 from fxsnn.numerics.lowbit import scaled_gradient
-from fxsnn.passes import CalibrateThresholds, Canonicalize, FoldBatchNorm, QuantizeWeights
+from fxsnn.passes import FRONT_END, CalibrateThresholds, Canonicalize, FoldBatchNorm, QuantizeWeights
 from fxsnn.rewriting import Pipeline
 from fxsnn.training import Student, float_form
+from tests.clipped import Levels, network
 from tests.nets import CONVERTIBLE, Small, images, seeded
 
 V1 = fxsnn.get_target("hw_v1.0")
@@ -238,3 +239,14 @@ def test_the_float_form_keeps_what_the_user_has_clipped() -> None:
     passes = (Canonicalize(), FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(2))
     graph = float_form(Pipeline(passes).run(model))
     torch.testing.assert_close(graph(IMAGES), model(IMAGES))
+
+
+def test_the_float_form_has_the_upper_ends_of_the_network_before_and_after_training() -> None:
+    model = seeded(lambda: network(Levels(1.5), nn.Hardtanh(0, 0.2), nn.ReLU()))
+    passes = (*FRONT_END, FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(2))
+    graph = Pipeline(passes).run(model)
+    for _ in range(2):  # a second training goes on from the first
+        torch.testing.assert_close(float_form(graph)(IMAGES), model(IMAGES))
+        student = Student(graph, V1, Dynamics(8))
+        student.finish()
+        student.graph.module.recompile()
