@@ -295,12 +295,12 @@ def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
         remedy = "Do it before the network, while the images are prepared"
     elif node.op == "get_attr":
         remedy = "Use a layer of torch.nn instead of a parameter or constant of your own"
-    elif node.op in calls and together:
-        remedy = _BY_HAND
     elif "add" in lowered or "cat" in lowered:
         remedy = _BRANCHES
-    elif looks_like_activation(lowered) or "softmax" in lowered:
+    elif (looks_like_activation(lowered) and "clamp" not in lowered) or "softmax" in lowered:
         remedy = _ACTIVATION
+    elif node.op in calls and together:
+        remedy = _BY_HAND
     else:
         remedy = "Supported are Conv1d, Conv2d, their batch norms and average poolings, ReLU, Linear and flatten"
     yield graph.finding(node, f"{what} is not supported in front of the last layers with weights", remedy)

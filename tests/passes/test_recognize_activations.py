@@ -104,7 +104,7 @@ def test_random_networks_compute_what_they_computed(seed: int) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_another_activation_is_left_and_refused_with_a_remedy_that_helps(name: str) -> None:
     build, better = REFUSED[name]
-    model = seeded(lambda: network(build()))
+    model = seeded(lambda: network(build(), nn.ReLU()))
     step = recognized(model)
     assert step.moved == pytest.approx(0, abs=1e-12)
     found = CheckConvRelu().findings(step.after)
@@ -113,11 +113,11 @@ def test_another_activation_is_left_and_refused_with_a_remedy_that_helps(name: s
     assert len(found) <= 3
     with pytest.raises(ModelError):
         fxsnn.convert(model, target="generic", bits=4)
-    assert findings(seeded(lambda: network(better()))) == []
+    assert findings(seeded(lambda: network(better(), nn.ReLU()))) == []
 
 
 def test_calls_that_are_no_activation_together_are_one_finding() -> None:
-    model = seeded(lambda: network(REFUSED["floor"][0]()))
+    model = seeded(lambda: network(REFUSED["floor"][0](), nn.ReLU()))
     about = [finding for finding in findings(model) if finding.layer != "0"]
     assert [finding.layer for finding in about] == ["truediv"]
     assert "with what follows up to mul_1 (mul) it is no activation that is supported" in about[0].problem
