@@ -78,6 +78,7 @@ def pipeline(
         RecognizeActivations()
         LiftDimensions()
         SeparateCalls()
+        AbsorbPadding()
         CheckConvRelu()
         CheckLimits(bits=2)
         FoldBatchNorm()

@@ -3,6 +3,7 @@
 if __name__ != "fxsnn.passes":
     raise ImportError("this is the package fxsnn.passes: import it by that name")
 
+from fxsnn.passes.absorb_padding import AbsorbPadding
 from fxsnn.passes.calibrate_thresholds import CalibrateThresholds
 from fxsnn.passes.canonicalize import Canonicalize
 from fxsnn.passes.check_conv_relu import CheckConvRelu
@@ -17,7 +18,14 @@ from fxsnn.passes.recognize_activations import RecognizeActivations
 from fxsnn.passes.separate_calls import SeparateCalls
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
 
-FRONT_END = (Canonicalize(), GatherWeights(), RecognizeActivations(), LiftDimensions(), SeparateCalls())
+FRONT_END = (
+    Canonicalize(),
+    GatherWeights(),
+    RecognizeActivations(),
+    LiftDimensions(),
+    SeparateCalls(),
+    AbsorbPadding(),
+)
 """What makes of a network as it was written one that the other passes can read, in order; its function is kept.
 
 They leave alone what they cannot rewrite, for `CheckConvRelu` to speak about.
@@ -25,6 +33,7 @@ They leave alone what they cannot rewrite, for `CheckConvRelu` to speak about.
 
 __all__ = [
     "FRONT_END",
+    "AbsorbPadding",
     "CalibrateThresholds",
     "Canonicalize",
     "CheckConvRelu",

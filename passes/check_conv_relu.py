@@ -25,7 +25,16 @@ from fxsnn.graph import (
 )
 from fxsnn.layers import ClippedReLU, Lift, Lower, QuantizedInput
 from fxsnn.numerics import all_finite
-from fxsnn.rewriting import NOTHING_TO_CONVERT, Pass, facts, unknown_activations
+from fxsnn.rewriting import (
+    NOTHING_TO_CONVERT,
+    NoPadding,
+    Pass,
+    facts,
+    is_padding,
+    padding_of,
+    reader_of,
+    unknown_activations,
+)
 
 _KNOWN = (*Weighted, *Norm, *Activation, nn.AvgPool2d, nn.Flatten, QuantizedInput)
 _POOLING = "Train it with average pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
@@ -149,6 +158,8 @@ def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
         yield from _about_pool(graph, node)
     elif graph.is_a(node, nn.Flatten):
         yield from _about_flatten(graph, node)
+    elif is_padding(graph, node):
+        yield _about_padding(graph, node)
     elif not graph.is_a(node, *_KNOWN, Lift, Lower):
         yield from _unsupported(graph, node)
 
@@ -252,6 +263,14 @@ def _about_pool(graph: Graph, node: Node) -> Iterator[Finding]:
             "it pools the images themselves, which are no spikes",
             "Pool while the images are prepared, or after the first convolution",
         )
+
+
+def _about_padding(graph: Graph, node: Node) -> Finding:
+    try:
+        reader_of(graph, node, padding_of(graph, node))
+    except NoPadding as reason:
+        return graph.finding(node, reason.problem, reason.remedy)
+    return graph.finding(node, "a layer behind it can pad instead", "Run AbsorbPadding first")
 
 
 def _about_shortcuts(graph: Graph, node: Node, early: Collection[Node]) -> list[Finding]:

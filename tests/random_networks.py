@@ -57,7 +57,7 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class ConvPlan(LayerPlan):
-    """A convolution, its ReLU, and the poolings behind it."""
+    """A convolution, its ReLU, and the poolings behind it; `around` is padding by a layer of its own in front of it."""
 
     kernel: Pair = (3, 3)
     stride: Pair = (1, 1)
@@ -65,11 +65,17 @@ class ConvPlan(LayerPlan):
     dilation: Pair = (1, 1)
     groups: int = 1
     pools: tuple[PoolPlan, ...] = ()
+    around: Sides = ((0, 0), (0, 0))
 
     @property
     def sides(self) -> Sides:
         """The padding in numbers."""
-        return reference.same_sides(self.kernel, self.dilation) if self.padding == "same" else even_sides(self.padding)
+        own = reference.same_sides(self.kernel, self.dilation) if self.padding == "same" else even_sides(self.padding)
+        (top, bottom), (left, right) = (
+            (before + more, behind + further)
+            for (before, behind), (more, further) in zip(own, self.around, strict=True)
+        )
+        return (top, bottom), (left, right)
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,10 @@ class Planned(nn.Module):
         self.geometry: dict[str, ConvPlan | PoolPlan | LayerPlan] = {}
         channels, height, width = plan.image
         for number, conv in enumerate(plan.convs):
+            if any(map(any, conv.around)):
+                (top, bottom), (left, right) = conv.around
+                self.add_module(f"around{number}", nn.ZeroPad2d((left, right, top, bottom)))
+                self.calls.append(f"around{number}")
             options: dict[str, Any] = {"dilation": conv.dilation, "groups": conv.groups, "bias": conv.bias}
             layer = nn.Conv2d(channels, conv.outputs, conv.kernel, conv.stride, conv.padding, **options)
             channels = conv.outputs
@@ -173,6 +183,8 @@ def _on_signals(given: Any) -> nn.Module | None:
     if isinstance(given, nn.AvgPool2d):
         window, stride, padding = (pair(option)[1] for option in (given.kernel_size, given.stride, given.padding))
         return nn.AvgPool1d(window, stride, padding)
+    if isinstance(given, nn.ZeroPad2d):
+        return nn.ZeroPad1d(given.padding[:2])
     if not isinstance(given, nn.Conv2d):
         return None
     side = given.padding if isinstance(given.padding, str) else given.padding[1]
@@ -283,6 +295,19 @@ def random_plan(random: Random, target: str) -> NetworkPlan:
     return NetworkPlan(image, tuple(convs), hidden, random.randint(2, 5), random.randrange(1 << 32))
 
 
+def with_padding(random: Random, plan: NetworkPlan) -> NetworkPlan:
+    """The network with layers that pad in front of some convolutions, each side by itself; its maps are larger."""
+    rows = 0 if all(conv.kernel[0] == 1 for conv in plan.convs) else 2
+    convs = [
+        replace(
+            conv,
+            around=((random.randint(0, rows), random.randint(0, rows)), (random.randint(0, 2), random.randint(0, 2))),
+        )
+        for conv in plan.convs
+    ]
+    return replace(plan, convs=tuple(convs))
+
+
 def random_signal_plan(random: Random) -> NetworkPlan:
     """A network on signals, as the network on maps of one row that it equals."""
     plan = random_plan(random, "generic")
@@ -302,7 +327,7 @@ def random_signal_plan(random: Random) -> NetworkPlan:
     return replace(plan, image=(plan.image[0], 1, length), convs=tuple(convs))
 
 
-def random_case(seed: object, *, signals: bool = False) -> tuple[NetworkPlan, Options]:
+def random_case(seed: object, *, signals: bool = False, padded: bool = False) -> tuple[NetworkPlan, Options]:
     """A network and options for its conversion; shown where a test fails."""
     random = Random(str(seed))
     options = Options(
@@ -317,6 +342,7 @@ def random_case(seed: object, *, signals: bool = False) -> tuple[NetworkPlan, Op
     if signals:  # whose kernels are those of no chip
         options = replace(options, target="generic")
     plan = random_signal_plan(random) if signals else random_plan(random, options.target)
+    plan = with_padding(random, plan) if padded else plan
     print(f"seed {seed}: {plan}\n{options}")
     return plan, options
 
@@ -353,10 +379,13 @@ class Case:
     snn: fxsnn.SpikingNetwork
 
 
-def convertible_case(seed: int, *, finetuned: bool = False, signals: bool = False) -> Case:
-    """The first random network of a seed whose values fit the registers of its target; on images or on signals."""
+def convertible_case(seed: int, *, finetuned: bool = False, signals: bool = False, padded: bool = False) -> Case:
+    """The first random network of a seed whose values fit the registers of its target; on images or on signals.
+
+    `padded`: with layers that pad in front of its convolutions.
+    """
     for attempt in itertools.count():
-        plan, options = random_case(f"{seed}.{attempt}", signals=signals)
+        plan, options = random_case(f"{seed}.{attempt}", signals=signals, padded=padded)
         model, images = Planned(plan), noise(plan, 8, seed=1)
         if signals:
             model, images = Signals(plan), images.squeeze(2)

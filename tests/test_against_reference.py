@@ -283,6 +283,14 @@ def test_signals_are_maps_of_one_row_to_the_contract(seed: int) -> None:
     assert_same_dynamics(case.snn, case.model, 1.2 * images, case.options)
 
 
+@random_seeds(8, slow=92)
+def test_padding_by_layers_of_its_own_is_that_of_the_convolutions_behind_them(seed: int) -> None:
+    case = convertible_case(seed, finetuned=seed % 8 == 0, padded=True, signals=seed % 4 == 3)
+    images = noise(case.plan, 2, seed=2)
+    images = images.squeeze(2) if seed % 4 == 3 else images
+    assert_same_dynamics(case.snn, case.model, 1.2 * images, case.options)
+
+
 def test_vectors_are_read_as_they_are() -> None:
     plan = NetworkPlan((1, 1, 20), (), (LayerPlan(9, norm="affine"), LayerPlan(7)), seed=1)
     options = Options(bits=3, timesteps=32)

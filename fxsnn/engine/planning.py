@@ -29,7 +29,7 @@ from fxsnn.engine.tables import (
     pooling_tables,
 )
 from fxsnn.errors import DataError
-from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, pair
+from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, pair, sides_of
 
 Shape = tuple[int, int, int]
 """Channels, height and width."""
@@ -64,12 +64,8 @@ def window_of(layer: Spiking) -> Window:
         padding = pair(layer.padding)
         return Window(layer.window(), pair(layer.stride), padding, padding)
     kernel, stride, dilation = (pair(value) for value in (layer.kernel_size, layer.stride, layer.dilation))
-    if layer.padding == "same":  # what is odd about the padding goes below and right
-        whole = tuple(dilation[axis] * (kernel[axis] - 1) for axis in (0, 1))
-        before = (whole[0] // 2, whole[1] // 2)
-        return Window(kernel, stride, before, (whole[0] - before[0], whole[1] - before[1]), dilation)
-    padding = (0, 0) if isinstance(layer.padding, str) else pair(layer.padding)
-    return Window(kernel, stride, padding, padding, dilation)
+    top, bottom, left, right = sides_of(layer)
+    return Window(kernel, stride, (top, left), (bottom, right), dilation)
 
 
 @dataclass(frozen=True, eq=False)

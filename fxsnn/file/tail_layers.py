@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxsnn.layers import FoldedLinear, pair
+from fxsnn.layers import FoldedLinear, PaddedConv2d, pair, said, sides_of
 
 FLOAT_TYPES: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
@@ -47,7 +47,7 @@ def described_layer(module: Any) -> tuple[Fields, list[Array]]:
     if kind in (nn.Linear, FoldedLinear):
         sizes = {"in_features": module.in_features, "out_features": module.out_features}
         return {"op": "linear", **sizes, "bias": module.bias is not None}, _weights(module)
-    if kind is nn.Conv2d and module.padding_mode == "zeros":
+    if kind in (nn.Conv2d, PaddedConv2d) and module.padding_mode == "zeros":
         return {"op": "conv2d", **convolution(module), "bias": module.bias is not None}, _weights(module)
     if kind is nn.AvgPool2d and not module.ceil_mode and module.divisor_override is None:
         fields = {
@@ -102,13 +102,12 @@ def upsampling(size: Any, scale_factor: Any, mode: str = "nearest", align_corner
 
 def convolution(layer: Any) -> Fields:
     """The geometry of a convolution, spiking or not."""
-    left, right, top, bottom = layer._reversed_padding_repeated_twice  # "same" and "valid" in numbers
     return {
         "in_channels": layer.in_channels,
         "out_channels": layer.out_channels,
         "kernel_size": list(layer.kernel_size),
         "stride": list(layer.stride),
-        "padding": [top, bottom, left, right],
+        "padding": list(sides_of(layer)),
         "dilation": list(layer.dilation),
         "groups": layer.groups,
     }
@@ -132,7 +131,9 @@ def rebuilt_layer(node: Mapping[str, Any], find: Find, problem: Callable[[str], 
         linear = nn.Linear(columns, rows, node["bias"], device="meta")
         return _filled(linear, node, (rows, columns), find)
     if op == "conv2d":
-        conv = nn.Conv2d(**convolution_arguments(node, problem), bias=node["bias"], device="meta")
+        arguments = convolution_arguments(node, problem)
+        two = arguments["padding"] == "same" or len(arguments["padding"]) == 2
+        conv = (nn.Conv2d if two else PaddedConv2d)(**arguments, bias=node["bias"], device="meta")
         return _filled(conv, node, tuple(conv.weight.shape), find)
     if op == "batch_norm":
         kind = nn.BatchNorm1d if node["dimensions"] == 1 else nn.BatchNorm2d
@@ -170,14 +171,11 @@ def convolution_arguments(node: Mapping[str, Any], problem: Callable[[str], None
     groups, kernel, dilation = node["groups"], node["kernel_size"], node["dilation"]
     inputs, outputs = node["in_channels"], node["out_channels"]
     top, bottom, left, right = node["padding"]
-    padding: str | tuple[int, int] = (top, left)
-    if top != bottom or left != right:  # only padding="same" of PyTorch gives sides that differ
-        padding = "same"
+    padding: str | tuple[int, ...] = said((top, bottom, left, right))
+    if len(padding) == 4 and list(node["stride"]) == [1, 1]:
         same = [space * (side - 1) for space, side in zip(dilation, kernel, strict=True)]
-        sides = [part for whole in same for part in (whole // 2, whole - whole // 2)]
-        if [top, bottom, left, right] != sides or list(node["stride"]) != [1, 1]:
-            problem(f"{node['name']}: its padding {node['padding']} cannot be had in PyTorch")
-            padding = (0, 0)
+        if list(padding) == [part for whole in same for part in (whole // 2, whole - whole // 2)]:
+            padding = "same"
     if inputs % groups or outputs % groups:
         problem(f"{node['name']}: {groups} groups do not divide {inputs} and {outputs} channels")
         groups = 1

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from fxsnn.layers import sides_of
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 _COMMON = (32, 28, 64, 224, 96, 128, 48, 16, 256, 8)
 _SQUARES = tuple(dict.fromkeys([*_COMMON, *range(1, 257)]))
@@ -95,6 +97,8 @@ def _window(layer: Any, axis: int) -> Window:
     reach = dilation * (kernel - 1) + 1
     if layer.padding == "same":
         padding = reach - 1
+    elif isinstance(layer, nn.Conv2d):
+        padding = sum(sides_of(layer)[2 * axis :][:2])
     else:
         padding = 0 if layer.padding == "valid" else 2 * _along(layer.padding, axis)
     return reach, padding, _along(layer.stride, axis)

@@ -54,7 +54,7 @@ def image_form(module: fx.GraphModule, image_size: tuple[int, ...] | None) -> Im
     lifts = [node for node in before if _is_a(node, module, Lift)]
     if isinstance(layer, nn.Conv2d) and not lifts:
         return ImageForm(layer.in_channels, 4)
-    windows = (Lift, nn.AvgPool1d, nn.AvgPool2d)
+    windows = (Lift, nn.AvgPool1d, nn.AvgPool2d, nn.ConstantPad1d, nn.ConstantPad2d)
     if not all(keeps_shape(node, module) or _is_a(node, module, *windows) for node in before):
         return ImageForm()
     if not isinstance(layer, nn.Linear):

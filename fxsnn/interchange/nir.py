@@ -32,6 +32,7 @@ from fxsnn.engine.tables import ungrouped
 from fxsnn.errors import FileError, Finding, FxsnnError, InterchangeWarning, ModelError, OptionError
 from fxsnn.file import Rebuilt, described, pack_codes, rebuilt, require_schema
 from fxsnn.interchange.nir_model import nir_graph, nir_package
+from fxsnn.interchange.nir_padding import even_padding, own_taps
 from fxsnn.interchange.nir_tail import WritableTail, writable_tail
 from fxsnn.network import SpikingNetwork, require_image_size, require_spiking
 from fxsnn.numerics import largest_code
@@ -274,24 +275,22 @@ class _Writer:
         layer: Any = self._chain[node["name"]]
         if node["op"] == "spike_linear":
             return self._nir.Affine(weight=_entries(layer).numpy(), bias=_exact(node["name"], layer.leak).numpy())
-        top, bottom, left, right = node["padding"]
-        if top != bottom or left != right:
-            remedy = "Pad both sides alike: NIR has one number for both"
-            raise ModelError([Finding(str(node["name"]), f"its padding is {node['padding']}", remedy)])
         if node["op"] == "spike_avg_pool2d":
+            top, _, left, _ = node["padding"]  # poolings pad both sides alike
             if not top and not left:  # readers ignore the padding of a pooling
                 kernel, stride = np.array(node["kernel_size"]), np.array(node["stride"])
                 return self._nir.SumPool2d(kernel_size=kernel, stride=stride, padding=np.array([0, 0]))
             weight = torch.eye(node["channels"])[:, :, None, None].repeat(1, 1, *node["kernel_size"])
-            bias, dilation = torch.zeros(node["channels"]), (1, 1)
+            bias, padding, dilation = torch.zeros(node["channels"]), (top, left), (1, 1)
         else:
             weight = torch.from_numpy(ungrouped(_entries(layer).numpy(), node["groups"]))  # readers fail on groups
-            bias, dilation = _exact(node["name"], layer.leak), tuple(node["dilation"])
+            weight, padding, dilation = even_padding(weight, node)
+            bias = _exact(node["name"], layer.leak)
         return self._nir.Conv2d(
             input_shape=self._size[1:],
             weight=weight.numpy(),
             stride=tuple(node["stride"]),
-            padding=(top, left),
+            padding=padding,
             dilation=dilation,
             groups=1,
             bias=bias.numpy(),
@@ -338,6 +337,7 @@ def _integers(node: Mapping[str, Any], nodes: list[Any], document: Mapping[str, 
     weight = torch.from_numpy(np.array(synapses.weight)).double()
     if node["op"] == "spike_conv2d":
         groups, outputs, inputs = node["groups"], node["out_channels"], node["in_channels"]
+        weight = own_taps(weight, node)
         blocks = weight.view(groups, outputs // groups, groups, inputs // groups, *node["kernel_size"])
         parts = torch.cat([blocks[group, :, group] for group in range(groups)])
         if not np.array_equal(ungrouped(parts.numpy(), groups), weight.numpy()):

@@ -3,6 +3,7 @@
 stage                   modules
 of two dimensions       Lift, Lower
 activations known       BoundedReLU
+padding taken in        PaddedConv2d
 batch norm folded       FoldedConv2d, FoldedLinear
 thresholds calibrated   QuantizedInput, ClippedReLU
 weights quantised       LowBitConv2d, LowBitLinear
@@ -28,6 +29,7 @@ from fxsnn.layers.images import (
     unlike_calibration,
 )
 from fxsnn.layers.low_bit import LowBit, LowBitConv2d, LowBitLinear
+from fxsnn.layers.padded import PaddedConv2d, Sides, said, sides_of
 from fxsnn.layers.spiking import (
     SpikeAvgPool2d,
     SpikeConv2d,
@@ -43,8 +45,20 @@ HAND_WRITTEN = (SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeReLU)
 """Layers that a user may write into a network."""
 
 LEAVES = (
-    BoundedReLU, ClippedReLU, RateReLU, QuantizedInput, LowBit, Spiking, SpikeReLU, Encode, Decode, Folded, Lift, Lower
-)  # fmt: skip
+    BoundedReLU,
+    ClippedReLU,
+    RateReLU,
+    QuantizedInput,
+    LowBit,
+    Spiking,
+    SpikeReLU,
+    Encode,
+    Decode,
+    Folded,
+    Lift,
+    Lower,
+    PaddedConv2d,
+)
 """Layers that tracing does not look into."""
 
 __all__ = [
@@ -67,8 +81,10 @@ __all__ = [
     "LowBitConv2d",
     "LowBitLinear",
     "Lower",
+    "PaddedConv2d",
     "QuantizedInput",
     "RateReLU",
+    "Sides",
     "SpikeAvgPool2d",
     "SpikeConv2d",
     "SpikeLinear",
@@ -86,6 +102,8 @@ __all__ = [
     "pair",
     "quantize_input",
     "require_images",
+    "said",
+    "sides_of",
     "spike_avg_pooling",
     "spiking_form",
     "unlike_calibration",

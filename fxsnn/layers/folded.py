@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fxsnn.layers.padded import PaddedConv2d
+
 
 class Folded(nn.Module):
     """Remembers the batch norm that was folded in: each output channel is about N(mean, deviation^2).
@@ -27,7 +29,7 @@ class Folded(nn.Module):
         self.register_buffer("channel_deviation", deviation)
 
 
-class FoldedConv2d(Folded, nn.Conv2d):
+class FoldedConv2d(Folded, PaddedConv2d):
     """A convolution with a batch norm folded in."""
 
 

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from fxsnn.layers.padded import PaddedConv2d
+
 _Conv = TypeVar("_Conv", bound=nn.Conv2d)
 _Linear = TypeVar("_Linear", bound=nn.Linear)
 _Norm = TypeVar("_Norm", nn.BatchNorm1d, nn.BatchNorm2d)
@@ -54,15 +56,26 @@ def geometry_of(layer: nn.Conv2d | nn.Linear) -> Geometry:
     return Geometry("Linear", None, layer.in_features, layer.out_features, 1)
 
 
-def conv_like(kind: type[_Conv], conv: nn.Conv2d) -> _Conv:
-    """A layer of class `kind` with the geometry of `conv` and its very parameters; draws no random number."""
+def conv_like(kind: type[_Conv], conv: nn.Conv2d, padding: str | tuple[int, ...] | None = None) -> _Conv:
+    """A layer of class `kind` with the geometry of `conv` and its very parameters; draws no random number.
+
+    An `nn.Conv2d` whose four sides are padded each by itself is a `PaddedConv2d`.
+
+    Args:
+        kind: the class.
+        conv: the convolution.
+        padding: instead of its own; two numbers, or four as of a `PaddedConv2d`.
+    """
     given: Any = conv  # torch types kernel_size and its like as longer tuples than they are
-    new = kind(
+    padding = given.padding if padding is None else padding
+    four = not isinstance(padding, str | None) and len(padding) == 4
+    made: Any = PaddedConv2d if kind is nn.Conv2d and four else kind
+    new: _Conv = made(
         given.in_channels,
         given.out_channels,
         given.kernel_size,
         given.stride,
-        given.padding,
+        padding,
         given.dilation,
         given.groups,
         given.bias is not None,

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxsnn.layers.padded import PaddedConv2d
 from fxsnn.numerics import lowbit
 
 
@@ -71,7 +72,7 @@ class LowBit(nn.Module):
         return f"{super().extra_repr()}, bits={self.bits}"
 
 
-class LowBitConv2d(LowBit, nn.Conv2d):
+class LowBitConv2d(LowBit, PaddedConv2d):
     """A convolution with n-bit weights."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fxsnn.ambient import is_recorded
 from fxsnn.layers.geometry import layer_like
 from fxsnn.layers.low_bit import LowBitConv2d, LowBitLinear
+from fxsnn.layers.padded import PaddedConv2d
 from fxsnn.layers.plain_numbers import PlainNumbers
 from fxsnn.numerics import Dynamics, IntegerNeuron, integrate_and_fire
 
@@ -146,7 +147,7 @@ class Spiking(PlainNumbers):
         return f"{super().extra_repr()}, {weights}threshold={low}..{high}"
 
 
-class SpikeConv2d(Spiking, nn.Conv2d):
+class SpikeConv2d(Spiking, PaddedConv2d):
     """A spiking convolution; before conversion a plain `nn.Conv2d` (write `SpikeReLU` behind it)."""
 
     codes: Tensor

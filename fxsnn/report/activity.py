@@ -62,7 +62,7 @@ def fan_out(layer: Any, size: tuple[int, ...]) -> Tensor:
         inputs = torch.zeros(1, *size, dtype=torch.float64, requires_grad=True)
         if isinstance(layer, nn.Conv2d):
             ones = torch.ones(layer.codes.shape, dtype=torch.float64)  # type: ignore[arg-type]  # a module's attribute
-            sums = nn.functional.conv2d(inputs, ones, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+            sums = layer._conv_forward(inputs, ones, None)
         else:
             sums = layer.weighted_sum(inputs)
         # The sum is linear with weights 1: its derivative by an input counts the outputs which that feeds.

@@ -30,6 +30,7 @@ from fxsnn.errors import (
     UnknownName,
 )
 from fxsnn.layers import Spiking
+from fxsnn.passes import FRONT_END
 from tests.nets import CONVERTIBLE, Small, images, seeded
 
 Convert = Callable[..., fxsnn.SpikingNetwork]
@@ -376,7 +377,7 @@ class TestPipeline:
     def test_it_has_the_designs_order(self) -> None:
         passes = fxsnn.pipeline(target="hw_v1.0", bits=2, finetune=fxsnn.Finetune([1])).passes
         assert [one.name for one in passes] == [
-            "canonicalize", "recognize-activations", "lift-dimensions", "check-conv-relu", "check-limits",
+            *(one.name for one in FRONT_END), "check-conv-relu", "check-limits",
             "fold-batch-norm", "calibrate-thresholds", "quantize-weights", "correct-layers", "finetune",
             "substitute-spikes",
         ]  # fmt: skip

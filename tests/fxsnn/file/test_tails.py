@@ -205,7 +205,7 @@ HOSTILE: dict[str, tuple[str, str, Any, str]] = {
     "read twice": ("output", "reads", 5, "'reads' was unexpected"),
     "groups": ("same", "groups", 5, "5 groups do not divide 6 and 4 channels"),
     "channels": ("same", "in_channels", 8, "array 'same.weight' is"),
-    "padding": ("same", "padding", [0, 3, 1, 1], r"its padding [0, 3, 1, 1] cannot be had in PyTorch"),
+    "padding": ("same", "padding", [0, -3, 1, 1], "-3"),
     "huge padding": ("same", "padding", [4096, 4096, 4096, 4096], "is too large"),
     "huge maps": ("up", "size", [4096, 4096], "is too large"),
     "a mode of other dimensions": ("up", "mode", "linear", "'linear' is not one of"),

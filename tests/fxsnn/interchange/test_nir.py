@@ -68,18 +68,15 @@ class TestOtherSimulators:
             torch.testing.assert_close(outputs.mean(0), run.logits[-1], rtol=1e-4, atol=1e-5)
 
     @random_seeds(5, slow=10)
-    def test_random_networks_make_the_same_spikes_in_both(self, seed: int) -> None:
-        case = convertible_case(seed)
+    def test_random_networks_make_the_same_spikes_in_both(self, seed: int, tmp_path: Path) -> None:
+        case = convertible_case(seed, padded=seed % 2 == 1)
         snn, x = case.snn, noise(case.plan, 1, seed)
         snn.reset, snn.initial_membrane, snn.timesteps = "zero", 0, 6
-        if any(before != behind for conv in case.plan.convs for before, behind in conv.sides):
-            with pytest.raises(ModelError, match="Pad both sides alike: NIR has one number for both"):
-                fxsnn.to_nir(snn)
-            return
         run, drive = snn.simulate(x), fxsnn.nir_input(snn, x)
         graph = fxsnn.to_nir(snn)
         assert_same_spikes(run_norse(graph, drive, 6)[0], run)
         assert_same_spikes(run_sinabs(graph, drive, 6, "zero")[0], run)
+        assert same(fxsnn.from_nir(through_a_file(graph, tmp_path)).simulate(x).spikes, run.spikes)
 
     @pytest.mark.parametrize("start", [0, 0.5])
     def test_sinabs_told_to_subtract_and_where_to_start_makes_the_same_spikes(self, start: float) -> None:
@@ -121,6 +118,31 @@ class TestOtherSimulators:
         ):
             assert_same_spikes(trains, snn.simulate(x))
         assert same(fxsnn.from_nir(graph).simulate(x).spikes, snn.simulate(x).spikes)
+
+    @pytest.mark.parametrize(
+        ("sides", "dilation", "kernel", "padding"),
+        [((1, 2, 1, 1), 1, (4, 3), (2, 1)), ((3, 1, 0, 2), 2, (4, 4), (3, 2)), ((0, 1, 3, 0), 2, (6, 8), (1, 3))],
+    )
+    def test_sides_that_are_padded_each_by_itself_are_taps_of_zero(
+        self, sides: tuple[int, int, int, int], dilation: int, kernel: tuple[int, int], padding: tuple[int, int]
+    ) -> None:
+        def build() -> nn.Module:
+            top, bottom, left, right = sides
+            pad, conv = nn.ZeroPad2d((left, right, top, bottom)), nn.Conv2d(3, 4, 3, dilation=dilation)
+            return nn.Sequential(pad, conv, nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+
+        model = seeded(build)
+        model(images())
+        snn = network(model)
+        graph = fxsnn.to_nir(snn)
+        node = by_name(graph, "1")
+        assert (node.weight.shape[2:], tuple(node.padding)) == (kernel, padding)
+        x = images(1, seed=5)
+        assert_same_spikes(run_norse(graph, fxsnn.nir_input(snn, x), 7)[0], snn.simulate(x))
+        assert same(fxsnn.from_nir(graph).simulate(x).spikes, snn.simulate(x).spikes)
+        node.weight[:, :, 0 if sides[0] < sides[1] else -1] = 1
+        with pytest.raises(FileError, match=r"changed were \w+\.weight"):
+            fxsnn.from_nir(graph)
 
 
 class TestBackFromNir:
@@ -226,14 +248,6 @@ class TestWhatNirCannotSay:
         value = layer.spike_value.float().repeat_interleave(100)
         _, outputs = run_norse(graph, fxsnn.nir_input(snn, x), 7)
         torch.testing.assert_close(outputs.mean(0) * value, snn(x))
-
-    def test_padding_that_differs_between_sides_is_always_refused(self) -> None:
-        def build() -> nn.Module:
-            return nn.Sequential(nn.Conv2d(3, 4, 4, padding="same"), nn.ReLU(), nn.Flatten(), nn.Linear(576, 5))
-
-        snn = network(seeded(build))
-        with pytest.raises(ModelError, match=r"0: its padding is \[1, 2, 1, 2\]"):
-            fxsnn.to_nir(snn, differences="warn")
 
     def test_integers_that_float32_does_not_hold_are_refused(self) -> None:
         snn = network(target=fxsnn.HardwareTarget("wide", registers=fxsnn.Registers(11, 30, 30)), bits=4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxsnn.layers import SpikeAvgPool2d
+from fxsnn.layers import SpikeAvgPool2d, conv_like
 from fxsnn.report.activity import fan_out, sources
 from tests.nets import Small, images, seeded
 
@@ -25,6 +25,9 @@ def brute_force(layer: Any, size: tuple[int, int, int]) -> Tensor:
     return found
 
 
+PADDED: Any = conv_like(nn.Conv2d, nn.Conv2d(2, 4, 3, 2, groups=2, bias=False), (0, 1, 3, 2))
+
+
 @pytest.mark.parametrize(
     "layer",
     [
@@ -32,6 +35,7 @@ def brute_force(layer: Any, size: tuple[int, int, int]) -> Tensor:
         nn.Conv2d(2, 4, (3, 2), stride=2, padding=(1, 0), bias=False),
         nn.Conv2d(2, 4, 2, dilation=2, groups=2, bias=False),
         nn.Conv2d(2, 3, 3, padding="same", bias=False),
+        PADDED,
         SpikeAvgPool2d(2),
         SpikeAvgPool2d(3, stride=2, padding=1),
     ],

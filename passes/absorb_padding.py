@@ -1,0 +1,70 @@
+"""AbsorbPadding: zeros around a map are the padding of the layer that reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.fx.node import Node
+
+from fxsnn.graph import Graph
+from fxsnn.layers import Lift, Lower, Sides, conv_like, said
+from fxsnn.rewriting import NoPadding, Pass, facts, is_padding, padded, padding_of, reader_of
+
+
+class AbsorbPadding(Pass):
+    """`ZeroPad2d`, `ConstantPad2d` with 0 and `F.pad` go into the convolution or average pooling behind them.
+
+    What maps zero to zero, such as a ReLU, may stand between. Where the sides of a convolution then differ, it is a
+    `PaddedConv2d` with the kernel that it had. Padding that no layer of the body can take in is left, for
+    `CheckConvRelu` to speak about, and so is that of the tail.
+
+    Examples:
+        >>> import torch, fxsnn
+        >>> from torch import nn
+        >>> graph = fxsnn.capture(nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(1, 2, 3, stride=2), nn.ReLU()))
+        >>> print(AbsorbPadding()(graph).after.text(hashes=False))
+        name   calls                                                                          reads  tensors
+        -----  -----------------------------------------------------------------------------  -----  -------
+        input  placeholder
+        1      PaddedConv2d(1, 2, kernel_size=(3, 3), stride=(2, 2), padding=(0, 1, 0, 1))  input
+        2      ReLU()                                                                         1
+    """
+
+    needs = facts("canonical", "two-dimensional")
+    gives = facts("padding-absorbed")
+    preserves = True
+
+    def rewrite(self, graph: Graph) -> None:
+        """Edit `graph` in place."""
+        body = set(graph.body())
+        for node in reversed(graph.nodes()):  # of two in a row the layer has the second by then
+            if node in body and is_padding(graph, node):
+                try:
+                    sides = padding_of(graph, node)
+                    reader = reader_of(graph, node, sides) if any(sides) else None
+                except NoPadding:
+                    continue
+                if reader is not None and reader not in body:
+                    continue
+                if reader is not None:
+                    graph.replace(reader, _with_padding(graph[reader], sides))
+                _take_out(graph, node)
+
+
+def _with_padding(layer: Any, more: Sides) -> nn.Module:
+    sides = padded(layer, more)
+    if isinstance(layer, nn.Conv2d):
+        return conv_like(nn.Conv2d, layer, said(sides))
+    pool = nn.AvgPool2d(layer.kernel_size, layer.stride, (sides[0], sides[2]), divisor_override=layer.divisor_override)
+    return pool.train(layer.training)
+
+
+def _take_out(graph: Graph, node: Node) -> None:
+    """Without what only made signals of maps for it."""
+    source, readers = node.all_input_nodes[0], list(node.users)
+    graph.bypass(node)
+    if graph.is_a(source, Lower):
+        for reader in readers:
+            if graph.is_a(reader, Lift):
+                reader.replace_all_uses_with(source.all_input_nodes[0])
