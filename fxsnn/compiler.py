@@ -78,6 +78,7 @@ def pipeline(
         RecognizeActivations()
         LiftDimensions()
         SeparateCalls()
+        FixWindows()
         AbsorbPadding()
         CheckConvRelu()
         CheckLimits(bits=2)

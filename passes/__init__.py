@@ -10,6 +10,7 @@ from fxsnn.passes.check_conv_relu import CheckConvRelu
 from fxsnn.passes.check_limits import CheckLimits
 from fxsnn.passes.correct_layers import CorrectLayers
 from fxsnn.passes.finetune import Finetune
+from fxsnn.passes.fix_windows import FixWindows
 from fxsnn.passes.fold_batch_norm import FoldBatchNorm
 from fxsnn.passes.gather_weights import GatherWeights
 from fxsnn.passes.lift_dimensions import LiftDimensions
@@ -24,6 +25,7 @@ FRONT_END = (
     RecognizeActivations(),
     LiftDimensions(),
     SeparateCalls(),
+    FixWindows(),
     AbsorbPadding(),
 )
 """What makes of a network as it was written one that the other passes can read, in order; its function is kept.
@@ -40,6 +42,7 @@ __all__ = [
     "CheckLimits",
     "CorrectLayers",
     "Finetune",
+    "FixWindows",
     "FoldBatchNorm",
     "GatherWeights",
     "LiftDimensions",

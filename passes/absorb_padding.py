@@ -9,7 +9,7 @@ from torch.fx.node import Node
 
 from fxsnn.graph import Graph
 from fxsnn.layers import Lift, Lower, Sides, conv_like, said
-from fxsnn.rewriting import NoPadding, Pass, facts, is_padding, padded, padding_of, reader_of
+from fxsnn.rewriting import NotRewritten, Pass, facts, is_padding, padded, padding_of, reader_of
 
 
 class AbsorbPadding(Pass):
@@ -43,7 +43,7 @@ class AbsorbPadding(Pass):
                 try:
                     sides = padding_of(graph, node)
                     reader = reader_of(graph, node, sides) if any(sides) else None
-                except NoPadding:
+                except NotRewritten:
                     continue
                 if reader is not None and reader not in body:
                     continue

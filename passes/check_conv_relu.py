@@ -20,6 +20,7 @@ from fxsnn.graph import (
     looks_like_activation,
     meant_to_spike,
     pools_maxima,
+    value_sizes,
     view_sizes,
     what_is_called,
 )
@@ -27,9 +28,11 @@ from fxsnn.layers import ClippedReLU, Lift, Lower, QuantizedInput
 from fxsnn.numerics import all_finite
 from fxsnn.rewriting import (
     NOTHING_TO_CONVERT,
-    NoPadding,
+    NotRewritten,
     Pass,
     facts,
+    fixed_window,
+    has_open_window,
     is_padding,
     padding_of,
     reader_of,
@@ -158,8 +161,8 @@ def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
         yield from _about_pool(graph, node)
     elif graph.is_a(node, nn.Flatten):
         yield from _about_flatten(graph, node)
-    elif is_padding(graph, node):
-        yield _about_padding(graph, node)
+    elif is_padding(graph, node) or has_open_window(graph, node):
+        yield _about_left(graph, node)
     elif not graph.is_a(node, *_KNOWN, Lift, Lower):
         yield from _unsupported(graph, node)
 
@@ -241,7 +244,7 @@ def _levels_only(graph: Graph, node: Node) -> bool:
 def _about_pool(graph: Graph, node: Node) -> Iterator[Finding]:
     pool: Any = graph[node]
     if pool.ceil_mode:
-        yield graph.finding(node, "its ceil_mode is True", "Use ceil_mode=False: every window must have the same size")
+        yield _about_left(graph, node)
     if pool.divisor_override is not None:
         yield graph.finding(node, f"its divisor_override is {pool.divisor_override}", "Leave divisor_override out")
     padding, window = (
@@ -265,12 +268,16 @@ def _about_pool(graph: Graph, node: Node) -> Iterator[Finding]:
         )
 
 
-def _about_padding(graph: Graph, node: Node) -> Finding:
+def _about_left(graph: Graph, node: Node) -> Finding:
+    """What a pass of the front end has left as it was."""
     try:
-        reader_of(graph, node, padding_of(graph, node))
-    except NoPadding as reason:
+        if is_padding(graph, node):
+            reader_of(graph, node, padding_of(graph, node))
+        else:
+            fixed_window(graph, node, value_sizes(graph))
+    except NotRewritten as reason:
         return graph.finding(node, reason.problem, reason.remedy)
-    return graph.finding(node, "a layer behind it can pad instead", "Run AbsorbPadding first")
+    return graph.finding(node, "it can be rewritten", "Run the passes of the front end (fxsnn.pipeline) first")
 
 
 def _about_shortcuts(graph: Graph, node: Node, early: Collection[Node]) -> list[Finding]:

@@ -19,6 +19,7 @@ from fxsnn.graph.kinds import (
     view_sizes,
     what_is_called,
 )
+from fxsnn.graph.map_sizes import value_sizes
 from fxsnn.graph.names import about_file_name, spare_self
 from fxsnn.graph.overview import layer_rows
 from fxsnn.graph.shapes import keeps_shape
@@ -47,6 +48,7 @@ __all__ = [
     "require_agreement",
     "require_graph",
     "spare_self",
+    "value_sizes",
     "view_sizes",
     "what_is_called",
     "write_nothing",

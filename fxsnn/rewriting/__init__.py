@@ -5,7 +5,8 @@ activation when it sees one. It imports graph and what lies below.
 """
 
 from fxsnn.rewriting.activations import find_activations, unknown_activations
-from fxsnn.rewriting.padding import NoPadding, is_padding, padded, padding_of, reader_of
+from fxsnn.rewriting.padding import is_padding, padded, padding_of, reader_of
+from fxsnn.rewriting.reasons import NotRewritten
 from fxsnn.rewriting.stages import Pass, Pipeline, Step, facts, require_example, require_not_spiking
 from fxsnn.rewriting.substitution import (
     NOTHING_TO_CONVERT,
@@ -16,18 +17,24 @@ from fxsnn.rewriting.substitution import (
     spiking_layer,
     substitute,
 )
+from fxsnn.rewriting.windows import FixedWindow, fixed_window, has_open_window, join_means, maps_of
 
 __all__ = [
     "NOTHING_TO_CONVERT",
+    "FixedWindow",
     "Neurons",
-    "NoPadding",
+    "NotRewritten",
     "Pass",
     "Pipeline",
     "Step",
     "encoding",
     "facts",
     "find_activations",
+    "fixed_window",
+    "has_open_window",
     "is_padding",
+    "join_means",
+    "maps_of",
     "neurons_of",
     "outline",
     "padded",

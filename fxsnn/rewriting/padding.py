@@ -11,23 +11,11 @@ from torch.fx.node import Node
 
 from fxsnn.graph import Activation, Graph
 from fxsnn.layers import Lift, PaddedConv2d, Sides, pair, sides_of
+from fxsnn.rewriting.reasons import NotRewritten
 
 NONE: Sides = (0, 0, 0, 0)
 _CONSTANT = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
 _OTHER = ("ReflectionPad", "ReplicationPad", "CircularPad")
-
-
-class NoPadding(Exception):  # noqa: N818  # never leaves this wing
-    """Why padding cannot go into another layer, and what to do.
-
-    Args:
-        problem: of the padding.
-        remedy: what to write instead.
-    """
-
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(problem)
-        self.problem, self.remedy = problem, remedy
 
 
 def is_padding(graph: Graph, node: Node) -> bool:
@@ -42,7 +30,7 @@ def padding_of(graph: Graph, node: Node) -> Sides:
     """By how much a node that pads does so on each side.
 
     Raises:
-        NoPadding: it is no padding of maps with zeros.
+        NotRewritten: it is no padding of maps with zeros.
     """
     around: Any
     mode: Any
@@ -50,25 +38,25 @@ def padding_of(graph: Graph, node: Node) -> Sides:
     if node.op == "call_module":
         module: Any = graph[node]
         if not isinstance(module, _CONSTANT):
-            raise NoPadding(f"{type(module).__name__} pads with values of the map", "Pad with zeros")
+            raise NotRewritten(f"{type(module).__name__} pads with values of the map", "Pad with zeros")
         around, mode, value = list(module.padding), "constant", module.value
     else:
         names = ("pad", "mode", "value") if node.target is F.pad else ("pad", "value")
         given = {"mode": "constant", "value": None, **dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
         mode, value, around = given["mode"], given["value"], given["pad"]
     if mode != "constant":
-        raise NoPadding(f"its mode is {mode!r}", "Pad with zeros")
+        raise NotRewritten(f"its mode is {mode!r}", "Pad with zeros")
     if isinstance(value, Node) or value not in (None, 0):
-        raise NoPadding(f"it pads with {value}", "Pad with zeros")
+        raise NotRewritten(f"it pads with {value}", "Pad with zeros")
     if not isinstance(around, list | tuple) or not all(isinstance(side, int) for side in around):
         remedy = "Write its sides as numbers, or give example=..., images of the size that the network is for"
-        raise NoPadding("its sides depend on the size of what it reads, which is not known", remedy)
+        raise NotRewritten("its sides depend on the size of what it reads, which is not known", remedy)
     if any(side < 0 for side in around):
         remedy = "Pad the layer in front of it less, or cut the images"
-        raise NoPadding(f"its padding {tuple(around)} is negative: it cuts the map", remedy)
+        raise NotRewritten(f"its padding {tuple(around)} is negative: it cuts the map", remedy)
     left, right, top, bottom, *others = [*around, *NONE][: max(4, len(around))]
     if any(others):
-        raise NoPadding(f"its padding {tuple(around)} adds channels or images", "Pad height and width only")
+        raise NotRewritten(f"its padding {tuple(around)} adds channels or images", "Pad height and width only")
     return (top, bottom, left, right)
 
 
@@ -76,7 +64,7 @@ def reader_of(graph: Graph, node: Node, sides: Sides) -> Node:
     """The convolution or pooling behind a padding that can pad instead, past what maps zero to zero.
 
     Raises:
-        NoPadding: there is none.
+        NotRewritten: there is none.
     """
     reader = graph.sole_user(node)
     while reader is not None and _passes(graph, reader, sides):
@@ -85,7 +73,7 @@ def reader_of(graph: Graph, node: Node, sides: Sides) -> Node:
         readers = [reader] if reader is not None else sorted(node.users)
         told = ", ".join(map(graph.name, readers)) or "nothing"
         remedy = "Put it directly in front of the one convolution or average pooling that is to read what it pads"
-        raise NoPadding(f"it is read by {told}, which cannot pad instead", remedy)
+        raise NotRewritten(f"it is read by {told}, which cannot pad instead", remedy)
     padded(graph[reader], sides)
     return reader
 
@@ -104,18 +92,18 @@ def padded(layer: Any, more: Sides) -> Sides:
     """By how much a convolution or pooling pads if it pads by `more` than it does.
 
     Raises:
-        NoPadding: it cannot.
+        NotRewritten: it cannot.
     """
     if isinstance(layer, nn.Conv2d):
         if type(layer) not in (nn.Conv2d, PaddedConv2d) or layer.padding_mode != "zeros":
-            raise NoPadding(f"the convolution that reads it pads by {layer.padding_mode!r}", "Pad with zeros only")
+            raise NotRewritten(f"the convolution that reads it pads by {layer.padding_mode!r}", "Pad with zeros only")
         return _sum(sides_of(layer), more)
     tall, wide = pair(layer.padding)
     top, bottom, left, right = sides = _sum((tall, tall, wide, wide), more)
     height, width = pair(layer.kernel_size)
     counted = layer.count_include_pad or not (tall or wide) or layer.divisor_override is not None
     if (top, left) != (bottom, right) or 2 * top > height or 2 * left > width or layer.ceil_mode or not counted:
-        raise NoPadding(
+        raise NotRewritten(
             f"the pooling that reads it would pad by {sides} (top, bottom, left, right)",
             "Pad both sides alike and by no more than half of the pooling's window, or in front of a convolution",
         )

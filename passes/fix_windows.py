@@ -1,0 +1,82 @@
+"""FixWindows: averages over a whole map, or over shares of it, become poolings with a fixed window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.fx.node import Node
+
+from fxsnn.graph import Graph, value_sizes
+from fxsnn.layers import Lift, Lower
+from fxsnn.rewriting import FixedWindow, NotRewritten, Pass, facts, fixed_window, has_open_window, join_means, maps_of
+
+
+class FixWindows(Pass):
+    """Adaptive average poolings and means over height and width become `AvgPool2d`, from the known size of images.
+
+    Where all windows of an adaptive pooling are alike, a fixed one does the same; one that changes nothing disappears.
+    A mean that drops dimensions has a flatten behind it. `ceil_mode=True` is left out where it makes no difference. The
+    tail is left alone: a global pooling directly in front of the final fully connected layer stays as it is.
+
+    Examples:
+        >>> import torch, fxsnn
+        >>> from torch import nn
+        >>> layers = nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Conv2d(2, 2, 2), nn.ReLU()
+        >>> graph = fxsnn.capture(nn.Sequential(*layers), torch.rand(1, 1, 10, 10))
+        >>> print(FixWindows()(graph).after.text(hashes=False))
+        name   calls                                            reads  tensors
+        -----  -----------------------------------------------  -----  -------
+        input  placeholder
+        0      Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))  input
+        1      ReLU()                                           0
+        2      AvgPool2d(kernel_size=(4, 4), stride=(4, 4), padding=(0, 0))  1
+        3      Conv2d(2, 2, kernel_size=(2, 2), stride=(1, 1))  2
+        4      ReLU()                                           3
+    """
+
+    needs = facts("canonical", "two-dimensional")
+    gives = facts("fixed-windows")
+    preserves = True
+
+    def rewrite(self, graph: Graph) -> None:
+        """Edit `graph` in place."""
+        nodes = [node for node in graph.body() if has_open_window(graph, node)]
+        sizes = value_sizes(graph) if nodes else {}
+        nodes = join_means(graph, nodes, sizes)
+        for node in nodes:
+            try:
+                window = fixed_window(graph, node, sizes)
+            except NotRewritten:
+                continue
+            _fix(graph, node, window)
+
+
+def _fix(graph: Graph, node: Node, window: FixedWindow) -> None:
+    given: Any = graph[node] if graph.is_a(node, nn.AvgPool2d) else nn.AvgPool2d(1)
+    pool = nn.AvgPool2d(
+        window.kernel, window.stride, window.padding, False, given.count_include_pad, given.divisor_override
+    )
+    signals, maps = node.all_input_nodes[0], maps_of(graph, node)
+    graph.replace(node, pool.eval())
+    if maps is not signals:
+        _between_signals(graph, node, maps, flat=window.flat)
+    elif window.flat:
+        graph.insert_after(node, "flatten", nn.Flatten().eval())
+    elif (window.kernel, window.stride, window.padding) == ((1, 1), (1, 1), (0, 0)) and pool.divisor_override is None:
+        graph.bypass(node)
+
+
+def _between_signals(graph: Graph, node: Node, maps: Node, *, flat: bool) -> None:
+    """Let a pooling read maps instead of signals; what reads signals of it gets them."""
+    node.args = (maps,)
+    readers = list(node.users)
+    if flat:
+        graph.insert_after(node, "flatten", nn.Flatten().eval())
+        return
+    others = [reader for reader in readers if not graph.is_a(reader, Lift, nn.Flatten)]
+    for reader in readers:
+        if graph.is_a(reader, Lift):
+            reader.replace_all_uses_with(node)
+    if others:
+        graph.insert_after(node, "lower", Lower().eval(), others)
