@@ -80,6 +80,7 @@ def pipeline(
         SeparateCalls()
         FixWindows()
         AbsorbPadding()
+        MergeLinear()
         CheckConvRelu()
         CheckLimits(bits=2)
         FoldBatchNorm()

@@ -14,6 +14,7 @@ from fxsnn.passes.fix_windows import FixWindows
 from fxsnn.passes.fold_batch_norm import FoldBatchNorm
 from fxsnn.passes.gather_weights import GatherWeights
 from fxsnn.passes.lift_dimensions import LiftDimensions
+from fxsnn.passes.merge_linear import MergeLinear
 from fxsnn.passes.quantize_weights import QuantizeWeights
 from fxsnn.passes.recognize_activations import RecognizeActivations
 from fxsnn.passes.separate_calls import SeparateCalls
@@ -27,6 +28,7 @@ FRONT_END = (
     SeparateCalls(),
     FixWindows(),
     AbsorbPadding(),
+    MergeLinear(),
 )
 """What makes of a network as it was written one that the other passes can read, in order; its function is kept.
 
@@ -46,6 +48,7 @@ __all__ = [
     "FoldBatchNorm",
     "GatherWeights",
     "LiftDimensions",
+    "MergeLinear",
     "QuantizeWeights",
     "RecognizeActivations",
     "SeparateCalls",

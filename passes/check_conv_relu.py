@@ -37,6 +37,7 @@ from fxsnn.rewriting import (
     padding_of,
     reader_of,
     unknown_activations,
+    why_apart,
 )
 
 _KNOWN = (*Weighted, *Norm, *Activation, nn.AvgPool2d, nn.Flatten, QuantizedInput)
@@ -183,11 +184,11 @@ def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
         behind = graph.sole_user(behind)
     if not graph.is_a(behind, *Activation):
         readers = ", ".join(graph.name(user) for user in sorted(node.users)) or "nothing"
-        yield graph.finding(
-            node,
-            f"this {kind} has no ReLU of its own behind it; it is read by {readers}",
-            "Put nn.ReLU directly behind it (a batch norm may stand between), and read only the ReLU",
-        )
+        problem = f"this {kind} has no ReLU of its own behind it; it is read by {readers}"
+        remedy = "Put nn.ReLU directly behind it (a batch norm may stand between), and read only the ReLU"
+        if behind is not None and (reason := why_apart(graph, node, behind)) is not None:
+            problem, remedy = f"{problem}, and is not one layer with it: {reason.problem}", reason.remedy
+        yield graph.finding(node, problem, remedy)
 
 
 def _about_flatten(graph: Graph, node: Node) -> Iterator[Finding]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from fxsnn.chip import Bits, FitReport, HardwareTarget, fit_layer
+from fxsnn.chip import Bits, FitReport, HardwareTarget, Violation, fit_layer
 from fxsnn.errors import OptionError
 from fxsnn.graph.body import meant_to_spike
 from fxsnn.graph.graph import Graph
@@ -40,9 +40,17 @@ def fit(graph: Graph, target: HardwareTarget, bits: Bits) -> FitReport:
         row, violation = fit_layer(target, width, layer=name, source=graph.source(node), **asdict(geometry))
         layers.append(row)
         if violation is not None:
-            violations.append(violation)
+            parts = getattr(layer, "made_of", ())
+            violations.append(_of_several(violation, parts) if parts else violation)
     tail = tuple(dict.fromkeys(graph.name(node) for node in graph.nodes(*Weighted) if node not in meant))
     return FitReport(target.name, choice, tuple(layers[::-1]), tuple(violations[::-1]), tail=tail)
+
+
+def _of_several(violation: Violation, parts: tuple[str, ...]) -> Violation:
+    """A violation by one layer that several of the user's are."""
+    found = violation.finding
+    told = f"{found.problem} ({', '.join(parts[:-1])} and {parts[-1]} are one layer: there is no ReLU between them)"
+    return replace(violation, finding=replace(found, problem=told))
 
 
 def _require_layers(choice: Mapping[str, int], names: list[str]) -> None:

@@ -29,7 +29,7 @@ from fxsnn.layers.images import (
     unlike_calibration,
 )
 from fxsnn.layers.low_bit import LowBit, LowBitConv2d, LowBitLinear
-from fxsnn.layers.padded import PaddedConv2d, Sides, said, sides_of
+from fxsnn.layers.padded import PaddedConv2d, Sides, convolution, said, sides_of
 from fxsnn.layers.spiking import (
     SpikeAvgPool2d,
     SpikeConv2d,
@@ -92,6 +92,7 @@ __all__ = [
     "Spiking",
     "check_images",
     "conv_like",
+    "convolution",
     "fill",
     "geometry_of",
     "in_words",

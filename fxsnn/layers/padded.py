@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,3 +41,22 @@ def said(sides: Sides) -> tuple[int, ...]:
     """The `padding` of a convolution for these sides: two numbers where they are enough."""
     top, bottom, left, right = sides
     return (top, left) if (top, left) == (bottom, right) else sides
+
+
+def convolution(
+    shape: tuple[int, ...], stride: tuple[int, int], sides: Sides, dilation: tuple[int, int], groups: int, *, bias: bool
+) -> nn.Conv2d:
+    """A convolution without numbers, on the meta device.
+
+    Args:
+        shape: of its weight.
+        stride: down and across.
+        sides: by how much it pads.
+        dilation: down and across.
+        groups: of channels.
+        bias: whether it has one.
+    """
+    padding: Any = said(sides)
+    kind = nn.Conv2d if len(padding) == 2 else PaddedConv2d
+    kernel = (shape[2], shape[3])
+    return kind(shape[1] * groups, shape[0], kernel, stride, padding, dilation, groups, bias, device="meta")

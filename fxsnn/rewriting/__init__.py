@@ -5,6 +5,7 @@ activation when it sees one. It imports graph and what lies below.
 """
 
 from fxsnn.rewriting.activations import find_activations, unknown_activations
+from fxsnn.rewriting.composition import composed, is_in_front_of_activation, layer_in_front, why_apart
 from fxsnn.rewriting.padding import is_padding, padded, padding_of, reader_of
 from fxsnn.rewriting.reasons import NotRewritten
 from fxsnn.rewriting.stages import Pass, Pipeline, Step, facts, require_example, require_not_spiking
@@ -27,13 +28,16 @@ __all__ = [
     "Pass",
     "Pipeline",
     "Step",
+    "composed",
     "encoding",
     "facts",
     "find_activations",
     "fixed_window",
     "has_open_window",
+    "is_in_front_of_activation",
     "is_padding",
     "join_means",
+    "layer_in_front",
     "maps_of",
     "neurons_of",
     "outline",
@@ -45,4 +49,5 @@ __all__ = [
     "spiking_layer",
     "substitute",
     "unknown_activations",
+    "why_apart",
 ]
