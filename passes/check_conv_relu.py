@@ -24,7 +24,7 @@ from fxsnn.graph import (
     view_sizes,
     what_is_called,
 )
-from fxsnn.layers import ClippedReLU, Lift, Lower, QuantizedInput
+from fxsnn.layers import ClippedReLU, FixedSize, Lift, Lower, QuantizedInput
 from fxsnn.numerics import all_finite
 from fxsnn.rewriting import (
     NOTHING_TO_CONVERT,
@@ -40,7 +40,7 @@ from fxsnn.rewriting import (
     why_apart,
 )
 
-_KNOWN = (*Weighted, *Norm, *Activation, nn.AvgPool2d, nn.Flatten, QuantizedInput)
+_KNOWN = (*Weighted, *Norm, *Activation, nn.AvgPool2d, nn.Flatten, QuantizedInput, FixedSize)
 _POOLING = "Train it with average pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
 _BRANCHES = "Joining two branches is not supported yet: make the network one chain of layers"
 _ACTIVATION = "Train it with nn.ReLU or nn.ReLU6: only numbers from zero up can be firing rates"
@@ -141,7 +141,7 @@ def _about_inputs(graph: Graph) -> Iterator[Finding]:
             rows = True
         elif node.target in ("view", "reshape", torch.reshape) and len(sizes := view_sizes(node)) == 2:
             rows, features = True, sizes[1] if isinstance(sizes[1], int) and sizes[1] > 0 else None
-        elif not isinstance(module, (*Activation, nn.AvgPool2d, nn.AdaptiveAvgPool2d, QuantizedInput, Lift)):
+        elif not isinstance(module, (*Activation, nn.AvgPool2d, nn.AdaptiveAvgPool2d, QuantizedInput, FixedSize, Lift)):
             return
 
 

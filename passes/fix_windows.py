@@ -9,7 +9,17 @@ from torch.fx.node import Node
 
 from fxsnn.graph import Graph, value_sizes
 from fxsnn.layers import Lift, Lower
-from fxsnn.rewriting import FixedWindow, NotRewritten, Pass, facts, fixed_window, has_open_window, join_means, maps_of
+from fxsnn.rewriting import (
+    FixedWindow,
+    NotRewritten,
+    Pass,
+    facts,
+    fix_size,
+    fixed_window,
+    has_open_window,
+    join_means,
+    maps_of,
+)
 
 
 class FixWindows(Pass):
@@ -17,7 +27,8 @@ class FixWindows(Pass):
 
     Where all windows of an adaptive pooling are alike, a fixed one does the same; one that changes nothing disappears.
     A mean that drops dimensions has a flatten behind it. `ceil_mode=True` is left out where it makes no difference. The
-    tail is left alone: a global pooling directly in front of the final fully connected layer stays as it is.
+    graph then takes images of that size only (`FixedSize`). The tail is left alone: a global pooling directly in front
+    of the final fully connected layer stays as it is.
 
     Examples:
         >>> import torch, fxsnn
@@ -28,7 +39,8 @@ class FixWindows(Pass):
         name   calls                                            reads  tensors
         -----  -----------------------------------------------  -----  -------
         input  placeholder
-        0      Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))  input
+        fixed_size  FixedSize((1, 10, 10))  input
+        0      Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))  fixed_size
         1      ReLU()                                           0
         2      AvgPool2d(kernel_size=(4, 4), stride=(4, 4), padding=(0, 0))  1
         3      Conv2d(2, 2, kernel_size=(2, 2), stride=(1, 1))  2
@@ -50,6 +62,7 @@ class FixWindows(Pass):
             except NotRewritten:
                 continue
             _fix(graph, node, window)
+            fix_size(graph)
 
 
 def _fix(graph: Graph, node: Node, window: FixedWindow) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph, Weighted, value_sizes
-from fxsnn.rewriting import NotRewritten, Pass, composed, facts, is_in_front_of_activation, layer_in_front
+from fxsnn.rewriting import NotRewritten, Pass, composed, facts, fix_size, is_in_front_of_activation, layer_in_front
 
 
 class MergeLinear(Pass):
@@ -18,7 +18,8 @@ class MergeLinear(Pass):
     ReLU, a pooling of the images: what has no ReLU of its own has no neurons either. Batch norms between them are
     folded in; one behind the last stays for `FoldBatchNorm`. The one layer has the name of the last one with weights,
     and the kernel of both, which the chip must have. Where the second one pads, both are one only if the first gives
-    zero there; what is left, `CheckConvRelu` speaks about.
+    zero there; where that depends on the size of images, only images of that size are taken from then on
+    (`FixedSize`). What is left, `CheckConvRelu` speaks about.
 
     Examples:
         >>> import torch, fxsnn
@@ -39,10 +40,11 @@ class MergeLinear(Pass):
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
         sizes: dict[Node, tuple[int, ...]] | None = None
+        asked = False
 
         def size_in_front(node: Node) -> tuple[int, ...] | None:
-            nonlocal sizes
-            sizes = value_sizes(graph) if sizes is None else sizes
+            nonlocal sizes, asked
+            sizes, asked = value_sizes(graph) if sizes is None else sizes, True
             return sizes.get(node.all_input_nodes[0])
 
         left = graph.body(*Weighted, nn.AvgPool2d)
@@ -50,12 +52,15 @@ class MergeLinear(Pass):
             last = left.pop()
             while is_in_front_of_activation(graph, last) and (found := layer_in_front(graph, last)) is not None:
                 first, norms = found
+                asked = False
                 try:
                     layer = composed(graph, first, norms, last, partial(size_in_front, first))
                 except NotRewritten:
                     break
                 left.remove(first)
                 last = _merged(graph, first, norms, last, layer)
+                if asked:
+                    fix_size(graph)
 
 
 def _merged(graph: Graph, first: Node, norms: list[Node], last: Node, layer: nn.Module) -> Node:

@@ -22,7 +22,7 @@ from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Activation, Graph, Norm
-from fxsnn.layers import BoundedReLU, FoldedConv2d, FoldedLinear, Lift
+from fxsnn.layers import BoundedReLU, FixedSize, FoldedConv2d, FoldedLinear, Lift
 
 INPUT_DEVIATIONS = 4.0
 """Without data, images are taken to lie within this many standard deviations of zero."""
@@ -81,7 +81,7 @@ def _through(graph: Graph, node: Node, source: Moments) -> Moments:
         return clipped(source, layer.bound.value)
     if isinstance(layer, Activation):
         return rectified(source)
-    if isinstance(layer, nn.AvgPool2d | nn.Flatten | Lift):
+    if isinstance(layer, nn.AvgPool2d | nn.Flatten | FixedSize | Lift):
         return source
     raise ModelError([_unknown(graph, node, type(layer).__name__)])
 

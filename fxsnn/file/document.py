@@ -126,7 +126,11 @@ def document_of(
 def _is_of_2(node: Mapping[str, Any]) -> bool:
     """Whether version 1 has no words for a node."""
     newer = node["op"] in OPERATIONS_OF_2 or node.get("function") in METHODS_OF_2 | JOINS
-    return newer or (node["op"] == "output" and "returns" in node) or (node["op"] == "encode" and "rank" in node)
+    return (
+        newer
+        or (node["op"] == "output" and "returns" in node)
+        or (node["op"] == "encode" and not node.keys().isdisjoint(("rank", "size")))
+    )
 
 
 def nodes_of(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, Tensor], list[Finding]]:
@@ -205,8 +209,9 @@ def _module(module: Any) -> tuple[dict[str, Any], list[Array]]:
         return _spiking(module)
     if kind is Encode:
         bits = None if module.bits is None else int(module.bits)
-        rank = {"rank": module.form.rank} if module.form.rank in (2, 3) else {}
-        return {"op": "encode", "unit": module.unit, "bits": bits, "channels": module.form.channels, **rank}, []
+        form: dict[str, Any] = {"rank": module.form.rank} if module.form.rank in (2, 3) else {}
+        form |= {} if module.form.size is None else {"size": list(module.form.size)}
+        return {"op": "encode", "unit": module.unit, "bits": bits, "channels": module.form.channels, **form}, []
     if kind is Decode:
         return {"op": "decode"}, [("spike_value", module.spike_value)]
     return described_layer(module)

@@ -89,14 +89,18 @@ def _require_names(nodes: list[Mapping[str, Any]], problems: Problems) -> None:
 def image_form_of(nodes: list[Mapping[str, Any]]) -> ImageForm:
     """What images of the network look like; they may be anything in front of a flatten."""
     encode, first = nodes[1], nodes[2]
-    return ImageForm(encode["channels"], encode.get("rank", None if first["op"] == "flatten" else 4))
+    size = tuple(encode["size"]) if "size" in encode else None
+    return ImageForm(encode["channels"], encode.get("rank", None if first["op"] == "flatten" else 4), size)
 
 
 def sizes_of(nodes: list[Mapping[str, Any]], image_size: Size | None, problems: Problems) -> dict[int, Size]:
     """The size of what each node of the body gives, without the batch; empty where that of images is not known."""
+    form = image_form_of(nodes)
+    if form.size is not None and form.size != image_size:
+        problems(f"$.image_size: it is {image_size and list(image_size)}; images of this network are {form}")
+        return {}
     if image_size is None:
         return {}
-    form = image_form_of(nodes)
     if not form.takes(len(image_size) + 1):
         problems(f"$.image_size: it is {list(image_size)}; images of this network are {form}")
         return {}

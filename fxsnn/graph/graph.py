@@ -33,6 +33,7 @@ from fxsnn.graph.kinds import Activation, Norm, Weighted, place_of
 from fxsnn.graph.shapes import image_form
 from fxsnn.graph.sources import source_of
 from fxsnn.layers import (
+    FixedSize,
     ImageForm,
     Lift,
     QuantizedInput,
@@ -236,6 +237,9 @@ class Graph:
         """Of images, without the batch; none of a network without weights."""
         first: Any = next((self[node] for node in self.nodes(nn.Conv1d, *Weighted)), None)
         rank = self.image_form.rank
+        if self.image_form.size is not None:
+            yield self.image_form.size
+            return
         if first is None:
             return
         if rank == 2:
@@ -259,7 +263,9 @@ class Graph:
                 return found, int(self[node].in_features), chain and row  # type: ignore[arg-type]  # fx types it wider
             flatten: Any = self[node] if self.is_a(node, nn.Flatten) else None
             row = row or (flatten is not None and (flatten.start_dim, flatten.end_dim) == (1, -1))
-            plain = self.is_a(node, *Norm, *Activation, QuantizedInput, Lift) or (flatten is not None and row)
+            plain = self.is_a(node, *Norm, *Activation, QuantizedInput, FixedSize, Lift) or (
+                flatten is not None and row
+            )
             window = self.is_a(node, nn.Conv1d, nn.Conv2d, nn.AvgPool1d, nn.AvgPool2d)
             chain = chain and node.all_input_nodes == [before] and (plain or window)
             if chain and window:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import fx, nn
 from torch.fx.node import Node
 
 from fxsnn.graph.kinds import Activation, Norm, Weighted
-from fxsnn.layers import Encode, ImageForm, Lift, QuantizedInput
+from fxsnn.layers import Encode, FixedSize, ImageForm, Lift, QuantizedInput
 
 _KEEP_SHAPES = (
-    *Activation, *Norm, QuantizedInput, nn.Identity, nn.modules.dropout._DropoutNd, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU,
-    nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus,
-    nn.Softsign, nn.LogSigmoid, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Threshold,
+    *Activation, *Norm, QuantizedInput, FixedSize, nn.Identity, nn.modules.dropout._DropoutNd, nn.ReLU6, nn.Hardtanh,
+    nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid,
+    nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Threshold,
 )  # fmt: skip
 _CALLS = frozenset((
     "abs", "add", "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous", "detach", "div", "dropout", "elu",
@@ -37,12 +39,18 @@ def keeps_shape(node: Node, root: nn.Module) -> bool:
 
 
 def image_form(module: fx.GraphModule, image_size: tuple[int, ...] | None) -> ImageForm:
-    """What the images of a program must look like, as its first layer with weights tells.
+    """What the images of a program must look like, as its first layer with weights tells, and what was fixed of them.
 
     Args:
         module: a program at any stage.
         image_size: of the images with which it was captured, without the batch; `None`: of any.
     """
+    form = _form_for_layers(module, image_size)
+    fixed = next((one.size for one in module.children() if isinstance(one, FixedSize)), None)
+    return form if fixed is None else replace(form, size=fixed)
+
+
+def _form_for_layers(module: fx.GraphModule, image_size: tuple[int, ...] | None) -> ImageForm:
     kinds = (Encode, nn.Conv1d, *Weighted)
     calls = ((node, module.get_submodule(str(node.target))) for node in module.graph.nodes if node.op == "call_module")
     first, layer = next(((node, one) for node, one in calls if isinstance(one, kinds)), (None, None))

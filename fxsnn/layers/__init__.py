@@ -3,6 +3,7 @@
 stage                   modules
 of two dimensions       Lift, Lower
 activations known       BoundedReLU
+windows fixed           FixedSize
 padding taken in        PaddedConv2d
 batch norm folded       FoldedConv2d, FoldedLinear
 thresholds calibrated   QuantizedInput, ClippedReLU
@@ -13,7 +14,7 @@ spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, Decode
 
 from fxsnn.layers.clipping import ActivationSummary, Bound, BoundedReLU, ClippedReLU, RateReLU
 from fxsnn.layers.decode import Decode
-from fxsnn.layers.dimensions import ImageForm, Lift, Lower
+from fxsnn.layers.dimensions import FixedSize, ImageForm, Lift, Lower
 from fxsnn.layers.folded import Folded, FoldedConv2d, FoldedLinear
 from fxsnn.layers.geometry import conv_like, geometry_of, layer_like, linear_like, norm_like, pair
 from fxsnn.layers.images import (
@@ -55,6 +56,7 @@ LEAVES = (
     Encode,
     Decode,
     Folded,
+    FixedSize,
     Lift,
     Lower,
     PaddedConv2d,
@@ -72,6 +74,7 @@ __all__ = [
     "ClippedReLU",
     "Decode",
     "Encode",
+    "FixedSize",
     "Folded",
     "FoldedConv2d",
     "FoldedLinear",

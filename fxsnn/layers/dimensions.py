@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from fxsnn.errors import DataError
+
 RANKS = (2, 3, 4)
 """Dimensions that images may have, that of the batch among them."""
 
@@ -25,12 +27,16 @@ class ImageForm:
         channels: of images and signals, or the features of vectors; `None`: any number.
         rank: 4 for images [N, C, H, W], 3 for signals [N, C, L], 2 for vectors [N, F]; `None`: any of these, as of a
             network that begins with a flatten.
+        size: of an image without the batch, where the network is one for images of that size only.
     """
 
     channels: int | None = None
     rank: int | None = None
+    size: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
+        if self.size is not None:
+            return f"[{', '.join(['N', *map(str, self.size)])}]"
         if self.rank is None:
             return "[N, C, H, W], [N, C, L] or [N, F]"
         first, *rest = _SIDES[self.rank]
@@ -57,6 +63,35 @@ class ImageForm:
     def size_of_layers(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """The same of a size without the batch."""
         return (size[0], 1, *size[1:]) if self.rank == 3 else size
+
+
+class FixedSize(nn.Module):
+    """Images of one size, and no others: something behind it follows from that size, such as the window of a pooling.
+
+    Args:
+        size: of an image without the batch.
+    """
+
+    def __init__(self, size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The images.
+
+        Raises:
+            DataError: they have another size.
+        """
+        if (shape := tuple(map(int, images.shape[1:]))) != self.size:
+            form = ImageForm(size=self.size)
+            raise DataError(
+                f"images have shape {[len(images), *shape]}; expected {form}: windows follow from that size"
+            )
+        return images
+
+    def extra_repr(self) -> str:
+        """Shown in dumps."""
+        return f"{self.size}"
 
 
 class Lift(nn.Module):

@@ -63,6 +63,8 @@ def require_images(images: object, form: ImageForm) -> None:
         raise DataError(f"images have shape {shape}; expected {expected}")
     if form.channels is not None and images.shape[1] != form.channels:
         raise DataError(f"images have shape {shape}, that is {shape[1]} {form.unit}; expected {expected}")
+    if form.size is not None and tuple(shape[1:]) != form.size:
+        raise DataError(f"images have shape {shape}; expected {expected}: windows follow from that size")
     if 0 in images.shape[1:]:
         raise DataError(f"images have shape {shape}, which is no pixels at all; expected {expected}")
     if images.dtype not in _WIDE:

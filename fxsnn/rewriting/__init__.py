@@ -18,7 +18,7 @@ from fxsnn.rewriting.substitution import (
     spiking_layer,
     substitute,
 )
-from fxsnn.rewriting.windows import FixedWindow, fixed_window, has_open_window, join_means, maps_of
+from fxsnn.rewriting.windows import FixedWindow, fix_size, fixed_window, has_open_window, join_means, maps_of
 
 __all__ = [
     "NOTHING_TO_CONVERT",
@@ -32,6 +32,7 @@ __all__ = [
     "encoding",
     "facts",
     "find_activations",
+    "fix_size",
     "fixed_window",
     "has_open_window",
     "is_in_front_of_activation",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Activation, Graph, Norm, Weighted, value_sizes
-from fxsnn.layers import Lift, PaddedConv2d, Sides, convolution, pair, sides_of
+from fxsnn.layers import FixedSize, Lift, PaddedConv2d, Sides, convolution, pair, sides_of
 from fxsnn.rewriting.reasons import NotRewritten
 
 _LINEAR = (*Weighted, nn.AvgPool2d)
@@ -38,18 +38,14 @@ def layer_in_front(graph: Graph, node: Node) -> tuple[Node, list[Node]] | None:
         norms.insert(0, before)
         before = before.all_input_nodes[0]
     alone = graph.sole_user(before) is (norms[0] if norms else node)
-    return (before, norms) if alone and _is_linear(graph, before) else None
+    return (before, norms) if alone and graph.is_a(before, *_LINEAR) and _reads_no_spikes(graph, before) else None
 
 
-def _is_linear(graph: Graph, node: Node) -> bool:
-    """Whether a node is a linear layer, and no pooling of spikes."""
-    while graph.is_a(node, nn.AvgPool2d, *Norm, Lift):
-        if graph.is_a(node, Lift):
-            return node.all_input_nodes[0].op == "placeholder"
+def _reads_no_spikes(graph: Graph, node: Node) -> bool:
+    """Whether a linear layer is no pooling of spikes."""
+    while graph.is_a(node, nn.AvgPool2d, *Norm, Lift, FixedSize):
         node = node.all_input_nodes[0]
-        if node.op == "placeholder":
-            return True
-    return graph.is_a(node, *Weighted)
+    return node.op == "placeholder" or graph.is_a(node, *Weighted)
 
 
 def is_in_front_of_activation(graph: Graph, node: Node) -> bool:
@@ -121,7 +117,7 @@ def why_apart(graph: Graph, first: Node, second: Node) -> NotRewritten | None:
 
 def _channels(graph: Graph, first: Node, second: Node) -> int:
     """Of the map between two layers, and of the map in front of a pooling."""
-    while graph.is_a(first, nn.AvgPool2d, *Norm, Lift):
+    while graph.is_a(first, nn.AvgPool2d, *Norm, Lift, FixedSize):
         first = first.all_input_nodes[0]
     if graph.is_a(first, nn.Conv2d):
         return graph[first].out_channels  # type: ignore[return-value]  # fx types it wider

@@ -17,6 +17,7 @@ from fxsnn.layers import (
     ClippedReLU,
     Decode,
     Encode,
+    FixedSize,
     Lift,
     LowBit,
     LowBitConv2d,
@@ -182,7 +183,7 @@ def substitute(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None
     dtype = graph.dtype  # of all layers with weights: nothing between them could cast
     encode, _ = encoding(graph)
     body = graph.body()  # while it has its activations
-    for node in graph.body(QuantizedInput, Lift):  # which encoding does, too
+    for node in graph.body(QuantizedInput, FixedSize, Lift):  # which encoding does, too
         graph.bypass(node)
     for layer in layers:
         graph.replace(layer.node, spiking_layer(graph, layer, dynamics))
@@ -220,7 +221,7 @@ def outline(graph: Graph) -> Graph:
     encode, decode, body = Encode(1.0, 8, graph.image_form), list[Node](), other.body()
     value = torch.ones(graph.input_channels or 1, dtype=torch.float64)  # of the images, which no layer shows
     for node in body:
-        if other.is_a(node, *Norm, *Activation, Lift):
+        if other.is_a(node, *Norm, *Activation, FixedSize, Lift):
             other.bypass(node)
         elif other.is_a(node, *Weighted, nn.AvgPool2d):
             layer: Any = other[node]

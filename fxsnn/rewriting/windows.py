@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph
-from fxsnn.layers import Lower, pair
+from fxsnn.layers import FixedSize, Lower, pair
 from fxsnn.rewriting.reasons import NotRewritten
 
 Pair = tuple[int, int]
@@ -177,6 +177,12 @@ def _padding_for(side: int, kernel: int, stride: int, padding: int) -> int | Non
     """The least padding with which whole windows are as many as those that may hang over the edge."""
     wanted = _places(side, kernel, stride, padding, ceil=True)
     return next((more for more in range(kernel // 2 + 1) if _places(side, kernel, stride, more) == wanted), None)
+
+
+def fix_size(graph: Graph) -> None:
+    """Let a graph take images of the size with which it was captured only, since something in it follows from that."""
+    if graph.image_size is not None and not graph.nodes(FixedSize):
+        graph.insert_after(graph.input(), "fixed_size", FixedSize(tuple(graph.image_size)).eval())
 
 
 def maps_of(graph: Graph, node: Node) -> Node:

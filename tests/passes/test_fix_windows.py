@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import read_network
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -14,10 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fxsnn
+from fxsnn.errors import DataError, FileError
 from fxsnn.graph import Graph
 from fxsnn.insight import error_budget
 from fxsnn.layers import Lift, Lower
 from fxsnn.passes import FRONT_END, CheckConvRelu, FixWindows
+from fxsnn.storage import load_arrays, save_arrays
 from tests import reference
 from tests.engines import ENGINES
 from tests.nets import images, seeded
@@ -330,6 +334,29 @@ def test_every_spike_is_that_of_the_contract_in_every_engine() -> None:
         assert list(run.spikes) == [*plans, "hidden"]
         for trace, spikes in zip(traces, run.spikes.values(), strict=True):
             assert (trace.spikes == whole(spikes)).all()
+
+
+def test_images_of_another_size_are_refused_at_every_stage(tmp_path: Path) -> None:
+    with quiet():
+        snn = fxsnn.convert(squeezing(), target="generic", bits=4, calibration_data=images(16))
+    graph = in_front(squeezing(), images())
+    back = fxsnn.load(snn.save(tmp_path / "net.fxsnn"))
+    for network in (graph, snn, back):
+        with pytest.raises(DataError, match=r"images have shape \[4, 3, 13, 13\]; expected \[N, 3, 12, 12\]"):
+            network(images(size=13))
+    assert back.graph.image_form == snn.graph.image_form
+    assert read_network.main(str(tmp_path / "net.fxsnn")) == 0
+    assert torch.equal(back(images()), snn(images()))
+
+
+def test_a_file_cannot_say_two_sizes(tmp_path: Path) -> None:
+    with quiet():
+        snn = fxsnn.convert(squeezing(), target="generic", bits=4, calibration_data=images(16))
+    arrays, document = load_arrays(snn.save(tmp_path / "net.fxsnn", golden=0))
+    document["image_size"] = [3, 13, 13]
+    save_arrays(tmp_path / "other.fxsnn", arrays, document)
+    with pytest.raises(FileError, match=r"image_size: it is \[3, 13, 13\]; images of this network are \[N, 3, 12, 12"):
+        fxsnn.load(tmp_path / "other.fxsnn")
 
 
 def test_the_error_budget_and_fine_tuning_know_the_layers() -> None:
