@@ -17,8 +17,10 @@ from fxsnn.rewriting import (
     fix_size,
     fixed_window,
     has_open_window,
+    is_squeeze,
     join_means,
     maps_of,
+    squeezed_map,
 )
 
 
@@ -26,9 +28,9 @@ class FixWindows(Pass):
     """Adaptive average poolings and means over height and width become `AvgPool2d`, from the known size of images.
 
     Where all windows of an adaptive pooling are alike, a fixed one does the same; one that changes nothing disappears.
-    A mean that drops dimensions has a flatten behind it. `ceil_mode=True` is left out where it makes no difference. The
-    graph then takes images of that size only (`FixedSize`). The tail is left alone: a global pooling directly in front
-    of the final fully connected layer stays as it is.
+    A mean that drops dimensions has a flatten behind it, and squeezes of a map of one place are one.
+    `ceil_mode=True` is left out where it makes no difference. The graph then takes images of that size only
+    (`FixedSize`). The tail is left alone: a global pooling in front of the final fully connected layer stays as it is.
 
     Examples:
         >>> import torch, fxsnn
@@ -53,8 +55,13 @@ class FixWindows(Pass):
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
-        nodes = [node for node in graph.body() if has_open_window(graph, node)]
-        sizes = value_sizes(graph) if nodes else {}
+        body = graph.body()
+        nodes, squeezes = [node for node in body if has_open_window(graph, node)], list(filter(is_squeeze, body))
+        sizes = value_sizes(graph) if nodes or squeezes else {}
+        for node in squeezes:
+            if (maps := squeezed_map(graph, node, sizes)) is not None:
+                graph.replace(node, nn.Flatten().eval())
+                node.args = (maps,)
         nodes = join_means(graph, nodes, sizes)
         for node in nodes:
             try:

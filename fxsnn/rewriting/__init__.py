@@ -18,7 +18,16 @@ from fxsnn.rewriting.substitution import (
     spiking_layer,
     substitute,
 )
-from fxsnn.rewriting.windows import FixedWindow, fix_size, fixed_window, has_open_window, join_means, maps_of
+from fxsnn.rewriting.windows import (
+    FixedWindow,
+    fix_size,
+    fixed_window,
+    has_open_window,
+    is_squeeze,
+    join_means,
+    maps_of,
+    squeezed_map,
+)
 
 __all__ = [
     "NOTHING_TO_CONVERT",
@@ -37,6 +46,7 @@ __all__ = [
     "has_open_window",
     "is_in_front_of_activation",
     "is_padding",
+    "is_squeeze",
     "join_means",
     "layer_in_front",
     "maps_of",
@@ -48,6 +58,7 @@ __all__ = [
     "require_example",
     "require_not_spiking",
     "spiking_layer",
+    "squeezed_map",
     "substitute",
     "unknown_activations",
     "why_apart",

@@ -179,6 +179,21 @@ def _padding_for(side: int, kernel: int, stride: int, padding: int) -> int | Non
     return next((more for more in range(kernel // 2 + 1) if _places(side, kernel, stride, more) == wanted), None)
 
 
+def squeezed_map(graph: Graph, node: Node, sizes: Sizes) -> Node | None:
+    """The map of one place of which squeezes make a row, at the last of them; such squeezes are a flatten."""
+    start = node
+    while is_squeeze(start) and (start is node or graph.sole_user(start) is not None):
+        start = start.all_input_nodes[0]
+    rows = len(sizes.get(node, ())) == 1 and len(sizes.get(start, ())) == 3
+    return start if rows and not is_squeeze(start) else None
+
+
+def is_squeeze(node: Node) -> bool:
+    """Whether a node drops dimensions that it names: any other squeeze drops that of a single image, too."""
+    called = (node.op, node.target) in (("call_method", "squeeze"), ("call_function", torch.squeeze))
+    return called and (len(node.args) > 1 or "dim" in node.kwargs)
+
+
 def fix_size(graph: Graph) -> None:
     """Let a graph take images of the size with which it was captured only, since something in it follows from that."""
     if graph.image_size is not None and not graph.nodes(FixedSize):
