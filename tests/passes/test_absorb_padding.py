@@ -19,7 +19,7 @@ from fxsnn.errors import ModelError
 from fxsnn.graph import Graph
 from fxsnn.insight import error_budget
 from fxsnn.layers import Lift, Lower, PaddedConv2d, sides_of
-from fxsnn.passes import FRONT_END, AbsorbPadding
+from fxsnn.passes import FRONT_END, AbsorbPadding, Canonicalize
 from tests.engines import ENGINES, same
 from tests.nets import images, seeded
 from tests.random_networks import quiet
