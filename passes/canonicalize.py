@@ -102,10 +102,11 @@ def _batch_norm(graph: Graph, node: Node) -> nn.Module:
 
 
 def _is_idle_contiguous(graph: Graph, node: Node) -> bool:
-    """A `contiguous()` directly behind a layer, where nothing was transposed, and on which no view depends."""
+    """A `contiguous()` of the images or of a layer's output: nothing was transposed, and no view depends on it."""
     if (node.op, node.target) != ("call_method", "contiguous"):
         return False
-    return _is_behind_layer(graph, node) and not any(user.target == "view" for user in node.users)
+    plain = node.all_input_nodes[0].op == "placeholder" or _is_behind_layer(graph, node)
+    return plain and not any(user.target == "view" for user in node.users)
 
 
 def _is_behind_layer(graph: Graph, node: Node) -> bool:

@@ -41,6 +41,7 @@ class Sized(fx.Proxy):
     """
 
     fakes: tuple[Any, Any] | None = None
+    form_of: Sized | None = None  # the same numbers in the same order
 
     def __getattr__(self, k: str) -> Any:
         if isinstance((self.fakes or (None,))[0], Tensor):

@@ -18,6 +18,7 @@ from fxsnn.errors import Finding, ModelError
 from fxsnn.graph.agreement import require_agreement
 from fxsnn.graph.copying import ONE_TRACES
 from fxsnn.graph.graph import Graph
+from fxsnn.graph.idle import IdleCalls
 from fxsnn.graph.image_sizes import sizes_to_try
 from fxsnn.graph.in_place import drop_unread, read_what_is_written
 from fxsnn.graph.kinds import place_of, torch_parent
@@ -43,6 +44,7 @@ class Tracer(fx.Tracer):
         self.record_stack_traces = True
         self.sizing: Sizing | None = None
         self._image, self._strict = image, strict
+        self._idle = IdleCalls()
         self._thread: int | None = None
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
@@ -100,6 +102,8 @@ class Tracer(fx.Tracer):
                 made.fakes = self.sizing.images if first else None
             else:
                 made.fakes = self.sizing.values(kind, target, args, kwargs)
+            if kind in ("call_function", "call_method"):
+                return self._idle.without(target, args, kwargs, made)
         return made
 
     def _computing(self) -> bool:

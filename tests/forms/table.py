@@ -20,6 +20,11 @@ _SAME = "self.same = nn.Conv2d(6, 6, 3, padding=1)"
 FORWARD = (
     Form("assert x.shape[1] == 3", _SIZES, "images"),
     Form("if x.dim() == 3:\n    x = x.unsqueeze(0)", _SIZES, "images"),
+    Form("x = x.view(-1, 3, 8, 8)", _OUT, "images"),
+    Form("x = x.to(self.fc.weight.device).contiguous()", _OUT, "images"),
+    Form("x = x.unsqueeze(1).squeeze(1)", _OUT, "images"),
+    Form("x = x.flatten(2).unflatten(2, (8, 8))", _OUT, "images"),
+    Form("x = x.squeeze(2)", _OUT, "images"),
     Form("x = x.view(x.size(0), -1)", _FLAT, "flatten"),
     Form("x = x.view(len(x), int(np.prod(x.shape[1:])))", _FLAT, "flatten"),
     Form("x = x.reshape(-1, 54)", _FLAT, "flatten"),

@@ -71,6 +71,16 @@ def test_contiguous_disappears() -> None:
     assert [node.op for node in graph] == ["placeholder", "call_module", "call_module", "output"]
 
 
+def test_contiguous_images_are_images() -> None:
+    class Contiguous(Around):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x.contiguous())
+
+    step = Canonicalize()(fxsnn.capture(seeded(lambda: Contiguous(F.relu))), images())
+    assert [node.op for node in step.after] == ["placeholder", "call_module", "call_module", "output"]
+    assert step.moved == 0
+
+
 @pytest.mark.parametrize("name", CONVERTIBLE)
 def test_the_function_is_kept_in_double_precision(name: str) -> None:
     step = Canonicalize()(fxsnn.capture(seeded(CONVERTIBLE[name])), images())
