@@ -92,6 +92,8 @@ def stretches(graph: Graph) -> list[Stretch]:
     starts, constants = dict[Node, Node](), set[Node]()
     for node in graph:
         reads = [source for source in node.all_input_nodes if source not in constants]
+        if writes(node, graph.module):
+            continue
         if node.op == "get_attr" or (not reads and node.op in ("call_function", "call_method")):
             constants.add(node)
         elif _is_elementwise(graph, node):
@@ -126,13 +128,14 @@ def function_of(graph: Graph, start: Node, nodes: Collection[Node]) -> Callable[
     for node in sorted(needed):
         copies[node] = part.node_copy(node, copies.__getitem__)
     part.output(copies[max(nodes)])
+    run = _InDoubles(graph.module, part).run
     rank = 2 if graph.reads_features(max(nodes)) else graph.image_form.rank or 4
 
     def function(x: Tensor) -> Tensor | None:
         shaped = x.view(*[1] * (rank - 1), -1)
         try:
             with torch.no_grad():
-                y = _InDoubles(graph.module, part).run(shaped)
+                y = run(shaped)
         except Exception:  # calls of the user's may raise what they like, and then it is no such function
             return None
         return y.view(-1) if isinstance(y, Tensor) and (y.shape, y.dtype) == (shaped.shape, x.dtype) else None
@@ -169,8 +172,6 @@ def _double(value: Any) -> Any:
 
 
 def _is_elementwise(graph: Graph, node: Node) -> bool:
-    if writes(node, graph.module):
-        return False
     if node.op == "call_module":
         return graph.is_a(node, *_MODULES)
     name = _name(node)

@@ -182,6 +182,19 @@ def test_a_bound_for_each_image_of_a_batch_is_none_of_the_layer() -> None:
     assert bounds(recognized(model).after) == [(inf, None)]
 
 
+def test_a_constant_that_forward_writes_into_is_no_constant() -> None:
+    def counted(m: Any, x: Tensor) -> Tensor:
+        m.calls.add_(1.0)
+        return x.relu().clamp(max=6) * m.calls / m.calls
+
+    graph = fxsnn.capture(seeded(lambda: network(Own(counted, calls=1.0))).double())  # where it still writes
+    state = {name: tensor.clone() for name, tensor in graph.module.state_dict().items()}
+    RecognizeActivations().rewrite(graph)
+    graph.tidy()
+    assert bounds(graph) == [(6.0, None)]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in graph.module.state_dict().items())
+
+
 def test_a_layer_whose_values_are_not_known_counts_as_one() -> None:
     """On the meta device: `check` needs no values."""
     report = fxsnn.check(network(Levels(), nn.ReLU6()).to("meta"), target="generic", bits=4)
