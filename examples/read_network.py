@@ -89,6 +89,9 @@ def main(path: str) -> int:
     for node in document["nodes"][1:]:
         x, op, name = values[node.get("reads", 0)], node["op"], node["name"]
         if op == "encode":
+            if "affine" in node:  # the image's own preparation, channel by channel
+                sides = [1] * (x.ndim - 3)
+                x = x * arrays[name + ".scale"].reshape(-1, *sides) + arrays[name + ".shift"].reshape(-1, *sides)
             if node["bits"]:
                 x = np.clip(np.round(x / node["unit"]), -(1 << (node["bits"] - 1)), (1 << (node["bits"] - 1)) - 1)
             x = np.expand_dims(x, -2) if node.get("rank") == 3 else x  # signals are maps of one row

@@ -19,8 +19,8 @@ from fxsnn.data import image_batches, reproducible
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
 from fxsnn.file import unwritable
-from fxsnn.graph import Graph, capture, capture_sharing, require_agreement
-from fxsnn.layers import ImageForm, require_images
+from fxsnn.graph import Graph, Weighted, capture, capture_sharing, require_agreement
+from fxsnn.layers import ImageForm, input_shift, require_images
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, require_flag, shown
@@ -160,6 +160,21 @@ class _First:
                 return
 
 
+def _with_correction(passes: Pipeline, graph: Graph, chip: HardwareTarget, data: Any, *, progress: bool) -> Pipeline:
+    """The same, with a correction of biases where a batch norm behind an activation became a part of its reader.
+
+    It divided by deviations, which are small against means there: what n-bit weights are off by would be a multiple.
+    """
+    front = _rewrite_in_front(graph.copy())
+    if all(input_shift(front[node]) is None for node in front.body(*Weighted)):
+        return passes
+    spikes = next(one for one in passes.passes if isinstance(one, SubstituteSpikes))
+    images = _First(data, "calibration data")
+    return passes.before(
+        spikes.name, CorrectLayers(images, chip, thresholds=False, **asdict(spikes.dynamics()), progress=progress)
+    )
+
+
 def _completed(finetune: Finetune, **options: Any) -> Finetune:
     """The pass, with those of its options set that are `None`."""
     return replace(finetune, **{name: value for name, value in options.items() if getattr(finetune, name) is None})
@@ -267,7 +282,8 @@ def convert(
         correction: "biases", "thresholds" or "both": suit them to n-bit weights and spikes without training, from the
             calibration data, see `fxsnn.passes.CorrectLayers`. "auto": the biases before fine-tuning, which starts
             better from there, on the first 1,000 of the calibration images or without them of the images that it
-            trains on; without fine-tuning nothing. `None`: nothing.
+            trains on; without fine-tuning only in networks that shift activations in front of a layer, as a batch norm
+            behind a ReLU does. `None`: nothing.
         finetune: train the n-bit weights, see `fxsnn.Finetune`.
         example: images on which rewrites are verified; `None`: calibration images, or random ones of a size that the
             network accepts.
@@ -331,6 +347,8 @@ def convert(
         if passes.example is not None:
             with suppress(DataError):  # the size was tried on the graph alone
                 require_agreement(model, graph, passes.example)
+    if is_one_of(correction, ("auto",)) and finetune is None and not once and calibration_data is not None:
+        passes = _with_correction(passes, graph, chip, calibration_data, progress=progress)
     size = None if passes.example is None else tuple(passes.example.shape[1:])
     choice = chip.require_choice(bits)
     options = {

@@ -223,7 +223,7 @@ class SpikingNetwork(nn.Module):
         encode = None if self.__range_told else next((one for one in self.modules() if isinstance(one, Encode)), None)
         if encode is None or encode.bits is None:
             return
-        if (trouble := unlike_calibration(images, encode.unit, encode.bits)) is not None:
+        if (trouble := unlike_calibration(images, encode.unit, encode.bits, encode.affine)) is not None:
             self.__range_told = True
             warnings.warn(trouble, AccuracyWarning, stacklevel=3)
 

@@ -12,22 +12,28 @@ from fxsnn.passes.correct_layers import CorrectLayers
 from fxsnn.passes.finetune import Finetune
 from fxsnn.passes.fix_windows import FixWindows
 from fxsnn.passes.fold_batch_norm import FoldBatchNorm
+from fxsnn.passes.fold_constants import FoldConstants
 from fxsnn.passes.gather_weights import GatherWeights
 from fxsnn.passes.lift_dimensions import LiftDimensions
 from fxsnn.passes.merge_linear import MergeLinear
+from fxsnn.passes.move_affine import MoveAffine
 from fxsnn.passes.quantize_weights import QuantizeWeights
 from fxsnn.passes.recognize_activations import RecognizeActivations
+from fxsnn.passes.recognize_affine import RecognizeAffine
 from fxsnn.passes.separate_calls import SeparateCalls
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
 
 FRONT_END = (
     Canonicalize(),
+    FoldConstants(),
     GatherWeights(),
     RecognizeActivations(),
+    RecognizeAffine(),
     LiftDimensions(),
     SeparateCalls(),
     FixWindows(),
     AbsorbPadding(),
+    MoveAffine(),
     MergeLinear(),
 )
 """What makes of a network as it was written one that the other passes can read, in order; its function is kept.
@@ -46,11 +52,14 @@ __all__ = [
     "Finetune",
     "FixWindows",
     "FoldBatchNorm",
+    "FoldConstants",
     "GatherWeights",
     "LiftDimensions",
     "MergeLinear",
+    "MoveAffine",
     "QuantizeWeights",
     "RecognizeActivations",
+    "RecognizeAffine",
     "SeparateCalls",
     "SubstituteSpikes",
 ]

@@ -21,7 +21,7 @@ from fxsnn.calibration import (
 )
 from fxsnn.chip import whole_number
 from fxsnn.errors import CalibrationWarning, OptionError
-from fxsnn.graph import Graph
+from fxsnn.graph import Graph, normalised_images
 from fxsnn.layers import (
     CLIPPED_SHARE,
     FAR_BEYOND,
@@ -52,7 +52,7 @@ class CalibrateThresholds(Pass):
 
     The step of the input is that of the largest magnitude of the images, unless another costs surely less squared error
     of rounding and clipping. Every image counts alike: its errors are relative to its energy. Without data the largest
-    magnitude is taken as 4.
+    magnitude is taken as 4. Where an `Affine` stands on the images, all this is about what it gives, which is rounded.
 
     Args:
         data: images, an iterable of batches, or a `DataLoader` of (images, labels). `None`: ranges are derived from
@@ -122,7 +122,12 @@ class CalibrateThresholds(Pass):
             unit = self._unit(magnitudes, self.input_bits)
             if magnitudes is not None:
                 troubles.extend(self._input_troubles(magnitudes, unit, self.input_bits))
-            graph.insert_after(graph.input(), QUANTIZED_INPUT, QuantizedInput(unit, self.input_bits))
+            node, affine = normalised_images(graph)
+            quantized = QuantizedInput(unit, self.input_bits, affine).eval()
+            if affine is None:
+                graph.insert_after(node, QUANTIZED_INPUT, quantized)
+            else:
+                graph.replace(node, quantized)
         if self.data is None:
             warnings.warn(
                 "thresholds were derived without data, from batch norm statistics and Gaussian moments, for images of "

@@ -24,12 +24,14 @@ from fxsnn.graph import (
     view_sizes,
     what_is_called,
 )
-from fxsnn.layers import ClippedReLU, FixedSize, Lift, Lower, QuantizedInput
+from fxsnn.layers import Affine, ClippedReLU, FixedSize, Lift, Lower, QuantizedInput
 from fxsnn.numerics import all_finite
 from fxsnn.rewriting import (
     NOTHING_TO_CONVERT,
     NotRewritten,
     Pass,
+    about_affine,
+    about_constant,
     facts,
     fixed_window,
     has_open_window,
@@ -41,6 +43,7 @@ from fxsnn.rewriting import (
 )
 
 _KNOWN = (*Weighted, *Norm, *Activation, nn.AvgPool2d, nn.Flatten, QuantizedInput, FixedSize)
+_KEEP_CHANNELS = (*Activation, Affine, nn.AvgPool2d, nn.AdaptiveAvgPool2d, QuantizedInput, FixedSize, Lift)
 _POOLING = "Train it with average pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
 _BRANCHES = "Joining two branches is not supported yet: make the network one chain of layers"
 _ACTIVATION = "Train it with nn.ReLU or nn.ReLU6: only numbers from zero up can be firing rates"
@@ -141,7 +144,7 @@ def _about_inputs(graph: Graph) -> Iterator[Finding]:
             rows = True
         elif node.target in ("view", "reshape", torch.reshape) and len(sizes := view_sizes(node)) == 2:
             rows, features = True, sizes[1] if isinstance(sizes[1], int) and sizes[1] > 0 else None
-        elif not isinstance(module, (*Activation, nn.AvgPool2d, nn.AdaptiveAvgPool2d, QuantizedInput, FixedSize, Lift)):
+        elif not isinstance(module, _KEEP_CHANNELS):
             return
 
 
@@ -164,8 +167,13 @@ def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
         yield from _about_flatten(graph, node)
     elif is_padding(graph, node) or has_open_window(graph, node):
         yield _about_left(graph, node)
+    elif graph.is_a(node, Affine):
+        yield from filter(None, [about_affine(graph, node)])
+    elif node.op == "get_attr" and all(about_constant(graph, user) for user in node.users):
+        return  # its readers are refused
     elif not graph.is_a(node, *_KNOWN, Lift, Lower):
-        yield from _unsupported(graph, node)
+        about = about_constant(graph, node)
+        yield from _unsupported(graph, node) if about is None else [about]
 
 
 def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
@@ -204,17 +212,18 @@ def _about_flatten(graph: Graph, node: Node) -> Iterator[Finding]:
 def _about_norm(graph: Graph, node: Node) -> Iterator[Finding]:
     norm: Any = graph[node]
     source = node.all_input_nodes[0]
-    if not graph.is_a(source, *Weighted):  # a layer that others read past its norm is refused itself
-        yield graph.finding(
-            node,
-            "this batch norm does not directly follow a convolution or fully connected layer",
-            "Put it directly behind the layer it normalises, so that it can be folded in",
-        )
     if norm.running_mean is None:
         yield graph.finding(
             node,
             "this batch norm has no running statistics (track_running_stats=False)",
             "Train with track_running_stats=True",
+        )
+        return
+    if not graph.is_a(source, *Weighted):  # a layer that others read past its norm is refused itself
+        yield graph.finding(
+            node,
+            "this batch norm does not directly follow a convolution or fully connected layer",
+            "Put it directly behind the layer it normalises, so that it can be folded in",
         )
 
 

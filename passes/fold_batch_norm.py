@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from fxsnn.graph import Graph, Norm
-from fxsnn.layers import FoldedConv2d, FoldedLinear, conv_like, linear_like
+from fxsnn.layers import FoldedConv2d, FoldedLinear, conv_like, input_shift, linear_like, remember_input_shift
 from fxsnn.rewriting import Pass, facts
 
 
@@ -38,6 +38,7 @@ class FoldBatchNorm(Pass):
             else:
                 continue
             folded.remember(norm)
+            remember_input_shift(folded, input_shift(layer))
             graph.replace(source, folded)
             graph.bypass(node)
 

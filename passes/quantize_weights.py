@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from fxsnn.chip import ALL_BITS, Bits, HardwareTarget, require_target, whole_number
 from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Weighted, fit
-from fxsnn.layers import LowBitConv2d, LowBitLinear, layer_like
+from fxsnn.layers import LowBitConv2d, LowBitLinear, input_shift, layer_like, through
 from fxsnn.options import require_flag, shown
 from fxsnn.rewriting import Pass, facts, require_not_spiking
 
 
 class QuantizeWeights(Pass):
     """Every layer that is to spike gets n-bit weights; the tail keeps its own.
+
+    A shift of the inputs that `MoveAffine` has made a part of a bias goes through the n-bit weights from then on.
 
     Args:
         bits: 1 to 4; with a target also "auto" or a mapping from layers to numbers, see `convert`.
@@ -49,4 +53,7 @@ class QuantizeWeights(Pass):
             low: LowBitConv2d | LowBitLinear
             low = layer_like(layer, LowBitConv2d, LowBitLinear)
             low.quantize(widths[graph.name(node)], per_channel=self.per_channel)
+            if (shift := input_shift(layer)) is not None and low.bias is not None:
+                moved = through(layer, shift, low.quantized_weight()) - through(layer, shift)
+                low.bias = nn.Parameter((low.bias.detach().double() + moved).to(low.bias.dtype))
             graph.replace(node, low)

@@ -119,6 +119,12 @@ def largest_gain(threshold: float, bias: Reals, step: Reals, unit: float, bits: 
     return gain
 
 
+def normalised(images: Reals, scale: Reals, shift: Reals) -> Reals:
+    """image·a + c of every channel, for images [N, C, ...]."""
+    sides = [1] * (images.ndim - 2)
+    return images * scale.reshape(-1, *sides) + shift.reshape(-1, *sides)
+
+
 def encoded(images: Reals, unit: float, bits: int) -> Integers:
     """The integer input: images in units, at the ends of the signed range where they leave it."""
     return np.clip(np.rint(images / unit), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1).astype(np.int64)

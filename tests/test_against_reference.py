@@ -115,10 +115,13 @@ def layers_of(snn: fxsnn.SpikingNetwork, model: Planned) -> list[reference.Layer
 
 def simulate(snn: fxsnn.SpikingNetwork, model: Planned, images: Tensor, options: Options) -> list[reference.Trace]:
     """The reference's side of `snn.simulate`."""
-    maps = images.unsqueeze(2) if images.dim() == 3 else images
+    maps = real(images.unsqueeze(2) if images.dim() == 3 else images)
+    if encode(snn).affine is not None:
+        assert isinstance(model, Normalised)
+        maps = reference.normalised(maps, 1 / real(model.deviation), -real(model.centre) / real(model.deviation))
     return reference.simulated(
         layers_of(snn, model),
-        reference.encoded(real(maps), encode(snn).unit, options.input_bits),
+        reference.encoded(maps, encode(snn).unit, options.input_bits),
         timesteps=options.timesteps,
         reset=options.reset,
         half_start=options.initial_membrane == 0.5,
@@ -289,6 +292,33 @@ def test_padding_by_layers_of_its_own_is_that_of_the_convolutions_behind_them(se
     images = noise(case.plan, 2, seed=2)
     images = images.squeeze(2) if seed % 4 == 3 else images
     assert_same_dynamics(case.snn, case.model, 1.2 * images, case.options)
+
+
+class Normalised(Planned):
+    """A network that normalises its images itself."""
+
+    def __init__(self, plan: NetworkPlan) -> None:
+        super().__init__(plan)
+        generator = torch.Generator().manual_seed(plan.seed)
+        self.register_buffer("centre", torch.randn(plan.image[0], generator=generator))
+        self.register_buffer("deviation", torch.rand(plan.image[0], generator=generator) + 0.1)
+
+    centre: Tensor
+    deviation: Tensor
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward((x - self.centre[:, None, None]) / self.deviation[:, None, None])
+
+
+@random_seeds(6, slow=60)
+def test_images_that_the_network_normalises_are_normalised_in_front_of_the_rounding(seed: int) -> None:
+    plan, options = random_case(f"normalised {seed}")
+    first = replace(plan.convs[0], kernel=(3, 3), padding=(1, 1), dilation=(1, 1), pools=())
+    plan = replace(plan, convs=(first, *plan.convs[1:2]))
+    model, images = Normalised(plan), noise(plan, 8, seed=1)
+    snn = converted(model, images, replace(options, target="generic"), bits=max(2, options.bits))
+    assert encode(snn).affine is not None
+    assert_same_dynamics(snn, model, noise(plan, 2, seed=2), options)
 
 
 def test_vectors_are_read_as_they_are() -> None:

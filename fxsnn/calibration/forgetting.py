@@ -27,6 +27,9 @@ def forget_calibration(graph: Graph) -> None:
             own = nn.ReLU() if clipped.bound is None else BoundedReLU(clipped.bound)
             graph.replace(node, own.eval())
     for node in graph.body(QuantizedInput):
-        if node.target == QUANTIZED_INPUT:
+        quantized: Any = graph[node]
+        if quantized.affine is not None:
+            graph.replace(node, quantized.affine)
+        elif node.target == QUANTIZED_INPUT:
             graph.bypass(node)
     graph.tidy()

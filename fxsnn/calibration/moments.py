@@ -3,6 +3,7 @@
 Images are taken as noise of mean 0 and variance 1, which is what normalised images have. Each node gets a mean and a
 variance per channel:
 
+* behind a scale and shift of the images, those of images again: it normalises them;
 * behind a batch norm, folded or not, its shift and the square of its scale: no assumption about what came before;
 * behind a convolution or fully connected layer, the moments of a weighted sum. Neighbouring pixels of images are alike,
   so a kernel's taps on one channel are taken as fully correlated, different channels as independent;
@@ -22,7 +23,7 @@ from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Activation, Graph, Norm
-from fxsnn.layers import BoundedReLU, FixedSize, FoldedConv2d, FoldedLinear, Lift
+from fxsnn.layers import Affine, BoundedReLU, FixedSize, FoldedConv2d, FoldedLinear, Lift
 
 INPUT_DEVIATIONS = 4.0
 """Without data, images are taken to lie within this many standard deviations of zero."""
@@ -81,7 +82,7 @@ def _through(graph: Graph, node: Node, source: Moments) -> Moments:
         return clipped(source, layer.bound.value)
     if isinstance(layer, Activation):
         return rectified(source)
-    if isinstance(layer, nn.AvgPool2d | nn.Flatten | FixedSize | Lift):
+    if isinstance(layer, nn.AvgPool2d | nn.Flatten | FixedSize | Lift | Affine):
         return source
     raise ModelError([_unknown(graph, node, type(layer).__name__)])
 

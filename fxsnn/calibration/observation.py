@@ -18,7 +18,7 @@ from fxsnn.calibration.magnitudes import Magnitudes
 from fxsnn.data import accepted, image_batches, reproducible
 from fxsnn.display import progress_bar
 from fxsnn.errors import DataError
-from fxsnn.graph import Graph, Interpreter
+from fxsnn.graph import Graph, Interpreter, normalised_images
 from fxsnn.numerics import Dynamics, steady_spike_counts
 
 _MSE_CANDIDATES = 200
@@ -114,7 +114,7 @@ class Watch(Interpreter):
 def observe(
     graph: Graph, nodes: Iterable[Node], data: Any, *, progress: bool = False
 ) -> tuple[dict[Node, Histogram], Magnitudes]:
-    """Statistics of the outputs of `nodes`, and of the images.
+    """Statistics of the outputs of `nodes`, and of the images, as they are rounded to the integer input.
 
     Args:
         graph: the network.
@@ -128,12 +128,13 @@ def observe(
     histograms = {node: Histogram() for node in nodes}
     observer = Watch(graph, histograms, lambda node, value: histograms[node].add(value))
     seen = Magnitudes()
+    _, normalise = normalised_images(graph)
     batches = image_batches(data, graph.image_form)
     with torch.no_grad(), reproducible(0, data):
         for images in progress_bar(batches, "calibrating", show=progress):
             if not bool(torch.isfinite(images).all()):
                 raise DataError("calibration images contain infinite values")
-            seen.add(images)
+            seen.add(images if normalise is None else normalise.exact(images.to(graph.device)))
             with accepted(images, what="calibration images"):
                 observer.run(images.to(graph.device, graph.dtype))
     return histograms, seen

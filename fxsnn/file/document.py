@@ -129,7 +129,7 @@ def _is_of_2(node: Mapping[str, Any]) -> bool:
     return (
         newer
         or (node["op"] == "output" and "returns" in node)
-        or (node["op"] == "encode" and not node.keys().isdisjoint(("rank", "size")))
+        or (node["op"] == "encode" and not node.keys().isdisjoint(("rank", "size", "affine")))
     )
 
 
@@ -211,7 +211,9 @@ def _module(module: Any) -> tuple[dict[str, Any], list[Array]]:
         bits = None if module.bits is None else int(module.bits)
         form: dict[str, Any] = {"rank": module.form.rank} if module.form.rank in (2, 3) else {}
         form |= {} if module.form.size is None else {"size": list(module.form.size)}
-        return {"op": "encode", "unit": module.unit, "bits": bits, "channels": module.form.channels, **form}, []
+        form |= {} if module.affine is None else {"affine": module.affine.channels}
+        arrays = [] if module.affine is None else [("scale", module.affine.scale), ("shift", module.affine.shift)]
+        return {"op": "encode", "unit": module.unit, "bits": bits, "channels": module.form.channels, **form}, arrays
     if kind is Decode:
         return {"op": "decode"}, [("spike_value", module.spike_value)]
     return described_layer(module)

@@ -25,7 +25,7 @@ from fxsnn.file.structure import Size, image_form_of, reads, require_order, size
 from fxsnn.file.tail import logits_sizes
 from fxsnn.file.tail_layers import FLOAT_TYPES, convolution_arguments, rebuilt_layer
 from fxsnn.graph import Graph, Tracer, spare_self
-from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, fill
+from fxsnn.layers import Affine, Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, fill
 from fxsnn.numerics import Dynamics, IntegerNeuron, all_finite, largest_code
 
 _CAST = 2.0**-7
@@ -183,7 +183,7 @@ class _Builder:
     def _module(self, node: Mapping[str, Any]) -> nn.Module:
         op, name = node["op"], node["name"]
         if op == "encode":
-            encode = Encode(float(node["unit"]), node["bits"], image_form_of(self._nodes))
+            encode = Encode(float(node["unit"]), node["bits"], image_form_of(self._nodes), self._affine(node))
             self._magnitude, self._value = encode.magnitude, torch.full((1,), encode.unit, dtype=torch.float64)
             return encode
         if op in ("spike_conv2d", "spike_linear"):
@@ -197,6 +197,16 @@ class _Builder:
                 self._problem(f"{name}: its spike value is not that of the last spiking layer")
             return Decode(value, value.dtype, self._dynamics)
         return rebuilt_layer(node, lambda part, shape: self._array(f"{name}.{part}", shape, floats), self._problem)
+
+    def _affine(self, node: Mapping[str, Any]) -> Affine | None:
+        """What is done to images before they are rounded."""
+        count = node.get("affine")
+        if count is None:
+            return None
+        if count not in (1, node["channels"]):
+            self._problem(f"{node['name']}: it scales {count} channels of {node['channels']}")
+        arrays = (self._array(f"{node['name']}.{part}", (count,), (torch.float64,)) for part in ("scale", "shift"))
+        return Affine(*arrays)
 
     def _pooling(self, node: Mapping[str, Any]) -> nn.Module:
         name, channels = node["name"], node["channels"]

@@ -13,6 +13,7 @@ from fxsnn.graph.kinds import (
     Activation,
     Norm,
     Weighted,
+    is_torchvision_normalize,
     looks_like_activation,
     place_of,
     pools_maxima,
@@ -22,6 +23,7 @@ from fxsnn.graph.kinds import (
 from fxsnn.graph.map_sizes import value_sizes
 from fxsnn.graph.names import about_file_name, spare_self
 from fxsnn.graph.overview import layer_rows
+from fxsnn.graph.preparation import normalised_images
 from fxsnn.graph.shapes import keeps_shape
 from fxsnn.graph.tracing import Tracer, capture, capture_sharing
 
@@ -38,11 +40,13 @@ __all__ = [
     "copied",
     "fit",
     "in_front_of_layers",
+    "is_torchvision_normalize",
     "keeps_shape",
     "largest_difference",
     "layer_rows",
     "looks_like_activation",
     "meant_to_spike",
+    "normalised_images",
     "place_of",
     "pools_maxima",
     "require_agreement",

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fxsnn.graph.kinds import Activation, Norm, Weighted
-from fxsnn.layers import BoundedReLU, ClippedReLU, Decode, Encode, LowBit, QuantizedInput, RateReLU, Spiking
+from fxsnn.layers import Affine, BoundedReLU, ClippedReLU, Decode, Encode, LowBit, QuantizedInput, RateReLU, Spiking
 
 KINDS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
     ("spiking", (Spiking,)),
     ("low-bit weights", (LowBit,)),
     ("weights", Weighted),
-    ("batch norm", Norm),
+    ("batch norm", (*Norm, Affine)),
     ("activation", Activation),
     ("pooling", (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d)),
     ("encode, decode", (Encode, Decode, QuantizedInput)),

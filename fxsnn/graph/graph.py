@@ -33,6 +33,7 @@ from fxsnn.graph.kinds import Activation, Norm, Weighted, place_of
 from fxsnn.graph.shapes import image_form
 from fxsnn.graph.sources import source_of
 from fxsnn.layers import (
+    Affine,
     FixedSize,
     ImageForm,
     Lift,
@@ -263,7 +264,7 @@ class Graph:
                 return found, int(self[node].in_features), chain and row  # type: ignore[arg-type]  # fx types it wider
             flatten: Any = self[node] if self.is_a(node, nn.Flatten) else None
             row = row or (flatten is not None and (flatten.start_dim, flatten.end_dim) == (1, -1))
-            plain = self.is_a(node, *Norm, *Activation, QuantizedInput, FixedSize, Lift) or (
+            plain = self.is_a(node, *Norm, *Activation, Affine, QuantizedInput, FixedSize, Lift) or (
                 flatten is not None and row
             )
             window = self.is_a(node, nn.Conv1d, nn.Conv2d, nn.AvgPool1d, nn.AvgPool2d)

@@ -34,6 +34,13 @@ def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:
     return device, next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
 
 
+def is_torchvision_normalize(kind: type) -> bool:
+    """Whether a class is the `Normalize` of torchvision, which need not be installed."""
+    return any(
+        one.__name__ == "Normalize" and one.__module__.startswith("torchvision.transforms.") for one in kind.__mro__
+    )
+
+
 _HARMLESS = frozenset(
     (
         "__init__", "__repr__", "_load_from_state_dict", "_save_to_state_dict", "_version", "extra_repr",

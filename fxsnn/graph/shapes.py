@@ -8,12 +8,12 @@ from torch import fx, nn
 from torch.fx.node import Node
 
 from fxsnn.graph.kinds import Activation, Norm, Weighted
-from fxsnn.layers import Encode, FixedSize, ImageForm, Lift, QuantizedInput
+from fxsnn.layers import Affine, Encode, FixedSize, ImageForm, Lift, QuantizedInput
 
 _KEEP_SHAPES = (
-    *Activation, *Norm, QuantizedInput, FixedSize, nn.Identity, nn.modules.dropout._DropoutNd, nn.ReLU6, nn.Hardtanh,
-    nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid,
-    nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Threshold,
+    *Activation, *Norm, Affine, QuantizedInput, FixedSize, nn.Identity, nn.modules.dropout._DropoutNd, nn.ReLU6,
+    nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid,
+    nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Threshold,
 )  # fmt: skip
 _CALLS = frozenset((
     "abs", "add", "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous", "detach", "div", "dropout", "elu",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -21,12 +22,15 @@ from fxsnn.graph.graph import Graph
 from fxsnn.graph.idle import IdleCalls
 from fxsnn.graph.image_sizes import sizes_to_try
 from fxsnn.graph.in_place import drop_unread, read_what_is_written
-from fxsnn.graph.kinds import place_of, torch_parent
+from fxsnn.graph.kinds import is_torchvision_normalize, place_of, torch_parent
 from fxsnn.graph.names import about_program_name, spare_self
 from fxsnn.graph.own_copy import own_copy, unwrapped
 from fxsnn.graph.sized import BATCHES, Sized, Sizing
 from fxsnn.graph.sources import user_place, without_frames
 from fxsnn.layers import LEAVES, ImageForm, require_images
+
+_NORMALIZING = ("torchvision.transforms.functional", "torchvision.transforms.v2.functional")
+"""Modules with a function `normalize` that refuses traced values; a graph has a call of it."""
 
 
 class Tracer(fx.Tracer):
@@ -40,7 +44,9 @@ class Tracer(fx.Tracer):
     """
 
     def __init__(self, image: tuple[tuple[int, ...], torch.dtype] | None = None, *, strict: bool = False) -> None:
-        super().__init__()
+        torchvision = [sys.modules[name] for name in _NORMALIZING if name in sys.modules]
+        super().__init__(autowrap_functions=tuple(one.normalize for one in torchvision))
+        self._autowrap_search += torchvision
         self.record_stack_traces = True
         self.sizing: Sizing | None = None
         self._image, self._strict = image, strict
@@ -117,7 +123,7 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """See `fx.Tracer`."""
-        known = isinstance(m, LEAVES) or torch_parent(type(m)) is not None
+        known = isinstance(m, LEAVES) or torch_parent(type(m)) is not None or is_torchvision_normalize(type(m))
         return known or super().is_leaf_module(m, module_qualified_name)
 
 

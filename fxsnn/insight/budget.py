@@ -23,7 +23,7 @@ from fxsnn.chip import AUTOMATIC
 from fxsnn.data import Reading, labelled_batches
 from fxsnn.display import MARKED, aligned, html
 from fxsnn.errors import DataError
-from fxsnn.graph import Graph, Interpreter
+from fxsnn.graph import Graph, Interpreter, normalised_images
 from fxsnn.insight.effects import (
     EFFECTS,
     MatchedLayer,
@@ -298,10 +298,11 @@ def _inputs(
 ) -> list[Tensor]:
     """What each layer reads in the spiking network, on average over time, in activation units."""
     encode = encoder_of(snn)
-    if encode.bits is not None:
-        images = QuantizedInput(encode.unit, encode.bits)(images)
     found: dict[Node, Tensor] = {}
     values = {layer.out: reals[layer.name] for layer in layers}
+    if encode.bits is not None:
+        start, _ = normalised_images(ann)
+        values[start] = QuantizedInput(encode.unit, encode.bits, encode.affine)(images)
     _Spliced(ann, values, {layer.node for layer in layers}, found.__setitem__).run(images)
     return [found[layer.node] for layer in layers]
 

@@ -17,7 +17,7 @@ from fxsnn.ambient import neutral
 from fxsnn.calibration import Watch
 from fxsnn.data import accepted
 from fxsnn.errors import OptionError
-from fxsnn.graph import Graph, Weighted, capture_sharing
+from fxsnn.graph import Graph, Weighted, capture_sharing, normalised_images
 from fxsnn.layers import BoundedReLU, Encode, QuantizedInput, Spiking, check_images, layer_like
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.numerics import Dynamics, integrate_and_fire, steady_spike_counts
@@ -242,7 +242,12 @@ def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
     encode = encoder_of(snn)
     start = graph.input()
     if "input" in effects and encode.bits is not None:
-        start = graph.insert_after(start, "quantized_input", QuantizedInput(encode.unit, encode.bits), body)
+        rounded = QuantizedInput(encode.unit, encode.bits, encode.affine)
+        if encode.affine is None:
+            start = graph.insert_after(start, "quantized_input", rounded, body)
+        else:
+            start, _ = normalised_images(graph)
+            graph.replace(start, rounded)
     if "timing" in effects:
         graph.insert_after(start, "every_step", _Repeat(dynamics.timesteps), body)
         last = layers[-1].out if not layers[-1].pools else next(iter(layers[-1].out.users))

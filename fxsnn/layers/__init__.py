@@ -5,6 +5,7 @@ of two dimensions       Lift, Lower
 activations known       BoundedReLU
 windows fixed           FixedSize
 padding taken in        PaddedConv2d
+scales and shifts       Affine
 batch norm folded       FoldedConv2d, FoldedLinear
 thresholds calibrated   QuantizedInput, ClippedReLU
 weights quantised       LowBitConv2d, LowBitLinear
@@ -12,6 +13,16 @@ in training             RateReLU
 spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, Decode
 """
 
+from fxsnn.layers.affine import (
+    Affine,
+    affine_of_norm,
+    input_shift,
+    norm_with_affine_behind,
+    remember_input_shift,
+    through,
+    with_affine_behind,
+    with_affine_in_front,
+)
 from fxsnn.layers.clipping import ActivationSummary, Bound, BoundedReLU, ClippedReLU, RateReLU
 from fxsnn.layers.decode import Decode
 from fxsnn.layers.dimensions import FixedSize, ImageForm, Lift, Lower
@@ -69,6 +80,7 @@ __all__ = [
     "HAND_WRITTEN",
     "LEAVES",
     "ActivationSummary",
+    "Affine",
     "Bound",
     "BoundedReLU",
     "ClippedReLU",
@@ -93,22 +105,29 @@ __all__ = [
     "SpikeLinear",
     "SpikeReLU",
     "Spiking",
+    "affine_of_norm",
     "check_images",
     "conv_like",
     "convolution",
     "fill",
     "geometry_of",
     "in_words",
+    "input_shift",
     "is_readable",
     "layer_like",
     "linear_like",
     "norm_like",
+    "norm_with_affine_behind",
     "pair",
     "quantize_input",
+    "remember_input_shift",
     "require_images",
     "said",
     "sides_of",
     "spike_avg_pooling",
     "spiking_form",
+    "through",
     "unlike_calibration",
+    "with_affine_behind",
+    "with_affine_in_front",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fxsnn.ambient import is_recorded, is_traced
 from fxsnn.errors import DataError
+from fxsnn.layers.affine import Affine
 from fxsnn.layers.dimensions import ImageForm
 from fxsnn.layers.plain_numbers import PlainNumbers
 
@@ -96,10 +97,18 @@ def check_images(images: object, form: ImageForm) -> None:
         raise DataError("images contain NaN")
 
 
-def quantize_input(images: Tensor, unit: float, bits: int) -> Tensor:
-    """`round(images / unit)` clipped to signed `bits`, computed in double precision, as float64."""
+def quantize_input(images: Tensor, unit: float, bits: int, affine: Affine | None = None) -> Tensor:
+    """`round(images / unit)` clipped to signed `bits`, computed in double precision, as float64.
+
+    With `affine`, of `images * scale + shift` instead of the images.
+    """
     top = 1 << (bits - 1)
-    return (images.double() / unit).round().clamp(-top, top - 1)
+    return (_normalised(images, affine) / unit).round().clamp(-top, top - 1)
+
+
+def _normalised(images: Tensor, affine: Affine | None) -> Tensor:
+    """What is rounded, in float64."""
+    return images.double() if affine is None else affine.exact(images)
 
 
 FAR_BEYOND = 2.0
@@ -111,7 +120,7 @@ CLIPPED_SHARE = 0.01
 _TINY_PART = 1 / 64
 
 
-def unlike_calibration(images: Tensor, unit: float, bits: int) -> str | None:
+def unlike_calibration(images: Tensor, unit: float, bits: int, affine: Affine | None = None) -> str | None:
     """What says that images have another range than those of calibration, such as 0..255 instead of 0..1.
 
     Ordinary data clip a little: outliers, noise of augmentation. So images count as too large where more than 1 % of
@@ -122,6 +131,7 @@ def unlike_calibration(images: Tensor, unit: float, bits: int) -> str | None:
         images: [N, C, H, W], of any values.
         unit: the input step.
         bits: width of the signed input.
+        affine: what the network does to them before they are rounded.
 
     Returns:
         A sentence with both ranges; `None` where there is nothing to say.
@@ -130,21 +140,32 @@ def unlike_calibration(images: Tensor, unit: float, bits: int) -> str | None:
         return None
     largest = unit * ((1 << (bits - 1)) - 1)
     low, high = (float(end) for end in images.detach().aminmax())
-    magnitude = max(-low, high)
+    rounded = images.detach() if affine is None else affine.exact(images.detach())
+    magnitude = float(rounded.abs().max())
     if 0 < magnitude < largest * _TINY_PART:
         trouble = f"next to nothing is left of them on an input of {bits} bits"
     elif magnitude > FAR_BEYOND * largest:
-        share = float((images.detach().abs() > FAR_BEYOND * largest).double().mean())
+        share = float((rounded.abs() > FAR_BEYOND * largest).double().mean())
         if share <= max(CLIPPED_SHARE, len(images) / images.numel()):
             return None
         trouble = f"{share:.0%} of their numbers are more than {FAR_BEYOND:g} times as large and are clipped"
     else:
         return None
+    least, most = _images_within(largest, affine)
     return (
-        f"images range from {low:.4g} to {high:.4g}, but the network was calibrated for {-largest:.4g} to "
-        f"{largest:.4g}: {trouble}. Prepare images as those of calibration_data were, or convert with "
+        f"images range from {low:.4g} to {high:.4g}, but the network was calibrated for {least:.4g} to "
+        f"{most:.4g}: {trouble}. Prepare images as those of calibration_data were, or convert with "
         "calibration_data that are like these"
     )
+
+
+def _images_within(largest: float, affine: Affine | None) -> tuple[float, float]:
+    """The lowest and the highest number of images that stays within -largest..largest, in any channel."""
+    if affine is None:
+        return -largest, largest
+    scale, shift = (part[affine.scale != 0] for part in (affine.scale, affine.shift))
+    ends = torch.stack([(end - shift) / scale for end in (-largest, largest)])
+    return (float(ends.min()), float(ends.max())) if ends.numel() else (0.0, 0.0)
 
 
 class QuantizedInput(nn.Module):
@@ -153,20 +174,26 @@ class QuantizedInput(nn.Module):
     Args:
         unit: the input step.
         bits: width of the signed input.
+        affine: what is done to them before they are rounded.
     """
 
-    def __init__(self, unit: float, bits: int) -> None:
+    def __init__(self, unit: float, bits: int, affine: Affine | None = None) -> None:
         super().__init__()
         self.unit = unit
         self.bits = bits
+        self.affine = affine
 
     def forward(self, images: Tensor) -> Tensor:
         """Same shape and type as `images`."""
-        return (quantize_input(images, self.unit, self.bits) * self.unit).to(images.dtype)
+        return (quantize_input(images, self.unit, self.bits, self.affine) * self.unit).to(images.dtype)
 
     def extra_repr(self) -> str:
         """Shown in dumps."""
-        return f"unit={self.unit:.6g}, bits={self.bits}"
+        return f"unit={self.unit:.6g}, bits={self.bits}{_told(self.affine)}"
+
+
+def _told(affine: Affine | None) -> str:
+    return "" if affine is None else f", of images * scale + shift ({affine.extra_repr()})"
 
 
 class Encode(PlainNumbers):
@@ -176,13 +203,15 @@ class Encode(PlainNumbers):
         unit: the input step; 1 for the analog input.
         bits: width of the signed input, or `None` for the analog input.
         form: what images must look like.
+        affine: what is done to them before they are rounded, or instead of that for the analog input.
     """
 
-    def __init__(self, unit: float, bits: int | None, form: ImageForm) -> None:
+    def __init__(self, unit: float, bits: int | None, form: ImageForm, affine: Affine | None = None) -> None:
         super().__init__()
         self.unit = unit
         self.bits = bits
         self.form = form
+        self.affine = affine
 
     def numbers(self) -> Mapping[str, type[int] | type[float]]:
         """The grid of the input."""
@@ -194,16 +223,22 @@ class Encode(PlainNumbers):
         return None if self.bits is None else 1 << (self.bits - 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Integers in float32, of signals as maps of one row; the images' own numbers for the analog input.
+        """Integers in float32, of signals as maps of one row; for the analog input the images' own numbers, or what
+        `affine` makes of them, in float64.
 
         Raises:
             DataError: these cannot be images for the network.
         """
         check_images(images, self.form)
-        numbers = images if self.bits is None else quantize_input(images, self.unit, self.bits).float()
-        return self.form.of_layers(numbers)
+        return self.form.of_layers(self._numbers(images))
+
+    def _numbers(self, images: Tensor) -> Tensor:
+        if self.bits is not None:
+            return quantize_input(images, self.unit, self.bits, self.affine).float()
+        return images if self.affine is None else self.affine.exact(images)
 
     def extra_repr(self) -> str:
         """Shown in dumps."""
         grid = "analog" if self.bits is None else f"unit={self.unit:.6g}, bits={self.bits}"
+        grid += _told(self.affine)
         return f"{grid}, {self.form}" if self.form.rank in (2, 3) else grid

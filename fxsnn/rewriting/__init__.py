@@ -5,6 +5,8 @@ activation when it sees one. It imports graph and what lies below.
 """
 
 from fxsnn.rewriting.activations import find_activations, unknown_activations
+from fxsnn.rewriting.affine_calls import affine_of, source_of_affine
+from fxsnn.rewriting.affine_ways import about_affine, about_constant, can_give, is_on_images, pools_alike, way_forward
 from fxsnn.rewriting.composition import composed, is_in_front_of_activation, layer_in_front, why_apart
 from fxsnn.rewriting.padding import is_padding, padded, padding_of, reader_of
 from fxsnn.rewriting.reasons import NotRewritten
@@ -37,6 +39,10 @@ __all__ = [
     "Pass",
     "Pipeline",
     "Step",
+    "about_affine",
+    "about_constant",
+    "affine_of",
+    "can_give",
     "composed",
     "encoding",
     "facts",
@@ -45,6 +51,7 @@ __all__ = [
     "fixed_window",
     "has_open_window",
     "is_in_front_of_activation",
+    "is_on_images",
     "is_padding",
     "is_squeeze",
     "join_means",
@@ -54,12 +61,15 @@ __all__ = [
     "outline",
     "padded",
     "padding_of",
+    "pools_alike",
     "reader_of",
     "require_example",
     "require_not_spiking",
+    "source_of_affine",
     "spiking_layer",
     "squeezed_map",
     "substitute",
     "unknown_activations",
+    "way_forward",
     "why_apart",
 ]

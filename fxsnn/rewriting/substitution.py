@@ -12,8 +12,9 @@ from torch.fx.node import Node
 
 from fxsnn.chip import HardwareTarget
 from fxsnn.errors import Finding, ModelError, TargetError
-from fxsnn.graph import Activation, Graph, Norm, Weighted
+from fxsnn.graph import Activation, Graph, Norm, Weighted, normalised_images
 from fxsnn.layers import (
+    Affine,
     ClippedReLU,
     Decode,
     Encode,
@@ -136,9 +137,10 @@ def neurons_of(
 
 def encoding(graph: Graph) -> tuple[Encode, Signal]:
     """The encoder of a graph whose thresholds are calibrated, and what it gives."""
-    quantized = next((graph[node] for node in graph.body(QuantizedInput)), None)
-    unit, bits = (quantized.unit, quantized.bits) if isinstance(quantized, QuantizedInput) else (1.0, None)
-    encode = Encode(unit, bits, graph.image_form)
+    quantized: Any = next((graph[node] for node in graph.body(QuantizedInput)), None)
+    unit, bits = (1.0, None) if quantized is None else (quantized.unit, quantized.bits)
+    affine = normalised_images(graph)[1] if quantized is None else quantized.affine
+    encode = Encode(unit, bits, graph.image_form, affine)
     value = torch.full((1,), unit, dtype=torch.float64, device=graph.device)
     return encode, Signal(value, encode.magnitude, constant=True)
 
@@ -183,7 +185,7 @@ def substitute(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None
     dtype = graph.dtype  # of all layers with weights: nothing between them could cast
     encode, _ = encoding(graph)
     body = graph.body()  # while it has its activations
-    for node in graph.body(QuantizedInput, FixedSize, Lift):  # which encoding does, too
+    for node in graph.body(QuantizedInput, Affine, FixedSize, Lift):  # which encoding does, too
         graph.bypass(node)
     for layer in layers:
         graph.replace(layer.node, spiking_layer(graph, layer, dynamics))
@@ -218,10 +220,10 @@ def outline(graph: Graph) -> Graph:
         graph: canonical and convertible; it stays as it is.
     """
     other = graph.copy()
-    encode, decode, body = Encode(1.0, 8, graph.image_form), list[Node](), other.body()
+    encode, decode, body = Encode(1.0, 8, graph.image_form, normalised_images(graph)[1]), list[Node](), other.body()
     value = torch.ones(graph.input_channels or 1, dtype=torch.float64)  # of the images, which no layer shows
     for node in body:
-        if other.is_a(node, *Norm, *Activation, FixedSize, Lift):
+        if other.is_a(node, *Norm, *Activation, Affine, FixedSize, Lift):
             other.bypass(node)
         elif other.is_a(node, *Weighted, nn.AvgPool2d):
             layer: Any = other[node]
