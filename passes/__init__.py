@@ -25,9 +25,9 @@ from fxsnn.passes.substitute_spikes import SubstituteSpikes
 
 FRONT_END = (
     Canonicalize(),
+    RecognizeActivations(),
     FoldConstants(),
     GatherWeights(),
-    RecognizeActivations(),
     RecognizeAffine(),
     LiftDimensions(),
     SeparateCalls(),

@@ -71,8 +71,10 @@ def _join_next(graph: Graph, node: Node) -> None:
 
 def _into_layer_before(graph: Graph, node: Node, affine: Affine) -> bool:
     """Put it into the layer or batch norm that gives what it reads, if there is one that only it reads."""
-    before = node.all_input_nodes[0]
-    if not can_give(graph, before, affine) or graph.sole_user(before) is not node:
+    before, behind = node.all_input_nodes[0], node
+    while pools_alike(graph, before, affine) and graph.sole_user(before) is behind:
+        before, behind = before.all_input_nodes[0], before
+    if not can_give(graph, before, affine) or graph.sole_user(before) is not behind:
         return False
     _put_behind(graph, before, affine)
     graph.bypass(node)
@@ -126,12 +128,20 @@ def _forward(graph: Graph, node: Node, affine: Affine) -> None:
 def _pool_before_tail(graph: Graph) -> None:
     """Let an average pooling, which can spike, stand in front of the scales and shifts with which the tail begins."""
     while body := graph.body():
-        first = graph.sole_user(body[-1])
-        affine = None if first is None else affine_of(graph, first)
-        pool = None if first is None else graph.sole_user(first)
-        if first is None or affine is None or pool is None or not pools_alike(graph, pool, affine):
+        between: list[Node] = []
+        behind = graph.sole_user(body[-1])
+        while behind is not None and affine_of(graph, behind) is not None:
+            between.append(behind)
+            behind = graph.sole_user(behind)
+        if behind is None or not between or not all(_pools_alike(graph, behind, one) for one in between):
             return
-        _swap(graph, first, pool)
+        for one in reversed(between):
+            _swap(graph, one, behind)
+
+
+def _pools_alike(graph: Graph, node: Node, before: Node) -> bool:
+    affine = affine_of(graph, before)
+    return affine is not None and pools_alike(graph, node, affine)
 
 
 def _swap(graph: Graph, first: Node, second: Node) -> None:

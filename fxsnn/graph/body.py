@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.node import Node
 
@@ -15,8 +16,8 @@ from fxsnn.graph.kinds import (
 )
 from fxsnn.layers import Decode, Spiking
 
-_LAYERS = (nn.Conv1d, *Weighted)
-"""Layers with weights; those that read signals are lifted to maps later."""
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+_CALLED_CONVOLUTIONS = (F.conv1d, F.conv2d)
 
 
 def ancestors(node: Node) -> set[Node]:
@@ -35,7 +36,7 @@ def in_front_of_layers(module: fx.GraphModule) -> set[Node]:
     """The nodes behind which stands a layer with weights."""
     found: set[Node] = set()
     for node in reversed(module.graph.nodes):
-        if any(user in found or _is_a(module, user, *_LAYERS) for user in node.users):
+        if any(user in found or _is_layer(module, user) for user in node.users):
             found.add(node)
     return found
 
@@ -76,7 +77,7 @@ def meant_to_spike(module: fx.GraphModule) -> set[Node]:
         node
         for node in in_front_of_layers(module) - body
         if _ends_hidden_layer(what_is_called(module, node).lower())
-        and any(_is_a(module, one, *_LAYERS) for one in ancestors(node) - body)
+        and any(_is_layer(module, one) for one in ancestors(node) - body)
     ]
     return body.union(hidden, *map(ancestors, hidden))
 
@@ -101,8 +102,8 @@ def _is_of_convolution(module: fx.GraphModule, node: Node) -> bool:
     """Whether the layer with weights whose activation this is convolves."""
     while node.all_input_nodes:
         node = node.all_input_nodes[0]
-        if _is_a(module, node, *_LAYERS):
-            return _is_a(module, node, nn.Conv1d, nn.Conv2d)
+        if _is_layer(module, node):
+            return _is_a(module, node, *_CONVOLUTIONS) or node.target in _CALLED_CONVOLUTIONS
     return False
 
 
@@ -111,6 +112,11 @@ def _alone_is_read(end: Node) -> bool:
     body = {end, *ancestors(end)}
     early = (node for node in body if node is not end and node.op != "placeholder")
     return all(user in body for node in early for user in node.users)
+
+
+def _is_layer(module: fx.GraphModule, node: Node) -> bool:
+    """Whether it calls a layer with weights, as a function or on signals, too: the front end makes one of it."""
+    return _is_a(module, node, nn.Conv1d, *Weighted) or node.target in (*_CALLED_CONVOLUTIONS, F.linear)
 
 
 def _spikes(module: fx.GraphModule, node: Node) -> bool:

@@ -15,9 +15,9 @@ _HOLDS_OTHERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, 
 
 
 def pools_evenly(pool: nn.AvgPool2d) -> bool:
-    """Whether all windows of an average pooling have the same size and count alike, as spikes ask for."""
+    """Whether all windows of an average pooling have the same size and count alike, as those of spikes do."""
     counted = pool.count_include_pad or not any(pair(pool.padding))
-    return counted and not pool.ceil_mode and pool.divisor_override is None
+    return counted and not pool.ceil_mode
 
 
 def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype | None]:

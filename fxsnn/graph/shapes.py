@@ -13,7 +13,8 @@ from fxsnn.layers import Affine, Encode, FixedSize, ImageForm, Lift, QuantizedIn
 _KEEP_SHAPES = (
     *Activation, *Norm, Affine, QuantizedInput, FixedSize, nn.Identity, nn.modules.dropout._DropoutNd, nn.ReLU6,
     nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid,
-    nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Threshold,
+    nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink,
+    nn.Threshold,
 )  # fmt: skip
 _CALLS = frozenset((
     "abs", "add", "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous", "detach", "div", "dropout", "elu",

@@ -217,7 +217,7 @@ def stage_networks(model: nn.Module, snn: SpikingNetwork) -> dict[str, Graph]:
 
 def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
     graph = ann.copy()
-    layers, body = matched_layers(graph, snn), graph.body()
+    layers, body, (normalised, _) = matched_layers(graph, snn), graph.body(), normalised_images(graph)
     dynamics = snn.dynamics
     for layer in layers:
         source: Any = graph[layer.node]
@@ -246,7 +246,7 @@ def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
         if encode.affine is None:
             start = graph.insert_after(start, "quantized_input", rounded, body)
         else:
-            start, _ = normalised_images(graph)
+            start = normalised
             graph.replace(start, rounded)
     if "timing" in effects:
         graph.insert_after(start, "every_step", _Repeat(dynamics.timesteps), body)

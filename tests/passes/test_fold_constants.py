@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fxsnn
-from fxsnn.passes import FoldConstants
+from fxsnn.passes import Canonicalize, FoldConstants
 from tests.nets import images, seeded
 
 
@@ -32,7 +32,7 @@ class Net(nn.Module):
 
 
 def folded(front: Callable[[Any, Tensor], Tensor], behind: Callable[[Any, Tensor], Tensor] | None = None) -> fxsnn.Step:
-    graph = fxsnn.capture(seeded(lambda: Net(front, behind)), images())
+    graph = Canonicalize()(fxsnn.capture(seeded(lambda: Net(front, behind)), images())).after
     return FoldConstants()(graph, images())
 
 
@@ -82,7 +82,7 @@ def test_each_reader_has_the_same_buffer() -> None:
     ],
 )
 def test_what_draws_random_numbers_is_left_alone(front: Callable[[Any, Tensor], Tensor]) -> None:
-    graph = fxsnn.capture(seeded(lambda: Net(front)))
+    graph = Canonicalize()(fxsnn.capture(seeded(lambda: Net(front)))).after
     after = FoldConstants()(graph).after
     assert [node.name for node in after if node.name.startswith(("bernoulli", "rand"))]
 
@@ -106,5 +106,5 @@ def test_a_constant_of_body_and_tail_is_folded_for_the_body_only() -> None:
 def test_parameters_of_the_network_are_not_written_into() -> None:
     model = seeded(lambda: Net(lambda net, x: x * net.scale.abs().view(3, 1, 1)))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    FoldConstants()(fxsnn.capture(model), images())
+    FoldConstants()(Canonicalize()(fxsnn.capture(model)).after, images())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
