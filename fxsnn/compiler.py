@@ -19,8 +19,8 @@ from fxsnn.data import image_batches, reproducible
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
 from fxsnn.file import unwritable
-from fxsnn.graph import Graph, Weighted, capture, capture_sharing, require_agreement
-from fxsnn.layers import ImageForm, input_shift, require_images
+from fxsnn.graph import Graph, capture, capture_sharing, require_agreement
+from fxsnn.layers import ImageForm, require_images
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, require_flag, shown
@@ -44,6 +44,9 @@ _SAMPLE = 32
 
 _VERIFIED = 20
 """Steps for which the engine is compared with PyTorch: more than engines run at a time."""
+
+_CORRECTED_ON = 256
+"""So many images correct the layers of a network that is not trained: means of channels need no more."""
 
 _STARTED_ON = 1_000
 """So many images correct the layers from which fine-tuning starts."""
@@ -74,12 +77,15 @@ def pipeline(
     Examples:
         >>> print(pipeline(target="hw_v1.0", bits=2).until("fold-batch-norm"))
         Canonicalize()
-        GatherWeights()
         RecognizeActivations()
+        FoldConstants()
+        GatherWeights()
+        RecognizeAffine()
         LiftDimensions()
         SeparateCalls()
         FixWindows()
         AbsorbPadding()
+        MoveAffine()
         MergeLinear()
         CheckConvRelu()
         CheckLimits(bits=2)
@@ -107,7 +113,7 @@ def pipeline(
         raise OptionError(f"finetune is a {type(finetune).__name__}; expected fxsnn.Finetune(data, ...), or None")
     images: Any = calibration_data
     if is_one_of(correction, ("auto",)):
-        images = None if finetune is None else _to_start_from(calibration_data, finetune)
+        images = _to_correct_on(calibration_data, finetune)
         correction = None if images is None else "biases"
     elif correction is not None:
         _require_correction(correction, calibration_data)
@@ -135,44 +141,30 @@ def _require_correction(correction: object, data: Any) -> None:
         )
 
 
-def _to_start_from(calibration_data: Any, finetune: Finetune) -> _First | None:
-    """Images on which layers are corrected before training, of data that can be gone through again; `None`: none."""
-    for data, what in ((calibration_data, "calibration data"), (finetune.data, "fine-tuning data")):
+def _to_correct_on(calibration_data: Any, finetune: Finetune | None) -> _First | None:
+    """Images on which layers are corrected, of data that can be gone through again; `None`: none."""
+    trained_on = None if finetune is None else finetune.data
+    for data, what in ((calibration_data, "calibration data"), (trained_on, "fine-tuning data")):
         if data is not None and not isinstance(data, Iterator):
-            return _First(data, what)
+            return _First(data, what, _CORRECTED_ON if finetune is None else _STARTED_ON)
     return None
 
 
 class _First:
     """The first images of data; all who go through it see the same ones."""
 
-    def __init__(self, data: Any, what: str) -> None:
-        self._data, self._what = data, what
+    def __init__(self, data: Any, what: str, most: int) -> None:
+        self._data, self._what, self._most = data, what, most
         # Of a loader that draws where its own generator is.
         self.generator, self.sampler = getattr(data, "generator", None), getattr(data, "sampler", None)
 
     def __iter__(self) -> Iterator[Tensor]:
-        left = _STARTED_ON
+        left = self._most
         for images in image_batches(self._data, ImageForm(), what=self._what):
             yield images[:left]
             left -= len(images)
             if left <= 0:
                 return
-
-
-def _with_correction(passes: Pipeline, graph: Graph, chip: HardwareTarget, data: Any, *, progress: bool) -> Pipeline:
-    """The same, with a correction of biases where a batch norm behind an activation became a part of its reader.
-
-    It divided by deviations, which are small against means there: what n-bit weights are off by would be a multiple.
-    """
-    front = _rewrite_in_front(graph.copy())
-    if all(input_shift(front[node]) is None for node in front.body(*Weighted)):
-        return passes
-    spikes = next(one for one in passes.passes if isinstance(one, SubstituteSpikes))
-    images = _First(data, "calibration data")
-    return passes.before(
-        spikes.name, CorrectLayers(images, chip, thresholds=False, **asdict(spikes.dynamics()), progress=progress)
-    )
 
 
 def _completed(finetune: Finetune, **options: Any) -> Finetune:
@@ -280,10 +272,9 @@ def convert(
         input_bits: width of the signed integer input, or `None` for an analog input.
         per_channel: one weight step per output channel, or one per layer.
         correction: "biases", "thresholds" or "both": suit them to n-bit weights and spikes without training, from the
-            calibration data, see `fxsnn.passes.CorrectLayers`. "auto": the biases before fine-tuning, which starts
-            better from there, on the first 1,000 of the calibration images or without them of the images that it
-            trains on; without fine-tuning only in networks that shift activations in front of a layer, as a batch norm
-            behind a ReLU does. `None`: nothing.
+            calibration data, see `fxsnn.passes.CorrectLayers`. "auto": the biases, on the first 256 of the calibration
+            images, if they can be gone through again; before fine-tuning, which starts better from there, on the first
+            1,000, or without them of the images that it trains on. `None`: nothing.
         finetune: train the n-bit weights, see `fxsnn.Finetune`.
         example: images on which rewrites are verified; `None`: calibration images, or random ones of a size that the
             network accepts.
@@ -347,8 +338,6 @@ def convert(
         if passes.example is not None:
             with suppress(DataError):  # the size was tried on the graph alone
                 require_agreement(model, graph, passes.example)
-    if is_one_of(correction, ("auto",)) and finetune is None and not once and calibration_data is not None:
-        passes = _with_correction(passes, graph, chip, calibration_data, progress=progress)
     size = None if passes.example is None else tuple(passes.example.shape[1:])
     choice = chip.require_choice(bits)
     options = {

@@ -24,11 +24,11 @@ class AbsorbPadding(Pass):
         >>> from torch import nn
         >>> graph = fxsnn.capture(nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(1, 2, 3, stride=2), nn.ReLU()))
         >>> print(AbsorbPadding()(graph).after.text(hashes=False))
-        name   calls                                                                          reads  tensors
-        -----  -----------------------------------------------------------------------------  -----  -------
+        name   calls                                                                        reads  tensors
+        -----  ---------------------------------------------------------------------------  -----  -------
         input  placeholder
         1      PaddedConv2d(1, 2, kernel_size=(3, 3), stride=(2, 2), padding=(0, 1, 0, 1))  input
-        2      ReLU()                                                                         1
+        2      ReLU()                                                                       1
     """
 
     needs = facts("canonical", "two-dimensional")

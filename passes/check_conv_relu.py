@@ -172,8 +172,7 @@ def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
     elif node.op == "get_attr" and all(about_constant(graph, user) for user in node.users):
         return  # its readers are refused
     elif not graph.is_a(node, *_KNOWN, Lift, Lower):
-        about = about_constant(graph, node)
-        yield from _unsupported(graph, node) if about is None else [about]
+        yield from _unsupported(graph, node)
 
 
 def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
@@ -190,7 +189,8 @@ def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
     behind = graph.sole_user(node)
     if graph.is_a(behind, *Norm) and behind is not None:
         behind = graph.sole_user(behind)
-    if not graph.is_a(behind, *Activation):
+    other = behind is not None and not graph.is_a(behind, *_KNOWN)  # it is refused itself
+    if not graph.is_a(behind, *Activation) and not other:
         readers = ", ".join(graph.name(user) for user in sorted(node.users)) or "nothing"
         problem = f"this {kind} has no ReLU of its own behind it; it is read by {readers}"
         remedy = "Put nn.ReLU directly behind it (a batch norm may stand between), and read only the ReLU"
@@ -315,6 +315,9 @@ def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
         if node is together[0]:
             problem = f"with what follows up to {graph.name(together[-1])} it is no activation that is supported"
             yield graph.finding(node, problem, _BY_HAND)
+        return
+    if (about := about_constant(graph, node)) is not None:
+        yield about
         return
     what = what_is_called(graph.module, node)
     lowered = what.lower()

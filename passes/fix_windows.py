@@ -38,15 +38,15 @@ class FixWindows(Pass):
         >>> layers = nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Conv2d(2, 2, 2), nn.ReLU()
         >>> graph = fxsnn.capture(nn.Sequential(*layers), torch.rand(1, 1, 10, 10))
         >>> print(FixWindows()(graph).after.text(hashes=False))
-        name   calls                                            reads  tensors
-        -----  -----------------------------------------------  -----  -------
-        input  placeholder
-        fixed_size  FixedSize((1, 10, 10))  input
-        0      Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))  fixed_size
-        1      ReLU()                                           0
-        2      AvgPool2d(kernel_size=(4, 4), stride=(4, 4), padding=(0, 0))  1
-        3      Conv2d(2, 2, kernel_size=(2, 2), stride=(1, 1))  2
-        4      ReLU()                                           3
+        name        calls                                                         reads       tensors
+        ----------  ------------------------------------------------------------  ----------  -------
+        input       placeholder
+        fixed_size  FixedSize((1, 10, 10))                                        input
+        0           Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))               fixed_size
+        1           ReLU()                                                        0
+        2           AvgPool2d(kernel_size=(4, 4), stride=(4, 4), padding=(0, 0))  1
+        3           Conv2d(2, 2, kernel_size=(2, 2), stride=(1, 1))               2
+        4           ReLU()                                                        3
     """
 
     needs = facts("canonical", "two-dimensional")

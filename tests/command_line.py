@@ -26,7 +26,7 @@ class Net(nn.Module):
         return self.fc(self.pool(self.relu(self.conv1(x))).flatten(1))
 
 def wide():
-    return nn.Sequential(nn.Conv2d(60, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 5))
+    return nn.Sequential(nn.Conv2d(60, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU())
 
 def broken():
     return 1 / 0

@@ -31,11 +31,15 @@ def _seeded() -> None:
 
 @pytest.fixture
 def convert() -> Callable[..., fxsnn.SpikingNetwork]:
-    """`fxsnn.convert` for hw_v1.0 at 2 bits unless a test says otherwise, its warnings silenced."""
+    """`fxsnn.convert` for hw_v1.0 at 2 bits, corrected only before training, unless a test says otherwise.
+
+    Its warnings are silenced.
+    """
 
     def quietly(model: nn.Module, **options: Any) -> fxsnn.SpikingNetwork:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
-            return fxsnn.convert(model, **{"target": "hw_v1.0", "bits": 2, **options})
+            correction = "auto" if options.get("finetune") else None
+            return fxsnn.convert(model, **{"target": "hw_v1.0", "bits": 2, "correction": correction, **options})
 
     return quietly

@@ -364,9 +364,10 @@ def arguments(images: Tensor, options: Options) -> dict[str, Any]:
 
 
 def converted(model: nn.Module, images: Tensor, options: Options, **more: Any) -> fxsnn.SpikingNetwork:
-    """The library's side."""
+    """The library's side; biases are those of the network, unless it is trained."""
+    correction = "auto" if more.get("finetune") else None
     with quiet():
-        return fxsnn.convert(model, **{**arguments(images, options), **more})
+        return fxsnn.convert(model, **{"correction": correction, **arguments(images, options), **more})
 
 
 @dataclass(frozen=True, eq=False)

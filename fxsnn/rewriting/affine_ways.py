@@ -133,6 +133,8 @@ def about_affine(graph: Graph, node: Node) -> Finding | None:
     elif graph.is_a(blocked, *Activation):
         where = f"between activations, in front of {graph.name(blocked)}: no layer with weights reads it"
         remedy = "Put a convolution or fully connected layer between, or leave one activation out"
+    elif not graph.is_a(blocked, *Weighted, *Norm):
+        return None  # that is refused itself
     else:
         where = f"in front of {graph.name(blocked)}, which cannot take it"
         remedy = f"Put it in front of the activation or directly behind the layer; of a batch norm, {_IN_FRONT}"

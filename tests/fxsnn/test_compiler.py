@@ -401,4 +401,5 @@ class TestPipeline:
 
     def test_it_gives_the_graph_that_convert_uses(self, convert: Convert) -> None:
         options: dict[str, Any] = {"target": "hw_v1.0", "bits": 3, "calibration_data": images(32), "timesteps": 4}
+        options["correction"] = "biases"
         assert convert(seeded(Small), **options).graph.text() == fxsnn.pipeline(**options).run(seeded(Small)).text()

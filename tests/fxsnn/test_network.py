@@ -107,7 +107,7 @@ class TestACall:
 
 class TestTimesteps:
     def test_can_be_set_after_conversion(self) -> None:
-        snn, direct = converted(timesteps=4), converted(timesteps=32)
+        snn, direct = (converted(timesteps=steps, correction=None) for steps in (4, 32))
         snn.timesteps = 32
         assert torch.equal(snn(images()), direct(images()))
         assert snn.report.timesteps == 32

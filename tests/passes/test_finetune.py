@@ -453,9 +453,13 @@ def test_a_conversion_starts_from_corrected_layers(convert: Any) -> None:
     assert not any(isinstance(one, CorrectLayers) for one in once.passes)
 
 
-def test_without_fine_tuning_a_conversion_corrects_nothing_by_itself() -> None:
-    passes = fxsnn.pipeline(target=V1, bits=2, calibration_data=IMAGES).passes
-    assert not any(isinstance(one, CorrectLayers) for one in passes)
+def test_without_fine_tuning_a_conversion_corrects_biases_on_a_part_of_the_images() -> None:
+    many = torch.zeros(300, 3, 12, 12)
+    passes = fxsnn.pipeline(target=V1, bits=2, calibration_data=many).passes
+    [found] = [one for one in passes if isinstance(one, CorrectLayers)]
+    assert (found.biases, found.thresholds, sum(map(len, found.data))) == (True, False, 256)
+    for options in ({}, {"calibration_data": iter([IMAGES])}, {"calibration_data": IMAGES, "correction": None}):
+        assert "correct-layers" not in [one.name for one in fxsnn.pipeline(target=V1, bits=2, **options).passes]
 
 
 def test_the_layers_it_starts_from_are_corrected_on_so_many_images_of_whatever_data() -> None:
