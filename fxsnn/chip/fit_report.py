@@ -245,7 +245,8 @@ def _finding(target: HardwareTarget, fit: LayerFit, limit: int) -> Finding:
         sizes = target.kernel_sizes()
         allowed = ", ".join(f"{height}x{width}" for height, width in sizes)
         remedy = "Use a supported kernel size"
-        if fit.kernel_size[0] == 1 and all(height > 1 for height, _ in sizes):  # as of all convolutions of signals
+        of_signals = fit.kernel_size[0] == 1 < fit.kernel_size[1]
+        if of_signals and all(height > 1 for height, _ in sizes):
             remedy = f'{remedy}, or a target with kernels of one row, such as "generic"'
         problem = f"its kernel is {kernel}; {target.name} supports {allowed or 'no convolution'}"
         return Finding(fit.layer, problem, remedy, fit.source)

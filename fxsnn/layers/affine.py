@@ -21,18 +21,19 @@ class Affine(nn.Module):
     Args:
         scale: [C], or [1] for all channels alike; kept as float64 whatever the module is cast to.
         shift: the same.
-        shifts: whether a shift is other than zero, where that is known of tensors on the meta device.
+        shifts: whether there is a shift, as a batch norm has one that was not trained yet, too; `None`: as the values
+            tell, and yes where there are none, on the meta device.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, scale: Tensor, shift: Tensor, *, shifts: bool = True) -> None:
+    def __init__(self, scale: Tensor, shift: Tensor, *, shifts: bool | None = None) -> None:
         super().__init__()
         scale, shift = torch.broadcast_tensors(scale.detach().double(), shift.detach().double())
         self.register_buffer("scale", scale.clone())
         self.register_buffer("shift", shift.clone())
-        self.shifts = shifts if shift.is_meta else bool((shift != 0).any())
+        self.shifts = (shift.is_meta or bool((shift != 0).any())) if shifts is None else shifts
 
     @property
     def channels(self) -> int:
@@ -173,7 +174,7 @@ def affine_of_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Affine:
     if norm.affine:
         scale = scale * norm.weight.detach().double()
     shift = -given.running_mean.double() * scale
-    return Affine(scale, shift if not norm.affine else shift + norm.bias.detach().double())
+    return Affine(scale, shift if not norm.affine else shift + norm.bias.detach().double(), shifts=True)
 
 
 def _expanded(affine: Affine, channels: int) -> tuple[Tensor, Tensor]:
