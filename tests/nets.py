@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxsnn
+from fxsnn.graph import Graph
+from fxsnn.passes import FRONT_END
 
 
 def seeded(build: Callable[[], nn.Module], seed: int = 0) -> Any:  # tests reach for its layers by name
@@ -171,3 +173,13 @@ CONVERTIBLE: dict[str, Callable[[], nn.Module]] = {
     "hand-written": HandWritten,
     "without classifier": without_classifier,
 }
+
+
+def in_front(model: nn.Module, given: Tensor) -> Graph:
+    """Through the front end, each pass verified in double precision."""
+    graph = fxsnn.capture(model, given)
+    for one in FRONT_END:
+        graph = one(graph, given).after
+    with torch.no_grad():
+        torch.testing.assert_close(graph(given), model(given), rtol=1e-4, atol=1e-5)
+    return graph

@@ -16,23 +16,12 @@ from torch import Tensor, nn
 
 import fxsnn
 from fxsnn.errors import ModelError
-from fxsnn.graph import Graph
 from fxsnn.insight import error_budget
 from fxsnn.layers import Lift, Lower, PaddedConv2d, sides_of
-from fxsnn.passes import FRONT_END, AbsorbPadding, Canonicalize
+from fxsnn.passes import AbsorbPadding, Canonicalize
 from tests.engines import ENGINES, same
-from tests.nets import images, seeded
+from tests.nets import images, in_front, seeded
 from tests.random_networks import quiet
-
-
-def in_front(model: nn.Module, given: Tensor) -> Graph:
-    """Through the front end, each pass verified in double precision."""
-    graph = fxsnn.capture(model, given)
-    for one in FRONT_END:
-        graph = one(graph, given).after
-    with torch.no_grad():
-        torch.testing.assert_close(graph(given), model(given))
-    return graph
 
 
 def network(*front: nn.Module, kernel: int = 3, stride: int = 1, padding: Any = 0) -> nn.Module:

@@ -20,23 +20,13 @@ from fxsnn.errors import DataError, FileError
 from fxsnn.graph import Graph
 from fxsnn.insight import error_budget
 from fxsnn.layers import Lift, Lower
-from fxsnn.passes import FRONT_END, CheckConvRelu, FixWindows
+from fxsnn.passes import CheckConvRelu, FixWindows
 from fxsnn.storage import load_arrays, save_arrays
 from tests import reference
 from tests.engines import ENGINES
-from tests.nets import images, seeded
+from tests.nets import images, in_front, seeded
 from tests.random_networks import PoolPlan, quiet
 from tests.test_against_reference import whole
-
-
-def in_front(model: nn.Module, given: Tensor) -> Graph:
-    """Through the front end, each pass verified in double precision."""
-    graph = fxsnn.capture(model, given)
-    for one in FRONT_END:
-        graph = one(graph, given).after
-    with torch.no_grad():
-        torch.testing.assert_close(graph(given), model(given))
-    return graph
 
 
 def pools(graph: Graph) -> list[tuple[Any, Any]]:

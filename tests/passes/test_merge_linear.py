@@ -17,22 +17,12 @@ import fxsnn
 from fxsnn.graph import Graph
 from fxsnn.insight import error_budget
 from fxsnn.layers import FoldedConv2d, sides_of
-from fxsnn.passes import FRONT_END, CheckConvRelu, FoldBatchNorm, MergeLinear
+from fxsnn.passes import CheckConvRelu, FoldBatchNorm, MergeLinear
 from tests import reference
 from tests.engines import ENGINES
-from tests.nets import images, seeded
+from tests.nets import images, in_front, seeded
 from tests.random_networks import quiet, random_seeds
 from tests.test_against_reference import whole
-
-
-def in_front(model: nn.Module, given: Tensor) -> Graph:
-    """Through the front end, each pass verified in double precision."""
-    graph = fxsnn.capture(model, given)
-    for one in FRONT_END:
-        graph = one(graph, given).after
-    with torch.no_grad():
-        torch.testing.assert_close(graph(given), model(given), rtol=1e-4, atol=1e-5)
-    return graph
 
 
 def network(*layers: nn.Module, given: Tensor | None = None) -> nn.Module:
