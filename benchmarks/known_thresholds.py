@@ -105,7 +105,8 @@ def main() -> None:
             for row, one in rows.items():
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    snn = fxsnn.convert(one, target="generic", bits=given.bits, calibration_data=images[:500])
+                    options = {"bits": given.bits, "calibration_data": images[:500], "correction": None}
+                    snn = fxsnn.convert(one, target="generic", **options)
                 figures = [accuracy(one, *test)]
                 for snn.timesteps in TIMESTEPS:
                     figures.append(accuracy(snn, *test))
