@@ -78,6 +78,7 @@ def pipeline(
         >>> print(pipeline(target="hw_v1.0", bits=2).until("fold-batch-norm"))
         Canonicalize()
         RecognizeActivations()
+        DropIdleReLUs()
         FoldConstants()
         GatherWeights()
         RecognizeAffine()

@@ -9,6 +9,7 @@ from fxsnn.passes.canonicalize import Canonicalize
 from fxsnn.passes.check_conv_relu import CheckConvRelu
 from fxsnn.passes.check_limits import CheckLimits
 from fxsnn.passes.correct_layers import CorrectLayers
+from fxsnn.passes.drop_idle_relus import DropIdleReLUs
 from fxsnn.passes.finetune import Finetune
 from fxsnn.passes.fix_windows import FixWindows
 from fxsnn.passes.fold_batch_norm import FoldBatchNorm
@@ -26,6 +27,7 @@ from fxsnn.passes.substitute_spikes import SubstituteSpikes
 FRONT_END = (
     Canonicalize(),
     RecognizeActivations(),
+    DropIdleReLUs(),
     FoldConstants(),
     GatherWeights(),
     RecognizeAffine(),
@@ -49,6 +51,7 @@ __all__ = [
     "CheckConvRelu",
     "CheckLimits",
     "CorrectLayers",
+    "DropIdleReLUs",
     "Finetune",
     "FixWindows",
     "FoldBatchNorm",

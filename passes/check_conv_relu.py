@@ -180,7 +180,8 @@ def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
     kind = "convolution" if isinstance(layer, nn.Conv2d) else "hidden fully connected layer"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         yield graph.finding(node, f"its padding_mode is {layer.padding_mode!r}; allowed is 'zeros'", "Pad with zeros")
-    if isinstance(layer, nn.Linear) and not graph.reads_features(node):
+    rows = graph.reads_features(node) or has_open_window(graph, node.all_input_nodes[0])  # that is refused itself
+    if isinstance(layer, nn.Linear) and not rows:
         yield graph.finding(
             node,
             "it reads a map [N, C, H, W], along its last axis",
@@ -332,6 +333,8 @@ def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
         remedy = "Do not read the size of an activation, except for flattening: use flatten(1)"
     elif node.op in calls and all(source.op == "placeholder" for source in node.all_input_nodes):
         remedy = "Do it before the network, while the images are prepared"
+        if graph.image_size is None:
+            remedy = f"{remedy}; if it changes nothing at the size of yours, give example=..., images of that size"
     elif node.op == "get_attr":
         remedy = "Use a layer of torch.nn instead of a parameter or constant of your own"
     elif "add" in lowered or "cat" in lowered:

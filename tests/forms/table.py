@@ -137,6 +137,7 @@ ACTIVATIONS = (
     Form("nested blocks, one nn.ReLU(inplace=True) for all", "a `ReLU` for each call",
          build=CONVERTIBLE["one relu"], image=(3, 12, 12)),
     Form("x = self.relu(x)", "`ReLU`", made="self.relu = fxsnn.SpikeReLU()"),
+    Form("x = F.relu(F.avg_pool2d(x, 2))", "taken out: what it reads is never negative", "pooling"),
     Form("x = torch.sigmoid(x)", refused="sigmoid"),
     Form("x = F.leaky_relu(x)", refused="leaky_relu"),
     Form("x = F.relu6(x)", "`BoundedReLU`, whose end is the threshold"),
