@@ -314,7 +314,7 @@ class Normalised(Planned):
 def test_images_that_the_network_normalises_are_normalised_in_front_of_the_rounding(seed: int) -> None:
     plan, options = random_case(f"normalised {seed}")
     first = replace(plan.convs[0], kernel=(3, 3), padding=(1, 1), dilation=(1, 1), pools=())
-    plan = replace(plan, convs=(first, *plan.convs[1:2]))
+    plan = replace(plan, convs=(first,))  # another one may not fit behind it
     model, images = Normalised(plan), noise(plan, 8, seed=1)
     snn = converted(model, images, replace(options, target="generic"), bits=max(2, options.bits))
     assert encode(snn).affine is not None
