@@ -51,12 +51,37 @@ def require_agreement(model: nn.Module, graph: Graph, images: Tensor) -> None:
         )
     with accepted(images, what="example or calibration images"):
         expected = _run(own_copy(model, share=True, hooks=True), given)
-    try:
-        trouble = _difference(expected, _run(graph.module, given))
-    except RuntimeError as error:  # what forward made for another number of images, for instance
-        trouble = f"it fails ({next(iter(str(error).splitlines()), type(error).__name__)})"
+    trouble = _trouble(graph, expected, given)
     if trouble is not None:
         raise ModelError(_causes(model, trouble, expected, given, hooks))
+    if not hooks:  # which would run once more
+        _require_agreement_on_one(model, graph, given[:1])
+
+
+def _require_agreement_on_one(model: nn.Module, graph: Graph, image: Tensor) -> None:
+    """The same with a single image, of which forward may do something else."""
+    try:
+        expected = _run(own_copy(model, share=True), image)
+    except RuntimeError:  # it is for several only
+        return
+    trouble = _trouble(graph, expected, image)
+    if trouble is not None:
+        raise ModelError(
+            [
+                Finding(
+                    type(model).__name__,
+                    f"the graph that torch.fx captured is not the network where there is one image: {trouble}",
+                    "Remove branches on the number of images (len(x), x.shape[0]) from forward",
+                )
+            ]
+        )
+
+
+def _trouble(graph: Graph, expected: Any, images: Tensor) -> str | None:
+    try:
+        return _difference(expected, _run(graph.module, images))
+    except RuntimeError as error:  # what forward made for another number of images, for instance
+        return f"it fails ({next(iter(str(error).splitlines()), type(error).__name__)})"
 
 
 def _run(module: nn.Module, images: Tensor) -> Any:

@@ -241,6 +241,29 @@ class Doubled(nn.Conv2d):
         return 2 * super().forward(input)
 
 
+class Alone(Small):
+    """Does something else with a single image, where torch.fx sees the number of another batch."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = super().forward(x)
+        return 2 * y if len(x) == 1 else y
+
+
+class Never(Alone):
+    """Fails with a single image."""
+
+    def forward(self, x: Tensor) -> Any:
+        if len(x) == 1:
+            raise RuntimeError("several, please")
+        return Small.forward(self, x)
+
+
+def test_a_branch_on_a_single_image_is_found() -> None:
+    with pytest.raises(ModelError, match=r"where there is one image: its outputs are up to .* off.*Remove branches"):
+        fxsnn.capture(seeded(Alone), images())
+    assert fxsnn.capture(seeded(Never), images()) is not None
+
+
 def test_a_layer_is_what_it_inherits() -> None:
     graph = fxsnn.capture(nn.Sequential(Scaled(3, 4), nn.ReLU()).eval(), EXAMPLE)
     assert graph.is_a(graph.nodes()[1], nn.Conv2d)
