@@ -346,7 +346,7 @@ def random_network(seed: int) -> nn.Module:
     return seeded(lambda: nn.Sequential(*layers, nn.Linear(features, 5)), seed)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_the_function_is_kept_in_random_networks(seed: int) -> None:
     graph = front(random_network(seed), images(3, size=14))
@@ -356,7 +356,7 @@ def test_the_function_is_kept_in_random_networks(seed: int) -> None:
         assert node.all_input_nodes == [graph.input()] or blocked, reasons
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_random_networks_that_are_accepted_agree_with_their_spikes(seed: int) -> None:
     model, given = random_network(seed), images(16, size=14)
