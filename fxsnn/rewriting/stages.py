@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from html import escape
 from typing import Any, ClassVar
@@ -46,6 +46,9 @@ the function.
 It is measured in double precision, where folding a batch norm moves outputs by about 1e-14.
 """
 
+_WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Whole numbers by their size in bytes: as these, tensors are compared to the bit."""
+
 _LINES = 30
 """So many changed lines a step prints; `diff()` prints all."""
 
@@ -56,8 +59,19 @@ def _same(left: Tensor, right: Tensor) -> bool:
     """To the bit, so that what is not a number equals itself; on the meta device there is nothing to compare."""
     if left.is_meta:
         return True
-    left, right = (tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in (left, right))
+    whole = _WHOLE.get(left.element_size(), torch.uint8)
+    left, right = (tensor.detach().contiguous().view(-1).view(whole) for tensor in (left, right))
     return torch.equal(left, right)
+
+
+def _copies(tensors: Mapping[str, Tensor], kept: dict[int, tuple[Tensor, Tensor]] | None) -> dict[str, Tensor]:
+    """Copies of tensors by name; those that are in `kept` are taken from there, where all of them are afterwards."""
+    known = {} if kept is None else kept
+    found = {id(one): known.get(id(one)) or (one, one.detach().clone()) for one in tensors.values()}
+    if kept is not None:
+        kept.clear()
+        kept.update(found)
+    return {name: found[id(tensor)][1] for name, tensor in tensors.items()}
 
 
 def _is_the_same(graph: Graph, other: Graph) -> bool:
@@ -133,7 +147,6 @@ class Pass:
         """Edit `graph` in place. It is a copy, but shares its tensors: replace modules, never write into a tensor."""
         raise NotImplementedError(f"{type(self).__name__} defines no rewrite(graph)")
 
-    @neutral()
     def __call__(self, graph: Graph, example: Tensor | None = None) -> Step:
         """Run the pass on a copy of `graph`.
 
@@ -147,12 +160,17 @@ class Pass:
             GraphError: the pass left a broken graph, wrote into a tensor, or did not keep the function.
             ModelError: a check found something; it carries all findings.
         """
+        return self._step(graph, example, None)
+
+    @neutral()
+    def _step(self, graph: Graph, example: Tensor | None, kept: dict[int, tuple[Tensor, Tensor]] | None) -> Step:
+        """See `__call__`; `kept`: copies of tensors that nobody can have written into since."""
         start = time.perf_counter()
         require_graph(graph)
         if example is not None:
             require_example(example, graph)
         tensors = dict([*graph.module.named_parameters(), *graph.module.named_buffers()])
-        state = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        state = _copies(tensors, kept)
         after = graph.copy()
         self.rewrite(after)
         after.tidy()
@@ -348,6 +366,10 @@ class Pipeline:
             DataError: `example` are no images for the network.
             FxsnnError: what the passes raise.
         """
+        yield from self._steps(model, None)
+
+    def _steps(self, model: nn.Module | Graph, kept: dict[int, tuple[Tensor, Tensor]] | None) -> Iterator[Step]:
+        """See `steps`; with `kept`, a tensor is copied once for all passes: nobody sees the graphs between."""
         graph = model if isinstance(model, Graph) else capture(model, self.example)
         if any(tensor.is_meta for tensor in graph.module.state_dict().values()):
             remedy = "Give it values: model.to_empty(device='cpu'), then model.load_state_dict(...)"
@@ -358,7 +380,7 @@ class Pipeline:
         else:
             require_example(example, graph)
         for one in self.passes:
-            step = one(graph, example)
+            step = one._step(graph, example, kept)
             if _log.isEnabledFor(logging.INFO):  # a summary hashes every tensor
                 _log.info("%s", step.summary())
             yield step
@@ -367,7 +389,7 @@ class Pipeline:
     def run(self, model: nn.Module | Graph) -> Graph:
         """The graph after the last pass."""
         graph = model if isinstance(model, Graph) else capture(model, self.example)
-        for step in self.steps(graph):
+        for step in self._steps(graph, {}):
             graph = step.after
         return graph
 
