@@ -272,7 +272,7 @@ def assert_same_integers(model: Planned, plan: NetworkPlan, options: Options) ->
 # The rules -----------------------------------------------------------------------------------------------------------
 
 
-@random_seeds(9, slow=551)
+@random_seeds(9, slow=291)
 def test_every_spike_and_membrane_is_that_of_the_contract(seed: int) -> None:
     case = convertible_case(seed, finetuned=seed % 8 == 0)
     assert_same_dynamics(case.snn, case.model, 1.2 * noise(case.plan, 2, seed=2), case.options)
