@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, cast
 
 import torch
@@ -52,7 +51,7 @@ class FoldConstants(Pass):
             if node not in body or node.op == "placeholder":
                 continue
             if node.op == "get_attr":
-                known[node] = operator.attrgetter(str(node.target))(graph.module)
+                known[node] = graph.held(node)
             elif node.all_input_nodes and all(source in known for source in node.all_input_nodes):
                 try:
                     known[node] = _computed(graph, node, known)
@@ -90,10 +89,7 @@ def _computed(graph: Graph, node: Node, known: dict[Node, Any]) -> Any:
 def _put(graph: Graph, node: Node, value: Any, readers: list[Node]) -> None:
     """Let readers read a buffer, or have the number among their arguments."""
     if isinstance(value, Tensor):
-        name, count = "constant", 0
-        while hasattr(graph.module, name):
-            count += 1
-            name = f"constant_{count}"
+        name = graph.unused_name("constant")
         graph.module.register_buffer(name, value.detach())
         with graph.module.graph.inserting_before(node):
             constant: Any = graph.module.graph.get_attr(name)

@@ -82,8 +82,7 @@ class _Call:
         """The tensor of a parameter or buffer; what else is no node; or the node."""
         if not isinstance(argument, Node) or argument.op != "get_attr":
             return argument
-        path, _, name = str(argument.target).rpartition(".")
-        value = getattr(self._graph.module.get_submodule(path), name)
+        value = self._graph.held(argument)
         return value if isinstance(value, Tensor) and value.is_floating_point() else argument
 
     def get(self, name: str, default: Any = None) -> Any:

@@ -9,6 +9,7 @@ from torch.fx.node import Node
 from fxsnn.graph.kinds import (
     Activation,
     Weighted,
+    calls_a,
     looks_like_activation,
     pools_evenly,
     pools_maxima,
@@ -52,11 +53,11 @@ def last_of_body(module: fx.GraphModule) -> Node | None:
     inner, last = in_front_of_layers(module), None
     of_convolution: Node | None = None  # an activation with no layer with weights behind it
     for node in module.graph.nodes:
-        if _is_a(module, node, Decode):
+        if calls_a(module, node, Decode):
             return node.all_input_nodes[0]
-        if _spikes(module, node) or (node in inner and _is_a(module, node, *Activation)):
+        if _spikes(module, node) or (node in inner and calls_a(module, node, *Activation)):
             last, of_convolution = node, None
-        elif _is_a(module, node, *Activation) and _is_of_convolution(module, node):
+        elif calls_a(module, node, *Activation) and _is_of_convolution(module, node):
             of_convolution = node
     for node in filter(None, (of_convolution, last)):
         end = _with_poolings(module, node)
@@ -90,8 +91,8 @@ def _with_poolings(module: fx.GraphModule, node: Node) -> Node:
     """The last of the average poolings directly behind an activation, or itself; training rounds behind each."""
     while len(node.users) == 1:
         (user,) = node.users
-        if not _is_a(module, user, *Activation):
-            pool = module.get_submodule(str(user.target)) if _is_a(module, user, nn.AvgPool2d) else None
+        if not calls_a(module, user, *Activation):
+            pool = module.get_submodule(str(user.target)) if calls_a(module, user, nn.AvgPool2d) else None
             if not isinstance(pool, nn.AvgPool2d) or not pools_evenly(pool):
                 break
         node = user
@@ -103,7 +104,7 @@ def _is_of_convolution(module: fx.GraphModule, node: Node) -> bool:
     while node.all_input_nodes:
         node = node.all_input_nodes[0]
         if _is_layer(module, node):
-            return _is_a(module, node, *_CONVOLUTIONS) or node.target in _CALLED_CONVOLUTIONS
+            return calls_a(module, node, *_CONVOLUTIONS) or node.target in _CALLED_CONVOLUTIONS
     return False
 
 
@@ -116,13 +117,9 @@ def _alone_is_read(end: Node) -> bool:
 
 def _is_layer(module: fx.GraphModule, node: Node) -> bool:
     """Whether it calls a layer with weights, as a function or on signals, too: the front end makes one of it."""
-    return _is_a(module, node, nn.Conv1d, *Weighted) or node.target in (*_CALLED_CONVOLUTIONS, F.linear)
+    return calls_a(module, node, nn.Conv1d, *Weighted) or node.target in (*_CALLED_CONVOLUTIONS, F.linear)
 
 
 def _spikes(module: fx.GraphModule, node: Node) -> bool:
     layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
     return isinstance(layer, Spiking) and layer.dynamics is not None
-
-
-def _is_a(module: fx.GraphModule, node: Node, *kinds: type[nn.Module]) -> bool:
-    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), kinds)

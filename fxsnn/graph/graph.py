@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import operator
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -98,6 +99,10 @@ class Graph:
     def is_a(self, node: Argument, *kinds: type[nn.Module]) -> bool:
         """Whether `node` is a call of a module of one of these classes."""
         return isinstance(node, Node) and node.op == "call_module" and isinstance(self[node], kinds)
+
+    def held(self, node: Node) -> Any:
+        """What a node reads from the network itself: a parameter, a buffer, a value of its own."""
+        return operator.attrgetter(str(node.target))(self.module)
 
     def name(self, node: Node) -> str:
         """The name users know: that of the module, or of the function or method with its node's name."""
@@ -310,10 +315,10 @@ class Graph:
     def replace(self, node: Node, module: nn.Module) -> None:
         """Let a node call `module` instead; the name stays, unless another node calls the old module too."""
         if node.op != "call_module":
-            node.target = self._unused_name(node.name)
+            node.target = self.unused_name(node.name)
             node.op = "call_module"
         elif len(self.calls(str(node.target))) > 1:
-            node.target = self._unused_name(f"{node.target}_{node.name}".replace(".", "_"))
+            node.target = self.unused_name(f"{node.target}_{node.name}".replace(".", "_"))
         node.args, node.kwargs = self._data_inputs(node), {}
         self.module.add_submodule(str(node.target), module)
 
@@ -330,7 +335,7 @@ class Graph:
         """
         if readers is None:
             readers = self.body() if node.op == "placeholder" else list(node.users)
-        target = self._unused_name(name.replace(".", "_"))
+        target = self.unused_name(name.replace(".", "_"))
         self.module.add_submodule(target, module)
         with self.module.graph.inserting_after(node):
             new = self.module.graph.call_module(target, (node,))
@@ -342,7 +347,8 @@ class Graph:
     def _data_inputs(self, node: Node) -> tuple[Argument, ...]:
         return (node.all_input_nodes[0],)
 
-    def _unused_name(self, name: str) -> str:
+    def unused_name(self, name: str) -> str:
+        """The name, with a number behind it where the program has it already."""
         candidate, count = name, 0
         while hasattr(self.module, candidate):
             count += 1

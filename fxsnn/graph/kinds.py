@@ -75,6 +75,11 @@ def view_sizes(node: Node) -> tuple[Argument, ...]:
     return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
 
 
+def calls_a(module: nn.Module, node: Node, *kinds: type[nn.Module]) -> bool:
+    """Whether a node of a program calls a module of one of these classes."""
+    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), kinds)
+
+
 def what_is_called(module: fx.GraphModule, node: Node) -> str:
     """The class of a layer; the name of a function or method."""
     if node.op == "call_module":

@@ -7,7 +7,8 @@ from dataclasses import replace
 from torch import fx, nn
 from torch.fx.node import Node
 
-from fxsnn.graph.kinds import Activation, Norm, Weighted
+from fxsnn.graph.body import ancestors
+from fxsnn.graph.kinds import Activation, Norm, Weighted, calls_a
 from fxsnn.layers import Affine, Encode, FixedSize, ImageForm, Lift, QuantizedInput
 
 _KEEP_SHAPES = (
@@ -59,29 +60,14 @@ def _form_for_layers(module: fx.GraphModule, image_size: tuple[int, ...] | None)
         return ImageForm()
     if isinstance(layer, Encode):
         return layer.form
-    before = _before(first)
-    lifts = [node for node in before if _is_a(node, module, Lift)]
+    before = [node for node in ancestors(first) if node.op != "placeholder"]
+    lifts = [node for node in before if calls_a(module, node, Lift)]
     if isinstance(layer, nn.Conv2d) and not lifts:
         return ImageForm(layer.in_channels, 4)
     windows = (Lift, nn.AvgPool1d, nn.AvgPool2d, nn.ConstantPad1d, nn.ConstantPad2d)
-    if not all(keeps_shape(node, module) or _is_a(node, module, *windows) for node in before):
+    if not all(keeps_shape(node, module) or calls_a(module, node, *windows) for node in before):
         return ImageForm()
     if not isinstance(layer, nn.Linear):
         return ImageForm(layer.in_channels, 3)
     # Along the last axis of images it works, too.
     return ImageForm(layer.in_features, 2) if image_size is None or len(image_size) == 1 else ImageForm()
-
-
-def _before(node: Node) -> list[Node]:
-    """What stands between the images and a node."""
-    found, waiting = dict[Node, None](), list(node.all_input_nodes)
-    while waiting:
-        one = waiting.pop()
-        if one not in found and one.op != "placeholder":
-            found[one] = None
-            waiting.extend(one.all_input_nodes)
-    return list(found)
-
-
-def _is_a(node: Node, module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), kinds)

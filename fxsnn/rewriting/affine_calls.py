@@ -120,7 +120,7 @@ def _line(graph: Graph, node: Node, module: Any) -> _Line:
     def known(value: Argument) -> Any:
         if not isinstance(value, Node):
             return value
-        return _constant(_tensor_at(graph, value)) if value.op == "get_attr" else _variable()
+        return _constant(graph.held(value)) if value.op == "get_attr" else _variable()
 
     given = inspect.signature(function).bind(
         *(known(one) for one in node.args), **{name: known(one) for name, one in node.kwargs.items()}
@@ -142,10 +142,6 @@ def _function(node: Node) -> Callable[..., _Line] | None:
 def is_arithmetic(node: Node) -> bool:
     """Whether a call is one that scales and shifts channels, with the right constants."""
     return _function(node) is not None
-
-
-def _tensor_at(graph: Graph, node: Node) -> Any:
-    return operator.attrgetter(str(node.target))(graph.module)
 
 
 def _variable() -> _Line:

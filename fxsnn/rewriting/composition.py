@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Activation, Graph, Norm, Weighted, value_sizes
-from fxsnn.layers import FixedSize, Lift, PaddedConv2d, Sides, convolution, pair, sides_of
+from fxsnn.layers import Affine, FixedSize, Lift, PaddedConv2d, Sides, affine_of_norm, convolution, pair, sides_of
 from fxsnn.rewriting.reasons import NotRewritten
 
 _LINEAR = (*Weighted, nn.AvgPool2d)
@@ -158,17 +158,14 @@ def _bias(layer: Any) -> Tensor:
 
 def _scale_and_shift(norms: list[Any], like: Tensor) -> tuple[Tensor, Tensor]:
     """What batch norms do to each channel, float64."""
-    scale = torch.ones(like.shape[0], dtype=torch.float64, device=like.device)
-    shift = torch.zeros_like(scale)
+    ones = torch.ones(like.shape[0], dtype=torch.float64, device=like.device)
+    both = Affine(ones, torch.zeros_like(ones))
     for norm in norms:
         if norm.running_mean is None:
             remedy = "Train with track_running_stats=True"
             raise NotRewritten("the batch norm behind it has no running statistics", remedy)
-        factor = (norm.running_var.double() + norm.eps).rsqrt()
-        factor = factor if norm.weight is None else factor * norm.weight.detach().double()
-        scale, shift = scale * factor, (shift - norm.running_mean.double()) * factor
-        shift = shift if norm.bias is None else shift + norm.bias.detach().double()
-    return scale, shift
+        both = both.then(affine_of_norm(norm))
+    return both.scale, both.shift
 
 
 def _spacing(one: Any, other: Any) -> tuple[int, int]:
