@@ -165,13 +165,13 @@ def accepted(
         size: of an image that it is known to accept.
 
     Raises:
-        DataError: instead of PyTorch's `RuntimeError`, but where the shape is one that is accepted.
+        DataError: instead of PyTorch's `RuntimeError` or `IndexError`, but where the shape is one that is accepted.
     """
     try:
         yield
     except (torch.OutOfMemoryError, NotImplementedError):
         raise
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         if size is not None and tuple(images.shape[1:]) == tuple(size):
             raise  # it is not their shape
         reason = next(iter(str(error).splitlines()), type(error).__name__)

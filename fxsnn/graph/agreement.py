@@ -62,7 +62,7 @@ def _require_agreement_on_one(model: nn.Module, graph: Graph, image: Tensor) -> 
     """The same with a single image, of which forward may do something else."""
     try:
         expected = _run(own_copy(model, share=True), image)
-    except RuntimeError:  # it is for several only
+    except Exception:  # the network's own code, for several images only: it may raise anything
         return
     trouble = _trouble(graph, expected, image)
     if trouble is not None:
@@ -80,7 +80,7 @@ def _require_agreement_on_one(model: nn.Module, graph: Graph, image: Tensor) -> 
 def _trouble(graph: Graph, expected: Any, images: Tensor) -> str | None:
     try:
         return _difference(expected, _run(graph.module, images))
-    except RuntimeError as error:  # what forward made for another number of images, for instance
+    except (RuntimeError, IndexError) as error:  # what forward made for another number of images, for instance
         return f"it fails ({next(iter(str(error).splitlines()), type(error).__name__)})"
 
 

@@ -203,7 +203,7 @@ class Pass:
             with torch.no_grad():
                 found = distances(outputs, after(images))
             moved = max((one / scale for one, scale in zip(found, scales, strict=True)), default=0.0)
-        except (RuntimeError, DataError):
+        except (RuntimeError, IndexError, DataError):
             with torch.no_grad():
                 _require_whole_images(before, images)
             raise

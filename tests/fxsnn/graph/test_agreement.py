@@ -258,10 +258,22 @@ class Never(Alone):
         return Small.forward(self, x)
 
 
+class Pairs(Small):
+    """Reads two images of each batch."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x)[[0, 1]]
+
+
 def test_a_branch_on_a_single_image_is_found() -> None:
     with pytest.raises(ModelError, match=r"where there is one image: its outputs are up to .* off.*Remove branches"):
         fxsnn.capture(seeded(Alone), images())
     assert fxsnn.capture(seeded(Never), images()) is not None
+
+
+def test_a_network_for_several_images_is_converted(convert: Any) -> None:
+    assert fxsnn.check(seeded(Pairs), target="generic", bits=4).ok
+    assert len(convert(seeded(Pairs), calibration_data=images())(images())) == 2
 
 
 def test_a_layer_is_what_it_inherits() -> None:
