@@ -245,11 +245,11 @@ class _Watch(Interpreter):
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         if not isinstance(module, Spiking | Decode):
             return super().run_node(n)
-        (given,) = self.fetch_args_kwargs_from_env(n)[0]
+        inputs: tuple[Any, ...] = self.fetch_args_kwargs_from_env(n)[0]
         if isinstance(module, Decode):
-            return module.after_each_step(given)
+            return module.after_each_step(*inputs)
         if not self._keep:
-            return module(given)
+            return module(*inputs)
         name = str(n.target)
         lows, highs, steps = [], [], self._steps.setdefault(name, [])
 
@@ -259,7 +259,7 @@ class _Watch(Interpreter):
             if "membranes" in self._keep:
                 steps.append(membrane.clone())
 
-        spikes = module.fire(given, record)
+        spikes = module.fire(*inputs, record=record)
         self.ranges[name] = (torch.stack(lows).min().item(), torch.stack(highs).max().item())
         assert module.dynamics is not None
         self.spikes[name] = spikes.unflatten(0, (module.dynamics.timesteps, -1))

@@ -21,6 +21,7 @@ from fxsnn.passes.move_affine import MoveAffine
 from fxsnn.passes.quantize_weights import QuantizeWeights
 from fxsnn.passes.recognize_activations import RecognizeActivations
 from fxsnn.passes.recognize_affine import RecognizeAffine
+from fxsnn.passes.recognize_sums import RecognizeSums
 from fxsnn.passes.separate_calls import SeparateCalls
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
 
@@ -33,6 +34,7 @@ FRONT_END = (
     RecognizeAffine(),
     LiftDimensions(),
     SeparateCalls(),
+    RecognizeSums(),
     FixWindows(),
     AbsorbPadding(),
     MoveAffine(),
@@ -63,6 +65,7 @@ __all__ = [
     "QuantizeWeights",
     "RecognizeActivations",
     "RecognizeAffine",
+    "RecognizeSums",
     "SeparateCalls",
     "SubstituteSpikes",
 ]

@@ -26,6 +26,7 @@ from fxsnn.layers import (
     CLIPPED_SHARE,
     FAR_BEYOND,
     ActivationSummary,
+    Add,
     Bound,
     BoundedReLU,
     ClippedReLU,
@@ -195,9 +196,9 @@ def _without_data(graph: Graph, activations: list[Node]) -> dict[Node, Histogram
 
 
 def _layer_name(graph: Graph, node: Node) -> str:
-    """The layer whose activations these are: the convolution or fully connected layer in front of the ReLU."""
+    """The layer whose activations these are: the one with weights, or the sum, in front of the ReLU."""
     source = node.all_input_nodes[0]
-    while source.op == "call_module" and not graph.is_a(source, nn.Conv2d, nn.Linear):
+    while source.op == "call_module" and not graph.is_a(source, nn.Conv2d, nn.Linear, Add):
         source = source.all_input_nodes[0]
     return graph.name(source)
 

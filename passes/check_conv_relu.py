@@ -24,7 +24,7 @@ from fxsnn.graph import (
     view_sizes,
     what_is_called,
 )
-from fxsnn.layers import Affine, ClippedReLU, FixedSize, Lift, Lower, QuantizedInput
+from fxsnn.layers import Add, Affine, ClippedReLU, FixedSize, Lift, Lower, QuantizedInput
 from fxsnn.numerics import all_finite
 from fxsnn.rewriting import (
     NOTHING_TO_CONVERT,
@@ -42,10 +42,12 @@ from fxsnn.rewriting import (
     why_apart,
 )
 
-_KNOWN = (*Weighted, *Norm, *Activation, nn.AvgPool2d, nn.Flatten, QuantizedInput, FixedSize)
+_KNOWN = (*Weighted, *Norm, *Activation, Add, nn.AvgPool2d, nn.Flatten, QuantizedInput, FixedSize)
 _KEEP_CHANNELS = (*Activation, Affine, nn.AvgPool2d, nn.AdaptiveAvgPool2d, QuantizedInput, FixedSize, Lift)
 _POOLING = "Train it with average pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
-_BRANCHES = "Joining two branches is not supported yet: make the network one chain of layers"
+_BRANCHES = "Joining two branches in this way is not supported: supported are sums of tensors of one shape"
+_PAST = "Only the last layer that spikes is decoded: let what stands behind it read that one alone"
+_BESIDE = "Let it follow the other layers, or leave out its activation"
 _ACTIVATION = "Train it with nn.ReLU or nn.ReLU6: only numbers from zero up can be firing rates"
 _BY_HAND = "Use nn.ReLU, clamp(x, 0, c) or floor(clamp(x / c, 0, 1) * L + 0.5) / L * c, with one number c for the layer"
 
@@ -161,6 +163,8 @@ def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
         yield from _about_norm(graph, node)
     elif graph.is_a(node, *Activation):
         yield from _about_relu(graph, node)
+    elif graph.is_a(node, Add):
+        yield from _about_sum(graph, node)
     elif graph.is_a(node, nn.AvgPool2d):
         yield from _about_pool(graph, node)
     elif graph.is_a(node, nn.Flatten):
@@ -191,13 +195,25 @@ def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
     if graph.is_a(behind, *Norm) and behind is not None:
         behind = graph.sole_user(behind)
     other = behind is not None and not graph.is_a(behind, *_KNOWN)  # it is refused itself
-    if not graph.is_a(behind, *Activation) and not other:
+    if not graph.is_a(behind, *Activation, Add) and not other:
         readers = ", ".join(graph.name(user) for user in sorted(node.users)) or "nothing"
         problem = f"this {kind} has no ReLU of its own behind it; it is read by {readers}"
         remedy = "Put nn.ReLU directly behind it (a batch norm may stand between), and read only the ReLU"
         if behind is not None and (reason := why_apart(graph, node, behind)) is not None:
             problem, remedy = f"{problem}, and is not one layer with it: {reason.problem}", reason.remedy
         yield graph.finding(node, problem, remedy)
+
+
+def _about_sum(graph: Graph, node: Node) -> Iterator[Finding]:
+    behind = graph.sole_user(node)
+    if graph.is_a(behind, *Activation) or (behind is not None and not graph.is_a(behind, *_KNOWN)):
+        return
+    readers = ", ".join(graph.name(user) for user in sorted(node.users)) or "nothing"
+    yield graph.finding(
+        node,
+        f"this sum has no ReLU of its own behind it; it is read by {readers}",
+        "Put nn.ReLU directly behind it, and read only the ReLU",
+    )
 
 
 def _about_flatten(graph: Graph, node: Node) -> Iterator[Finding]:
@@ -236,10 +252,10 @@ def _about_relu(graph: Graph, node: Node) -> Iterator[Finding]:
         source = source.all_input_nodes[0]
     if source.op != "placeholder" and not graph.is_a(source, *_KNOWN):
         return  # what it follows is refused itself
-    if not graph.is_a(source, *Weighted) and not graph.is_a(source, nn.AvgPool2d):
+    if not graph.is_a(source, *Weighted, Add, nn.AvgPool2d):
         yield graph.finding(
             node,
-            "this ReLU does not follow a convolution or fully connected layer",
+            "this ReLU does not follow a convolution, a fully connected layer or a sum of such",
             "Remove it, or put it directly behind the layer",
         )
     elif graph.is_a(source, nn.AvgPool2d) and not _levels_only(graph, node):
@@ -294,7 +310,7 @@ def _about_left(graph: Graph, node: Node) -> Finding:
 def _about_shortcuts(graph: Graph, node: Node, early: Collection[Node]) -> list[Finding]:
     """Only the last layer of the body is decoded; nothing behind it may read what an earlier one does."""
     return [
-        graph.finding(node, f"it reads {graph.name(source)}, which will spike, past the layers behind that", _BRANCHES)
+        graph.finding(node, f"it reads {graph.name(source)}, which will spike, past the layers behind that", _PAST)
         for source in node.all_input_nodes
         if source in early
     ]
@@ -306,7 +322,7 @@ def _about_branch(graph: Graph, node: Node, body: set[Node]) -> list[Finding]:
         return []
     if not any(graph.is_a(one, *Weighted) for one in graph.ancestors(node) - body):
         return []
-    return [graph.finding(node, "it stands on a branch beside the layers that will spike", _BRANCHES)]
+    return [graph.finding(node, "it stands on a branch beside the layers that will spike", _BESIDE)]
 
 
 def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:

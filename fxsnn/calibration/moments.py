@@ -7,6 +7,7 @@ variance per channel:
 * behind a batch norm, folded or not, its shift and the square of its scale: no assumption about what came before;
 * behind a convolution or fully connected layer, the moments of a weighted sum. Neighbouring pixels of images are alike,
   so a kernel's taps on one channel are taken as fully correlated, different channels as independent;
+* behind a sum, those of a sum of independent numbers;
 * behind a ReLU, the moments of a rectified Gaussian (Frey and Hinton 1999, eq. 7 and 8); behind one with an upper end,
   those of the difference of two;
 * behind an average pooling, those of its input, again because neighbours are alike.
@@ -23,7 +24,7 @@ from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Activation, Graph, Norm
-from fxsnn.layers import Affine, BoundedReLU, FixedSize, FoldedConv2d, FoldedLinear, Lift
+from fxsnn.layers import Add, Affine, BoundedReLU, FixedSize, FoldedConv2d, FoldedLinear, Lift
 
 INPUT_DEVIATIONS = 4.0
 """Without data, images are taken to lie within this many standard deviations of zero."""
@@ -53,11 +54,20 @@ def gaussian_moments(graph: Graph) -> dict[Node, Moments]:
             continue
         if node.op != "call_module":  # sizes that a view reads
             continue
-        source = node.all_input_nodes[0]
-        if source not in found:
-            raise ModelError([_unknown(graph, source, graph.name(source))])
-        found[node] = _through(graph, node, found[source])
+        for source in node.all_input_nodes:
+            if source not in found:
+                raise ModelError([_unknown(graph, source, graph.name(source))])
+        layer: Any = graph[node]
+        inputs = [found[source] for source in node.all_input_nodes]
+        found[node] = _added(layer, inputs) if isinstance(layer, Add) else _through(graph, node, inputs[0])
     return found
+
+
+def _added(layer: Add, inputs: list[Moments]) -> Moments:
+    mean, variance = layer.shift, torch.zeros_like(layer.shift)
+    for factor, one in zip(layer.factor, inputs, strict=True):
+        mean, variance = mean + factor * one.mean, variance + factor.square() * one.variance
+    return Moments(mean, variance)
 
 
 def _unknown(graph: Graph, node: Node, what: str) -> Finding:

@@ -23,7 +23,18 @@ from fxsnn.file.packing import pack_codes
 from fxsnn.file.returned import returned_data
 from fxsnn.file.tail_layers import Array, NoName, convolution, described_layer, upsampling
 from fxsnn.graph import Graph, about_file_name
-from fxsnn.layers import Decode, Encode, Lower, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, pair
+from fxsnn.layers import (
+    Decode,
+    Encode,
+    Lower,
+    SpikeAdd,
+    SpikeAvgPool2d,
+    SpikeConv2d,
+    SpikeLinear,
+    Spiking,
+    Synapses,
+    pair,
+)
 from fxsnn.numerics import Dynamics
 from fxsnn.storage import SEAL
 
@@ -205,6 +216,8 @@ def _described(graph: Graph, node: Node, places: Mapping[Node, int]) -> tuple[di
 def _module(module: Any) -> tuple[dict[str, Any], list[Array]]:
     """Fields and arrays of what a layer does; exact classes only, since another class may do something else."""
     kind = type(module)
+    if isinstance(module, SpikeAdd | Synapses):
+        raise NoName("a sum of several inputs")
     if isinstance(module, Spiking):
         return _spiking(module)
     if kind is Encode:

@@ -15,7 +15,7 @@ from fxsnn.graph.kinds import (
     pools_maxima,
     what_is_called,
 )
-from fxsnn.layers import Decode, Spiking
+from fxsnn.layers import Decode, Integers
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 _CALLED_CONVOLUTIONS = (F.conv1d, F.conv2d)
@@ -122,4 +122,4 @@ def _is_layer(module: fx.GraphModule, node: Node) -> bool:
 
 def _spikes(module: fx.GraphModule, node: Node) -> bool:
     layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return isinstance(layer, Spiking) and layer.dynamics is not None
+    return isinstance(layer, Integers) and layer.dynamics is not None

@@ -34,12 +34,14 @@ from fxsnn.graph.kinds import Activation, Norm, Weighted, place_of
 from fxsnn.graph.shapes import image_form
 from fxsnn.graph.sources import source_of
 from fxsnn.layers import (
+    Add,
     Affine,
     FixedSize,
     ImageForm,
+    Integers,
     Lift,
     QuantizedInput,
-    Spiking,
+    SpikeAdd,
     check_images,
     in_words,
     is_readable,
@@ -157,7 +159,7 @@ class Graph:
 
     def spikes(self, node: Argument) -> bool:
         """Whether `node` calls a layer that has been converted."""
-        return self.is_a(node, Spiking) and isinstance(node, Node) and self[node].dynamics is not None
+        return self.is_a(node, Integers) and isinstance(node, Node) and self[node].dynamics is not None
 
     def body(self, *kinds: type[nn.Module]) -> list[Node]:
         """The nodes that are to spike, or do: what the last of them depends on; see `last_of_body`.
@@ -319,7 +321,8 @@ class Graph:
             node.op = "call_module"
         elif len(self.calls(str(node.target))) > 1:
             node.target = self.unused_name(f"{node.target}_{node.name}".replace(".", "_"))
-        node.args, node.kwargs = self._data_inputs(node), {}
+        several = isinstance(module, Add | SpikeAdd)
+        node.args, node.kwargs = tuple(node.all_input_nodes[: None if several else 1]), {}
         self.module.add_submodule(str(node.target), module)
 
     def bypass(self, node: Node) -> None:
@@ -343,9 +346,6 @@ class Graph:
             new.meta["stack_trace"] = node.stack_trace
         node.replace_all_uses_with(new, delete_user_cb=lambda user: user in readers)
         return new
-
-    def _data_inputs(self, node: Node) -> tuple[Argument, ...]:
-        return (node.all_input_nodes[0],)
 
     def unused_name(self, name: str) -> str:
         """The name, with a number behind it where the program has it already."""

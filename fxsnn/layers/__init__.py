@@ -6,13 +6,17 @@ activations known       BoundedReLU
 windows fixed           FixedSize
 padding taken in        PaddedConv2d
 scales and shifts       Affine
+sums of several inputs  Add
 batch norm folded       FoldedConv2d, FoldedLinear
 thresholds calibrated   QuantizedInput, ClippedReLU
 weights quantised       LowBitConv2d, LowBitLinear
 in training             RateReLU
-spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, Decode
+only put elsewhere      Concat, Channels, Places, Repeat
+spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeAdd, Decode
+whose sums it adds up   SynapseConv2d, SynapseLinear
 """
 
+from fxsnn.layers.adding import Add, SpikeAdd
 from fxsnn.layers.affine import (
     Affine,
     affine_of_norm,
@@ -52,6 +56,8 @@ from fxsnn.layers.spiking import (
     spike_avg_pooling,
     spiking_form,
 )
+from fxsnn.layers.synapses import Integers, SynapseConv2d, SynapseLinear, Synapses
+from fxsnn.layers.wiring import Channels, Concat, Places, Repeat, Wiring
 
 HAND_WRITTEN = (SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeReLU)
 """Layers that a user may write into a network."""
@@ -62,8 +68,10 @@ LEAVES = (
     RateReLU,
     QuantizedInput,
     LowBit,
-    Spiking,
+    Integers,
     SpikeReLU,
+    Add,
+    Wiring,
     Encode,
     Decode,
     Folded,
@@ -80,10 +88,13 @@ __all__ = [
     "HAND_WRITTEN",
     "LEAVES",
     "ActivationSummary",
+    "Add",
     "Affine",
     "Bound",
     "BoundedReLU",
+    "Channels",
     "ClippedReLU",
+    "Concat",
     "Decode",
     "Encode",
     "FixedSize",
@@ -91,20 +102,28 @@ __all__ = [
     "FoldedConv2d",
     "FoldedLinear",
     "ImageForm",
+    "Integers",
     "Lift",
     "LowBit",
     "LowBitConv2d",
     "LowBitLinear",
     "Lower",
     "PaddedConv2d",
+    "Places",
     "QuantizedInput",
     "RateReLU",
+    "Repeat",
     "Sides",
+    "SpikeAdd",
     "SpikeAvgPool2d",
     "SpikeConv2d",
     "SpikeLinear",
     "SpikeReLU",
     "Spiking",
+    "SynapseConv2d",
+    "SynapseLinear",
+    "Synapses",
+    "Wiring",
     "affine_of_norm",
     "check_images",
     "conv_like",

@@ -27,6 +27,8 @@ class LowBit(nn.Module):
     float_bias: Tensor | None
     bias_error: Tensor | None = None
     """What rounding to the leak adds to the bias, [C], while the layer is trained."""
+    step_ratio: Tensor | None = None
+    """By what the step is off where other neurons add up the sums, [C], while the layer is trained: see `Synapses`."""
 
     def rounded_bias(self) -> Tensor | None:
         """The bias, as the leak will have it."""
@@ -61,11 +63,13 @@ class LowBit(nn.Module):
 
     def quantized_weight(self) -> Tensor:
         """`step * code`, shape of the weight."""
-        return lowbit.quantize_weight(self.weight, self.step, self.bits)
+        step = self.step if self.step_ratio is None else self.step * self.step_ratio
+        return lowbit.quantize_weight(self.weight, step, self.bits)
 
-    def codes(self) -> Tensor:
-        """Integer weight codes, int8, shape of the weight."""
-        return lowbit.weight_codes(self.weight.detach(), self.step, self.bits).to(torch.int8)
+    def codes(self, step_ratio: Tensor | None = None) -> Tensor:
+        """Integer weight codes, int8, shape of the weight; `step_ratio`, [C], times the step instead of that alone."""
+        step = self.step if step_ratio is None else self.step.detach() * step_ratio.to(self.step.dtype)
+        return lowbit.weight_codes(self.weight.detach(), step, self.bits).to(torch.int8)
 
     def extra_repr(self) -> str:
         """Shown in dumps."""

@@ -8,8 +8,7 @@ Between spiking layers, time is folded into the batch: [T * N, ...], time first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,20 +18,17 @@ from fxsnn.ambient import is_recorded
 from fxsnn.layers.geometry import layer_like
 from fxsnn.layers.low_bit import LowBitConv2d, LowBitLinear
 from fxsnn.layers.padded import PaddedConv2d
-from fxsnn.layers.plain_numbers import PlainNumbers
+from fxsnn.layers.synapses import Integers, largest_sum_of
 from fxsnn.numerics import Dynamics, IntegerNeuron, integrate_and_fire
 
-_EXACT_IN_BFLOAT16 = 1 << 8
 
-
-class Spiking(PlainNumbers):
+class Spiking(Integers):
     """A layer with integrate-and-fire neurons behind it. Membranes live inside one call only.
 
-    Before conversion `dynamics` is `None` and the layer is its PyTorch namesake. Afterwards it holds integers:
+    Before conversion `dynamics` is `None` and the layer is its PyTorch namesake. Afterwards it holds integers, those of
+    `Integers` (a pooling layer has no codes: all its weights are 1) and
 
     Attributes:
-        dynamics: timesteps, reset and start of the membranes.
-        codes: weight codes, int8 (none in a pooling layer: all its weights are 1).
         gain: codebook gain.
         threshold: int32 [C].
         leak: int32 [C].
@@ -40,13 +36,8 @@ class Spiking(PlainNumbers):
         spike_value: what a spike is worth in activation units, float64 [C].
         real_threshold: the threshold before it was rounded, in activation units, float64 [1].
         real_bias: the bias before it was rounded to the leak, in activation units, float64 [C].
-        input_unit: what one unit of the input is worth in activation units.
-        input_magnitude: the largest magnitude an input can have: 1 for spikes, `None` for the analog input.
-        constant_input: the input does not change over time and comes without a time axis.
     """
 
-    dynamics: Dynamics | None = None
-    bits: int = 0
     gain: int = 1
     threshold: Tensor
     leak: Tensor
@@ -54,10 +45,6 @@ class Spiking(PlainNumbers):
     spike_value: Tensor
     real_threshold: Tensor
     real_bias: Tensor
-    input_unit: float = 1.0
-    input_magnitude: int | None = 1
-    constant_input: bool = False
-    largest_sum: int = 0
     largest_leak: int = 0
     largest_threshold: int = 0
 
@@ -71,47 +58,29 @@ class Spiking(PlainNumbers):
         self.register_buffer("spike_value", neuron.spike_value.clone())
         self.dynamics = dynamics
 
-    def numbers(self) -> Mapping[str, type[int] | type[float]]:
-        """Of a converted layer, all that belongs to its integers."""
-        whole = ("bits", "gain", "input_magnitude", "largest_sum", "largest_leak", "largest_threshold")
-        return {} if self.dynamics is None else {**dict.fromkeys(whole, int), "input_unit": float}
+    def whole_numbers(self) -> tuple[str, ...]:
+        """See `Integers`."""
+        return ("bits", "gain", "input_magnitude", "largest_sum", "largest_leak", "largest_threshold")
 
-    def weighted_sum(self, x: Tensor) -> Tensor:
-        """Sum over the inputs of code times input, without gain and leak; the layer says how."""
-        raise NotImplementedError(type(self).__name__)  # every layer of this file overrides it
-
-    def sums(self, x: Tensor) -> Tensor:
-        """`weighted_sum` in its own type, whatever autocast says: a sum with fewer bits would change spikes."""
-        with torch.autocast(x.device.type, enabled=False):
-            return self.weighted_sum(x)
-
-    def fire(self, x: Tensor, record: Callable[[Tensor], None] | None = None) -> Tensor:
+    def fire(self, *inputs: Tensor, record: Callable[[Tensor], None] | None = None) -> Tensor:
         """Spikes [T * N, C, ...] for an input [T * N, ...] of spikes, or [N, ...] where the input is constant.
 
         Args:
-            x: the input.
+            inputs: one, but for neurons that add up several.
             record: called at each step with the membranes before the reset.
         """
         assert self.dynamics is not None
-        drive = self.drive(x).unflatten(0, (1 if self.constant_input else self.dynamics.timesteps, -1))
+        drive = self.drive(*inputs).unflatten(0, (1 if self.constant_input else self.dynamics.timesteps, -1))
         return integrate_and_fire(drive, self.threshold, self.dynamics, record).flatten(0, 1)
 
-    def drive(self, x: Tensor) -> Tensor:
+    def drive(self, *inputs: Tensor) -> Tensor:
         """What an input adds to the membranes, gain and leak included: integers, or floats for the analog input."""
+        (x,) = inputs
         sums = self.sums(x)
         if self.input_magnitude is not None:
             # Sums of integers are whole; rounding takes off what a transform-based convolution may leave behind.
             sums = sums.round().to(self.membrane_type())
         return sums * self.gain + self.leak.view(-1, *[1] * (sums.dim() - 2)).to(sums.dtype)
-
-    def sum_type(self) -> torch.dtype:
-        """A floating type in which no partial sum of the layer leaves the range of exact integers.
-
-        Inputs of float32 must fit bfloat16 too: some processors multiply in fewer bits, if PyTorch is allowed to.
-        """
-        if self.input_magnitude is None or self.input_magnitude > _EXACT_IN_BFLOAT16 or self.largest_sum >= 1 << 24:
-            return torch.float64
-        return torch.float32
 
     def membrane_type(self) -> torch.dtype:
         """An integer type that holds the membrane after T steps in the worst case."""
@@ -119,24 +88,6 @@ class Spiking(PlainNumbers):
         steps = self.dynamics.timesteps
         worst = steps * (self.gain * self.largest_sum + self.largest_leak) + 2 * self.largest_threshold
         return torch.int32 if worst < 1 << 31 else torch.int64
-
-    def run_with(self, dynamics: Dynamics) -> None:
-        """Use other dynamics from now on."""
-        self.dynamics = dynamics
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move to a device as any module does, but keep the types: a cast must not change a spike."""
-        types = {name: buffer.dtype for name, buffer in self._buffers.items() if buffer is not None}
-        originals = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
-        if self.dynamics is not None:
-            for name, dtype in types.items():
-                moved, original = self._buffers[name], originals[name]
-                assert moved is not None
-                assert original is not None
-                if moved.dtype != dtype:
-                    self._buffers[name] = original.to(moved.device)
-        return self
 
     def extra_repr(self) -> str:
         """Shown in dumps."""
@@ -229,7 +180,7 @@ def fill(
     layer.register_buffer("real_threshold", real_threshold)
     layer.register_buffer("real_bias", real_bias)
     layer.input_unit, layer.input_magnitude, layer.constant_input = input_unit, input_magnitude, constant_input
-    layer.largest_sum = int(codes.flatten(1).int().abs().sum(1).max()) * (input_magnitude or 0)
+    layer.largest_sum = largest_sum_of(codes, input_magnitude)
     layer.become_spiking(neuron, step, dynamics)
 
 

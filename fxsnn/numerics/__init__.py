@@ -4,6 +4,7 @@ Open `neuron.py` first. It imports chip (the widths of registers) and the ground
 """
 
 from fxsnn.numerics.finite import all_finite
+from fxsnn.numerics.joint_neuron import Branch, JointNeuron, joint_neuron
 from fxsnn.numerics.lowbit import largest_code
 from fxsnn.numerics.neuron import (
     Dynamics,
@@ -15,12 +16,15 @@ from fxsnn.numerics.neuron import (
 )
 
 __all__ = [
+    "Branch",
     "Dynamics",
     "IntegerNeuron",
+    "JointNeuron",
     "RegisterError",
     "all_finite",
     "integer_neuron",
     "integrate_and_fire",
+    "joint_neuron",
     "largest_code",
     "steady_spike_counts",
 ]

@@ -1,25 +1,19 @@
 """The machine that runs passes, checks what they claim, and records each step.
 
-Open `stages.py` first (Pass, Step, Pipeline); `substitution.py` puts spiking layers in place, `activations.py` knows an
-activation when it sees one. It imports graph and what lies below.
+Open `stages.py` first (Pass, Step, Pipeline); `neurons.py` says what is to spike, `substitution.py` puts it in place,
+and `activations.py` knows an activation when it sees one. It imports graph and what lies below.
 """
 
 from fxsnn.rewriting.activations import find_activations, unknown_activations
 from fxsnn.rewriting.affine_calls import affine_of, source_of_affine
 from fxsnn.rewriting.affine_ways import about_affine, about_constant, can_give, is_on_images, pools_alike, way_forward
 from fxsnn.rewriting.composition import composed, is_in_front_of_activation, layer_in_front, why_apart
+from fxsnn.rewriting.neurons import NOTHING_TO_CONVERT, Neurons, encoding, has_neurons_elsewhere, neurons_of
 from fxsnn.rewriting.padding import is_padding, padded, padding_of, reader_of
 from fxsnn.rewriting.reasons import NotRewritten
 from fxsnn.rewriting.stages import Pass, Pipeline, Step, facts, require_example, require_not_spiking
-from fxsnn.rewriting.substitution import (
-    NOTHING_TO_CONVERT,
-    Neurons,
-    encoding,
-    neurons_of,
-    outline,
-    spiking_layer,
-    substitute,
-)
+from fxsnn.rewriting.substitution import outline, spiking_layers, substitute
+from fxsnn.rewriting.sums import name_of_sum, terms_of
 from fxsnn.rewriting.windows import (
     FixedWindow,
     fix_size,
@@ -49,6 +43,7 @@ __all__ = [
     "find_activations",
     "fix_size",
     "fixed_window",
+    "has_neurons_elsewhere",
     "has_open_window",
     "is_in_front_of_activation",
     "is_on_images",
@@ -57,6 +52,7 @@ __all__ = [
     "join_means",
     "layer_in_front",
     "maps_of",
+    "name_of_sum",
     "neurons_of",
     "outline",
     "padded",
@@ -66,9 +62,10 @@ __all__ = [
     "require_example",
     "require_not_spiking",
     "source_of_affine",
-    "spiking_layer",
+    "spiking_layers",
     "squeezed_map",
     "substitute",
+    "terms_of",
     "unknown_activations",
     "way_forward",
     "why_apart",

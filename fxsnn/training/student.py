@@ -17,7 +17,7 @@ from fxsnn.graph import Graph
 from fxsnn.layers import Bound, ClippedReLU, LowBit, RateReLU, layer_like
 from fxsnn.network import SpikingNetwork
 from fxsnn.numerics import Dynamics
-from fxsnn.rewriting import Neurons, neurons_of, spiking_layer, substitute
+from fxsnn.rewriting import Neurons, neurons_of, spiking_layers, substitute
 
 LEAST = 1 / 100
 """Training takes no threshold and no weight step below this share of where it started (of a layer's median step)."""
@@ -209,7 +209,7 @@ class Student:
     def spiking_layer(self, node: Node) -> nn.Module:
         """What stands in the spiking network in the place of a node of the body: its neurons, or nothing."""
         if node in self._neurons:
-            return spiking_layer(self.graph, self._neurons[node], self.dynamics)
+            return spiking_layers(self.graph, self._neurons[node], self.dynamics)[node]
         return self.graph[node] if self.graph.is_a(node, nn.Flatten) else nn.Identity()
 
     def simulate(self, images: Tensor, network: SpikingNetwork | None = None) -> None:

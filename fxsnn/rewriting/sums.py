@@ -1,0 +1,43 @@
+"""Calls that add up tensors of the network."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.fx.node import Node
+
+from fxsnn.options import real_number
+
+_ADD = frozenset({operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__"})
+_SUBTRACT = frozenset({operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "subtract", "subtract_"})
+
+
+def terms_of(node: Node, sizes: Mapping[Node, tuple[int, ...]]) -> list[tuple[Node, float]] | None:
+    """What a call adds up, each with its factor; `None` where it does not add two tensors of the network of one shape.
+
+    Args:
+        node: the call.
+        sizes: of values, without the batch, where they are known.
+    """
+    if node.op not in ("call_function", "call_method") or not (node.target in _ADD or node.target in _SUBTRACT):
+        return None
+    given: dict[str, Any] = dict(zip(("input", "other"), node.args, strict=False)) | dict(node.kwargs)
+    alpha = real_number(given.pop("alpha", 1))
+    first, second = given.get("input"), given.get("other")
+    if alpha is None or len(given) != 2 or not isinstance(first, Node) or not isinstance(second, Node):
+        return None
+    if "get_attr" in (first.op, second.op):
+        return None
+    if sizes.get(first) != sizes.get(second):
+        return None
+    return [(first, 1.0), (second, -alpha if node.target in _SUBTRACT else alpha)]
+
+
+def name_of_sum(node: Node) -> str:
+    """A name for a sum: "add", behind that of the innermost module in whose `forward` it is called."""
+    stack: Any = node.meta.get("nn_module_stack") or {}
+    inside = next((str(entry[0]) for entry in reversed(stack.values())), "")
+    return f"{inside}.add" if inside else "add"

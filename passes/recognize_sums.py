@@ -1,0 +1,102 @@
+"""RecognizeSums: residual connections, however they are written, are one module for each sum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.node import Node
+
+from fxsnn.graph import Graph, value_sizes
+from fxsnn.layers import Add, Affine
+from fxsnn.rewriting import Pass, facts, name_of_sum, terms_of
+
+
+class RecognizeSums(Pass):
+    """`x + y`, `x - y`, `x += y`, `torch.add(x, y, alpha=...)` become `Add`, which may have more than two inputs.
+
+    A sum that only another one reads becomes a part of that, and so does an `Affine` in front of it that nothing else
+    reads, or behind it. What does not add two tensors of one shape is left, for `CheckConvRelu` to speak about.
+
+    Examples:
+        >>> import fxsnn
+        >>> from torch import nn
+        >>> class Net(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.first, self.second, self.relu = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 1), nn.ReLU()
+        ...         self.last = nn.Linear(4, 2)
+        ...
+        ...     def forward(self, x):
+        ...         x = self.relu(self.first(x))
+        ...         return self.last(self.relu(self.second(x) + x).mean((2, 3)))
+        >>> graph = fxsnn.passes.SeparateCalls()(fxsnn.capture(Net())).after
+        >>> print(RecognizeSums()(graph).after.text(hashes=False))
+        name    calls                                            reads           tensors
+        ------  -----------------------------------------------  --------------  -------
+        x       placeholder
+        first   Conv2d(2, 4, kernel_size=(3, 3), stride=(1, 1))  x
+        relu    ReLU()                                           first
+        second  Conv2d(4, 4, kernel_size=(1, 1), stride=(1, 1))  relu
+        add     Add(2 inputs)                                    second, relu
+        relu_1  ReLU()                                           add
+        mean    ((2, 3))                                         relu_1
+        last    Linear(in_features=4, out_features=2, bias=True)  mean
+    """
+
+    needs = facts("canonical")
+    preserves = True
+
+    def rewrite(self, graph: Graph) -> None:
+        """Edit `graph` in place."""
+        sizes = value_sizes(graph)
+        for node in graph.body():
+            if (terms := terms_of(node, sizes)) is not None:
+                zero = torch.zeros(1, dtype=torch.float64, device=graph.device)
+                _put(graph, node, [(read, zero + factor) for read, factor in terms], zero)
+        for node in graph.body(Add):
+            _take_in(graph, node)
+        for node in graph.body(Affine):
+            source: Any = node.all_input_nodes[0]
+            if graph.is_a(source, Add) and graph.sole_user(source) is node:
+                add, behind = graph[source], graph[node]
+                assert isinstance(add, Add)
+                assert isinstance(behind, Affine)
+                graph.replace(source, Add(add.factor * behind.scale, add.shift * behind.scale + behind.shift).eval())
+                graph.bypass(node)
+
+
+def _take_in(graph: Graph, node: Node) -> None:
+    """Let a sum do what sums and scales in front of it do that nothing else reads."""
+    add: Any = graph[node]
+    terms: list[tuple[Node, Tensor]] = []
+    shift = add.shift
+    gone = []
+    for read, factor in zip(node.all_input_nodes, add.factor, strict=True):
+        inner: Any = graph[read] if graph.is_a(read, Add, Affine) and graph.sole_user(read) is node else None
+        if inner is None:
+            terms.append((read, factor))
+            continue
+        factors = inner.factor if isinstance(inner, Add) else inner.scale[None]
+        terms += [(one, factor * own) for one, own in zip(read.all_input_nodes, factors, strict=True)]
+        shift = shift + factor * inner.shift
+        gone.append(read)
+    if gone:
+        _put(graph, node, terms, shift)
+        for read in gone:
+            graph.module.graph.erase_node(read)
+
+
+def _put(graph: Graph, node: Node, terms: Iterable[tuple[Node, Tensor]], shift: Tensor) -> None:
+    """Let a node be a sum; what is read several times counts as often."""
+    factors: dict[Node, Tensor] = {}
+    for read, factor in terms:
+        factors[read] = factors[read] + factor if read in factors else factor
+    channels = max(len(factor) for factor in factors.values())
+    add = Add(torch.stack([factor.expand(channels) for factor in factors.values()]), shift)
+    if node.op != "call_module":
+        node.target, node.op = graph.unused_name(name_of_sum(node)), "call_module"
+    node.args, node.kwargs = tuple(factors), {}
+    graph.replace(node, add.eval())
