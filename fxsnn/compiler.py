@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -25,7 +25,6 @@ from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, require_flag, shown
 from fxsnn.passes import (
-    FRONT_END,
     CalibrateThresholds,
     CheckConvRelu,
     CheckLimits,
@@ -34,6 +33,7 @@ from fxsnn.passes import (
     FoldBatchNorm,
     QuantizeWeights,
     SubstituteSpikes,
+    front_end,
 )
 from fxsnn.rewriting import Pass, Pipeline, outline, require_example
 from fxsnn.storage import require_place
@@ -67,6 +67,7 @@ def pipeline(
     percentile: float = 99.9,
     input_bits: int | None = 8,
     per_channel: bool = True,
+    max_pool: str | None = None,
     correction: str | None = "auto",
     finetune: Finetune | None = None,
     example: Tensor | None = None,
@@ -84,6 +85,8 @@ def pipeline(
         RecognizeAffine()
         LiftDimensions()
         SeparateCalls()
+        RecognizeSums()
+        RecognizeWiring()
         FixWindows()
         AbsorbPadding()
         MoveAffine()
@@ -101,7 +104,7 @@ def pipeline(
     progress = require_flag("progress", progress)
     dynamics = Dynamics(timesteps, reset, initial_membrane)
     passes: list[Pass] = [
-        *FRONT_END,
+        *front_end(max_pool),
         CheckConvRelu(),
         CheckLimits(chip, bits),
         FoldBatchNorm(),
@@ -174,7 +177,14 @@ def _completed(finetune: Finetune, **options: Any) -> Finetune:
 
 
 @neutral()
-def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits, example: Tensor | None = None) -> FitReport:
+def check(
+    model: nn.Module,
+    *,
+    target: str | HardwareTarget,
+    bits: Bits,
+    example: Tensor | None = None,
+    max_pool: str | None = None,
+) -> FitReport:
     """Whether a network, trained or not, can be converted for a chip; the model is not changed.
 
     A copy of it is run once, on three images, to see whether the graph that was captured computes the same.
@@ -184,6 +194,7 @@ def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits, example
         target: name of a target, or a `HardwareTarget`.
         bits: weight bits, see `convert`.
         example: images, where the size matters for what the network does. `None`: usual sizes are tried.
+        max_pool: see `convert`.
 
     Returns:
         A report with `.ok`, `.layers`, `.violations` (limits of the chip) and `.findings` (all else), everything at
@@ -194,19 +205,25 @@ def check(model: nn.Module, *, target: str | HardwareTarget, bits: Bits, example
         DataError: `example` are no images for the network.
     """
     chip = get_target(target)
-    return _checked(model, chip, chip.require_choice(bits), example)
+    return _checked(model, chip, chip.require_choice(bits), example, front_end(max_pool))
 
 
 def _checked(
-    model: nn.Module, chip: HardwareTarget, bits: Bits, example: Tensor | None, *, run: bool = True
+    model: nn.Module,
+    chip: HardwareTarget,
+    bits: Bits,
+    example: Tensor | None,
+    first: Sequence[Pass],
+    *,
+    run: bool = True,
 ) -> FitReport:
-    """See `check`; `run`: whether the graph is held against the network."""
+    """See `check`; `first`: the front end; `run`: whether the graph is held against the network."""
     given = example
     if given is not None:
         require_images(given, ImageForm())
     try:
         graph = capture_sharing(model, None if given is None else tuple(given.shape[1:]))
-        _rewrite_in_front(graph)
+        _rewrite_in_front(graph, first)
         graph.check()
         found = (graph.example_input(whole=whole) for whole in (True, False))
         example = given if given is not None else next((images for images in found if images is not None), None)
@@ -225,9 +242,9 @@ def _checked(
     return replace(report, findings=tuple(name_clashes(spiking)), unwritable=tuple(unwritable(spiking, chip, size)))
 
 
-def _rewrite_in_front(graph: Graph) -> Graph:
+def _rewrite_in_front(graph: Graph, first: Sequence[Pass]) -> Graph:
     """Run the front end on a graph, in place: steps would keep copies of all weights."""
-    for one in FRONT_END:
+    for one in first:
         one.rewrite(graph)
         graph.tidy()
     return graph
@@ -247,6 +264,7 @@ def convert(
     percentile: float = 99.9,
     input_bits: int | None = 8,
     per_channel: bool = True,
+    max_pool: str | None = None,
     correction: str | None = "auto",
     finetune: Finetune | None = None,
     example: Tensor | None = None,
@@ -272,6 +290,8 @@ def convert(
         percentile: for the method of that name.
         input_bits: width of the signed integer input, or `None` for an analog input.
         per_channel: one weight step per output channel, or one per layer.
+        max_pool: what takes the place of max pooling between layers: "rectifiers" keeps the function, "average" and
+            "stride" do not and need training, see `fxsnn.passes.ReplaceMaxPool`. `None`: it is refused.
         correction: "biases", "thresholds" or "both": suit them to n-bit weights and spikes without training, from the
             calibration data, see `fxsnn.passes.CorrectLayers`. "auto": the biases, on the first 256 of the calibration
             images, if they can be gone through again; before fine-tuning, which starts better from there, on the first
@@ -307,6 +327,7 @@ def convert(
         percentile=percentile,
         input_bits=input_bits,
         per_channel=per_channel,
+        max_pool=max_pool,
         correction=correction,
         finetune=finetune,
         example=example,
@@ -314,8 +335,8 @@ def convert(
     )
     if finetune is not None and finetune.checkpoint is not None:
         require_place(finetune.checkpoint, "checkpoint")
-    report = _checked(model, chip, chip.require_choice(bits), passes.example, run=False)
-    if report.violations:
+    report = _checked(model, chip, chip.require_choice(bits), passes.example, front_end(max_pool), run=False)
+    if not report.fits:
         raise TargetError(report.problems, report)
     if report.findings:
         raise ModelError(report.findings)
@@ -335,7 +356,7 @@ def convert(
     if example is not None:
         require_example(example, graph)
     if passes.example is None:
-        passes = replace(passes, example=_rewrite_in_front(graph.copy()).example_input())
+        passes = replace(passes, example=_rewrite_in_front(graph.copy(), front_end(max_pool)).example_input())
         if passes.example is not None:
             with suppress(DataError):  # the size was tried on the graph alone
                 require_agreement(model, graph, passes.example)
@@ -349,6 +370,7 @@ def convert(
         "percentile": float(percentile) if calibration_data is not None and calibration == "percentile" else None,
         "input_bits": whole_number(input_bits),
         "per_channel": bool(per_channel),
+        **({} if max_pool is None else {"max_pool": max_pool}),
         "correction": next((one.corrected() for one in passes.passes if isinstance(one, CorrectLayers)), None),
         "finetune": None if finetune is None else finetune.describe(),
     }

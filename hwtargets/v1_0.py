@@ -2,6 +2,9 @@
 
 The channel table is the documented rule. Each entry equals floor(1024 / (height * width * bits)): the fan-in of one
 neuron on a core of 1,024 input rows. Other kernel sizes have no entry and are not supported.
+
+Its document names convolutions, fully connected layers and average poolings: no sum of several layers. A concatenation
+is wiring, whose reader has the channels of all its inputs to fit into the table.
 """
 
 from fxsnn.chip import HardwareTarget, Registers
@@ -19,4 +22,5 @@ TARGET = HardwareTarget(
     binary_traffic=True,
     core_inputs=1024,
     core_outputs=1024,
+    joins=("concatenate",),
 )

@@ -22,8 +22,11 @@ from fxsnn.passes.quantize_weights import QuantizeWeights
 from fxsnn.passes.recognize_activations import RecognizeActivations
 from fxsnn.passes.recognize_affine import RecognizeAffine
 from fxsnn.passes.recognize_sums import RecognizeSums
+from fxsnn.passes.recognize_wiring import RecognizeWiring
+from fxsnn.passes.replace_max_pool import ReplaceMaxPool
 from fxsnn.passes.separate_calls import SeparateCalls
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
+from fxsnn.rewriting import Pass
 
 FRONT_END = (
     Canonicalize(),
@@ -35,6 +38,7 @@ FRONT_END = (
     LiftDimensions(),
     SeparateCalls(),
     RecognizeSums(),
+    RecognizeWiring(),
     FixWindows(),
     AbsorbPadding(),
     MoveAffine(),
@@ -44,6 +48,16 @@ FRONT_END = (
 
 They leave alone what they cannot rewrite, for `CheckConvRelu` to speak about.
 """
+
+
+def front_end(max_pool: str | None = None) -> tuple[Pass, ...]:
+    """`FRONT_END`, with what is to take the place of max pooling: see `ReplaceMaxPool`; `None`: nothing.
+
+    Raises:
+        OptionError: there is no such way.
+    """
+    return FRONT_END if max_pool is None else (*FRONT_END, ReplaceMaxPool(max_pool))
+
 
 __all__ = [
     "FRONT_END",
@@ -66,6 +80,9 @@ __all__ = [
     "RecognizeActivations",
     "RecognizeAffine",
     "RecognizeSums",
+    "RecognizeWiring",
+    "ReplaceMaxPool",
     "SeparateCalls",
     "SubstituteSpikes",
+    "front_end",
 ]

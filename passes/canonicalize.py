@@ -34,10 +34,10 @@ _DROPPED = (
 class Canonicalize(Pass):
     """Functional forms become modules, one module per call site; dropout and identity disappear.
 
-    ReLU, average pooling (adaptive too), flatten / view / reshape, softmax and log-softmax are rewritten whether called
-    as a function, as a tensor's method or as a module; a `SyncBatchNorm` becomes a plain one; layers written by hand as
-    `SpikeConv2d` and the like become their PyTorch namesakes; what writes into a tensor gives a new one. What the pass
-    does not know it leaves alone; `CheckConvRelu` speaks about that.
+    ReLU, average pooling (adaptive too), max pooling, flatten / view / reshape, softmax and log-softmax are rewritten
+    whether called as a function, as a tensor's method or as a module; a `SyncBatchNorm` becomes a plain one; layers
+    written by hand as `SpikeConv2d` and the like become their PyTorch namesakes; what writes into a tensor gives a new
+    one. What the pass does not know it leaves alone; `CheckConvRelu` speaks about that.
 
     Examples:
         >>> import torch, fxsnn
@@ -71,8 +71,8 @@ class Canonicalize(Pass):
                 graph.replace(node, nn.ReLU())
             elif graph.is_a(node, nn.Flatten) and _joins_all(graph[node].start_dim, graph[node].end_dim):
                 graph.replace(node, nn.Flatten().eval())
-        kinds = (nn.ReLU, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Softmax, nn.LogSoftmax)
-        for node in reversed(graph.nodes(*kinds, nn.AvgPool1d, nn.AdaptiveAvgPool1d)):
+        kinds = (nn.ReLU, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.Flatten, nn.Softmax, nn.LogSoftmax)
+        for node in reversed(graph.nodes(*kinds, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.MaxPool1d)):
             if len(graph.calls(str(node.target))) > 1:
                 graph.replace(node, copy.copy(graph[node]))
         for node in graph.nodes(nn.SyncBatchNorm):  # what flattens is known by now
@@ -143,6 +143,14 @@ def _avg_pool1d(node: Node) -> nn.Module | None:
 def _adaptive_avg_pool1d(node: Node) -> nn.Module | None:
     options = _bound(node, "output_size")
     return None if _has_node(options) else nn.AdaptiveAvgPool1d(**options)
+
+
+def _max_pool(kind: type[nn.MaxPool1d] | type[nn.MaxPool2d]) -> Callable[[Node], nn.Module | None]:
+    def build(node: Node) -> nn.Module | None:
+        options = _bound(node, "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+        return None if _has_node(options) else kind(**options)
+
+    return build
 
 
 def _softmax(kind: type[nn.Softmax] | type[nn.LogSoftmax]) -> Callable[[Node], nn.Module | None]:
@@ -223,6 +231,8 @@ _FUNCTIONS: dict[Any, Callable[[Node], nn.Module | None]] = {
     F.adaptive_avg_pool2d: _adaptive_avg_pool,
     F.avg_pool1d: _avg_pool1d,
     F.adaptive_avg_pool1d: _adaptive_avg_pool1d,
+    **dict.fromkeys((F.max_pool1d, torch.max_pool1d), _max_pool(nn.MaxPool1d)),
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _max_pool(nn.MaxPool2d)),
     torch.flatten: _flatten,
     torch.reshape: _view,
     F.softmax: _softmax(nn.Softmax),

@@ -24,7 +24,7 @@ from fxsnn.graph import (
     view_sizes,
     what_is_called,
 )
-from fxsnn.layers import Add, Affine, ClippedReLU, FixedSize, Lift, Lower, QuantizedInput
+from fxsnn.layers import Add, Affine, ClippedReLU, Concat, FixedSize, Lift, Lower, QuantizedInput, Wiring
 from fxsnn.numerics import all_finite
 from fxsnn.rewriting import (
     NOTHING_TO_CONVERT,
@@ -37,14 +37,19 @@ from fxsnn.rewriting import (
     has_open_window,
     is_padding,
     padding_of,
+    pools_activations,
     reader_of,
     unknown_activations,
     why_apart,
 )
 
-_KNOWN = (*Weighted, *Norm, *Activation, Add, nn.AvgPool2d, nn.Flatten, QuantizedInput, FixedSize)
+_KNOWN = (*Weighted, *Norm, *Activation, Add, Wiring, nn.AvgPool2d, nn.Flatten, QuantizedInput, FixedSize)
 _KEEP_CHANNELS = (*Activation, Affine, nn.AvgPool2d, nn.AdaptiveAvgPool2d, QuantizedInput, FixedSize, Lift)
-_POOLING = "Train it with average pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
+_POOLING = (
+    "Pass max_pool='rectifiers' (fxsnn.passes.ReplaceMaxPool), which keeps the function, or train it with average "
+    "pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
+)
+_MAXIMA = "Let it pool activations, without return_indices; or train it with average pooling (nn.AvgPool{}d)"
 _BRANCHES = "Joining two branches in this way is not supported: supported are sums of tensors of one shape"
 _PAST = "Only the last layer that spikes is decoded: let what stands behind it read that one alone"
 _BESIDE = "Let it follow the other layers, or leave out its activation"
@@ -165,6 +170,8 @@ def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
         yield from _about_relu(graph, node)
     elif graph.is_a(node, Add):
         yield from _about_sum(graph, node)
+    elif graph.is_a(node, Concat):
+        yield from _about_concatenation(graph, node)
     elif graph.is_a(node, nn.AvgPool2d):
         yield from _about_pool(graph, node)
     elif graph.is_a(node, nn.Flatten):
@@ -214,6 +221,18 @@ def _about_sum(graph: Graph, node: Node) -> Iterator[Finding]:
         f"this sum has no ReLU of its own behind it; it is read by {readers}",
         "Put nn.ReLU directly behind it, and read only the ReLU",
     )
+
+
+def _about_concatenation(graph: Graph, node: Node) -> Iterator[Finding]:
+    read = node.all_input_nodes
+    images = [any(graph.is_a(one, *Activation) for one in (before, *graph.ancestors(before))) for before in read]
+    if any(images) and not all(images):
+        problem = "it puts the images beside spikes, and a layer reads either numbers or spikes"
+        yield graph.finding(node, problem, "Let a convolution and a ReLU read the images first")
+    elif any(graph.is_a(before, nn.Flatten) or graph.reads_features(before) for before in read):
+        yield graph.finding(
+            node, "it puts rows of features behind one another, not maps", "Concatenate before flattening"
+        )
 
 
 def _about_flatten(graph: Graph, node: Node) -> Iterator[Finding]:
@@ -340,7 +359,8 @@ def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
     lowered = what.lower()
     sides, calls = 1 if "1d" in lowered else 2, ("call_function", "call_method")
     if pools_maxima(lowered):
-        remedy = _POOLING.format(sides)
+        others = graph.is_a(node, nn.MaxPool2d) and not pools_activations(graph, node)
+        remedy = (_MAXIMA if others else _POOLING).format(sides)
     elif "avgpool" in lowered or "avg_pool" in lowered:
         remedy = f"Use nn.AvgPool{sides}d with a fixed window, or move it behind the last ReLU"
     elif "dropout" in lowered:

@@ -9,7 +9,7 @@ from fxsnn.rewriting import Pass, facts
 
 
 class CheckLimits(Pass):
-    """Hold every layer that would spike against the limits of a target; changes nothing.
+    """Hold every layer that would spike, and every sum, against the limits of a target; changes nothing.
 
     Args:
         target: the chip.
@@ -30,7 +30,7 @@ class CheckLimits(Pass):
     def rewrite(self, graph: Graph) -> None:
         """Raise a TargetError with the report, or leave `graph` as it is."""
         report = self.report(graph)
-        if report.violations:
+        if not report.fits:
             raise TargetError(report.problems, report)
 
     def report(self, graph: Graph) -> FitReport:

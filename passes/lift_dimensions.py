@@ -15,7 +15,7 @@ from fxsnn.rewriting import Pass, facts
 
 
 class LiftDimensions(Pass):
-    """Conv1d → Conv2d with a kernel of one row; AvgPool1d, AdaptiveAvgPool1d and BatchNorm1d on signals likewise.
+    """Conv1d → Conv2d with a kernel of one row; poolings of one dimension and BatchNorm1d on signals likewise.
 
     Behind the images stands `Lift`, [N, C, L] to [N, C, 1, L], and in front of what reads signals in the tail `Lower`,
     the way back: the tail is left as it is. A flatten reads the same numbers of either. What has no equal with two
@@ -151,6 +151,16 @@ def _average(pool: nn.AvgPool1d) -> nn.Module:
     return nn.AvgPool2d((1, kernel), (1, stride), (0, padding), pool.ceil_mode, pool.count_include_pad)
 
 
+def _maximum(pool: nn.MaxPool1d) -> nn.Module:
+    sizes = (
+        (value if isinstance(value, int) else value[0]) for value in (pool.kernel_size, pool.stride, pool.dilation)
+    )
+    kernel, stride, dilation = sizes
+    padding = pool.padding if isinstance(pool.padding, int) else pool.padding[0]
+    options = (pool.return_indices, pool.ceil_mode)
+    return nn.MaxPool2d((1, kernel), (1, stride), (0, padding), (1, dilation), *options)
+
+
 def _adaptive_average(pool: nn.AdaptiveAvgPool1d) -> nn.Module:
     size = pool.output_size
     return nn.AdaptiveAvgPool2d((1, size if isinstance(size, int) else size[0]))
@@ -164,6 +174,7 @@ _EQUALS: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
     nn.Conv1d: _convolution,
     nn.AvgPool1d: _average,
     nn.AdaptiveAvgPool1d: _adaptive_average,
+    nn.MaxPool1d: _maximum,
     nn.ZeroPad1d: _padding,
 }
 """Layers that read signals, and nothing else."""

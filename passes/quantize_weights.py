@@ -11,13 +11,15 @@ from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Weighted, fit
 from fxsnn.layers import LowBitConv2d, LowBitLinear, input_shift, layer_like, through
 from fxsnn.options import require_flag, shown
-from fxsnn.rewriting import Pass, facts, require_not_spiking
+from fxsnn.rewriting import Pass, facts, input_scales, require_not_spiking
 
 
 class QuantizeWeights(Pass):
     """Every layer that is to spike gets n-bit weights; the tail keeps its own.
 
-    A shift of the inputs that `MoveAffine` has made a part of a bias goes through the n-bit weights from then on.
+    Behind a concatenation, what spikes are worth differs between inputs; it goes into the weights before they are
+    rounded, as far as thresholds are calibrated by then. A shift of the inputs that `MoveAffine` has made a part of a
+    bias goes through the n-bit weights from then on.
 
     Args:
         bits: 1 to 4; with a target also "auto" or a mapping from layers to numbers, see `convert`.
@@ -48,11 +50,12 @@ class QuantizeWeights(Pass):
         widths: dict[str, Any] = {graph.name(node): self.bits for node in graph.body(*Weighted)}
         if self.target is not None:
             widths = {row.layer: row.bits for row in fit(graph, self.target, self.bits).layers}
+        scales = input_scales(graph)
         for node in graph.body(*Weighted):
             layer: Any = graph[node]
             low: LowBitConv2d | LowBitLinear
             low = layer_like(layer, LowBitConv2d, LowBitLinear)
-            low.quantize(widths[graph.name(node)], per_channel=self.per_channel)
+            low.quantize(widths[graph.name(node)], per_channel=self.per_channel, input_scale=scales.get(node))
             if (shift := input_shift(layer)) is not None and low.bias is not None:
                 moved = through(layer, shift, low.quantized_weight()) - through(layer, shift)
                 low.bias = nn.Parameter((low.bias.detach().double() + moved).to(low.bias.dtype))

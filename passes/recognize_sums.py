@@ -6,19 +6,21 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Graph, value_sizes
-from fxsnn.layers import Add, Affine
-from fxsnn.rewriting import Pass, facts, name_of_sum, terms_of
+from fxsnn.graph import Activation, Graph, in_front_of_layers, value_sizes
+from fxsnn.layers import Add, Affine, FixedSize, Lift, Lower
+from fxsnn.rewriting import Pass, facts, name_inside, terms_of
 
 
 class RecognizeSums(Pass):
     """`x + y`, `x - y`, `x += y`, `torch.add(x, y, alpha=...)` become `Add`, which may have more than two inputs.
 
     A sum that only another one reads becomes a part of that, and so does an `Affine` in front of it that nothing else
-    reads, or behind it. What does not add two tensors of one shape is left, for `CheckConvRelu` to speak about.
+    reads, or behind it. A sum of activations that adds up nothing negative gets the `ReLU` behind it that neurons stand
+    for, and that changes nothing. What does not add two tensors of one shape is left, for `CheckConvRelu` to speak
+    about.
 
     Examples:
         >>> import fxsnn
@@ -34,16 +36,16 @@ class RecognizeSums(Pass):
         ...         return self.last(self.relu(self.second(x) + x).mean((2, 3)))
         >>> graph = fxsnn.passes.SeparateCalls()(fxsnn.capture(Net())).after
         >>> print(RecognizeSums()(graph).after.text(hashes=False))
-        name    calls                                            reads           tensors
-        ------  -----------------------------------------------  --------------  -------
-        x       placeholder
-        first   Conv2d(2, 4, kernel_size=(3, 3), stride=(1, 1))  x
-        relu    ReLU()                                           first
-        second  Conv2d(4, 4, kernel_size=(1, 1), stride=(1, 1))  relu
-        add     Add(2 inputs)                                    second, relu
-        relu_1  ReLU()                                           add
-        mean    ((2, 3))                                         relu_1
-        last    Linear(in_features=4, out_features=2, bias=True)  mean
+        name         calls                                             reads         tensors
+        -----------  ------------------------------------------------  ------------  -------
+        x            placeholder
+        first        Conv2d(2, 4, kernel_size=(3, 3), stride=(1, 1))   x
+        relu         ReLU()                                            first
+        second       Conv2d(4, 4, kernel_size=(1, 1), stride=(1, 1))   relu
+        add          Add(2 inputs)                                     second, relu
+        relu_relu_1  ReLU()                                            add
+        mean         ((2, 3))                                          relu_relu_1
+        last         Linear(in_features=4, out_features=2, bias=True)  mean
     """
 
     needs = facts("canonical")
@@ -51,14 +53,14 @@ class RecognizeSums(Pass):
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
-        sizes = value_sizes(graph)
-        for node in graph.body():
-            if (terms := terms_of(node, sizes)) is not None:
+        sizes, inner = value_sizes(graph), in_front_of_layers(graph.module)
+        for node in graph:
+            if node in inner and (terms := terms_of(node, sizes)) is not None:
                 zero = torch.zeros(1, dtype=torch.float64, device=graph.device)
                 _put(graph, node, [(read, zero + factor) for read, factor in terms], zero)
-        for node in graph.body(Add):
+        for node in graph.nodes(Add):
             _take_in(graph, node)
-        for node in graph.body(Affine):
+        for node in graph.nodes(Affine):
             source: Any = node.all_input_nodes[0]
             if graph.is_a(source, Add) and graph.sole_user(source) is node:
                 add, behind = graph[source], graph[node]
@@ -66,6 +68,23 @@ class RecognizeSums(Pass):
                 assert isinstance(behind, Affine)
                 graph.replace(source, Add(add.factor * behind.scale, add.shift * behind.scale + behind.shift).eval())
                 graph.bypass(node)
+        for node in graph.nodes(Add):
+            if _adds_up_activations(graph, node) and not graph.is_a(graph.sole_user(node), Add, *Activation):
+                graph.insert_after(node, f"{graph.name(node)}_relu", nn.ReLU().eval())
+
+
+def _adds_up_activations(graph: Graph, node: Node) -> bool:
+    """Whether what a sum adds up is nowhere negative."""
+    add: Any = graph[node]
+    if add.factor.is_meta or bool((add.factor < 0).any() or (add.shift < 0).any()):
+        return False
+    return all(_is_positive(graph, read) for read in node.all_input_nodes)
+
+
+def _is_positive(graph: Graph, node: Node) -> bool:
+    while graph.is_a(node, nn.AvgPool2d, nn.Flatten, FixedSize, Lift, Lower):
+        node = node.all_input_nodes[0]
+    return graph.is_a(node, *Activation)
 
 
 def _take_in(graph: Graph, node: Node) -> None:
@@ -97,6 +116,6 @@ def _put(graph: Graph, node: Node, terms: Iterable[tuple[Node, Tensor]], shift: 
     channels = max(len(factor) for factor in factors.values())
     add = Add(torch.stack([factor.expand(channels) for factor in factors.values()]), shift)
     if node.op != "call_module":
-        node.target, node.op = graph.unused_name(name_of_sum(node)), "call_module"
+        node.target, node.op = graph.unused_name(name_inside(node, "add")), "call_module"
     node.args, node.kwargs = tuple(factors), {}
     graph.replace(node, add.eval())

@@ -24,7 +24,7 @@ from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Activation, Graph, Norm
-from fxsnn.layers import Add, Affine, BoundedReLU, FixedSize, FoldedConv2d, FoldedLinear, Lift
+from fxsnn.layers import Add, Affine, BoundedReLU, FixedSize, FoldedConv2d, FoldedLinear, Lift, Wiring
 
 INPUT_DEVIATIONS = 4.0
 """Without data, images are taken to lie within this many standard deviations of zero."""
@@ -58,8 +58,14 @@ def gaussian_moments(graph: Graph) -> dict[Node, Moments]:
             if source not in found:
                 raise ModelError([_unknown(graph, source, graph.name(source))])
         layer: Any = graph[node]
-        inputs = [found[source] for source in node.all_input_nodes]
-        found[node] = _added(layer, inputs) if isinstance(layer, Add) else _through(graph, node, inputs[0])
+        inputs = [found[source] for source in graph.inputs(node)]
+        if isinstance(layer, Add):
+            found[node] = _added(layer, inputs)
+        elif isinstance(layer, Wiring):
+            means, variances = zip(*inputs, strict=True)
+            found[node] = Moments(layer.of_channels(means), layer.of_channels(variances))
+        else:
+            found[node] = _through(graph, node, inputs[0])
     return found
 
 

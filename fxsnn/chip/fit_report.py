@@ -82,6 +82,7 @@ class FitReport:
         bits: weight bits as they were asked for, see `Bits`; those of each layer are in `layers`.
         layers: every layer that would spike.
         violations: every layer that exceeds a limit of the target.
+        joins: sums and concatenations, where the target cannot do such.
         findings: what else stands in the way: unsupported layers, a convolution without its ReLU, ...
         unwritable: what keeps the converted network from being saved; it can be converted all the same.
         tail: the layers with weights behind those that spike, which stay as they are.
@@ -94,16 +95,22 @@ class FitReport:
     findings: tuple[Finding, ...] = ()
     unwritable: tuple[Finding, ...] = ()
     tail: tuple[str, ...] = ()
+    joins: tuple[Finding, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether the network can be converted for the target."""
-        return not self.violations and not self.findings
+        return self.fits and not self.findings
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is within the limits of the target."""
+        return not self.violations and not self.joins
 
     @property
     def problems(self) -> tuple[Finding, ...]:
-        """Findings and violations together."""
-        return self.findings + tuple(violation.finding for violation in self.violations)
+        """Findings, violations and joins together."""
+        return (*self.findings, *(violation.finding for violation in self.violations), *self.joins)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -130,7 +137,7 @@ class FitReport:
 
     def verdict(self) -> str:
         """In a sentence, whether the network can be converted for the target."""
-        if self.violations:
+        if not self.fits:
             return f"The network does not fit {self.target} at {self.widths()}."
         if self.findings:
             return "The network cannot be converted."

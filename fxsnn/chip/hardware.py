@@ -22,6 +22,9 @@ KernelSize = tuple[int, int]
 
 ALL_BITS = (1, 2, 3, 4)
 
+JOINS = ("add", "concatenate")
+"""How layers may read several others: neurons that add up several inputs, and channels behind one another."""
+
 AUTOMATIC = "auto"
 
 Bits = int | str | Mapping[str, int]
@@ -96,6 +99,8 @@ class HardwareTarget:
         binary_traffic: all traffic between layers is spikes, 0 or 1. The same.
         core_inputs: input rows of a core; `None` where that is not known.
         core_outputs: neurons of a core; `None` where that is not known.
+        joins: how layers may read several others, of `JOINS`: "add", neurons that add up several inputs (residual
+            connections), and "concatenate".
 
     Raises:
         OptionError: the data contradict themselves.
@@ -110,6 +115,7 @@ class HardwareTarget:
     binary_traffic: bool = True
     core_inputs: int | None = None
     core_outputs: int | None = None
+    joins: tuple[str, ...] = JOINS
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -140,6 +146,9 @@ class HardwareTarget:
                 raise OptionError(
                     f"target {self.name!r}: {name} is {shown(size)}; allowed are whole numbers from 1, or None"
                 )
+        if not isinstance(self.joins, tuple | list) or not set(self.joins) <= set(JOINS):
+            raise OptionError(f"target {self.name!r}: joins is {shown(self.joins)}; allowed are several of {JOINS}")
+        object.__setattr__(self, "joins", tuple(self.joins))
         if self.input_channels is not None:
             table = self._table(self.input_channels)
             object.__setattr__(self, "input_channels", MappingProxyType(table))
@@ -273,6 +282,7 @@ class HardwareTarget:
             (any_kernel, None) if self.input_channels is None else (limits, self.limit_rows()),
             ("registers", self.register_rows()),
             (f"size of a core: {core}", None),
+            (f"layers that read several others: {', '.join(self.joins) or 'none'}", None),
         ]
 
     def _heading(self) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from torch.fx.node import Node
+
 from fxsnn.chip import Bits, FitReport, HardwareTarget, Violation, fit_layer
-from fxsnn.errors import OptionError
+from fxsnn.errors import Finding, OptionError
 from fxsnn.graph.body import meant_to_spike
 from fxsnn.graph.graph import Graph
 from fxsnn.graph.kinds import Weighted
-from fxsnn.layers import geometry_of
+from fxsnn.layers import Add, Concat, geometry_of
 
 
 def fit(graph: Graph, target: HardwareTarget, bits: Bits) -> FitReport:
@@ -43,7 +45,23 @@ def fit(graph: Graph, target: HardwareTarget, bits: Bits) -> FitReport:
             parts = getattr(layer, "made_of", ())
             violations.append(_of_several(violation, parts) if parts else violation)
     tail = tuple(dict.fromkeys(graph.name(node) for node in graph.nodes(*Weighted) if node not in meant))
-    return FitReport(target.name, choice, tuple(layers[::-1]), tuple(violations[::-1]), tail=tail)
+    joins = tuple(_joins(graph, target, meant))
+    return FitReport(target.name, choice, tuple(layers[::-1]), tuple(violations[::-1]), tail=tail, joins=joins)
+
+
+def _joins(graph: Graph, target: HardwareTarget, meant: set[Node]) -> Iterator[Finding]:
+    """Sums and concatenations that the target cannot do."""
+    named = "layers with weights and average poolings" + (", and their concatenation" if target.joins else "")
+    for node in graph.nodes(Add, Concat):
+        if node not in meant:
+            continue
+        if graph.is_a(node, Add) and "add" not in target.joins:
+            remedy = "Concatenate instead of adding (torch.cat)" if "concatenate" in target.joins else "Leave it out"
+            remedy = f'{remedy}, and train again, or convert for a target with sums, such as "generic"'
+            yield graph.finding(node, f"it adds up several layers; {target.name} has neurons of {named} only", remedy)
+        elif graph.is_a(node, Concat) and "concatenate" not in target.joins:
+            problem = f"it concatenates several layers; {target.name} has layers that read one other only"
+            yield graph.finding(node, problem, 'Make it a chain of layers, or use a target such as "generic"')
 
 
 def _of_several(violation: Violation, parts: tuple[str, ...]) -> Violation:

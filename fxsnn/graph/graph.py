@@ -146,6 +146,10 @@ class Graph:
         """The node that alone reads `node`, or `None` if there are none or several."""
         return next(iter(node.users)) if len(node.users) == 1 else None
 
+    def inputs(self, node: Node) -> list[Node]:
+        """What a node reads, in order; a concatenation may read the same several times."""
+        return [one for one in node.args if isinstance(one, Node)] if node.op == "call_module" else node.all_input_nodes
+
     def ancestors(self, node: Node) -> set[Node]:
         """All nodes on whose values that of `node` depends."""
         return ancestors(node)

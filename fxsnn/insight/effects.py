@@ -21,7 +21,7 @@ from fxsnn.graph import Graph, Weighted, capture_sharing, normalised_images
 from fxsnn.layers import BoundedReLU, Encode, QuantizedInput, Spiking, check_images, layer_like
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.numerics import Dynamics, integrate_and_fire, steady_spike_counts
-from fxsnn.passes import FRONT_END, CheckConvRelu, FoldBatchNorm
+from fxsnn.passes import CheckConvRelu, FoldBatchNorm, front_end
 
 EFFECTS: Mapping[str, str] = {
     "input": "images rounded to the integer input",
@@ -147,7 +147,7 @@ def _float_network(model: nn.Module, snn: SpikingNetwork) -> Graph:
     require_spiking(snn)
     graph = capture_sharing(model, snn.image_size)
     # They were verified when the network was converted.
-    for one in (*FRONT_END, CheckConvRelu(), FoldBatchNorm()):
+    for one in (*front_end(), CheckConvRelu(), FoldBatchNorm()):
         graph = one(graph).after
     own = graph.detached(torch.float64)
     own.module.to(snn.device)

@@ -11,7 +11,7 @@ batch norm folded       FoldedConv2d, FoldedLinear
 thresholds calibrated   QuantizedInput, ClippedReLU
 weights quantised       LowBitConv2d, LowBitLinear
 in training             RateReLU
-only put elsewhere      Concat, Channels, Places, Repeat
+only put elsewhere      Concat, Channels, Places, Repeat, PixelShuffle, Turn, Tap
 spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeAdd, Decode
 whose sums it adds up   SynapseConv2d, SynapseLinear
 """
@@ -57,7 +57,7 @@ from fxsnn.layers.spiking import (
     spiking_form,
 )
 from fxsnn.layers.synapses import Integers, SynapseConv2d, SynapseLinear, Synapses
-from fxsnn.layers.wiring import Channels, Concat, Places, Repeat, Wiring
+from fxsnn.layers.wiring import Channels, Concat, PixelShuffle, Places, Repeat, Tap, Taps, Turn, Wiring
 
 HAND_WRITTEN = (SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeReLU)
 """Layers that a user may write into a network."""
@@ -109,6 +109,7 @@ __all__ = [
     "LowBitLinear",
     "Lower",
     "PaddedConv2d",
+    "PixelShuffle",
     "Places",
     "QuantizedInput",
     "RateReLU",
@@ -123,6 +124,9 @@ __all__ = [
     "SynapseConv2d",
     "SynapseLinear",
     "Synapses",
+    "Tap",
+    "Taps",
+    "Turn",
     "Wiring",
     "affine_of_norm",
     "check_images",

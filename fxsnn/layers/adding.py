@@ -68,11 +68,12 @@ class Add(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown in dumps."""
-        inputs, channels = self.factor.shape
+        inputs = len(self.factor)
         if self.factor.is_meta or self.is_plain:
             return f"{inputs} inputs"
-        factors = ", ".join(f"{float(row.min()):.4g}..{float(row.max()):.4g}" for row in self.factor)
-        return f"{inputs} inputs, {channels} channels, factors {factors}"
+        ends = ((f"{float(end):.4g}" for end in row.aminmax()) for row in self.factor)
+        factors = ", ".join("..".join(dict.fromkeys(pair)) for pair in ends)
+        return f"{inputs} inputs, factors {factors}"
 
 
 class SpikeAdd(Spiking):

@@ -107,7 +107,7 @@ def with_affine_in_front(layer: _Layer, affine: Affine) -> _Layer:
     weight = layer.weight.detach().double()
     bias = None if layer.bias is None else layer.bias.detach().double()
     new = _with_weights(
-        layer, weight * _along_inputs(each.scale, layer), _plus(bias, through(layer, each.shift), affine)
+        layer, weight * along_inputs(each.scale, layer), _plus(bias, through(layer, each.shift), affine)
     )
     if affine.shifts or input_shift(layer) is not None:
         before = input_shift(layer)
@@ -141,11 +141,14 @@ def through(layer: nn.Conv2d | nn.Linear, values: Tensor, weight: Tensor | None 
         weight: instead of the layer's own.
     """
     used = (layer.weight if weight is None else weight).detach().double()
-    return (used * _along_inputs(values, layer)).flatten(1).sum(1)
+    return (used * along_inputs(values, layer)).flatten(1).sum(1)
 
 
-def _along_inputs(values: Tensor, layer: nn.Conv2d | nn.Linear) -> Tensor:
-    """Values [inputs] such that they broadcast over the weight: each group of outputs reads its own inputs."""
+def along_inputs(values: Tensor, layer: Any) -> Tensor:
+    """Values [inputs] of a convolution or fully connected layer such that they broadcast over its weight.
+
+    Each group of outputs reads its own inputs.
+    """
     if isinstance(layer, nn.Linear):
         return values[None]
     grouped = values.view(layer.groups, -1).repeat_interleave(layer.out_channels // layer.groups, 0)

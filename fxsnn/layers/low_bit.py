@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxsnn.layers.affine import along_inputs
 from fxsnn.layers.padded import PaddedConv2d
 from fxsnn.numerics import lowbit
 
@@ -18,6 +19,8 @@ class LowBit(nn.Module):
         step: weight step, [C] per output channel or [1] per layer.
         float_weight: the weight before it was quantised; training leaves it as it is.
         float_bias: the same of the bias, `None` without one.
+        input_scale: what a spike of each input is worth, relative to their mean, float64 [inputs], where that differs
+            behind a concatenation; it is in the codes, so that one unit serves all inputs. `None`: it is 1.
     """
 
     weight: Tensor
@@ -25,6 +28,7 @@ class LowBit(nn.Module):
     bits: int
     float_weight: Tensor
     float_bias: Tensor | None
+    input_scale: Tensor | None
     bias_error: Tensor | None = None
     """What rounding to the leak adds to the bias, [C], while the layer is trained."""
     step_ratio: Tensor | None = None
@@ -35,10 +39,11 @@ class LowBit(nn.Module):
         bias = self._parameters["bias"]
         return bias if bias is None or self.bias_error is None else bias + self.bias_error
 
-    def quantize(self, bits: int, *, per_channel: bool) -> None:
+    def quantize(self, bits: int, *, per_channel: bool, input_scale: Tensor | None = None) -> None:
         """Set the bits and fit the step to the weight."""
         self.bits = bits
-        self.register_buffer("step", lowbit.fit_step(self.weight, bits, per_channel=per_channel))
+        self.register_buffer("input_scale", input_scale)
+        self.register_buffer("step", lowbit.fit_step(self._scaled(), bits, per_channel=per_channel))
         bias = self._parameters["bias"]
         self.register_buffer("float_weight", self.weight.detach())
         self.register_buffer("float_bias", None if bias is None else bias.detach())
@@ -62,14 +67,22 @@ class LowBit(nn.Module):
             self.step.copy_(lowbit.raised_to_floor(self.step, self.step.median()))
 
     def quantized_weight(self) -> Tensor:
-        """`step * code`, shape of the weight."""
+        """`step * code`, over the scale of the input: shape of the weight."""
         step = self.step if self.step_ratio is None else self.step * self.step_ratio
-        return lowbit.quantize_weight(self.weight, step, self.bits)
+        quantized = lowbit.quantize_weight(self._scaled(), step, self.bits)
+        if self.input_scale is None:
+            return quantized
+        return quantized / along_inputs(self.input_scale.to(quantized.dtype), self)
+
+    def _scaled(self) -> Tensor:
+        if self.input_scale is None:
+            return self.weight
+        return self.weight * along_inputs(self.input_scale.to(self.weight.dtype), self)
 
     def codes(self, step_ratio: Tensor | None = None) -> Tensor:
         """Integer weight codes, int8, shape of the weight; `step_ratio`, [C], times the step instead of that alone."""
         step = self.step if step_ratio is None else self.step.detach() * step_ratio.to(self.step.dtype)
-        return lowbit.weight_codes(self.weight.detach(), step, self.bits).to(torch.int8)
+        return lowbit.weight_codes(self._scaled().detach(), step, self.bits).to(torch.int8)
 
     def extra_repr(self) -> str:
         """Shown in dumps."""

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+_SQUARE = 12
+"""Side of maps on which channels are tried: what is taken to blocks of two or three places fits."""
 
 
 class Wiring(nn.Module):
@@ -12,6 +19,13 @@ class Wiring(nn.Module):
     It stands in the network before conversion and after it alike, and is told apart by its class alone: what it does to
     maps whose numbers are all different says where each of its outputs comes from.
     """
+
+    def of_channels(self, values: Sequence[Tensor]) -> Tensor:
+        """What it makes of values of the channels that it reads, [C] each: one for each channel that it gives."""
+        maps = (value.view(1, -1, 1, 1).expand(-1, -1, _SQUARE, _SQUARE) for value in values)
+        given: Tensor = self(*maps)[0].flatten(1)
+        # Padding is zero at some places, and what does not vary is the same at all others.
+        return given.gather(1, given.abs().argmax(1, keepdim=True)).squeeze(1)
 
 
 class Concat(Wiring):
@@ -90,3 +104,111 @@ class Repeat(Wiring):
     def extra_repr(self) -> str:
         """Shown in dumps."""
         return f"{self.down} x {self.across}"
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The windows of a pooling along one axis.
+
+    Attributes:
+        kernel: places of a window.
+        stride: from one window to the next.
+        padding: zeros in front and behind.
+        dilation: from one place of a window to the next.
+        ceil: a last window that reaches beyond the padding counts, if it begins inside.
+    """
+
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    ceil: bool = False
+
+    def windows(self, size: int) -> int:
+        """How many there are on so many places (PyTorch's formula)."""
+        room = size + 2 * self.padding - self.dilation * (self.kernel - 1) - 1
+        if not self.ceil:
+            return room // self.stride + 1
+        count = -(-room // self.stride) + 1
+        return count - ((count - 1) * self.stride >= size + self.padding)
+
+
+class Tap(Wiring):
+    """The same place of every window, zero where it is padding.
+
+    Args:
+        rows: windows down.
+        columns: windows across.
+        row: which place of each window, downwards.
+        column: the same across.
+    """
+
+    def __init__(self, rows: Taps, columns: Taps, row: int, column: int) -> None:
+        super().__init__()
+        self.rows, self.columns, self.row, self.column = rows, columns, row, column
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C, windows down, windows across]."""
+        down, across = self.rows.windows(x.shape[2]), self.columns.windows(x.shape[3])
+        y, x_ = self.row * self.rows.dilation, self.column * self.columns.dilation
+        bottom, right = (
+            max(0, first + (count - 1) * taps.stride + 1 - size - taps.padding)
+            for first, count, taps, size in ((y, down, self.rows, x.shape[2]), (x_, across, self.columns, x.shape[3]))
+        )
+        padded = F.pad(x, (self.columns.padding, right, self.rows.padding, bottom))
+        rows = slice(y, y + (down - 1) * self.rows.stride + 1, self.rows.stride)
+        return padded[:, :, rows, x_ : x_ + (across - 1) * self.columns.stride + 1 : self.columns.stride]
+
+    def extra_repr(self) -> str:
+        """Shown in dumps."""
+        kernel, stride = (self.rows.kernel, self.columns.kernel), (self.rows.stride, self.columns.stride)
+        return f"({self.row}, {self.column}) of {kernel[0]}x{kernel[1]}, stride={stride}"
+
+
+class PixelShuffle(Wiring):
+    """Groups of channels side by side in maps that are larger by a factor, or back.
+
+    Args:
+        factor: of both sides.
+        back: from maps to channels, as `torch.nn.PixelUnshuffle`.
+    """
+
+    def __init__(self, factor: int, *, back: bool = False) -> None:
+        super().__init__()
+        self.factor, self.back = factor, back
+
+    def channels(self, before: int) -> int:
+        """How many channels it gives of so many."""
+        return before * self.factor**2 if self.back else before // self.factor**2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C / factor², H * factor, W * factor], or back."""
+        return F.pixel_unshuffle(x, self.factor) if self.back else F.pixel_shuffle(x, self.factor)
+
+    def extra_repr(self) -> str:
+        """Shown in dumps."""
+        return f"{self.factor}{', back' if self.back else ''}"
+
+
+class Turn(Wiring):
+    """Maps with their rows or columns in the other order, or with rows for columns.
+
+    Args:
+        rows: the last row comes first.
+        columns: the last column comes first.
+        transposed: rows become columns, at last.
+    """
+
+    def __init__(self, rows: bool, columns: bool, transposed: bool) -> None:
+        super().__init__()
+        self.rows, self.columns, self.transposed = rows, columns, transposed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C, H, W], or [N, C, W, H]."""
+        turned = x.flip([axis for axis, wanted in ((2, self.rows), (3, self.columns)) if wanted])
+        return turned.transpose(2, 3) if self.transposed else turned
+
+    def extra_repr(self) -> str:
+        """Shown in dumps."""
+        names = (("rows", self.rows), ("columns", self.columns), ("transposed", self.transposed))
+        return ", ".join(name for name, wanted in names if wanted)

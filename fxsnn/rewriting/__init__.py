@@ -8,12 +8,21 @@ from fxsnn.rewriting.activations import find_activations, unknown_activations
 from fxsnn.rewriting.affine_calls import affine_of, source_of_affine
 from fxsnn.rewriting.affine_ways import about_affine, about_constant, can_give, is_on_images, pools_alike, way_forward
 from fxsnn.rewriting.composition import composed, is_in_front_of_activation, layer_in_front, why_apart
-from fxsnn.rewriting.neurons import NOTHING_TO_CONVERT, Neurons, encoding, has_neurons_elsewhere, neurons_of
+from fxsnn.rewriting.maxima import pools_activations
+from fxsnn.rewriting.movement import channels_of, movement_of
+from fxsnn.rewriting.neurons import (
+    NOTHING_TO_CONVERT,
+    Neurons,
+    encoding,
+    has_neurons_elsewhere,
+    input_scales,
+    neurons_of,
+)
 from fxsnn.rewriting.padding import is_padding, padded, padding_of, reader_of
 from fxsnn.rewriting.reasons import NotRewritten
 from fxsnn.rewriting.stages import Pass, Pipeline, Step, facts, require_example, require_not_spiking
 from fxsnn.rewriting.substitution import outline, spiking_layers, substitute
-from fxsnn.rewriting.sums import name_of_sum, terms_of
+from fxsnn.rewriting.sums import name_inside, terms_of
 from fxsnn.rewriting.windows import (
     FixedWindow,
     fix_size,
@@ -37,6 +46,7 @@ __all__ = [
     "about_constant",
     "affine_of",
     "can_give",
+    "channels_of",
     "composed",
     "encoding",
     "facts",
@@ -45,6 +55,7 @@ __all__ = [
     "fixed_window",
     "has_neurons_elsewhere",
     "has_open_window",
+    "input_scales",
     "is_in_front_of_activation",
     "is_on_images",
     "is_padding",
@@ -52,11 +63,13 @@ __all__ = [
     "join_means",
     "layer_in_front",
     "maps_of",
-    "name_of_sum",
+    "movement_of",
+    "name_inside",
     "neurons_of",
     "outline",
     "padded",
     "padding_of",
+    "pools_activations",
     "pools_alike",
     "reader_of",
     "require_example",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.fx.node import Node
 from fxsnn.chip import HardwareTarget
 from fxsnn.errors import Finding, ModelError, TargetError
 from fxsnn.graph import Graph, Weighted, normalised_images
-from fxsnn.layers import Add, ClippedReLU, Encode, LowBit, LowBitConv2d, LowBitLinear, QuantizedInput, RateReLU
+from fxsnn.layers import Add, ClippedReLU, Encode, LowBit, LowBitConv2d, LowBitLinear, QuantizedInput, RateReLU, Wiring
 from fxsnn.numerics import (
     Branch,
     IntegerNeuron,
@@ -119,10 +119,13 @@ def neurons_of(
     for node in graph.body():
         if node.op != "call_module":
             continue
+        layer: Any = graph[node]
         inputs = tuple(
             synapses[read] if read in synapses else Input(_signal(graph, node, read, signals))
-            for read in node.all_input_nodes
+            for read in graph.inputs(node)
         )
+        if isinstance(layer, LowBit) and layer.input_scale is not None:
+            inputs = (Input(_scaled(inputs[0].source, layer.input_scale)),)
         if graph.is_a(node, LowBit) and has_neurons_elsewhere(graph, node):
             synapses[node] = Input(inputs[0].source, node)
         elif known is not None and node in known:
@@ -138,6 +141,9 @@ def neurons_of(
             if graph.is_a(node, nn.AvgPool2d):
                 found.append(Neurons(node, inputs, None, None))
             signals[node] = inputs[0].source
+            if isinstance(layer, Wiring) and len(inputs[0].source.value) > 1:  # else of images
+                value = layer.of_channels([one.source.value for one in inputs])
+                signals[node] = replace(inputs[0].source, value=value)
         if node is until:
             break
     if findings:
@@ -148,6 +154,36 @@ def neurons_of(
 def has_neurons_elsewhere(graph: Graph, node: Node) -> bool:
     """Whether the sums of a layer with weights are added to others, by neurons that are not its own."""
     return graph.is_a(graph.sole_user(node), Add)
+
+
+def _scaled(source: Signal, scale: Tensor) -> Signal:
+    """What a layer reads whose codes hold a scale of each input."""
+    value = source.value.repeat_interleave(len(scale) // len(source.value))
+    return Signal(value / scale, source.magnitude, source.constant)
+
+
+def input_scales(graph: Graph) -> dict[Node, Tensor]:
+    """What spikes of each input will be worth, relative to their mean, for the layers with weights where it differs.
+
+    Args:
+        graph: with calibrated thresholds; without them nothing differs.
+    """
+    values: dict[Node, Tensor] = {}
+    found: dict[Node, Tensor] = {}
+    for node in graph.body():
+        read = [values[one] for one in graph.inputs(node) if one in values]
+        module: Any = graph[node] if node.op == "call_module" else None
+        if isinstance(module, Weighted):
+            inputs = module.weight.shape[1] * getattr(module, "groups", 1)
+            if read and float(read[0].min()) != float(read[0].max()):
+                value = read[0].repeat_interleave(inputs // len(read[0]))
+                found[node] = value / value.mean()
+            values[node] = torch.ones(module.weight.shape[0], dtype=torch.float64, device=graph.device)
+        elif read:
+            values[node] = module.of_channels(read) if isinstance(module, Wiring) else max(read, key=len)
+            if isinstance(module, ClippedReLU):
+                values[node] = torch.full_like(values[node], module.threshold)
+    return found
 
 
 def _signal(graph: Graph, node: Node, read: Node, signals: Mapping[Node, Signal]) -> Signal:

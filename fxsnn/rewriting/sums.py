@@ -36,8 +36,8 @@ def terms_of(node: Node, sizes: Mapping[Node, tuple[int, ...]]) -> list[tuple[No
     return [(first, 1.0), (second, -alpha if node.target in _SUBTRACT else alpha)]
 
 
-def name_of_sum(node: Node) -> str:
-    """A name for a sum: "add", behind that of the innermost module in whose `forward` it is called."""
+def name_inside(node: Node, name: str) -> str:
+    """A name for what takes a call's place: that of the innermost module in whose `forward` it stands, and `name`."""
     stack: Any = node.meta.get("nn_module_stack") or {}
     inside = next((str(entry[0]) for entry in reversed(stack.values())), "")
-    return f"{inside}.add" if inside else "add"
+    return f"{inside}.{name}" if inside else name

@@ -1,0 +1,190 @@
+"""Calls that only put numbers elsewhere: what they come to together is seen from where they put known numbers.
+
+A channel shuffle is a view, a transposition and a view, with sizes that are read from the tensor and divided; a split
+is a call and an index. So what such calls do is not read off one by one: they are run on maps all of whose numbers
+differ.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import Node
+
+from fxsnn.graph import Graph, Weighted
+from fxsnn.layers import Channels, PixelShuffle, Places, Repeat, Turn, Wiring
+
+_CALLS = frozenset((
+    "channel_shuffle", "chunk", "clone", "contiguous", "flip", "getattr", "getitem", "interpolate", "movedim", "narrow",
+    "native_channel_shuffle", "permute", "pixel_shuffle", "pixel_unshuffle", "repeat_interleave", "reshape", "size",
+    "split", "split_with_sizes", "swapaxes", "swapdims", "tensor_split", "transpose", "unflatten", "upsample", "view",
+    "flatten", "index_select", "unsafe_chunk", "moveaxis", "rot90", "fliplr", "flipud", "roll", "unbind", "select",
+    "unsqueeze", "squeeze", "stack", "add", "sub", "mul", "floordiv", "truediv", "mod", "int",
+))  # fmt: skip
+"""Functions and methods, and arithmetic with sizes; where they put numbers is tried, whatever they are called."""
+_MODULES = (nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unflatten, nn.Flatten)
+_SIZES = ((4, 6), (6, 10))
+"""Sides of maps on which movements are tried; what is not the same on all of them is no wiring of any size."""
+
+
+def channels_of(graph: Graph, node: Node) -> int | None:
+    """How many channels a value of the body has, as the layers before it tell; `None` where they do not."""
+    while True:
+        module: Any = graph[node] if node.op == "call_module" else None
+        if isinstance(module, nn.Conv2d):
+            return module.out_channels
+        if isinstance(module, Channels):
+            return len(module.index)
+        if node.op == "placeholder":
+            return graph.input_channels
+        if module is None or isinstance(module, (nn.Flatten, *Weighted)):
+            return None
+        if isinstance(module, PixelShuffle):
+            before = channels_of(graph, node.all_input_nodes[0])
+            return None if before is None else module.channels(before)
+        if isinstance(module, Wiring) and len(node.all_input_nodes) > 1:
+            found = [channels_of(graph, one) for one in node.all_input_nodes]
+            return None if None in found else sum(filter(None, found))
+        node = node.all_input_nodes[0]
+
+
+@dataclass(frozen=True)
+class Movement:
+    """What calls do to maps that only put their numbers elsewhere.
+
+    Attributes:
+        source: the node of the maps that they read.
+        layer: what does the same; `None`: nothing moves.
+        of_any_size: not only to maps of the size that these have with the images of the graph.
+    """
+
+    source: Node
+    layer: Wiring | None
+    of_any_size: bool
+
+
+def movement_of(graph: Graph, node: Node, sizes: Mapping[Node, tuple[int, ...]]) -> Movement | None:
+    """What a call, with the calls of its kind before it, does to maps; `None`: there is no layer that does it.
+
+    Args:
+        graph: the network.
+        node: a call of it.
+        sizes: of values, without the batch, where they are known.
+    """
+    if not _may_move(graph, node):
+        return None
+    region, sources = _region(graph, node)
+    maps = [one for one in sources if any(user in region and not _asks_for_count(user) for user in one.users)]
+    if len(maps) != 1 or maps[0].op != "call_module":
+        return None
+    channels = channels_of(graph, maps[0])
+    known = sizes.get(maps[0], ())
+    if channels is None or len(known) not in (0, 3):
+        return None
+    run = _program(graph, node, region, sources)
+    first, *others = [(known[1], known[2]), *_SIZES] if known else _SIZES
+    candidates = _agreeing(run, channels, first, None)
+    if not candidates:
+        return None
+    everywhere = candidates
+    for size in others:
+        everywhere = _agreeing(run, channels, size, everywhere)
+    if not everywhere and not known:
+        return None
+    return Movement(maps[0], (everywhere or candidates)[0], bool(everywhere))
+
+
+def _agreeing(
+    run: Callable[[Tensor], Any], channels: int, size: tuple[int, int], layers: list[Wiring | None] | None
+) -> list[Wiring | None]:
+    """Which of some layers does to maps of a size what calls do; `None`: of all that may."""
+    count = 2 * channels * size[0] * size[1]
+    numbers = (torch.arange(count, dtype=torch.float64) - count / 2 + 0.25).view(2, channels, *size)
+    try:
+        moved = run(numbers)
+    except Exception:  # whatever a view of maps of another size raises
+        return []
+    if not isinstance(moved, Tensor) or moved.dim() != 4 or len(moved) != 2 or not moved.numel():
+        return []
+    return [one for one in (_candidates(numbers, moved) if layers is None else layers) if _does(one, numbers, moved)]
+
+
+def _may_move(graph: Graph, node: Node) -> bool:
+    if node.op == "call_module":
+        return graph.is_a(node, *_MODULES)
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op in ("call_function", "call_method") and name in _CALLS
+
+
+def _region(graph: Graph, node: Node) -> tuple[set[Node], list[Node]]:
+    """The calls that may move numbers up to `node`, and what they read."""
+    region, sources, waiting = {node}, dict[Node, None](), list(node.all_input_nodes)
+    while waiting:
+        one = waiting.pop()
+        if one in region or one in sources:
+            continue
+        if _may_move(graph, one):
+            region.add(one)
+            waiting.extend(one.all_input_nodes)
+        else:
+            sources[one] = None
+    return region, list(sources)
+
+
+def _program(graph: Graph, node: Node, region: set[Node], sources: list[Node]) -> Callable[[Tensor], Any]:
+    """The calls of a region, as a function of the maps; all that it knows of other values is how many there are."""
+    part = fx.Graph()
+    given = part.placeholder("maps")
+    copies = dict.fromkeys(sources, given)
+    for one in graph:
+        if one in region:
+            copies[one] = part.node_copy(one, copies.__getitem__)
+    part.output(copies[node])
+    program = fx.GraphModule(graph.module, part)
+    return lambda numbers: program.forward(numbers)
+
+
+def _asks_for_count(node: Node) -> bool:
+    """Whether a call asks a value for no more than how many images there are, which is the same of all values."""
+    if node.target in ("size", getattr):
+        rest = node.args[1:]
+        return rest == (0,) or (
+            rest in ((), ("shape",)) and all(u.target is operator.getitem and u.args[1] == 0 for u in node.users)
+        )
+    return False
+
+
+def _does(layer: Wiring | None, numbers: Tensor, moved: Tensor) -> bool:
+    """Whether a layer puts numbers where calls have put them."""
+    try:
+        expected = numbers if layer is None else layer(numbers)
+    except RuntimeError:  # it is for maps of other sizes
+        return False
+    return bool(expected.shape == moved.shape and torch.equal(expected, moved))
+
+
+def _candidates(numbers: Tensor, moved: Tensor) -> list[Wiring | None]:
+    """The layers of which one may do it, the simplest first."""
+    height, width = numbers.shape[2:]
+    first = moved[0]
+    place = (first - numbers.flatten()[0]).long().clamp(0, numbers[0].numel() - 1)
+    channel, row, column = place // (height * width), place % (height * width) // width, place % width
+    found: list[Wiring | None] = [None, Channels(channel[:, 0, 0].clone())]
+    found += [Turn(True, False, False), Turn(False, True, False), Turn(True, True, False), Turn(False, False, True)]
+    if (down := moved.shape[2] // height) >= 1 and (across := moved.shape[3] // width) >= 1:
+        found.append(Repeat(down, across))
+        if down > 1 and numbers.shape[1] % down**2 == 0:
+            found.append(PixelShuffle(down))
+    elif (factor := height // max(1, moved.shape[2])) > 1 and height % factor == 0 and width % factor == 0:
+        found.append(PixelShuffle(factor, back=True))
+    rows, columns = row[0, :, 0].tolist(), column[0, 0].tolist()
+    if len(rows) > 0 and len(columns) > 0:
+        steps = [one[1] - one[0] if len(one) > 1 else 1 for one in (rows, columns)]
+        if min(steps) > 0:
+            found.append(Places((rows[0], steps[0]), (columns[0], steps[1])))
+    return found

@@ -1,0 +1,74 @@
+"""RecognizeWiring: concatenation, and whatever else only puts numbers elsewhere, however it is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx.node import Node
+
+from fxsnn.graph import Graph, in_front_of_layers, value_sizes
+from fxsnn.layers import Concat
+from fxsnn.rewriting import Pass, facts, fix_size, movement_of, name_inside
+
+_CONCATENATIONS = frozenset((torch.cat, torch.concat, torch.concatenate))
+
+
+class RecognizeWiring(Pass):
+    """`torch.cat` of channels becomes `Concat`; calls that only put numbers elsewhere become one layer each time.
+
+    These are `Channels` (slices, `chunk`, `split`, channel shuffles), `Repeat` (upsampling to the nearest neighbour),
+    `PixelShuffle`, `Places` (every second row and column, crops), `Turn` (flips, transposes). What several calls do
+    together is one layer, or none where all numbers come back to their places.
+
+    Examples:
+        >>> import torch, fxsnn
+        >>> from torch import nn
+        >>> class Net(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.first, self.second = nn.Conv2d(2, 4, 3), nn.Conv2d(2, 4, 3)
+        ...         self.relu, self.last = nn.ReLU(), nn.Linear(2, 2)
+        ...
+        ...     def forward(self, x):
+        ...         left, right = self.relu(self.first(x)).chunk(2, 1)
+        ...         return self.last(torch.cat([left, self.relu(self.second(right))[:, :2]], 1).mean((2, 3)))
+    """
+
+    needs = facts("canonical")
+    preserves = True
+
+    def rewrite(self, graph: Graph) -> None:
+        """Edit `graph` in place."""
+        inner = in_front_of_layers(graph.module)
+        for node in graph:
+            if node in inner and (read := _concatenated(node)) is not None:
+                _put(graph, node, "cat", Concat().eval(), read)
+        sizes, of_any_size = value_sizes(graph), True
+        for node in graph:  # what stands before it are layers by then
+            if node in inner and (found := movement_of(graph, node, sizes)) is not None:
+                of_any_size = of_any_size and found.of_any_size
+                if found.layer is None:
+                    node.replace_all_uses_with(found.source)
+                else:
+                    _put(graph, node, type(found.layer).__name__.lower(), found.layer.eval(), [found.source])
+        if not of_any_size:
+            fix_size(graph)
+
+
+def _concatenated(node: Node) -> list[Node] | None:
+    """What a call puts behind one another along the channels; `None` if it does something else."""
+    if node.op != "call_function" or node.target not in _CONCATENATIONS:
+        return None
+    given: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | dict(node.kwargs)
+    tensors = given.get("tensors")
+    if given.get("dim", given.get("axis", 0)) not in (1, -3) or not isinstance(tensors, list | tuple):
+        return None
+    return list(tensors) if all(isinstance(one, Node) and one.op != "get_attr" for one in tensors) else None
+
+
+def _put(graph: Graph, node: Node, name: str, module: torch.nn.Module, read: list[Node]) -> None:
+    if node.op != "call_module":
+        node.target, node.op = graph.unused_name(name_inside(node, name)), "call_module"
+    node.args, node.kwargs = tuple(read), {}
+    graph.module.add_submodule(str(node.target), module)

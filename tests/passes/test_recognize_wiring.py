@@ -1,0 +1,126 @@
+"""What only puts numbers elsewhere is a layer that says so, however it is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxsnn
+from fxsnn.layers import Channels, Concat, FixedSize, PixelShuffle, Places, Repeat, Turn, Wiring
+from fxsnn.passes import FRONT_END, CheckConvRelu
+from tests.joining import correlation, joined
+from tests.nets import images, in_front
+
+
+def shuffled(x: Tensor, groups: int) -> Tensor:
+    """A channel shuffle, as ShuffleNet writes it."""
+    count, channels, height, width = x.size()
+    x = x.view(count, groups, channels // groups, height, width)
+    return torch.transpose(x, 1, 2).contiguous().view(count, -1, height, width)
+
+
+ONE: dict[str, tuple[Any, int, list[type[Wiring]]]] = {
+    "cat": (lambda m, x, y: torch.cat([x, y.relu()], 1), 8, [Concat]),
+    "cat from behind": (lambda m, x, y: torch.cat((x, y.relu(), x), dim=-3), 12, [Concat]),
+    "a slice": (lambda m, x, y: x[:, 1:3], 2, [Channels]),
+    "every second channel": (lambda m, x, y: x[:, ::2], 2, [Channels]),
+    "chunk": (lambda m, x, y: x.chunk(2, 1)[1], 2, [Channels]),
+    "split": (lambda m, x, y: torch.split(x, [1, 3], dim=1)[1], 3, [Channels]),
+    "shuffle": (lambda m, x, y: shuffled(x, 2), 4, [Channels]),
+    "shuffle as a layer": (lambda m, x, y: nn.functional.channel_shuffle(x, 2), 4, [Channels]),
+    "flip of channels": (lambda m, x, y: x.flip(1), 4, [Channels]),
+    "nearest": (lambda m, x, y: F.interpolate(x, scale_factor=2, mode="nearest"), 4, [Repeat]),
+    "repeated": (lambda m, x, y: x.repeat_interleave(2, 2).repeat_interleave(3, dim=3), 4, [Repeat, Repeat]),
+    "pixel shuffle": (lambda m, x, y: F.pixel_shuffle(x, 2), 1, [PixelShuffle]),
+    "pixel unshuffle": (lambda m, x, y: F.pixel_unshuffle(x, 2), 16, [PixelShuffle]),
+    "every second row": (lambda m, x, y: x[:, :, ::2], 4, [Places]),
+    "a crop": (lambda m, x, y: x[:, :, 2:, 1:], 4, [Places]),
+    "mirrored": (lambda m, x, y: torch.flip(x, [3]), 4, [Turn]),
+    "transposed": (lambda m, x, y: x.transpose(2, 3), 4, [Turn]),
+    "there and back": (lambda m, x, y: shuffled(shuffled(x, 2), 2), 4, []),
+    "nothing moves": (lambda m, x, y: x[:, :, :, :].reshape(x.shape), 4, []),
+}
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_it_is_a_layer_of_its_kind(name: str) -> None:
+    function, channels, kinds = ONE[name]
+    graph = in_front(joined(function, channels), images())
+    assert [type(graph[node]) for node in graph.nodes(Wiring)] == kinds
+    assert not CheckConvRelu().findings(graph)
+
+
+def test_without_a_size_of_images_it_is_the_same() -> None:
+    for name in ("chunk", "shuffle", "nearest", "cat"):
+        function, channels, kinds = ONE[name]
+        graph = fxsnn.capture(joined(function, channels))
+        for one in FRONT_END:
+            graph = one(graph).after
+        assert [type(graph[node]) for node in graph.nodes(Wiring)] == kinds, name
+
+
+def test_what_is_so_at_one_size_only_takes_images_of_that_size() -> None:
+    function = lambda m, x, y: x.view(-1, 2, 2, 12, 12).transpose(1, 2).reshape(-1, 4, 12, 12)  # noqa: E731
+    graph = in_front(joined(function), images())
+    assert [type(graph[node]) for node in graph.nodes(Channels, FixedSize)] == [FixedSize, Channels]
+    assert not in_front(joined(ONE["chunk"][0], 2), images()).nodes(FixedSize)
+
+
+@pytest.mark.parametrize(
+    ("function", "channels", "words"),
+    [
+        (lambda m, x, y: torch.cat([x, y], 1), 8, "second"),
+        (lambda m, x, y: torch.cat([x, y.relu()], 2), 4, "cat is not supported"),
+        (lambda m, x, y: torch.stack([x, y.relu()], 1).flatten(1, 2), 8, "stack is not supported"),
+        (lambda m, x, y: F.interpolate(x, scale_factor=2, mode="bilinear"), 4, "interpolate is not supported"),
+        (lambda m, x, y: x.roll(1, 3), 4, "roll is not supported"),
+    ],
+    ids=["no activation", "rows", "a new axis", "between neighbours", "round about"],
+)
+def test_what_is_no_wiring_is_refused(function: Any, channels: int, words: str) -> None:
+    report = fxsnn.check(joined(function, channels), target="generic", bits=4, example=images())
+    assert not report.ok
+    assert words in str(report)
+
+
+def test_images_are_not_put_beside_spikes() -> None:
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(7, 4, 3), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.fc(F.relu(self.two(torch.cat([x, F.relu(self.one(x))], 1))).mean((2, 3)))
+
+    report = fxsnn.check(Beside().eval(), target="generic", bits=4, example=images())
+    assert "it puts the images beside spikes" in str(report)
+
+
+@pytest.mark.parametrize("name", ["cat", "cat from behind", "shuffle", "nearest", "pixel unshuffle", "mirrored"])
+def test_a_network_with_wiring_is_converted(convert: Any, name: str) -> None:
+    function, channels, _ = ONE[name]
+    model, x = joined(function, channels), images(16)
+    snn = convert(model, target="generic", bits=4, timesteps=128, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+
+
+def test_spikes_of_unlike_value_behind_one_another_are_worth_what_they_are(convert: Any) -> None:
+    """One branch is 20 times as strong as the other: with one value for both, either would drown."""
+    model, x = joined(lambda m, x, y: torch.cat([20 * x, y.relu()], 1), 8), images(16)
+    with torch.no_grad():
+        model.last.weight[:, :4] /= 20
+    snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+    values = [snn.graph[name].spike_value.mean() for name in ("first", "second")]
+    assert values[0] > 3 * values[1]
+
+
+def test_a_chip_may_refuse_concatenation() -> None:
+    chip = fxsnn.HardwareTarget("chain", joins=())
+    report = fxsnn.check(joined(ONE["cat"][0], 8), target=chip, bits=4, example=images())
+    assert "it concatenates several layers; chain has layers that read one other only" in str(report)
+    assert fxsnn.check(joined(ONE["cat"][0], 8), target="hw_v1.0", bits=2, example=images()).ok
