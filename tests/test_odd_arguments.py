@@ -257,7 +257,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_work(
     monkeypatch.setattr(fxsnn.SpikingNetwork, "simulate", lambda *_: pytest.fail("it has begun"))
     with pytest.raises(FileError, match="cannot be written: "):
         SNN.save(path)
-    monkeypatch.setattr("fxsnn.compiler.capture", lambda *_: pytest.fail("it has begun"))
+    monkeypatch.setattr("fxsnn.compiler.capture_untried", lambda *_: pytest.fail("it has begun"))
     with pytest.raises(FileError, match="cannot be written: "):
         converted(finetune=fxsnn.Finetune((X, Y), epochs=1, checkpoint=path))
 
