@@ -19,7 +19,7 @@ from fxsnn.data import image_batches, reproducible
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
 from fxsnn.file import unwritable
-from fxsnn.graph import Graph, capture, capture_sharing, require_agreement
+from fxsnn.graph import Graph, capture_sharing, capture_untried, require_agreement
 from fxsnn.layers import ImageForm, require_images
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.numerics import Dynamics
@@ -205,33 +205,45 @@ def check(
         DataError: `example` are no images for the network.
     """
     chip = get_target(target)
-    return _checked(model, chip, chip.require_choice(bits), example, front_end(max_pool))
+    bits = chip.require_choice(bits)
+    if example is not None:
+        require_images(example, ImageForm())
+    first = front_end(max_pool)
+    try:
+        graph = capture_sharing(model, None if example is None else tuple(example.shape[1:]))
+        return _checked(graph, chip, bits, example, first, model)
+    except ModelError as error:
+        return FitReport(chip.name, bits, (), (), error.findings)
 
 
 def _checked(
-    model: nn.Module,
+    graph: Graph,
     chip: HardwareTarget,
     bits: Bits,
-    example: Tensor | None,
+    given: Tensor | None,
     first: Sequence[Pass],
-    *,
-    run: bool = True,
+    model: nn.Module | None = None,
 ) -> FitReport:
-    """See `check`; `first`: the front end; `run`: whether the graph is held against the network."""
-    given = example
-    if given is not None:
-        require_images(given, ImageForm())
-    try:
-        graph = capture_sharing(model, None if given is None else tuple(given.shape[1:]))
-        _rewrite_in_front(graph, first)
-        graph.check()
-        found = (graph.example_input(whole=whole) for whole in (True, False))
-        example = given if given is not None else next((images for images in found if images is not None), None)
-        if run and example is not None:
-            with suppress(DataError):  # the size was tried on the graph alone
-                require_agreement(model, graph, example)
-    except ModelError as error:
-        return FitReport(chip.name, bits, (), (), error.findings)
+    """The report on a captured graph, which is rewritten.
+
+    Args:
+        graph: of the network.
+        chip: the target.
+        bits: of weights.
+        given: images whose size matters.
+        first: the front end.
+        model: the network that the graph is held against.
+
+    Raises:
+        ModelError: the graph cannot be rewritten, or does not compute what the network computes.
+    """
+    _rewrite_in_front(graph, first)
+    graph.check()
+    found = (graph.example_input(whole=whole) for whole in (True, False))
+    example = given if given is not None else next((images for images in found if images is not None), None)
+    if model is not None and example is not None:
+        with suppress(DataError):  # the size was tried on the graph alone
+            require_agreement(model, graph, example)
     report = CheckLimits(chip, bits).report(graph)
     if findings := CheckConvRelu().findings(graph):
         return replace(report, findings=(*findings, *name_clashes(graph)))
@@ -335,7 +347,10 @@ def convert(
     )
     if finetune is not None and finetune.checkpoint is not None:
         require_place(finetune.checkpoint, "checkpoint")
-    report = _checked(model, chip, chip.require_choice(bits), passes.example, front_end(max_pool), run=False)
+    if passes.example is not None:
+        require_images(passes.example, ImageForm())
+    graph = capture_untried(model, None if passes.example is None else tuple(passes.example.shape[1:]))
+    report = _checked(graph.copy(), chip, chip.require_choice(bits), passes.example, front_end(max_pool))
     if not report.fits:
         raise TargetError(report.problems, report)
     if report.findings:
@@ -352,7 +367,8 @@ def convert(
             AccuracyWarning,
             stacklevel=3,
         )
-    graph = capture(model, passes.example)
+    if passes.example is not None:
+        require_agreement(model, graph, passes.example)
     if example is not None:
         require_example(example, graph)
     if passes.example is None:

@@ -272,13 +272,13 @@ def assert_same_integers(model: Planned, plan: NetworkPlan, options: Options) ->
 # The rules -----------------------------------------------------------------------------------------------------------
 
 
-@random_seeds(9, slow=291)
+@random_seeds(3, slow=297)
 def test_every_spike_and_membrane_is_that_of_the_contract(seed: int) -> None:
     case = convertible_case(seed, finetuned=seed % 8 == 0)
     assert_same_dynamics(case.snn, case.model, 1.2 * noise(case.plan, 2, seed=2), case.options)
 
 
-@random_seeds(8, slow=92)
+@random_seeds(2, slow=98)
 def test_signals_are_maps_of_one_row_to_the_contract(seed: int) -> None:
     case = convertible_case(seed, signals=True)
     images = noise(case.plan, 2, seed=2).squeeze(2)
@@ -286,7 +286,7 @@ def test_signals_are_maps_of_one_row_to_the_contract(seed: int) -> None:
     assert_same_dynamics(case.snn, case.model, 1.2 * images, case.options)
 
 
-@random_seeds(8, slow=92)
+@random_seeds(2, slow=98)
 def test_padding_by_layers_of_its_own_is_that_of_the_convolutions_behind_them(seed: int) -> None:
     case = convertible_case(seed, finetuned=seed % 8 == 0, padded=True, signals=seed % 4 == 3)
     images = noise(case.plan, 2, seed=2)
@@ -310,7 +310,7 @@ class Normalised(Planned):
         return super().forward((x - self.centre[:, None, None]) / self.deviation[:, None, None])
 
 
-@random_seeds(6, slow=60)
+@random_seeds(2, slow=64)
 def test_images_that_the_network_normalises_are_normalised_in_front_of_the_rounding(seed: int) -> None:
     plan, options = random_case(f"normalised {seed}")
     first = replace(plan.convs[0], kernel=(3, 3), padding=(1, 1), dilation=(1, 1), pools=())
@@ -332,7 +332,7 @@ def test_vectors_are_read_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@random_seeds(3, slow=29)
+@random_seeds(1, slow=31)
 def test_every_integer_follows_from_the_trained_floats(seed: int, dtype: torch.dtype) -> None:
     plan, options = random_case(seed)
     plan = replace(plan, dtype=dtype)
@@ -340,7 +340,7 @@ def test_every_integer_follows_from_the_trained_floats(seed: int, dtype: torch.d
 
 
 SLOW = pytest.mark.slow
-QUICK = [(3, 1, "zero"), (3, 2, "subtraction"), (3, 4, "subtraction")]
+QUICK = [(3, 1, "zero"), (3, 4, "subtraction")]
 
 
 @pytest.mark.parametrize(

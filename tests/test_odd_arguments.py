@@ -18,6 +18,7 @@ import fxsnn
 from fxsnn.errors import DataError, FileError, FxsnnError, ModelError, OptionError
 from fxsnn.passes import CalibrateThresholds, Canonicalize, FoldBatchNorm, QuantizeWeights, SubstituteSpikes
 from tests.nets import Small, images, pool_neurons, seeded
+from tests.sharing import cases
 
 X, Y = images(4), torch.arange(4)
 MODEL = seeded(Small)
@@ -95,7 +96,13 @@ DOORS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-CONVERTS = ("calibration_data", "batches of calibration_data", "data of fine-tuning", "error_budget")
+CONVERTS = (
+    "calibration_data",
+    "batches of calibration_data",
+    "data of fine-tuning",
+    "error_budget",
+    "layer_activations",
+)
 """Doors behind which much is done before images are looked at."""
 
 
@@ -134,11 +141,11 @@ def test_a_sample_of_a_size_that_the_network_does_not_accept_is_named_by_its_rep
         print(snn.report)
 
 
-def test_images_of_a_subclass_are_images() -> None:
-    for correction in (None, "both"):
-        plain, marked = (converted(calibration_data=x, correction=correction) for x in (X, X.as_subclass(Marked)))
-        assert str(marked.graph) == str(plain.graph)
-        assert all(type(buffer) is Tensor for buffer in marked.buffers())
+@cases("correction", ["biases", None, "both"], quick=1)
+def test_images_of_a_subclass_are_images(correction: str | None) -> None:
+    plain, marked = (converted(calibration_data=x, correction=correction) for x in (X, X.as_subclass(Marked)))
+    assert str(marked.graph) == str(plain.graph)
+    assert all(type(buffer) is Tensor for buffer in marked.buffers())
 
 
 NO_LABELS: dict[str, Any] = {
@@ -152,7 +159,7 @@ NO_LABELS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", NO_LABELS)
+@cases("name", NO_LABELS, quick=("floats",))
 def test_labels_are_classes_wherever_they_meet_logits(name: str) -> None:
     pair = (X, NO_LABELS[name])
     for call in (
@@ -257,7 +264,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_work(
     monkeypatch.setattr(fxsnn.SpikingNetwork, "simulate", lambda *_: pytest.fail("it has begun"))
     with pytest.raises(FileError, match="cannot be written: "):
         SNN.save(path)
-    monkeypatch.setattr("fxsnn.compiler.capture", lambda *_: pytest.fail("it has begun"))
+    monkeypatch.setattr("fxsnn.compiler.capture_untried", lambda *_: pytest.fail("it has begun"))
     with pytest.raises(FileError, match="cannot be written: "):
         converted(finetune=fxsnn.Finetune((X, Y), epochs=1, checkpoint=path))
 

@@ -19,6 +19,7 @@ import fxsnn
 from fxsnn.errors import DataError, FileError, TargetError
 from tests.nets import seeded
 from tests.random_networks import quiet, random_seeds, randomise
+from tests.sharing import cases
 
 NAMES = (
     "conv", "_target", "_sample", "_compiled", "_dynamics", "_engine_name", "_provenance", "_image_size", "_held", "T",
@@ -242,7 +243,7 @@ def outcome(seed: int) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:Implicit dimension choice")
-@random_seeds(10, slow=220)
+@random_seeds(3, slow=227)
 def test_what_check_promises_of_random_networks_is_kept(seed: int) -> None:
     outcome(seed)
 
@@ -269,14 +270,15 @@ def kept(model: nn.Module, folder: Path, **options: Any) -> fxsnn.SpikingNetwork
     return snn
 
 
-@pytest.mark.parametrize(
-    ("conv", "pool"),
+@cases(
+    "conv, pool",
     [
         ({}, {"kernel_size": (2, 1), "padding": (1, 0)}),
         ({"kernel_size": (2, 4), "padding": "same"}, {"kernel_size": (1, 3), "padding": (0, 1), "stride": (5, 1)}),
         ({"kernel_size": (4, 1), "padding": "valid", "dilation": 2}, {"kernel_size": 1, "stride": 3}),
         ({"kernel_size": 1, "stride": 4, "padding": (2, 0)}, {"kernel_size": (3, 2), "padding": (1, 1)}),
     ],
+    quick=2,
 )
 def test_windows_of_every_kind_are_written(conv: dict[str, Any], pool: dict[str, Any], tmp_path: Path) -> None:
     options = {"kernel_size": 3, "padding": 1, **conv}
@@ -284,8 +286,10 @@ def test_windows_of_every_kind_are_written(conv: dict[str, Any], pool: dict[str,
     kept(chain(nn.Conv2d(2, 4, **options), nn.ReLU(), nn.AvgPool2d(**pool), *tail), tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name", ["_target", "_dynamics", "_engine_name", "_sample", "_image_size", "_provenance", "_compiled", "self", "T"]
+@cases(
+    "name",
+    ["_target", "self", "T", "_dynamics", "_engine_name", "_sample", "_image_size", "_provenance", "_compiled"],
+    quick=3,
 )
 def test_layers_may_have_these_names(name: str, tmp_path: Path) -> None:
     layers = (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
@@ -327,8 +331,8 @@ class Tailed(nn.Module):
         return self.tail(self.fc(F.relu(self.conv(images)).mean((2, 3))), images, self)
 
 
-@pytest.mark.parametrize(
-    ("tail", "layer", "says"),
+@cases(
+    "tail, layer, says",
     [
         ("tensor named as the seal", "sha256", "files have an array of that name for their checksum"),
         ("whole numbers", "mask", "as an array it is torch.int32"),
@@ -337,6 +341,11 @@ class Tailed(nn.Module):
         ("five sizes", "view", "files cannot hold this"),
         ("one row", "network", "does not give logits for each image"),
         ("sum of all", "network", "does not give logits for each image"),
+        ("clamp", "clamp", "has no name in the format"),
+    ],
+    quick=[
+        ("tensor named as the seal", "sha256", "files have an array of that name for their checksum"),
+        ("one row", "network", "does not give logits for each image"),
         ("clamp", "clamp", "has no name in the format"),
     ],
 )
@@ -359,7 +368,7 @@ def test_a_tensor_with_the_name_of_an_attribute_is_refused() -> None:
     assert "reset: a tensor cannot be named 'reset'" in str(report)
 
 
-@pytest.mark.parametrize("engine", ["torch", "auto"])
+@cases("engine", ["auto", "torch"], quick=1)
 def test_a_tail_may_read_the_images_themselves(engine: str, tmp_path: Path) -> None:
     """Not the integers that the first layer reads; after every step, too."""
     model = seeded(lambda: Tailed(lambda x, images, net: x + images.mean((1, 2, 3)).unsqueeze(1)))
@@ -395,8 +404,8 @@ def test_images_of_which_a_view_makes_several_rows_are_refused() -> None:
         fxsnn.convert(model, target="generic", bits=4, calibration_data=torch.randn(8, 1, 6, 6))
 
 
-@pytest.mark.parametrize(
-    ("model", "says"),
+@cases(
+    "model, says",
     [
         (Viewed(70, 70), r"fc .*: it reads 70 features and is given maps of 4 channels, whose size is a multiple of 4"),
         (Viewed(72, 36), r"fc .*: it reads 36 features and is given 72"),
@@ -413,6 +422,7 @@ def test_images_of_which_a_view_makes_several_rows_are_refused() -> None:
             r"2: its padding \(1, 2\) is more than half of its window \(4, 2\)",
         ),
     ],
+    quick=1,
 )
 def test_layers_that_cannot_follow_each_other_are_named_by_check(model: nn.Module, says: str) -> None:
     report = fxsnn.check(model, target="generic", bits=4)
@@ -432,8 +442,8 @@ class Tailed28(nn.Module):
         return self.tail(self, self.conv(images).relu())
 
 
-@pytest.mark.parametrize(
-    ("features", "tail"),
+@cases(
+    "features, tail",
     [
         (784, lambda net, x: net.fc(x.flatten(2)).mean(1)),
         (28, lambda net, x: net.fc(x).mean((1, 2))),
@@ -441,6 +451,7 @@ class Tailed28(nn.Module):
         (15680, lambda net, x: net.fc(x.view(-1, 15680)) * net.scale.view(1, 1)),
         (15680, lambda net, x: net.fc(x.flatten(1)) > 0),
     ],
+    quick=2,
     ids=["by channels", "by columns", "three sizes", "a view of a number", "truth values"],
 )
 def test_features_that_are_no_whole_maps_are_not_mistaken_for_them(

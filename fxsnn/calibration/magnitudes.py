@@ -17,6 +17,9 @@ from fxsnn.layers import FAR_BEYOND
 
 _CANDIDATES_PER_OCTAVE = 32
 
+_AT_ONCE = 64
+"""So many candidates are tried at once: fewer calls of PyTorch than one by one, and little memory."""
+
 
 @dataclass(frozen=True)
 class RoundedShares:
@@ -78,12 +81,13 @@ class Magnitudes:
         widest, edges = self.widest_unit(bits), bin_edges()
         low, high, moments = edges[used], edges[used + 1], self._moments[:, used]
         steps = 1 + int(_CANDIDATES_PER_OCTAVE * max(0.0, float(torch.log2(self.largest / low[0]))))
+        units = [widest * 2.0 ** (-step / _CANDIDATES_PER_OCTAVE) for step in range(1, steps)]
         best, least = widest, _least_error(low, high, moments, widest, bits)
-        for step in range(1, steps):
-            unit = widest * 2.0 ** (-step / _CANDIDATES_PER_OCTAVE)
-            error = _error(low, moments, unit, bits)
-            if error < least:
-                best, least = unit, error
+        for first in range(0, len(units), _AT_ONCE):
+            some = units[first : first + _AT_ONCE]
+            for unit, error in zip(some, _most_errors(low, moments, some, bits), strict=True):
+                if error < least:
+                    best, least = unit, error
         return best
 
     def shares(self, unit: float, bits: int) -> RoundedShares:
@@ -105,9 +109,11 @@ def _top(bits: int) -> int:
     return (1 << (bits - 1)) - 1
 
 
-def _error(low: Tensor, moments: Tensor, unit: float, bits: int) -> float:
-    """The error at most: all numbers of a bin get the code of their mean."""
-    return float(_errors(low, moments, unit, bits).sum())
+def _most_errors(low: Tensor, moments: Tensor, units: list[float], bits: int) -> list[float]:
+    """The error at most of each step: all numbers of a bin get the code of their mean."""
+    steps = torch.tensor(units, dtype=torch.float64)[:, None]
+    found: list[float] = _errors(low, moments, steps, bits).sum(1).tolist()
+    return found
 
 
 def _least_error(low: Tensor, high: Tensor, moments: Tensor, unit: float, bits: int) -> float:
@@ -118,8 +124,8 @@ def _least_error(low: Tensor, high: Tensor, moments: Tensor, unit: float, bits: 
     return float(_errors(low, moments, unit, bits)[one_code].sum())
 
 
-def _errors(low: Tensor, moments: Tensor, unit: float, bits: int) -> Tensor:
-    """Squared errors of all bins, where all numbers of a bin get the code of their mean."""
+def _errors(low: Tensor, moments: Tensor, unit: float | Tensor, bits: int) -> Tensor:
+    """Squared errors of all bins, where all numbers of a bin get the code of their mean; a row for each step."""
     weights, distances, squares = moments
     mean = low + distances / weights.clamp_min(torch.finfo(torch.float64).tiny)
     rounded = (mean / unit).round().clamp(max=_top(bits)) * unit - low

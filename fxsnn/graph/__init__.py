@@ -25,7 +25,7 @@ from fxsnn.graph.names import about_file_name, spare_self
 from fxsnn.graph.overview import layer_rows
 from fxsnn.graph.preparation import normalised_images
 from fxsnn.graph.shapes import keeps_shape
-from fxsnn.graph.tracing import Tracer, capture, capture_sharing
+from fxsnn.graph.tracing import Tracer, capture, capture_sharing, capture_untried
 
 __all__ = [
     "Activation",
@@ -37,6 +37,7 @@ __all__ = [
     "about_file_name",
     "capture",
     "capture_sharing",
+    "capture_untried",
     "copied",
     "fit",
     "in_front_of_layers",

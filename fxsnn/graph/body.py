@@ -53,11 +53,13 @@ def last_of_body(module: fx.GraphModule) -> Node | None:
     inner, last = in_front_of_layers(module), None
     of_convolution: Node | None = None  # an activation with no layer with weights behind it
     for node in module.graph.nodes:
-        if calls_a(module, node, Decode):
+        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, Decode):
             return node.all_input_nodes[0]
-        if _spikes(module, node) or (node in inner and calls_a(module, node, *Activation)):
+        activates, spikes = isinstance(layer, Activation), isinstance(layer, Integers) and layer.dynamics is not None
+        if spikes or (activates and node in inner):
             last, of_convolution = node, None
-        elif calls_a(module, node, *Activation) and _is_of_convolution(module, node):
+        elif activates and _is_of_convolution(module, node):
             of_convolution = node
     for node in filter(None, (of_convolution, last)):
         end = _with_poolings(module, node)
@@ -118,8 +120,3 @@ def _alone_is_read(end: Node) -> bool:
 def _is_layer(module: fx.GraphModule, node: Node) -> bool:
     """Whether it calls a layer with weights, as a function or on signals, too: the front end makes one of it."""
     return calls_a(module, node, nn.Conv1d, *Weighted) or node.target in (*_CALLED_CONVOLUTIONS, F.linear)
-
-
-def _spikes(module: fx.GraphModule, node: Node) -> bool:
-    layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return isinstance(layer, Integers) and layer.dynamics is not None

@@ -37,18 +37,19 @@ class IdleCalls:
             made: what it gives; it remembers what it is another form of.
         """
         given, name = args[0] if args else None, _name(target)
-        if not isinstance(given, Sized) or not _is_tensor(given) or not _is_tensor(made):
+        if not isinstance(given, Sized):
             return made
         if name.endswith("_") or kwargs.get("inplace") is True:  # it may be a copy, which now has other numbers
             given.form_of = None
+        # To ask what a value is costs more than the trace.
+        if name not in (_CASTS | _FORMS) or not _is_tensor(given) or not _is_tensor(made):
+            return made
         if name == "squeeze" and _may_drop_the_batch(given, [*args[1:], *kwargs.values()]):
             self._batch_dropped = True
         if self._batch_dropped:
             return made
         if name in _CASTS:
             return given if _are_alike(given, made) else made
-        if name not in _FORMS:
-            return made
         made.form_of = given
         before: Sized | None = given
         while before is not None and not _are_alike(before, made):

@@ -1,7 +1,8 @@
 """Traced values that know their sizes: forward may compute with them, as it would with those of tensors.
 
-Beside each call that is traced, PyTorch's fake tensors, which have no values, are run for two batch sizes. A size that
-is the same in both is a number; one that differs depends on the number of images and stays a call of the graph.
+Each call that is traced is run on PyTorch's fake tensors, which have no values, for two batch sizes. A size that is the
+same in both is a number; one that differs depends on the number of images and stays a call of the graph. That takes
+longer than the trace itself, and most networks never ask: calls wait until forward asks for something.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 _FIXED = ("device", "dtype", "is_cpu", "is_cuda", "is_meta", "is_mkldnn", "is_nested", "is_sparse", "layout", "ndim")
 _PROPERTIES = ("H", "T", "data", "imag", "mH", "mT", "real")
 _TOLD = ("dim", "element_size", "is_complex", "is_contiguous", "is_floating_point", "ndimension", "nelement", "numel")
+_ASKED = frozenset(("shape", *_FIXED, *_PROPERTIES, *_TOLD))
+"""Attributes for which the value has to be known."""
 
 
 class Sizes(tuple[Any, ...]):
@@ -35,16 +38,24 @@ class Sizes(tuple[Any, ...]):
 
 
 class Sized(fx.Proxy):
-    """A traced value, and what it is for each of the two batch sizes; `None` where that is not known.
+    """A traced value, and what it is for each of the two batch sizes.
 
     What a tensor or a tuple of them has by name, such as `values` of what `torch.max` gives, must not be an attribute.
     """
 
-    fakes: tuple[Any, Any] | None = None
+    sizing: Sizing | None = None
+    known: tuple[Any, Any] | None = None
     form_of: Sized | None = None  # the same numbers in the same order
 
+    @property
+    def fakes(self) -> tuple[Any, Any] | None:
+        """What it is for each of the two batch sizes; `None` where that is not known."""
+        if self.sizing is not None:
+            self.sizing.work_off()
+        return self.known
+
     def __getattr__(self, k: str) -> Any:
-        if isinstance((self.fakes or (None,))[0], Tensor):
+        if k in _ASKED and isinstance((self.fakes or (None,))[0], Tensor):
             if k == "shape":
                 return self.size()
             if k in _FIXED:
@@ -52,8 +63,7 @@ class Sized(fx.Proxy):
                 return getattr(self.fakes[0], k)
             if k in _TOLD:
                 return partial(self._told, k)
-            if k in _PROPERTIES:
-                return self.tracer.create_proxy("call_function", getattr, (self, k), {})
+            return self.tracer.create_proxy("call_function", getattr, (self, k), {})
         return super().__getattr__(k)
 
     def size(self, dim: int | None = None) -> Any:
@@ -120,7 +130,7 @@ class Sizing:
         shape: of an image, without the batch.
         device: of images.
         dtype: of images.
-        strict: a call that fails raises its error, instead of giving a value that is not known.
+        strict: a call that fails raises its error at once, instead of giving a value that is not known.
     """
 
     def __init__(
@@ -132,8 +142,24 @@ class Sizing:
             first, second = (torch.empty(batch, *shape, device=device, dtype=dtype) for batch in BATCHES)
             self.images = (first, second)
         self.at_work = False
+        self._waiting: list[tuple[Sized, str, Any, Any, Any]] = []
 
-    def values(self, kind: str, target: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+    def add(self, made: Sized, kind: str, target: Any, args: Any, kwargs: Any) -> None:
+        """A call that was traced: it is run as soon as any value that was traced is asked for its sizes."""
+        made.sizing = self
+        # Forward may go on to write into its own lists.
+        args, kwargs = (cast(Any, map_aggregate)(given, lambda one: one) for given in (args, kwargs))
+        self._waiting.append((made, kind, target, args, kwargs))
+        if self._strict:
+            self.work_off()
+
+    def work_off(self) -> None:
+        """Run all calls that wait, in their order: some write into what others read."""
+        waiting, self._waiting = self._waiting, []
+        for made, *call in waiting:
+            made.known = self._values(*call)
+
+    def _values(self, kind: str, target: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """What a call gives for each batch size; `None` where something that it reads is not known, or it fails."""
         self.at_work = True
         silent, _FAKE_LOG.disabled = _FAKE_LOG.disabled, True  # it prints what is raised
@@ -154,9 +180,9 @@ class Sizing:
         def known(one: Any) -> Any:
             if not isinstance(one, fx.Proxy):
                 return BATCHES[place] if type(one) is int and one == BATCHES[0] else one  # `len` gave it
-            if not isinstance(one, Sized) or one.fakes is None:  # any other has every attribute that it is asked for
+            if not isinstance(one, Sized) or one.known is None:  # any other has every attribute that it is asked for
                 raise _UnknownError
-            return one.fakes[place]
+            return one.known[place]
 
         args, kwargs = (cast(Any, map_aggregate)(given, known) for given in (args, kwargs))
         if kind == "get_attr":

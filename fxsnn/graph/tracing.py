@@ -105,9 +105,9 @@ class Tracer(fx.Tracer):
         if self.sizing is not None and isinstance(made, Sized):
             if kind == "placeholder":
                 first = len(self.graph.find_nodes(op="placeholder")) == 1
-                made.fakes = self.sizing.images if first else None
+                made.known = self.sizing.images if first else None
             else:
-                made.fakes = self.sizing.values(kind, target, args, kwargs)
+                self.sizing.add(made, kind, target, args, kwargs)
             if kind in ("call_function", "call_method"):
                 return self._idle.without(target, args, kwargs, made)
         return made
@@ -146,11 +146,25 @@ def capture(model: nn.Module, example: Tensor | None = None) -> Graph:
         DataError: the model cannot be run on the images.
     """
     if example is None:
-        return _captured(model, share=False, size=None)
+        return capture_untried(model)
     require_images(example, ImageForm())
-    graph = _captured(model, share=False, size=tuple(example.shape[1:]))
+    graph = capture_untried(model, tuple(example.shape[1:]))
     require_agreement(model, graph, example)
     return graph
+
+
+@neutral()
+def capture_untried(model: nn.Module, size: tuple[int, ...] | None = None) -> Graph:
+    """As `capture`, but nothing is run: whether the graph computes what the model does is still to be seen.
+
+    Args:
+        model: as of `capture`.
+        size: of an image, with which forward may compute.
+
+    Raises:
+        ModelError: the model cannot be traced.
+    """
+    return _captured(model, share=False, size=size)
 
 
 @neutral()

@@ -4,7 +4,7 @@ Open `neuron.py` first. It imports chip (the widths of registers) and the ground
 """
 
 from fxsnn.numerics.finite import all_finite
-from fxsnn.numerics.joint_neuron import Branch, JointNeuron, joint_neuron
+from fxsnn.numerics.joint import Branch, JointNeuron, joint_neuron
 from fxsnn.numerics.lowbit import largest_code
 from fxsnn.numerics.neuron import (
     Dynamics,

@@ -14,6 +14,7 @@ from tests.engines import needs_numba
 
 
 @needs_numba
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of other simulators, where they are installed
 def test_the_script_writes_a_table_plain_data_and_a_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulators, "memory_of", lambda *_: 1.5)

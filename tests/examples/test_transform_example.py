@@ -28,6 +28,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore:calibration found:fxsnn.CalibrationWarning")
 class TestTransforming:
     @pytest.mark.filterwarnings("ignore:fine-tuning kept the network that it began with:fxsnn.AccuracyWarning")
+    @pytest.mark.slow
     def test_every_argument_of_the_seed_is_taken(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         torch.save(DigitNet().state_dict(), tmp_path / "w.pt")
         status = transform_example.main(

@@ -32,15 +32,14 @@ from fxsnn.errors import (
 from fxsnn.layers import Spiking
 from fxsnn.passes import FRONT_END
 from tests.nets import CONVERTIBLE, Small, images, seeded
+from tests.sharing import cases
 
 Convert = Callable[..., fxsnn.SpikingNetwork]
 
 
 class TestConvert:
     @pytest.mark.parametrize("name", CONVERTIBLE)
-    @pytest.mark.parametrize(
-        "bits", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 4]
-    )
+    @cases("bits", [1, 2, 3, 4], quick=1)
     def test_it_works_with_nothing_else(self, convert: Convert, name: str, bits: int) -> None:
         model = seeded(CONVERTIBLE[name])
         snn = convert(model, bits=bits)
@@ -167,7 +166,7 @@ class Viewed(nn.Module):
 
 
 class TestTheSizeOfImages:
-    @pytest.mark.parametrize("side", [8, 14, 16, 28, 40])
+    @cases("side", [8, 28, 14, 16, 40], quick=2)
     def test_is_found_where_a_view_takes_any(
         self, convert: Convert, side: int, capfd: pytest.CaptureFixture[str]
     ) -> None:
@@ -383,7 +382,7 @@ class TestPipeline:
         ]  # fmt: skip
 
     def test_every_stage_runs_on_images(self) -> None:
-        passes = fxsnn.pipeline(target="hw_v1.0", bits=4, calibration_data=images(64), timesteps=128)
+        passes = fxsnn.pipeline(target="hw_v1.0", bits=4, calibration_data=images(32), timesteps=64)
         model = seeded(Small)
         with torch.no_grad():
             expected = model(images())
@@ -393,7 +392,7 @@ class TestPipeline:
                 assert torch.corrcoef(torch.stack([expected.flatten(), found.flatten()]))[0, 1] > 0.9
 
     def test_each_pass_runs_alone_on_the_graph_of_the_one_before(self) -> None:
-        passes = fxsnn.pipeline(target="hw_v1.0", bits=4, calibration_data=images(64))
+        passes = fxsnn.pipeline(target="hw_v1.0", bits=4, calibration_data=images(16))
         graph = fxsnn.capture(seeded(Small))
         for one in passes.passes:
             graph = one(graph).after

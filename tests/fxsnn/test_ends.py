@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 import fxsnn
 from tests.nets import images, seeded
+from tests.sharing import cases
 from tests.tails import alike
 
 
@@ -44,7 +45,7 @@ class Ends(nn.Module):
 KINDS = ["rows", "maps", "segments", "both", "features", "joined", "squeezed"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@cases("kind", KINDS, quick=("maps", "both", "squeezed"))
 def test_an_end_is_converted_as_it_is(kind: str, tmp_path: Path) -> None:
     model = seeded(lambda: Ends(kind)).eval()
     data = images(65)

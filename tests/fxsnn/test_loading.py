@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,17 @@ from tests.damage import Edit, damaged
 from tests.engines import same
 from tests.nets import CONVERTIBLE, Small, images, seeded
 from tests.random_networks import convertible_case, noise, quiet, random_seeds
+from tests.sharing import cases, converted_once
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-def network(model: nn.Module | None = None, **options: Any) -> fxsnn.SpikingNetwork:
+@converted_once
+def network(build: Callable[[], nn.Module] = Small, **options: Any) -> fxsnn.SpikingNetwork:
     """A small converted network."""
     given: dict[str, Any] = {"target": "hw_v1.0", "bits": 2, "timesteps": 5, "calibration_data": images(32), **options}
     with quiet():
-        return fxsnn.convert(model or seeded(Small), **given)
+        return fxsnn.convert(seeded(build), **given)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +56,9 @@ def assert_same(one: fxsnn.SpikingNetwork, other: fxsnn.SpikingNetwork, x: Tenso
 
 class TestWhatIsSavedComesBack:
     @pytest.mark.parametrize("name", CONVERTIBLE)
-    @pytest.mark.parametrize("bits", [1, 4])
+    @cases("bits", [4, 1], quick=1)
     def test_spikes_logits_and_everything_said_about_it(self, name: str, bits: int, tmp_path: Path) -> None:
-        snn = network(seeded(CONVERTIBLE[name]), bits=bits)
+        snn = network(CONVERTIBLE[name], bits=bits)
         loaded = fxsnn.load(snn.save(tmp_path / "net.fxsnn"))
         assert_same(snn, loaded, images(6, seed=3))
         assert loaded.target == snn.target
@@ -63,7 +67,7 @@ class TestWhatIsSavedComesBack:
         assert loaded.profile(images()).to_dict() == snn.profile(images()).to_dict()
         assert fxsnn.verify(tmp_path / "net.fxsnn").ok
 
-    @random_seeds(8, slow=22)
+    @random_seeds(2, slow=28)
     def test_of_every_random_network(self, seed: int, tmp_path: Path) -> None:
         case = convertible_case(seed)
         path = case.snn.save(tmp_path / "net.fxsnn")
@@ -81,14 +85,14 @@ class TestWhatIsSavedComesBack:
         assert (loaded.timesteps, loaded.reset, loaded.initial_membrane) == (9, reset, start)
 
     def test_an_analog_input_padding_in_words_and_a_target_of_ones_own(self, tmp_path: Path) -> None:
-        model = seeded(
-            lambda: nn.Sequential(
+        def build() -> nn.Module:
+            return nn.Sequential(
                 nn.Conv2d(3, 4, 4, padding="same"), nn.ReLU(), nn.Conv2d(4, 4, 3, padding="valid"), nn.ReLU(),
                 nn.Flatten(), nn.Linear(400, 5),
-            )
-        )  # fmt: skip
+            )  # fmt: skip
+
         mine = fxsnn.HardwareTarget("mine", input_channels={(4, 4): {2: 8}, (3, 3): {2: 8}}, core_inputs=256)
-        snn = network(model, target=mine, input_bits=None)
+        snn = network(build, target=mine, input_bits=None)
         loaded = fxsnn.load(snn.save(tmp_path / "net.fxsnn"))
         assert_same(snn, loaded, images())
         assert loaded.target == mine
@@ -106,14 +110,14 @@ class TestWhatIsSavedComesBack:
                 )
 
         with pytest.raises(FileError, match=r"this call of getitem has no name"):
-            network(seeded(Scaled)).save(tmp_path / "net.fxsnn")
+            network(Scaled).save(tmp_path / "net.fxsnn")
 
         class Plain(Scaled):
             def forward(self, x: Tensor) -> Any:
                 logits = Small.forward(self, x) * self.scale / 2 + 1
                 return torch.tanh(logits.view(logits.size(0), -1)).sum(dim=1, keepdim=True) - logits.mean(1, True)
 
-        snn = network(seeded(Plain))
+        snn = network(Plain)
         assert_same(snn, fxsnn.load(snn.save(tmp_path / "net.fxsnn")), images())
 
     def test_a_buffer_that_pytorch_does_not_keep(self, tmp_path: Path) -> None:
@@ -125,23 +129,23 @@ class TestWhatIsSavedComesBack:
             def forward(self, x: Tensor) -> Any:
                 return super().forward(x) - self.shift
 
-        snn = network(seeded(Shifted))
+        snn = network(Shifted)
         assert_same(snn, fxsnn.load(snn.save(tmp_path / "net.fxsnn")), images())
 
-    @pytest.mark.parametrize("cast", ["double", "half", "bfloat16"])
+    @cases("cast", ["half", "double", "bfloat16"], quick=1)
     def test_a_network_that_was_cast_and_back(self, cast: str, tmp_path: Path) -> None:
         for snn in (getattr(network(), cast)(), getattr(network(), cast)().float()):
             loaded = fxsnn.load(snn.save(tmp_path / "net.fxsnn"))
             assert_same(snn, loaded, images().to(snn.get_submodule("fc").weight.dtype))
             assert fxsnn.verify(tmp_path / "net.fxsnn").ok
 
-    @pytest.mark.parametrize("tail", [lambda x: x.sum(1), lambda x: x.argmax(1), lambda x: 2 * x + 1])
+    @cases("tail", [lambda x: x.argmax(1), lambda x: x.sum(1), lambda x: 2 * x + 1], quick=1)
     def test_a_tail_that_gives_one_number_a_class_or_scaled_logits(self, tail: Any, tmp_path: Path) -> None:
         class Ended(Small):
             def forward(self, x: Tensor) -> Any:
                 return tail(super().forward(x))
 
-        snn = network(seeded(Ended))
+        snn = network(Ended)
         assert_same(snn, fxsnn.load(snn.save(tmp_path / "net.fxsnn")), images())
         assert fxsnn.verify(tmp_path / "net.fxsnn").ok
 
@@ -185,7 +189,7 @@ class TestTheFile:
         from networks import DigitNet
 
         model = seeded(DigitNet)
-        snn = network(model, calibration_data=images(8, 1, 28))
+        snn = network(DigitNet, calibration_data=images(8, 1, 28))
         with_vectors = snn.save(tmp_path / "a.fxsnn").stat().st_size
         size = snn.save(tmp_path / "b.fxsnn", golden=0).stat().st_size
         weights = sum(4 * one.weight.numel() for one in model.modules() if isinstance(one, nn.Conv2d | nn.Linear))
@@ -220,8 +224,7 @@ class TestTheFile:
     def test_the_reader_says_what_it_cannot_check(
         self, tail: tuple[nn.Module, ...], status: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *tail))
-        path = network(model).save(tmp_path / "net.fxsnn")
+        path = network(lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *tail)).save(tmp_path / "net.fxsnn")
         assert read_network.main(str(path)) == status
         assert says in capsys.readouterr().out
 
@@ -338,7 +341,7 @@ class TestSaving:
                 return torch.sort(torch.erf(super().forward(x)))[0]
 
         with pytest.raises(FileError, match=r"(?s)erf.*test_loading.py:\d+.*has no name.*sort"):
-            network(seeded(Strange)).save(tmp_path / "net.fxsnn")
+            network(Strange).save(tmp_path / "net.fxsnn")
         assert list(tmp_path.iterdir()) == []
 
     def test_a_name_that_files_do_not_allow_is_told(self, tmp_path: Path) -> None:
@@ -347,11 +350,11 @@ class TestSaving:
             inner = nn.Sequential()
             inner.add_module(name, nn.Conv2d(3, 4, 3))
             inner.add_module("relu", nn.ReLU())
-            odd = nn.Sequential(inner, nn.Flatten(), nn.Linear(400, 5))
+            odd = partial(nn.Sequential, inner, nn.Flatten(), nn.Linear(400, 5))
             with pytest.raises(
                 FileError, match=rf"0\.{name}.*: files allow letters of ASCII, digits, _ and - in its name.*Rename"
             ):
-                network(odd.eval()).save(tmp_path / "net.fxsnn")
+                network(odd).save(tmp_path / "net.fxsnn")
         assert model.training is False
 
     def test_golden_images_that_are_not_finite_are_refused(self, tmp_path: Path) -> None:
@@ -397,7 +400,7 @@ class TestSaving:
             network().save(tmp_path / "nowhere" / "net.fxsnn")
 
 
-@pytest.mark.parametrize("every", [60, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [120, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_damaged_file_is_refused_and_none_does_anything(every: int, file: Path, tmp_path: Path) -> None:
     (tmp_path / "good.fxsnn").write_bytes(file.read_bytes())
     trap = tmp_path / "ran"

@@ -18,8 +18,10 @@ import fxsnn
 from fxsnn.errors import AccuracyWarning, DataError, OptionError, UnknownName
 from fxsnn.layers import Spiking
 from tests.nets import HandWritten, OneRelu, Small, images, seeded
+from tests.sharing import cases, converted_once
 
 
+@converted_once
 def converted(model: nn.Module | None = None, **options: Any) -> fxsnn.SpikingNetwork:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
@@ -226,8 +228,8 @@ class TestAsAModule:
         expected = snn(images())
         torch.testing.assert_close(snn.double()(images()).float(), expected)
 
-    @pytest.mark.parametrize("assign", [False, True])
-    @pytest.mark.parametrize("engine", ["auto", "torch"])
+    @cases("assign", [True, False], quick=1)
+    @cases("engine", ["auto", "torch"], quick=1)
     def test_its_state_dict_has_all_tensors_of_the_tail(self, engine: str, assign: bool) -> None:
         class Scale(nn.Module):
             def __init__(self, by: float) -> None:

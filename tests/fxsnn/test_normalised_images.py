@@ -22,6 +22,7 @@ from fxsnn.passes.calibrate_thresholds import CalibrateThresholds
 from tests.engines import ENGINES
 from tests.nets import seeded
 from tests.random_networks import quiet
+from tests.sharing import cases
 
 READER = Path(__file__).parents[2] / "examples" / "read_network.py"
 
@@ -93,7 +94,7 @@ class TestNormalisingInTheNetwork:
         assert torch.equal(fxsnn.nir_input(snn, images), fxsnn.nir_input(plain, model[0](images)))
         assert torch.equal(snn(images), plain(model[0](images)))
 
-    @pytest.mark.parametrize("correction", ["biases", "both"])
+    @cases("correction", ["both", "biases"], quick=1)
     def test_is_the_same_to_corrections(self, model: Any, correction: str) -> None:
         snn = converted(model, given(), correction=correction)
         plain = converted(model[1:], model[0](given()), correction=correction)
@@ -126,7 +127,7 @@ class TestNormalisingInTheNetwork:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("bits", [8, None])
+@cases("bits", [8, None], quick=1)
 def test_every_engine_makes_the_same_spikes(model: Any, engine: str, bits: int | None) -> None:
     snn = converted(model, given(), input_bits=bits)
     snn.engine = "torch"

@@ -15,9 +15,11 @@ import fxsnn
 from fxsnn.outputs import tensors_in
 from tests.nets import CONVERTIBLE, Functional, Small, images, seeded
 from tests.random_networks import quiet
+from tests.sharing import cases, converted_once
 from tests.tails import with_tail
 
 
+@converted_once
 def network(name: str = "modules", **options: Any) -> fxsnn.SpikingNetwork:
     """A small converted network."""
     given: dict[str, Any] = {"target": "hw_v1.0", "bits": 2, "timesteps": 5, "calibration_data": images(32), **options}
@@ -89,9 +91,7 @@ class TestTracing:
                 given = images(count, seed=3)
                 assert torch.equal(program(given), snn(given))
 
-    @pytest.mark.parametrize(
-        "options", [{"engine": "numba"}, {"reset": "zero", "initial_membrane": 0}, {"input_bits": None}]
-    )
+    @cases("options", [{"engine": "numba"}, {"reset": "zero", "initial_membrane": 0}, {"input_bits": None}], quick=1)
     def test_does_so_whatever_runs_the_network(self, options: dict[str, Any]) -> None:
         snn = network(**options)
         program: Any = torch.jit.trace(snn, images(1))
@@ -142,6 +142,7 @@ def assert_same_in_onnx(module: nn.Module, x: Tensor) -> None:
         torch.testing.assert_close(torch.from_numpy(one), tensor, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_spiking_network_goes_to_onnx() -> None:
     assert_same_in_onnx(network(timesteps=2), images(2))
 
@@ -157,6 +158,7 @@ class Heads(nn.Module):
         return {"classes": self.fc(x.flatten(1)), "others": (self.maps(x), [x.mean((2, 3))])}
 
 
+@pytest.mark.slow
 def test_several_outputs_are_exported_and_compiled_in_their_structure() -> None:
     snn, given = with_tail(seeded(Heads), timesteps=2), images(2)
     assert_same_in_onnx(snn, given)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import fxsnn
 from tests.nets import Ending, Small, images, seeded
+from tests.sharing import cases
 
 Convert = Callable[..., fxsnn.SpikingNetwork]
 CALIBRATION = images(64)
@@ -64,7 +65,7 @@ def plain() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("way", WAYS)
+@cases("way", WAYS, quick=("data parallelism inside", "compiled inside", "layers of own classes"))
 def test_the_same_layers_in_other_clothes(way: str, convert: Convert) -> None:
     ordinary = convert(plain(), bits=4, calibration_data=CALIBRATION)
     written = convert(WAYS[way](plain()).eval(), bits=4, calibration_data=CALIBRATION)

@@ -16,6 +16,7 @@ from fxsnn.errors import DataError, OptionError
 from tests.engines import ENGINES
 from tests.nets import seeded
 from tests.random_networks import quiet
+from tests.sharing import cases, converted_once
 
 LABELS = torch.arange(40) % 3
 SIGNALS = torch.randn(40, 2, 32, generator=torch.Generator().manual_seed(1))
@@ -44,6 +45,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
 each = pytest.mark.parametrize("name", NETWORKS)
 
 
+@converted_once
 def converted(name: str, **options: Any) -> fxsnn.SpikingNetwork:
     build, given = NETWORKS[name]
     usual = {"target": "generic", "bits": 4, "timesteps": 8, "calibration_data": given}
@@ -71,8 +73,8 @@ def of_a_tensor(name: str) -> str:
 
 
 @each
-@pytest.mark.parametrize(
-    "data", ["a tensor", "a pair", "a pair with a column", "two batches", "a list", "a loader", "an iterator"]
+@cases(
+    "data", ["a loader", "an iterator", "a pair", "a tensor", "a pair with a column", "two batches", "a list"], quick=2
 )
 def test_data_of_any_kind_calibrate_alike(name: str, data: str) -> None:
     given = NETWORKS[name][1]
@@ -82,7 +84,7 @@ def test_data_of_any_kind_calibrate_alike(name: str, data: str) -> None:
 @each
 def test_every_engine_makes_the_same_spikes_and_logits_are_near_the_networks(name: str) -> None:
     build, given = NETWORKS[name]
-    snn = converted(name, timesteps=256)
+    snn = converted(name, timesteps=64)
     with torch.no_grad():
         wanted = seeded(build)(given)
     outputs, spikes = [], []
@@ -105,7 +107,7 @@ def test_signals_are_maps_of_one_row_inside() -> None:
     assert run.logits.shape == (8, 5, 3)
 
 
-@each
+@cases("name", NETWORKS, quick=("signals",))
 def test_training_and_correction_see_them(name: str) -> None:
     given = NETWORKS[name][1]
     tuning = fxsnn.Finetune((given, LABELS), epochs=1, spiking_epochs=1, validation=0.2)
@@ -113,7 +115,7 @@ def test_training_and_correction_see_them(name: str) -> None:
     assert converted(name, bits=2, correction="both")(given).shape == (40, 3)
 
 
-@each
+@cases("name", NETWORKS, quick=("signals",))
 def test_insight_sees_them(name: str) -> None:
     build, given = NETWORKS[name]
     model, snn = seeded(build), converted(name)
@@ -133,7 +135,7 @@ def test_a_network_without_data_has_a_size_of_images(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning", "ignore:.*deprecated:FutureWarning")
-@each
+@cases("name", NETWORKS, quick=("vectors",))
 def test_exports_compute_the_same(name: str) -> None:
     given, snn = NETWORKS[name][1], converted(name)
     wanted = snn(given[:7])

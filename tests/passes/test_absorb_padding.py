@@ -22,6 +22,7 @@ from fxsnn.passes import AbsorbPadding, Canonicalize
 from tests.engines import ENGINES, same
 from tests.nets import images, in_front, seeded
 from tests.random_networks import quiet
+from tests.sharing import cases
 
 
 def network(*front: nn.Module, kernel: int = 3, stride: int = 1, padding: Any = 0) -> nn.Module:
@@ -122,7 +123,7 @@ def test_an_average_pooling_pads_both_sides_alike() -> None:
         assert "by no more than half of the pooling's window" in str(report)
 
 
-@pytest.mark.parametrize("pad", [nn.ZeroPad1d((2, 1)), nn.ConstantPad1d((2, 1), 0), lambda x: F.pad(x, (2, 1))])
+@cases("pad", [nn.ZeroPad1d((2, 1)), lambda x: F.pad(x, (2, 1)), nn.ConstantPad1d((2, 1), 0)], quick=1)
 def test_signals_are_padded_too(pad: Any) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

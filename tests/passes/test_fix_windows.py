@@ -26,6 +26,7 @@ from tests import reference
 from tests.engines import ENGINES
 from tests.nets import images, in_front, seeded
 from tests.random_networks import PoolPlan, quiet
+from tests.sharing import cases
 from tests.test_against_reference import whole
 
 
@@ -63,7 +64,7 @@ WHOLE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@cases("name", WHOLE, quick=5)
 def test_an_average_over_the_whole_map_is_one_window(name: str) -> None:
     graph = in_front(seeded(lambda: Net(WHOLE[name])), images())
     assert [pair(kernel) for kernel, _ in pools(graph)] == [(12, 12)]
@@ -116,11 +117,13 @@ def test_one_that_changes_nothing_disappears() -> None:
         assert pools(in_front(seeded(lambda: Net(nn.AdaptiveAvgPool2d(outputs))), images())) == []  # noqa: B023
 
 
-@settings(max_examples=60, deadline=None)
-@given(height=st.integers(1, 14), width=st.integers(1, 14), rows=st.integers(1, 9), columns=st.integers(1, 9))
-def test_adaptive_poolings_are_fixed_exactly_where_the_function_is_kept(
-    height: int, width: int, rows: int, columns: int
-) -> None:
+@pytest.mark.parametrize("examples", [25, pytest.param(60, marks=pytest.mark.slow)])
+def test_adaptive_poolings_are_fixed_exactly_where_the_function_is_kept(examples: int) -> None:
+    sides, counts = st.integers(1, 14), st.integers(1, 9)
+    settings(max_examples=examples)(given(sides, sides, counts, counts)(adaptive_pooling_is_fixed))()
+
+
+def adaptive_pooling_is_fixed(height: int, width: int, rows: int, columns: int) -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d((rows, columns)), nn.ReLU()).eval()
     given = torch.randn(2, 1, height, width)
     step = FixWindows()(fxsnn.capture(model, given), given)
@@ -194,14 +197,13 @@ def test_ceil_mode_that_makes_no_difference_is_left_out(side: int, options: dict
     assert CheckConvRelu().findings(graph) == []
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    side=st.integers(3, 14), kernel=st.integers(2, 5), stride=st.integers(1, 6), padding=st.integers(0, 2),
-    counts=st.booleans(),
-)  # fmt: skip
-def test_ceil_mode_is_left_out_exactly_where_it_makes_no_difference(
-    side: int, kernel: int, stride: int, padding: int, counts: bool
-) -> None:
+@pytest.mark.parametrize("examples", [25, pytest.param(60, marks=pytest.mark.slow)])
+def test_ceil_mode_is_left_out_exactly_where_it_makes_no_difference(examples: int) -> None:
+    windows = (st.integers(3, 14), st.integers(2, 5), st.integers(1, 6), st.integers(0, 2), st.booleans())
+    settings(max_examples=examples)(given(*windows)(ceil_mode_is_left_out))()
+
+
+def ceil_mode_is_left_out(side: int, kernel: int, stride: int, padding: int, counts: bool) -> None:
     options: dict[str, Any] = {"padding": min(padding, kernel // 2), "count_include_pad": counts}
     pool, plain = (nn.AvgPool2d(kernel, stride, **options, ceil_mode=ceil) for ceil in (True, False))
     given = torch.randn(2, 1, side, side)

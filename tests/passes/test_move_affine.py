@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fxsnn
@@ -17,7 +15,8 @@ from fxsnn.graph import Graph, Norm
 from fxsnn.layers import Affine, input_shift
 from fxsnn.passes import FRONT_END, CheckConvRelu, FoldBatchNorm, MoveAffine
 from tests.nets import images, seeded
-from tests.random_networks import quiet
+from tests.random_networks import quiet, random_seeds
+from tests.sharing import cases
 
 
 class Scale(nn.Module):
@@ -346,8 +345,7 @@ def random_network(seed: int) -> nn.Module:
     return seeded(lambda: nn.Sequential(*layers, nn.Linear(features, 5)), seed)
 
 
-@settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 10_000))
+@random_seeds(5, slow=25)
 def test_the_function_is_kept_in_random_networks(seed: int) -> None:
     graph = front(random_network(seed), images(3, size=14))
     reasons = [one.problem for one in CheckConvRelu().findings(graph)]
@@ -356,8 +354,7 @@ def test_the_function_is_kept_in_random_networks(seed: int) -> None:
         assert node.all_input_nodes == [graph.input()] or blocked, reasons
 
 
-@settings(max_examples=6, deadline=None)
-@given(seed=st.integers(0, 10_000))
+@random_seeds(3, slow=17)
 def test_random_networks_that_are_accepted_agree_with_their_spikes(seed: int) -> None:
     model, given = random_network(seed), images(16, size=14)
     if not fxsnn.check(model, target="generic", bits=4, example=given).ok:
@@ -378,7 +375,7 @@ def test_random_networks_that_are_accepted_agree_with_their_spikes(seed: int) ->
 # Other devices -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("affine", [Scale(1 / 255), Scale(-0.5, 1), nn.BatchNorm2d(4), Normalise(4)])
+@cases("affine", [Scale(-0.5, 1), nn.BatchNorm2d(4), Scale(1 / 255), Normalise(4)], quick=2)
 @pytest.mark.parametrize("place", ["images", "behind the layer", "behind the relu"])
 def test_it_is_where_the_network_is(affine: nn.Module, place: str) -> None:
     """On the meta device, too: a network of which only sizes are known can be checked."""

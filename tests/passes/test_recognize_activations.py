@@ -21,6 +21,7 @@ from fxsnn.rewriting import Step
 from tests.clipped import BOUNDED, LEVELS, REFUSED, RELUS, Levels, Own, network
 from tests.nets import CONVERTIBLE, images, seeded
 from tests.random_networks import random_seeds
+from tests.sharing import cases
 
 IMAGES = images(3)
 
@@ -71,7 +72,7 @@ def test_levels_in_any_words(name: str) -> None:
     assert CheckConvRelu().findings(step.after) == []
 
 
-@random_seeds(15, slow=60)
+@random_seeds(8, slow=67)
 def test_random_networks_compute_what_they_computed(seed: int) -> None:
     """Spellings and bounds at random, on maps, signals and vectors; a second time there is nothing to do."""
     draw = Random(seed)
@@ -101,7 +102,7 @@ def test_random_networks_compute_what_they_computed(seed: int) -> None:
     assert RecognizeActivations()(step.after).after.text() == step.after.text()
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@cases("name", REFUSED, quick=5)
 def test_another_activation_is_left_and_refused_with_a_remedy_that_helps(name: str) -> None:
     build, better = REFUSED[name]
     model = seeded(lambda: network(build(), nn.ReLU()))

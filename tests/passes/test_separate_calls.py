@@ -13,6 +13,7 @@ from fxsnn.layers import Spiking
 from fxsnn.passes import FRONT_END, SeparateCalls
 from fxsnn.rewriting import Pipeline
 from tests.nets import images, seeded
+from tests.sharing import cases
 
 
 class Again(nn.Module):
@@ -57,7 +58,7 @@ def test_a_graph_without_such_layers_is_left_alone() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:the spiking network cannot be saved")  # its tail calls a layer twice
-@pytest.mark.parametrize("options", [{}, {"correction": "both"}, {"finetune": None}])
+@cases("options", [{"finetune": None}, {"correction": "both"}, {}], quick=2)
 def test_it_is_converted_corrected_and_trained(options: dict[str, Any]) -> None:
     if "finetune" in options:
         options = {"finetune": fxsnn.Finetune((DATA, DATA.mean((1, 2, 3))), 1, spiking_epochs=1, loss=of_the_first)}

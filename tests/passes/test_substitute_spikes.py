@@ -16,6 +16,7 @@ from fxsnn.layers import Decode, Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinea
 from fxsnn.passes import CalibrateThresholds, Canonicalize, FoldBatchNorm, QuantizeWeights, SubstituteSpikes
 from fxsnn.rewriting import Pipeline
 from tests.nets import Small, images, seeded
+from tests.sharing import cases
 
 V1 = fxsnn.get_target("hw_v1.0")
 IMAGES = images(32)
@@ -141,7 +142,7 @@ def test_options_are_checked_when_the_pass_is_made(options: dict[str, object]) -
         SubstituteSpikes(V1, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@cases("bits", [2, 1, 3, 4], quick=1)
 @pytest.mark.parametrize("scale", [0.0, 1e-4])
 def test_dead_channels_do_not_stop_a_conversion_nor_take_much_of_the_gain(bits: int, scale: float) -> None:
     model, healthy = seeded(Small), seeded(Small)

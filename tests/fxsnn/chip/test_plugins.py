@@ -46,6 +46,7 @@ def test_our_targets_are_the_files_of_the_folder() -> None:
     assert {"hw_v1.0", "generic"} <= set(plugins.target_sources())
 
 
+@pytest.mark.slow
 def test_a_third_partys_target_in_an_installed_package_is_found(tmp_path: Path) -> None:
     install_package(tmp_path, {"acme_v1": "acme_chip:TARGET"}, ACME)
     code = "import fxsnn; print(fxsnn.get_target('acme_v1').input_channel_limit((3, 3), 2))"

@@ -12,6 +12,7 @@ from torch import nn
 
 from tests.command_line import as_json, called
 from tests.nets import images
+from tests.sharing import cases
 
 NET = """
 import torch
@@ -44,7 +45,7 @@ def network() -> nn.Module:
 
 
 @pytest.mark.usefixtures("place")
-@pytest.mark.parametrize("data", ["classes.npz", "marks.npz"])
+@cases("data", ["classes.npz", "marks.npz"], quick=1)
 def test_of_one_logit_the_sign_decides_in_every_command(data: str, capsys: pytest.CaptureFixture[str]) -> None:
     x = images(60)
     with torch.no_grad():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.command_line import as_json, called
+from tests.sharing import cases
 
 NETS = """
 from torch import nn
@@ -20,7 +21,7 @@ def table():
 """
 
 
-@pytest.mark.parametrize(("name", "size"), [("ecg", (2, 32)), ("table", (20,))])
+@cases("name, size", [("ecg", (2, 32)), ("table", (20,))], quick=1)
 def test_every_command_takes_them(
     name: str, size: tuple[int, ...], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

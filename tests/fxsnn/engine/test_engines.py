@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import os
 import subprocess
@@ -25,6 +26,7 @@ from fxsnn.errors import CalibrationWarning, DataError, EngineWarning, OptionErr
 from fxsnn.layers import Spiking
 from tests.engines import ENGINES, needs_numba, same, tiny
 from tests.nets import CONVERTIBLE, Dense, Small, images, seeded
+from tests.sharing import cases, converted_once
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -33,6 +35,11 @@ def converted(model: nn.Module, **options: Any) -> fxsnn.SpikingNetwork:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
         return fxsnn.convert(model, **{"target": "generic", "bits": 3, "calibration_data": images(16), **options})
+
+
+@converted_once
+def network(build: Callable[[], nn.Module], **options: Any) -> fxsnn.SpikingNetwork:
+    return converted(seeded(build), **options)
 
 
 def run_in_both(snn: fxsnn.SpikingNetwork, engine: str, given: torch.Tensor) -> fxsnn.Run:
@@ -93,16 +100,19 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
     "ColourNet": (ColourNet, (3, 32)),
 }
 
+OPTIONS: list[dict[str, Any]] = [{}, {"timesteps": 35, "reset": "zero"}, {"timesteps": 1, "input_bits": None}]
+
 
 class TestEveryEngine:
     """`tests/test_against_reference.py` holds all of them to the integer reference; these are ordinary networks."""
 
     @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "torch"])
-    @pytest.mark.parametrize("options", [{}, {"timesteps": 35, "reset": "zero"}, {"timesteps": 1, "input_bits": None}])
-    @pytest.mark.parametrize(
-        "name", [pytest.param(name, marks=pytest.mark.slow) if name == "ColourNet" else name for name in NETWORKS]
+    @cases(
+        "name, options",
+        itertools.product(NETWORKS, OPTIONS),
+        quick=[*((name, {}) for name in NETWORKS if name != "ColourNet"), *itertools.product(["odd windows"], OPTIONS)],
     )
-    def test_gives_the_spikes_of_pytorch(self, engine: str, options: dict[str, Any], name: str) -> None:
+    def test_gives_the_spikes_of_pytorch(self, engine: str, name: str, options: dict[str, Any]) -> None:
         build, (channels, size) = NETWORKS[name]
         given = images(5, channels, size)
         snn = converted(seeded(build), calibration_data=given, engine="torch", **options)
@@ -117,7 +127,7 @@ class TestEveryEngine:
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_counts_many_images(self, engine: str) -> None:
-        snn = converted(seeded(Small), timesteps=3, engine=engine)
+        snn = network(Small, timesteps=3, engine=engine)
         given = images(70)
         counts = snn.count_spikes(given)
         assert list(counts) == ["conv1", "pool", "conv2", "hidden"]
@@ -127,7 +137,7 @@ class TestEveryEngine:
     @pytest.mark.slow
     @pytest.mark.parametrize("engine", ENGINES)
     def test_sums_beyond_32_bits_are_exact(self, engine: str) -> None:
-        snn = converted(seeded(Small), timesteps=3000, engine="torch")
+        snn = network(Small, timesteps=3000, engine="torch")
         for layer in ("conv2", "hidden"):
             spiking: Any = snn.get_submodule(layer)
             spiking.gain = 1 << 18
@@ -156,7 +166,7 @@ class TestEveryEngine:
     @pytest.mark.parametrize("engine", ENGINES)
     def test_sums_of_a_convolution_by_transforms_are_whole_again(self, engine: str) -> None:
         """Without oneDNN, PyTorch takes NNPACK for many images, which multiplies transforms: sums are a little off."""
-        snn = converted(seeded(Small), engine="torch")
+        snn = network(Small, engine="torch")
         given = images(32)
         expected = snn.simulate(given)
         snn.engine = engine
@@ -169,7 +179,7 @@ class TestEveryEngine:
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_reads_out_early_what_shorter_runs_give(self, engine: str) -> None:
-        snn = converted(seeded(Small), timesteps=20, engine=engine)
+        snn = network(Small, timesteps=20, engine=engine)
         given = images(40)
         readout = snn.early_readout(given)
         assert readout.shape == (20, 40, 5)
@@ -179,13 +189,13 @@ class TestEveryEngine:
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_of_no_images_there_are_no_logits(self, engine: str) -> None:
-        snn = converted(seeded(Small), engine=engine, timesteps=7)
+        snn = network(Small, engine=engine, timesteps=7)
         assert snn(images(0)).shape == (0, 5)
         assert snn.early_readout(images(0)).shape == (7, 0, 5)
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_gives_the_same_from_many_threads_at_once(self, engine: str) -> None:
-        snn = converted(seeded(Small), engine=engine)
+        snn = network(Small, engine=engine)
         batches = [images(count, seed=count) for count in range(1, 13)]
         expected = [snn(batch) for batch in batches]
         with ThreadPoolExecutor(4) as pool:
@@ -195,7 +205,7 @@ class TestEveryEngine:
     @pytest.mark.parametrize("engine", ENGINES)
     @pytest.mark.parametrize("threads", [1, 3])
     def test_the_number_of_threads_changes_nothing(self, engine: str, threads: int) -> None:
-        snn = converted(seeded(Small), engine="torch")
+        snn = network(Small, engine="torch")
         expected = snn(images(10))
         snn.engine = engine
         before = torch.get_num_threads()
@@ -209,33 +219,33 @@ class TestEveryEngine:
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_does_not_round_sums_under_autocast(self, engine: str) -> None:
-        snn = converted(seeded(Small), engine=engine)
+        snn = network(Small, engine=engine)
         expected = snn.simulate(images()).spikes
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert same(snn.simulate(images()).spikes, expected)
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_the_tail_still_learns(self, engine: str) -> None:
-        snn = converted(seeded(Small), engine=engine)
+        snn = network(Small, engine=engine)
         snn(images()).sum().backward()
         tail: Any = snn.get_submodule("fc")
         assert tail.weight.grad is not None
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_sees_what_is_written_into_a_layer(self, engine: str) -> None:
-        snn = converted(seeded(Small), engine=engine)
+        snn = network(Small, engine=engine)
         assert snn.simulate(images()).spikes["conv2"].any()
         conv: Any = snn.get_submodule("conv2")
         conv.threshold.fill_(1 << 17)
         conv.leak.zero_()
         assert not snn.simulate(images()).spikes["conv2"].any()
-        other = converted(seeded(Small), engine=engine)
+        other = network(Small, engine=engine)
         snn.load_state_dict(other.state_dict())
         assert torch.equal(snn(images()), other(images()))
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_a_state_dict_holds_what_belongs_to_the_integers(self, engine: str) -> None:
-        snn = converted(seeded(Small), engine=engine)
+        snn = network(Small, engine=engine)
         model = seeded(Small)
         with torch.no_grad():
             model.conv1.weight.mul_(0.3)
@@ -249,7 +259,7 @@ class TestEveryEngine:
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_hooks_on_layers_are_called(self, engine: str) -> None:
-        snn = converted(seeded(Small), engine=engine)
+        snn = network(Small, engine=engine)
         expected, seen = snn(images()), []
         snn.get_submodule("conv2").register_forward_hook(lambda *_: seen.append(1))
         assert torch.equal(snn(images()), expected)
@@ -260,7 +270,7 @@ class TestEveryEngine:
     @pytest.mark.parametrize("engine", ENGINES)
     def test_hooks_are_called_wherever_they_hang(self, engine: str, build: Callable[[], nn.Module], kind: str) -> None:
         """Once, and in the thread that calls."""
-        snn = converted(seeded(build), engine=engine)
+        snn = network(build, engine=engine)
         expected = snn(images())
         before = torch.get_num_threads()
         torch.set_num_threads(2)
@@ -278,7 +288,7 @@ class TestEveryEngine:
     @pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook"])
     @pytest.mark.parametrize("engine", ENGINES)
     def test_hooks_on_all_modules_see_every_layer(self, engine: str, kind: str) -> None:
-        snn = converted(seeded(Small), engine=engine)
+        snn = network(Small, engine=engine)
         expected, seen = snn(images()), []
         handle = getattr(nn.modules.module, f"register_module_{kind}")(lambda module, *_: seen.append(module))
         try:
@@ -293,14 +303,14 @@ class TestEveryEngine:
     def test_where_pytorch_does_not_tell_of_such_hooks_it_runs_the_network(
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        chain = chain_of(converted(seeded(Small)).graph)
+        chain = chain_of(network(Small).graph)
         assert not watched(chain)
         monkeypatch.delattr(nn.modules.module, name)
         assert watched(chain)
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_a_copy_runs_by_itself(self, engine: str) -> None:
-        snn = converted(seeded(Small), engine=engine)
+        snn = network(Small, engine=engine)
         expected = snn(images())
         other = copy.deepcopy(snn)
         conv: Any = other.get_submodule("conv1")
@@ -311,7 +321,7 @@ class TestEveryEngine:
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_a_network_made_in_inference_mode_runs(self, engine: str) -> None:
-        expected = converted(seeded(Small), engine=engine)(images())
+        expected = network(Small, engine=engine)(images())
         with torch.inference_mode():
             snn = converted(seeded(Small), engine=engine)
             assert torch.equal(snn(images()), expected)
@@ -331,7 +341,7 @@ def test_the_engine_of_the_cpu_runs_where_the_processor_has_avx2() -> None:
 @needs_numba
 class TestTheEngineOfTheCpu:
     def test_is_chosen_by_itself(self) -> None:
-        engine = engine_for("auto", chain_of(converted(seeded(Small)).graph))
+        engine = engine_for("auto", chain_of(network(Small).graph))
         assert engine is not None
         assert engine.name == "numba"
 
@@ -347,7 +357,7 @@ class TestTheEngineOfTheCpu:
         self, build: Callable[[], nn.Module], given: torch.Tensor, message: str
     ) -> None:
         with pytest.raises(DataError, match=message):
-            converted(seeded(build))(given)
+            network(build)(given)
 
     def test_takes_images_of_several_sizes_in_turn(self) -> None:
         snn = converted(seeded(CONVERTIBLE["without classifier"]))
@@ -377,7 +387,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - given) / 1024)
         assert float(done.stdout) < 64, f"{done.stdout} MiB"
 
     def test_weights_beyond_its_integers_run_in_pytorch(self, caplog: pytest.LogCaptureFixture) -> None:
-        snn = converted(seeded(Small))
+        snn = network(Small)
         conv: Any = snn.get_submodule("conv2")
         conv.largest_sum = 1 << 16
         with caplog.at_level(logging.INFO, logger="fxsnn"):
@@ -418,7 +428,7 @@ class TestAnEngineThatMakesOtherSpikes:
     def test_is_found_by_convert_and_pytorch_takes_its_place(
         self, engine: str, data: torch.Tensor | None, miscounting: Callable[[], None]
     ) -> None:
-        expected = converted(seeded(Small), calibration_data=data, engine="torch")(images())
+        expected = network(Small, calibration_data=data, engine="torch")(images())
         miscounting()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CalibrationWarning)
@@ -430,14 +440,14 @@ class TestAnEngineThatMakesOtherSpikes:
     def test_is_found_by_golden_vectors_which_are_those_of_pytorch(
         self, tmp_path: Path, miscounting: Callable[[], None]
     ) -> None:
-        snn = converted(seeded(Small))
+        snn = network(Small)
         miscounting()
         path = snn.save(tmp_path / "net.fxsnn")
         assert fxsnn.verify(path, engine="torch").ok
         assert not fxsnn.verify(path, engine="numba").ok
 
     def test_an_engine_that_is_right_stays(self) -> None:
-        snn = converted(seeded(Small), engine="numba")
+        snn = network(Small, engine="numba")
         assert snn.verify_engine(images())
         assert snn.engine == "numba"
 
@@ -450,7 +460,7 @@ class TestAnEngineThatFails:
         raise RuntimeError("cannot compile\nfor a reason")
 
     def test_while_it_runs_pytorch_takes_its_place_with_one_warning(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        snn = converted(seeded(Small))
+        snn = network(Small)
         expected, counts = snn.simulate(images()), snn.count_spikes(images())
         monkeypatch.setattr("fxsnn.engine.cpu.run_plan", self.fail)
         told = r"numba fails here \(RuntimeError: cannot compile\): PyTorch runs the network, slower and no different"
@@ -510,7 +520,7 @@ class TestChoosing:
         allowed = "allowed are 'auto', 'numba', 'triton', 'torch'"
         with pytest.raises(OptionError, match=allowed):
             fxsnn.convert(seeded(Small), target="hw_v1.0", bits=3, engine=name)
-        snn = converted(seeded(Small), engine="torch")
+        snn = network(Small, engine="torch")
         with pytest.raises(OptionError, match=allowed):
             snn.engine = name
         assert snn.engine == "torch"
@@ -519,7 +529,7 @@ class TestChoosing:
     def test_a_missing_library_makes_it_slower_not_different(
         self, missing: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        expected = converted(seeded(Small), engine="torch")(images())
+        expected = network(Small, engine="torch")(images())
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
         assert torch.equal(converted(seeded(Small))(images()), expected)
         with pytest.raises(OptionError, match=f"{missing} is not installed. Use engine='auto'"):
@@ -528,7 +538,7 @@ class TestChoosing:
     @pytest.mark.skipif("triton" in ENGINES, reason="the kernels can run here")
     def test_triton_needs_a_gpu(self) -> None:
         with pytest.raises(OptionError, match="it runs on CUDA, the network is on cpu"):
-            converted(seeded(Small), engine="triton")(images())
+            network(Small, engine="triton")(images())
 
     @pytest.mark.parametrize(
         ("variables", "message"),

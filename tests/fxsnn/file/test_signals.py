@@ -17,6 +17,7 @@ from fxsnn.layers import ImageForm
 from fxsnn.storage import load_arrays, save_arrays
 from tests.nets import seeded
 from tests.random_networks import quiet
+from tests.sharing import cases, converted_once
 
 SIGNALS, VECTORS = torch.randn(12, 2, 32), torch.randn(12, 20)
 
@@ -39,6 +40,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
 }
 
 
+@converted_once
 def converted(name: str, **options: Any) -> fxsnn.SpikingNetwork:
     build, given = NETWORKS[name]
     with quiet():
@@ -48,7 +50,7 @@ def converted(name: str, **options: Any) -> fxsnn.SpikingNetwork:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("input_bits", [8, None])
+@cases("input_bits", [8, None], quick=1)
 def test_what_is_loaded_is_what_was_saved(name: str, input_bits: int | None, tmp_path: Path) -> None:
     snn, given = converted(name, input_bits=input_bits), NETWORKS[name][1]
     path = snn.save(tmp_path / "net.fxsnn")

@@ -20,6 +20,7 @@ from fxsnn.errors import FileError
 from fxsnn.file.schema_check import schema
 from fxsnn.storage import load_arrays, save_arrays
 from tests.nets import images, seeded
+from tests.sharing import cases
 from tests.tails import alike, with_tail
 
 Pair = namedtuple("Pair", ["first", "second"])
@@ -84,7 +85,7 @@ NOT: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*NEW, *OLD])
+@cases("name", [*NEW, *OLD], quick=6)
 def test_a_tail_is_the_same_when_it_is_loaded(name: str, tmp_path: Path) -> None:
     snn = with_tail(seeded(lambda: Tail((NEW | OLD)[name])))
     path = snn.save(tmp_path / "net.fxsnn")

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import fxsnn
 from fxsnn.errors import DataError, FxsnnWarning, ModelError
 from tests.nets import Small, images, seeded
+from tests.sharing import cases
 
 EXAMPLE = images(5)
 
@@ -173,7 +174,7 @@ def _unpacks_parts(self: Any, x: Tensor) -> Tensor:
 WAYS = [_asserts, _unpacks, _loops, _takes_the_length, _makes_layers, _is_told_the_type, _writes, _unpacks_parts]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@cases("way", WAYS, quick=[_takes_the_length, _writes, _unpacks_parts], ids=lambda way: way.__name__)
 def test_forward_may_compute_with_sizes(way: Callable[[Any, Tensor], Tensor]) -> None:
     model = seeded(type("Written", (Written,), {"prepare": way}))
     graph = fxsnn.capture(model, EXAMPLE)
@@ -319,9 +320,13 @@ ODD: list[Callable[[Any, Any], Any]] = [
 ]
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.lists(st.integers(0, len(ODD) - 1), max_size=3), st.booleans(), st.booleans())
-def test_the_capture_agrees_or_an_error_says_why(ways: list[int], hook: bool, wrap: bool) -> None:
+@pytest.mark.parametrize("examples", [15, pytest.param(40, marks=pytest.mark.slow)])
+def test_the_capture_agrees_or_an_error_says_why(examples: int) -> None:
+    numbers = st.lists(st.integers(0, len(ODD) - 1), max_size=3)
+    settings(max_examples=examples)(given(numbers, st.booleans(), st.booleans())(agrees_or_says_why))()
+
+
+def agrees_or_says_why(ways: list[int], hook: bool, wrap: bool) -> None:
     def prepare(self: Any, x: Tensor) -> Tensor:
         for way in ways:
             x = ODD[way](self, x)

@@ -12,6 +12,7 @@ import fxsnn
 from fxsnn.errors import GraphError
 from fxsnn.insight import accuracy
 from tests.nets import CONVERTIBLE, OneRelu, Small, images, seeded
+from tests.sharing import cases
 
 
 @pytest.mark.parametrize("name", CONVERTIBLE)
@@ -85,7 +86,7 @@ def test_the_type_of_images_is_that_of_the_layers_that_read_them() -> None:
     assert accuracy(model, [(images(), model(images()).argmax(1))]) == 100
 
 
-@pytest.mark.parametrize("correction", [None, "both"])
+@cases("correction", ["both", None], quick=1)
 def test_a_network_with_outputs_of_another_type_can_be_converted(convert: Any, correction: str | None) -> None:
     model = seeded(WideTail)
     snn = convert(model, calibration_data=images(32), correction=correction)

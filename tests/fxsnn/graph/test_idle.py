@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -103,8 +103,17 @@ def writes_into_a_copy(x: Tensor) -> Tensor:
 WRITING: list[Way] = [writes_into_a_view, writes_into_a_copy]
 
 
-@given(st.lists(st.sampled_from([*IDLE, *WRITING, *(way for way, _ in NOT_IDLE)]), min_size=1, max_size=4))
-def test_whatever_is_left_out_the_graph_gives_what_the_network_gives(ways: list[Way]) -> None:
+EVERY = [*IDLE, *WRITING, *(way for way, _ in NOT_IDLE)]
+
+
+@pytest.mark.parametrize("examples", [25, pytest.param(100, marks=pytest.mark.slow)])
+def test_whatever_is_left_out_the_graph_gives_what_the_network_gives(examples: int) -> None:
+    settings(max_examples=examples)(
+        given(st.lists(st.sampled_from(EVERY), min_size=1, max_size=4))(gives_what_the_network_gives)
+    )()
+
+
+def gives_what_the_network_gives(ways: list[Way]) -> None:
     def way(x: Tensor) -> Tensor:
         for one in ways:
             x = one(x)

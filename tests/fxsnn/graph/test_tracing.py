@@ -118,7 +118,7 @@ class TestThreads:
 
     def test_capture_beside_each_other_and_beside_a_plain_model(self) -> None:
         model = seeded(Small)
-        texts = self.in_six(lambda _: fxsnn.capture(model).text(), 60)
+        texts = self.in_six(lambda _: fxsnn.capture(model).text(), 30)
         assert set(texts) == {fxsnn.capture(model).text()}
 
     def test_convert_beside_each_other_as_they_do_alone(self) -> None:

@@ -17,10 +17,19 @@ from fxsnn.errors import DataError, ModelError, OptionError
 from fxsnn.insight.effects import EFFECTS
 from fxsnn.layers import ClippedReLU, Spiking
 from tests.nets import OneRelu, Small, images, pool_neurons, seeded
+from tests.random_networks import quiet
+from tests.sharing import cases, converted_once
 
 Convert = Callable[..., fxsnn.SpikingNetwork]
 FINE = {"bits": 4, "timesteps": 64, "calibration_data": images(64), "calibration": "max"}
 MODEL = seeded(lambda: Small(norm=False, bias=True))
+
+
+@converted_once
+def usual() -> fxsnn.SpikingNetwork:
+    """The network with nothing spoiled."""
+    with quiet():
+        return fxsnn.convert(MODEL, target="hw_v1.0", bits=2, correction=None, calibration_data=images(16))
 
 
 def spoiled_threshold(layer: str) -> fxsnn.SpikingNetwork:
@@ -35,13 +44,13 @@ def spoiled_threshold(layer: str) -> fxsnn.SpikingNetwork:
 
 
 class TestTheCulprit:
-    @pytest.mark.parametrize("layer", ["conv1", "conv2", "hidden"])
+    @cases("layer", ["conv2", "conv1", "hidden"], quick=1)
     def test_a_threshold_ten_times_too_low_is_clipping_in_that_layer(self, layer: str) -> None:
         worst = fxsnn.error_budget(MODEL, spoiled_threshold(layer), images(16, seed=3)).worst
         assert (worst.layer, worst.effect) == (layer, "clipping")
         assert "higher percentile" in worst.advice
 
-    @pytest.mark.parametrize("layer", ["conv1", "conv2", "hidden"])
+    @cases("layer", ["conv1", "conv2", "hidden"], quick=1)
     def test_one_bit_in_one_layer_is_weights_in_that_layer(self, convert: Convert, layer: str) -> None:
         snn = convert(MODEL, **{**FINE, "bits": {layer: 1}})
         worst = fxsnn.error_budget(MODEL, snn, images(16, seed=3)).worst
@@ -208,8 +217,8 @@ class TestShowing:
 
 
 class TestMistakes:
-    def test_another_model_is_refused(self, convert: Convert) -> None:
-        snn = convert(MODEL, calibration_data=images(16))
+    def test_another_model_is_refused(self) -> None:
+        snn = usual()
         with pytest.raises(OptionError, match="snn was not converted from this model: its layers are conv1, pool, "):
             fxsnn.error_budget(seeded(OneRelu), snn, images())
         wider = seeded(lambda: Small(norm=False, bias=True))
@@ -223,8 +232,8 @@ class TestMistakes:
         with pytest.raises(ModelError):
             fxsnn.error_budget(nn.Sequential(nn.Conv2d(3, 2, 3)), convert(MODEL), images())
 
-    def test_labels_that_do_not_fit_are_refused(self, convert: Convert) -> None:
-        snn, x = convert(MODEL, calibration_data=images(16)), images(8)
+    def test_labels_that_do_not_fit_are_refused(self) -> None:
+        snn, x = usual(), images(8)
         labels = torch.arange(8) % 5
         for wrong in ((x, labels[:4]), (x, labels.float()), [(x, "labels")]):
             with pytest.raises(DataError, match=r"labels are .*; expected a tensor of integers \[8\]"):
@@ -233,12 +242,12 @@ class TestMistakes:
             fxsnn.error_budget(MODEL, snn, [(x, labels), x])
 
     @pytest.mark.parametrize("wrong", [images(channels=1), images(size=9), images()[:0], [], 7])
-    def test_what_are_no_images_for_it_are_refused(self, convert: Convert, wrong: Any) -> None:
+    def test_what_are_no_images_for_it_are_refused(self, wrong: Any) -> None:
         with pytest.raises(DataError):
-            fxsnn.error_budget(MODEL, convert(MODEL, calibration_data=images(16)), wrong)
+            fxsnn.error_budget(MODEL, usual(), wrong)
 
-    def test_neither_network_is_changed(self, convert: Convert) -> None:
-        snn = convert(MODEL, calibration_data=images(16))
+    def test_neither_network_is_changed(self) -> None:
+        snn = usual()
         before = [tensor.clone() for tensor in (*MODEL.state_dict().values(), *snn.state_dict().values())]
         fxsnn.error_budget(MODEL, snn, images())
         after = (*MODEL.state_dict().values(), *snn.state_dict().values())

@@ -15,6 +15,7 @@ from fxsnn.calibration import Watch
 from fxsnn.insight.effects import EFFECTS
 from tests.nets import CONVERTIBLE, Small, images, pool_neurons, seeded
 from tests.random_networks import convertible_case, noise, random_seeds
+from tests.sharing import cases
 
 Convert = Callable[..., fxsnn.SpikingNetwork]
 MODEL = seeded(lambda: Small(norm=False, bias=True))
@@ -34,7 +35,7 @@ def spikes_of_the_last_stage(model: nn.Module, snn: fxsnn.SpikingNetwork, x: Ten
 
 
 class TestAllTogether:
-    @pytest.mark.parametrize("name", CONVERTIBLE)
+    @cases("name", CONVERTIBLE, quick=("modules", "one relu", "dense"))
     @pytest.mark.parametrize(
         "options",
         [
@@ -48,7 +49,7 @@ class TestAllTogether:
         snn = convert(model, calibration_data=images(16), timesteps=5, **options)
         self.assert_same(model, snn, images(6, seed=5))
 
-    @random_seeds(2, slow=13)
+    @random_seeds(1, slow=14)
     def test_they_are_whatever_the_network(self, seed: int) -> None:
         case = convertible_case(seed)
         self.assert_same(case.model, case.snn, noise(case.plan, 3, seed + 1))

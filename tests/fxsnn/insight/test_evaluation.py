@@ -11,6 +11,7 @@ from torch import nn
 from fxsnn.errors import DataError
 from fxsnn.insight import accuracy, accuracy_over_time
 from tests.nets import Small, images, seeded
+from tests.sharing import cases
 
 X = images(20)
 MODEL = seeded(Small)
@@ -60,8 +61,8 @@ def test_maps_of_one_place_are_classes_too(convert: Any) -> None:
     assert accuracy_over_time(convert(model, calibration_data=X, bits=4), [(X, labels)], 64)[-1] > 90
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
+@cases(
+    "labels, message",
     [
         (LABELS + 50, "the network has 5 classes, 0 to 4"),
         (LABELS[:, None].expand(-1, 2), "expected a tensor of integers"),
@@ -71,6 +72,7 @@ def test_maps_of_one_place_are_classes_too(convert: Any) -> None:
         ([[1], [2, 3]], "labels are a list; expected a tensor of integers"),
         (LABELS.to("meta"), "labels are a tensor on the meta device"),
     ],
+    quick=3,
 )
 def test_labels_are_classes_of_the_network(convert: Any, labels: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):

@@ -17,11 +17,13 @@ from tests.engines import same
 from tests.nets import CONVERTIBLE, Small, images, seeded
 from tests.random_networks import convertible_case, noise, quiet, random_seeds
 from tests.readers import Trains, run_norse, run_sinabs
+from tests.sharing import cases, converted_once
 from tests.tails import alike, with_tail
 
 PLAIN: dict[str, Any] = {"reset": "zero", "initial_membrane": 0}
 
 
+@converted_once
 def network(model: nn.Module | None = None, **options: Any) -> fxsnn.SpikingNetwork:
     """A small network that NIR can say, unless options say otherwise."""
     given: dict[str, Any] = {"target": "generic", "bits": 2, "timesteps": 7, "calibration_data": images(32), **PLAIN}
@@ -54,7 +56,7 @@ def through_a_file(graph: Any, folder: Path) -> Any:
 
 
 class TestOtherSimulators:
-    @pytest.mark.parametrize("bits", [1, 4])
+    @cases("bits", [4, 1], quick=1)
     @pytest.mark.parametrize("name", ["modules", "dense", "hand-written"])
     def test_norse_as_it_is_and_sinabs_make_the_same_spikes_and_logits(
         self, name: str, bits: int, tmp_path: Path
@@ -67,7 +69,7 @@ class TestOtherSimulators:
             assert_same_spikes(trains, run)
             torch.testing.assert_close(outputs.mean(0), run.logits[-1], rtol=1e-4, atol=1e-5)
 
-    @random_seeds(5, slow=10)
+    @random_seeds(2, slow=13)
     def test_random_networks_make_the_same_spikes_in_both(self, seed: int, tmp_path: Path) -> None:
         case = convertible_case(seed, padded=seed % 2 == 1)
         snn, x = case.snn, noise(case.plan, 1, seed)
@@ -119,9 +121,10 @@ class TestOtherSimulators:
             assert_same_spikes(trains, snn.simulate(x))
         assert same(fxsnn.from_nir(graph).simulate(x).spikes, snn.simulate(x).spikes)
 
-    @pytest.mark.parametrize(
-        ("sides", "dilation", "kernel", "padding"),
-        [((1, 2, 1, 1), 1, (4, 3), (2, 1)), ((3, 1, 0, 2), 2, (4, 4), (3, 2)), ((0, 1, 3, 0), 2, (6, 8), (1, 3))],
+    @cases(
+        "sides, dilation, kernel, padding",
+        [((3, 1, 0, 2), 2, (4, 4), (3, 2)), ((1, 2, 1, 1), 1, (4, 3), (2, 1)), ((0, 1, 3, 0), 2, (6, 8), (1, 3))],
+        quick=1,
     )
     def test_sides_that_are_padded_each_by_itself_are_taps_of_zero(
         self, sides: tuple[int, int, int, int], dilation: int, kernel: tuple[int, int], padding: tuple[int, int]
@@ -146,7 +149,7 @@ class TestOtherSimulators:
 
 
 class TestBackFromNir:
-    @pytest.mark.parametrize("reset", ["subtraction", "zero"])
+    @cases("reset", ["subtraction", "zero"], quick=1)
     @pytest.mark.parametrize("name", CONVERTIBLE)
     def test_gives_the_very_network(self, name: str, reset: str, tmp_path: Path) -> None:
         snn = network(seeded(CONVERTIBLE[name]), reset=reset, initial_membrane=0.5 if reset == "subtraction" else 0)

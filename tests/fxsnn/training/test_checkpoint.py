@@ -16,6 +16,7 @@ from fxsnn.passes import (
 )
 from fxsnn.training import Epoch
 from tests.nets import Small, seeded
+from tests.sharing import cases
 from tests.tuning import DATA, GRAPH, IMAGES, LABELS, finetune
 
 pytestmark = pytest.mark.filterwarnings("ignore:fine-tuning kept the network that it began with")
@@ -25,9 +26,7 @@ class InterruptionError(Exception):
     pass
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"optimizer": "adamw", "validation": 0.25}, {"spiking_epochs": 2, "epochs": 2}]
-)
+@cases("options", [{"optimizer": "adamw", "validation": 0.25}, {"spiking_epochs": 2, "epochs": 2}, {}], quick=2)
 @pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, options: dict[str, Any], at: int) -> None:
     path = tmp_path / "run.safetensors"

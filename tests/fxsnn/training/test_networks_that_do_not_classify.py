@@ -18,6 +18,7 @@ from fxsnn.graph import Graph
 from fxsnn.passes import Finetune, SubstituteSpikes
 from fxsnn.training import Epoch
 from tests.nets import Ending, seeded
+from tests.sharing import cases
 from tests.tuning import IMAGES, LABELS, V1, finetune, quantised
 
 pytestmark = pytest.mark.filterwarnings("ignore:fine-tuning kept the network that it began with")
@@ -46,7 +47,7 @@ def tuned(graph: Graph, labels: Any, **options: Any) -> tuple[Graph, list[Epoch]
 
 
 class TestOneLogit:
-    @pytest.mark.parametrize("graph", [LOGIT, PROBABILITY], ids=["logit", "probability"])
+    @cases("graph", [LOGIT, PROBABILITY], quick=1, ids=["logit", "probability"])
     def test_it_learns_and_its_accuracy_is_that_of_the_sign(self, graph: Graph) -> None:
         border = 0.5 if graph is PROBABILITY else 0.0
         after, history = tuned(graph, BRIGHT, validation=(IMAGES, BRIGHT))
@@ -67,7 +68,7 @@ class TestOneLogit:
             assert chosen[0].loss == pytest.approx(given[0].loss, rel=1e-5)
             assert (given[0].accuracy, given[0].validation) == (None, None)  # nobody knows what it means
 
-    @pytest.mark.parametrize("teacher", [None, seeded(lambda: Ending(1, nn.Sigmoid())), seeded(lambda: Ending(1))])
+    @cases("teacher", [None, seeded(lambda: Ending(1, nn.Sigmoid())), seeded(lambda: Ending(1))], quick=1)
     def test_a_teacher_teaches_its_softened_probability(self, teacher: nn.Module | None) -> None:
         """Hinton et al. 2015 of two classes, of which the logit of one is 0."""
 
@@ -83,7 +84,7 @@ class TestOneLogit:
         assert losses[1] == pytest.approx(losses[0], rel=1e-4)
         assert given == pytest.approx(losses[0], rel=1e-4)
 
-    @pytest.mark.parametrize("graph", [LOGIT, PROBABILITY], ids=["logit", "probability"])
+    @cases("graph", [LOGIT, PROBABILITY], quick=1, ids=["logit", "probability"])
     def test_distillation_alone_comes_closer_to_the_teacher(self, graph: Graph) -> None:
         with torch.no_grad():
             wanted = seeded(lambda: Ending(1, *([nn.Sigmoid()] if graph is PROBABILITY else [])))(IMAGES).squeeze(1)
@@ -101,9 +102,7 @@ class TestOneLogit:
 
 
 class TestValues:
-    @pytest.mark.parametrize(
-        ("graph", "labels"), [(LOGIT, VALUES), (LOGIT, VALUES[:, None]), (graph_of(2), TWO_VALUES)]
-    )
+    @cases("graph, labels", [(graph_of(2), TWO_VALUES), (LOGIT, VALUES), (LOGIT, VALUES[:, None])], quick=1)
     def test_they_are_learned_by_squared_error_and_have_no_accuracy(
         self, graph: Graph, labels: Tensor, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -23,6 +23,7 @@ from fxsnn.rewriting import Pipeline
 from fxsnn.training import Student, float_form
 from tests.clipped import Levels, network
 from tests.nets import CONVERTIBLE, Small, images, seeded
+from tests.sharing import cases
 
 V1 = fxsnn.get_target("hw_v1.0")
 IMAGES = images(16)
@@ -50,7 +51,7 @@ def rates_of(graph: Graph, x: torch.Tensor) -> list[torch.Tensor]:
 DYNAMICS = [Dynamics(8), Dynamics(8, initial_membrane=0.0), Dynamics(16, "zero"), Dynamics(5, "zero", 0.0)]
 
 
-@pytest.mark.parametrize("name", list(CONVERTIBLE))
+@cases("name", CONVERTIBLE, quick=("modules", "one relu", "dense"))
 @pytest.mark.parametrize("bits", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dynamics", DYNAMICS, ids=str)
 def test_under_a_steady_drive_rates_are_those_of_the_spiking_network(name: str, bits: int, dynamics: Dynamics) -> None:

@@ -15,6 +15,7 @@ from fxsnn.errors import DataError, OptionError
 from fxsnn.graph import Graph
 from fxsnn.training import Epoch
 from tests.nets import Small, seeded
+from tests.sharing import cases
 from tests.tuning import GRAPH, IMAGES, LABELS, finetune, quantised
 
 pytestmark = pytest.mark.filterwarnings("ignore:fine-tuning kept the network that it began with")
@@ -27,7 +28,7 @@ def test_with_distillation_alone_labels_are_not_looked_at() -> None:
         assert finetune((IMAGES, labels), distillation=1, validation=0.25)(GRAPH).after.text() == plain
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
+@cases("precision, tolerance", [("float32", 1e-4), ("bfloat16", 0.05)], quick=1)
 def test_a_teacher_may_give_logits_where_the_network_gives_probabilities(precision: str, tolerance: float) -> None:
     """In bfloat16 probabilities do not quite add up to 1."""
     graph = quantised(nn.Sequential(seeded(Small), nn.Softmax(1)))

@@ -15,6 +15,7 @@ from fxsnn.passes import (
     SubstituteSpikes,
 )
 from fxsnn.training import Epoch
+from tests.sharing import cases
 from tests.tuning import DATA, GRAPH, IMAGES, LABELS, V1, finetune, layers, right
 
 pytestmark = pytest.mark.filterwarnings("ignore:fine-tuning kept the network that it began with")
@@ -72,7 +73,7 @@ def test_a_training_that_makes_it_worse_returns_the_start_and_says_so(
     ]
 
 
-@pytest.mark.parametrize("options", [{}, {"validation": DATA}, {"distillation": 1.0}, {"spiking_epochs": 1}])
+@cases("options", [{"validation": DATA}, {"spiking_epochs": 1}, {}, {"distillation": 1.0}], quick=2)
 def test_it_says_which_epoch_it_kept(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "fxsnn.training.loop")
     finetune(epochs=4, lr=0.2, **options)(GRAPH)
