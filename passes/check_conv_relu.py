@@ -356,6 +356,7 @@ def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
         yield about
         return
     what = what_is_called(graph.module, node)
+    what = what.replace("2d", "1d") if graph.is_a(node, nn.MaxPool2d) and graph.nodes(Lift) else what
     lowered = what.lower()
     sides, calls = 1 if "1d" in lowered else 2, ("call_function", "call_method")
     if pools_maxima(lowered):

@@ -12,6 +12,8 @@ _OPENED = "opened"
 _PERMANENT = "made permanent on the copy"
 _TAIL = "the tail, which stays as it is"
 _FOLDED = "folded into the layer in front of it"
+_SUM = "`SpikeAdd`: neurons that add up several inputs"
+_WIRING = "wiring, which has no neurons"
 _SIGNALS = (2, 24)
 _VECTORS = (20,)
 _SAME = "self.same = nn.Conv2d(6, 6, 3, padding=1)"
@@ -61,7 +63,7 @@ LAYERS = (
     Form("class Conv(nn.Conv2d):\n    def __init__(self, here, there):\n        super().__init__(here, there, 3)\n"
          "self.conv = Conv(3, 6)", "`SpikeConv2d`: its forward is inherited", "made"),
     Form("class Conv(nn.Conv2d):\n    def forward(self, x):\n        return x + super().forward(x)\n"
-         "self.conv = Conv(3, 3, 1)", at="made", refused="add"),
+         "self.conv = Conv(3, 3, 1)", _SUM, "made"),
     Form("self.conv = fxsnn.SpikeConv2d(3, 6, 3)", "`Conv2d`", "made"),
     Form("x = self.norm(self.conv(x))", _FOLDED, "convolution", "self.norm = nn.BatchNorm2d(6)"),
     Form("model = nn.SyncBatchNorm.convert_sync_batchnorm(model)", "`BatchNorm2d`", "model",
@@ -84,11 +86,19 @@ LAYERS = (
          "one `SpikeConv2d`", "made"),
     Form("x = self.conv(F.avg_pool2d(x, 2))", "one `SpikeConv2d` with a kernel of 6x6", "convolution"),
     Form("x = self.same(self.conv(x))", at="convolution", made=_SAME, refused="no ReLU of its own"),
-    Form("x = self.conv(x) + self.other(x)", at="convolution", made="self.other = nn.Conv2d(3, 6, 3)", refused="add"),
-    Form("x = F.relu(x)\nx = x + F.relu(self.same(x))", made=_SAME,
-         refused="branches"),
-    Form("x = torch.cat([F.relu(x), F.relu(self.other(x))], 1)", made="self.other = nn.Conv2d(6, 6, 1)",
-         refused="branches"),
+    Form("x = self.conv(x) + self.other(x)", _SUM, "convolution", "self.other = nn.Conv2d(3, 6, 3)"),
+    Form("x = F.relu(x)\nx = x + F.relu(self.same(x))", _SUM, made=_SAME),
+    Form("x = F.relu(x)\nx = F.relu(torch.sub(x, self.same(x), alpha=2))", _SUM, made=_SAME),
+    Form("x = F.relu(x)\nx = F.relu(self.norm(x + self.same(x)))", f"{_SUM}; the batch norm is a part of it",
+         made=f"{_SAME}\nself.norm = nn.BatchNorm2d(6)"),
+    Form("x = F.relu(x)\nx = torch.cat([x, F.relu(self.other(x))], 1)", _WIRING, made="self.other = nn.Conv2d(6, 6, 1)"),
+    Form("x = F.relu(self.half(F.relu(x)[:, ::2]))", _WIRING, made="self.half = nn.Conv2d(3, 3, 1)"),
+    Form("x = F.relu(self.same(F.channel_shuffle(F.relu(x), 2)))", _WIRING, made=_SAME),
+    Form("x = F.relu(self.same(F.interpolate(F.relu(x), scale_factor=2)))", _WIRING, made=_SAME),
+    Form("x = F.relu(self.half(F.pixel_shuffle(F.relu(x).repeat_interleave(2, 1), 2)))", _WIRING,
+         made="self.half = nn.Conv2d(3, 3, 1)"),
+    Form("x = F.relu(self.same(F.interpolate(F.relu(x), scale_factor=2, mode='bilinear')))", made=_SAME,
+         refused="interpolate is not supported"),
 )
 
 POOLINGS = (
@@ -109,7 +119,7 @@ POOLINGS = (
          "`SpikeAvgPool2d`, and a scale in the layer that reads it", "convolution", _SAME),
     Form("x = F.max_pool2d(x, 2)", _TAIL, "pooling"),
     Form("x = self.same(F.max_pool2d(F.relu(self.conv(x)), 2))", at="convolution", made=_SAME,
-         refused="max_pool2d is not supported"),
+         refused="MaxPool2d is not supported"),
 )
 
 MOVES = (

@@ -159,7 +159,7 @@ def test_what_works_number_by_number_reads_maps() -> None:
     ("function", "name", "remedy"),
     [
         (nn.MaxPool1d(2), "MaxPool1d", "nn.AvgPool1d"),
-        (lambda x: F.max_pool1d(x, 2), "max_pool1d", "nn.AvgPool1d"),
+        (lambda x: F.max_pool1d(x, 2), "MaxPool1d", "nn.AvgPool1d"),
         (lambda x: x[:, :, 1:], "getitem", "size"),
         (lambda x: x.flip(2), "flip", "Supported are Conv1d"),
     ],

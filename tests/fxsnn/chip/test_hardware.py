@@ -199,7 +199,7 @@ class TestShowing:
 
     def test_as_text(self) -> None:
         chip = dataclasses.replace(CHIP, description="a chip", core_inputs=1024, core_outputs=256)
-        first, limits, registers, core = str(chip).split("\n\n")
+        first, limits, registers, core, joins = str(chip).split("\n\n")
         assert first == "chip: a chip"
         assert limits.splitlines() == [
             "largest number of input channels (per group) of a convolution; weights of 1, 2 bits",
@@ -209,11 +209,13 @@ class TestShowing:
         ]
         assert "threshold  18    -131,072..131,071" in registers.splitlines()
         assert core == "size of a core: 1,024 input rows, 256 neurons"
+        assert joins == "layers that read several others: add, concatenate"
+        assert str(dataclasses.replace(chip, joins=())).endswith("read several others: none")
 
     def test_what_has_no_limits_says_so(self) -> None:
         shown = str(HardwareTarget("any"))
         assert shown.startswith("any\n\nany kernel, any number of input channels; weights of 1, 2, 3, 4 bits\n")
-        assert shown.endswith("size of a core: not known")
+        assert "size of a core: not known" in shown
 
     def test_as_html(self) -> None:
         shown = dataclasses.replace(CHIP, description="<new>")._repr_html_()
@@ -222,3 +224,9 @@ class TestShowing:
 
     def test_in_short_by_its_name(self) -> None:
         assert repr(CHIP) == "HardwareTarget(name='chip', description='', ...)"
+
+
+def test_joins_are_words_that_are_known() -> None:
+    assert HardwareTarget("chip", joins=["add"]).joins == ("add",)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match=r"joins is \('sum',\); allowed are several of \('add', 'concatenate'\)"):
+        HardwareTarget("chip", joins=("sum",))
