@@ -8,7 +8,16 @@ from fxsnn.rewriting.activations import find_activations, unknown_activations
 from fxsnn.rewriting.affine_calls import affine_of, source_of_affine
 from fxsnn.rewriting.affine_ways import about_affine, about_constant, can_give, is_on_images, pools_alike, way_forward
 from fxsnn.rewriting.composition import composed, is_in_front_of_activation, layer_in_front, why_apart
-from fxsnn.rewriting.neurons import NOTHING_TO_CONVERT, Neurons, encoding, has_neurons_elsewhere, neurons_of
+from fxsnn.rewriting.neurons import (
+    NOTHING_TO_CONVERT,
+    Neurons,
+    bias_of,
+    branches_of,
+    encoding,
+    has_neurons_elsewhere,
+    neurons_of,
+    step_ratio,
+)
 from fxsnn.rewriting.padding import is_padding, padded, padding_of, reader_of
 from fxsnn.rewriting.reasons import NotRewritten
 from fxsnn.rewriting.stages import Pass, Pipeline, Step, facts, require_example, require_not_spiking
@@ -36,6 +45,8 @@ __all__ = [
     "about_affine",
     "about_constant",
     "affine_of",
+    "bias_of",
+    "branches_of",
     "can_give",
     "composed",
     "encoding",
@@ -64,6 +75,7 @@ __all__ = [
     "source_of_affine",
     "spiking_layers",
     "squeezed_map",
+    "step_ratio",
     "substitute",
     "terms_of",
     "unknown_activations",
