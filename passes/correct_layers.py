@@ -17,7 +17,7 @@ from fxsnn.data import accepted, drawn_alike, image_batches
 from fxsnn.display import progress_bar
 from fxsnn.errors import OptionError, PipelineError, TargetError
 from fxsnn.graph import Graph
-from fxsnn.layers import Bound, LowBit
+from fxsnn.layers import Add, Bound
 from fxsnn.numerics import Dynamics
 from fxsnn.options import require_flag
 from fxsnn.rewriting import Pass, facts
@@ -37,7 +37,7 @@ class CorrectLayers(Pass):
     """Correct one layer after the other, in order, without training.
 
     Each layer is seen with its n-bit weights and with the rates of spikes that the corrected layers before it really
-    have on the data.
+    have on the data. A sum of several inputs is one layer: what its bias lacks is added once, to all of them together.
 
     * Its bias is moved so that each channel has the mean activation it has in the float network, both clipped at the
       threshold (bias correction: Nagel et al. 2019, section 4.2, there of the mean in front of the activation; of what
@@ -97,7 +97,7 @@ class CorrectLayers(Pass):
         student = Student(graph, self.target, self._dynamics())
         wanted = self._mean_activations(teacher, student) if self.biases else {}
         frontier = Frontier(student, lambda: self._images(graph), _MOST_KEPT)
-        for node in progress_bar(graph.body(LowBit), "correcting", show=self.progress):
+        for node in progress_bar(student.layers(), "correcting", show=self.progress):
             with _without_training():
                 student.round(node)  # the layers before it are final
                 if self.biases:
@@ -111,8 +111,8 @@ class CorrectLayers(Pass):
 
     def _mean_activations(self, teacher: Graph, student: Student) -> dict[str, Tensor]:
         """Mean activation of each channel in the float network, clipped at the student's threshold, by layer."""
-        nodes = teacher.body(nn.Conv2d, nn.Linear)
-        tops = {teacher.name(node): student.threshold(node) for node in student.graph.body(LowBit)}
+        tops = {student.graph.name(node): student.threshold(node) for node in student.layers()}
+        nodes = [node for node in teacher.body(nn.Conv2d, nn.Linear, Add) if teacher.name(node) in tops]
         totals: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
 

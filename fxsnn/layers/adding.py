@@ -18,19 +18,23 @@ class Add(nn.Module):
     Args:
         factor: [inputs, C], or [inputs, 1] for all channels alike; kept as float64 whatever the module is cast to.
         shift: [C] or [1].
+        float_shift: `None`: the same.
 
     Attributes:
+        float_shift: the shift of the network before biases were corrected.
         correction: [inputs, C] and [C], what rounding to integers multiplies each input by and adds, while it is
             trained; else `None`.
     """
 
     factor: Tensor
     shift: Tensor
+    float_shift: Tensor
 
-    def __init__(self, factor: Tensor, shift: Tensor) -> None:
+    def __init__(self, factor: Tensor, shift: Tensor, float_shift: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("factor", factor.detach().double())
         self.register_buffer("shift", shift.detach().double())
+        self.register_buffer("float_shift", (shift if float_shift is None else float_shift).detach().double())
         self.correction: tuple[Tensor, Tensor] | None = None
 
     @property

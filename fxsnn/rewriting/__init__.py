@@ -13,10 +13,13 @@ from fxsnn.rewriting.movement import channels_of, movement_of
 from fxsnn.rewriting.neurons import (
     NOTHING_TO_CONVERT,
     Neurons,
+    bias_of,
+    branches_of,
     encoding,
     has_neurons_elsewhere,
     input_scales,
     neurons_of,
+    step_ratio,
 )
 from fxsnn.rewriting.padding import is_padding, padded, padding_of, reader_of
 from fxsnn.rewriting.reasons import NotRewritten
@@ -45,6 +48,8 @@ __all__ = [
     "about_affine",
     "about_constant",
     "affine_of",
+    "bias_of",
+    "branches_of",
     "can_give",
     "channels_of",
     "composed",
@@ -77,6 +82,7 @@ __all__ = [
     "source_of_affine",
     "spiking_layers",
     "squeezed_map",
+    "step_ratio",
     "substitute",
     "terms_of",
     "unknown_activations",

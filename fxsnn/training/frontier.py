@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,11 +20,12 @@ _FRAMES_AT_ONCE = 256
 
 
 class Frontier:
-    """The spikes that the layer behind the last final one reads, batch by batch.
+    """The spikes that layers behind the last final one read, batch by batch.
 
-    Each layer fires once on each batch: the spikes that the last final layer gave are kept, a bit each, and the next
-    layer goes on from there. So that memory is bounded, a batch is kept only while the spikes of all kept ones take no
-    more than `most` bytes; one beyond that starts from its images again for every layer.
+    Each layer fires once on each batch: the spikes that final layers gave are kept, a bit each, until the last layer
+    that reads them has fired, and what is behind goes on from there. So that memory is bounded, a batch is kept only
+    while the spikes of all kept ones take no more than `most` bytes; one beyond that starts from its images again for
+    every layer.
 
     Args:
         student: the network.
@@ -34,31 +35,55 @@ class Frontier:
 
     def __init__(self, student: Student, images: Callable[[], Iterator[Tensor]], most: int) -> None:
         self._student, self._images, self._most = student, images, most
-        self._body = student.graph.body()
+        self._graph, body = student.graph, student.graph.body()
+        self._places = {node: place for place, node in enumerate(body)}
+        self._input = student.graph.input()
         self._encode = encoding(student.graph)[0]
         self._final: dict[Node, nn.Module] = {}
-        self._kept: dict[int, tuple[int, Tensor]] = {}
+        self._kept: dict[int, Mapping[Node, Tensor]] = {}
         self._batches: int | None = None
+        self._last_read: dict[Node, int] = {}
+        """By activation, the place of the last activation that depends on its spikes."""
+        for node in filter(self._is_activation, body):
+            reads = filter(self._is_activation, self._way([node], self._is_activation)[:-1])
+            self._last_read.update(dict.fromkeys(reads, self._places[node]))
 
     def drives(self, node: Node) -> Iterator[Tensor]:
         """What stands in front of a layer's activation on each batch, for the rates of the spikes that it reads.
 
-        Layers before it must not change any more once they were asked for.
+        Args:
+            node: a layer with an activation; layers are asked for in the order of the body. Those before it must not
+                change any more.
         """
-        place, graph = self._body.index(node), self._student.graph
-        start = max((at for at in range(place) if graph.is_a(self._body[at], RateReLU)), default=-1)
-        for number, images in self._numbered(from_images=start < 0):
+        wanted = [read for read, last in self._last_read.items() if self._places[read] < self._places[node] < last]
+        way = self._way([node], self._is_activation)
+        for number, images in self._numbered(wanted, way):
             context = nullcontext() if images is None else accepted(images, what="calibration images")
             with torch.no_grad(), context:
-                value = images if start < 0 else self._decoded(start, self._spikes(start, number, images))
-                for between in self._body[max(start, 0) + 1 : place + 1]:
-                    value = graph[between](value)
-            assert value is not None
-            yield value
+                spikes = self._spikes(wanted, number, images)
+                values = {read: self._decoded(read, spikes[read]) for read in way if self._is_activation(read)}
+                if images is not None:
+                    values[self._input] = images
+                yield _run(way, values, self._graph.__getitem__, [node])[node]
 
-    def _numbered(self, *, from_images: bool) -> Iterator[tuple[int, Tensor | None]]:
+    def _is_activation(self, node: Node) -> bool:
+        return self._graph.is_a(node, RateReLU)
+
+    def _way(self, targets: Collection[Node], stops: Callable[[Node], bool]) -> list[Node]:
+        """The targets and what they depend on, in order, back to the images and to nodes that stop."""
+        found, waiting = set(targets), [read for node in targets for read in node.all_input_nodes]
+        while waiting:
+            node = waiting.pop()
+            if node not in found:
+                found.add(node)
+                waiting += () if stops(node) else node.all_input_nodes
+        return sorted(found, key=self._places.__getitem__)
+
+    def _numbered(self, wanted: Collection[Node], way: Sequence[Node]) -> Iterator[tuple[int, Tensor | None]]:
         """Batches with their numbers; without images where nothing starts from them."""
-        if not from_images and len(self._kept) == self._batches:
+        kept = next(iter(self._kept.values()), {})
+        fired = self._way([node for node in wanted if node not in kept], kept.__contains__)
+        if self._input not in (*way, *fired) and len(self._kept) == self._batches:
             yield from ((number, None) for number in range(self._batches))
             return
         count = 0
@@ -67,44 +92,74 @@ class Frontier:
             count += 1
         self._batches = count
 
-    def _decoded(self, start: int, packed: Tensor) -> Tensor:
-        """What the rates of the spikes are to their reader."""
-        activation: Any = self._student.graph[self._body[start]]
+    def _decoded(self, activation: Node, packed: Tensor) -> Tensor:
+        """What the rates of the spikes are to their readers."""
+        rated: Any = self._graph[activation]
         steps = self._student.dynamics.timesteps
         parts = packed.split(self._images_at_once(), dim=1)
         rates = torch.cat([_unpacked(part, steps).sum(0, dtype=torch.int32) for part in parts]) / steps
-        activation.rates = rates.to(activation.spike_value.dtype)
-        value: Tensor = activation(torch.zeros_like(activation.rates))
-        activation.rates = None
+        rated.rates = rates.to(rated.spike_value.dtype)
+        value: Tensor = rated(torch.zeros_like(rated.rates))
+        rated.rates = None
         return value
 
-    def _spikes(self, start: int, number: int, images: Tensor | None) -> Tensor:
-        """The packed spikes at a place of the body."""
-        at, packed = self._kept.pop(number, (0, None))
-        if packed is None:
-            assert images is not None
-            parts = [self._fired(self._encode(part), at, start) for part in images.split(self._images_at_once())]
-        elif at < start:
-            split = packed.split(self._images_at_once(), dim=1)
-            steps = self._student.dynamics.timesteps
-            parts = [self._fired(_unpacked(part, steps).float().flatten(0, 1), at, start) for part in split]
-        else:
-            parts = [packed]
-        packed = torch.cat(parts, dim=1)
-        if sum(kept.numel() for _, kept in self._kept.values()) + packed.numel() <= self._most:
-            self._kept[number] = start, packed
-        return packed
+    def _spikes(self, wanted: Collection[Node], number: int, images: Tensor | None) -> Mapping[Node, Tensor]:
+        """The packed spikes behind activations."""
+        kept = self._kept.pop(number, {})
+        spikes = {node: kept[node] for node in wanted if node in kept}
+        spikes |= self._fired([node for node in wanted if node not in kept], kept, images)
+        size = sum(packed.numel() for one in (spikes, *self._kept.values()) for packed in one.values())
+        if size <= self._most:
+            self._kept[number] = spikes
+        return spikes
 
-    def _fired(self, value: Tensor, at: int, start: int) -> Tensor:
-        """What comes of an input behind one place at another, packed."""
-        for node in self._body[at + 1 : start + 1]:
-            if node not in self._final:
-                self._final[node] = self._student.spiking_layer(node)
-            value = self._final[node](value)
-        return _packed(value.unflatten(0, (self._student.dynamics.timesteps, -1)))
+    def _fired(
+        self, wanted: Collection[Node], kept: Mapping[Node, Tensor], images: Tensor | None
+    ) -> dict[Node, Tensor]:
+        """What comes of kept spikes, or of images, at the activations that are wanted, packed."""
+        steps, most = self._student.dynamics.timesteps, self._images_at_once()
+        way = self._way(wanted, kept.__contains__)
+        given = {node: kept[node].split(most, dim=1) for node in way if node in kept}
+        if self._input in way:
+            assert images is not None
+            given[self._input] = images.split(most)
+        found: dict[Node, list[Tensor]] = {node: [] for node in wanted}
+        for part in range(max(map(len, given.values()), default=0)):
+            values = {
+                node: self._encode(parts[part])
+                if node is self._input
+                else _unpacked(parts[part], steps).float().flatten(0, 1)
+                for node, parts in given.items()
+            }
+            values = _run(way, values, self._spiking, wanted)
+            for node, parts in found.items():
+                parts.append(_packed(values[node].unflatten(0, (steps, -1))))
+        return {node: torch.cat(parts, dim=1) for node, parts in found.items()}
+
+    def _spiking(self, node: Node) -> nn.Module:
+        if node not in self._final:
+            self._final[node] = self._student.spiking_layer(node)
+        return self._final[node]
 
     def _images_at_once(self) -> int:
         return max(1, _FRAMES_AT_ONCE // self._student.dynamics.timesteps)
+
+
+def _run(
+    way: Sequence[Node], given: Mapping[Node, Tensor], called: Callable[[Node], nn.Module], wanted: Collection[Node]
+) -> dict[Node, Tensor]:
+    """The values of the nodes that are wanted; others go as soon as nothing reads them any more."""
+    last = {read: node for node in way for read in node.all_input_nodes}
+    values = dict(given)
+    for node in way:
+        if node in values:
+            continue
+        reads = node.all_input_nodes
+        values[node] = called(node)(*(values[read] for read in reads))
+        for read in reads:
+            if last[read] is node and read not in wanted:
+                del values[read]
+    return values
 
 
 def _packed(spikes: Tensor) -> Tensor:

@@ -14,10 +14,19 @@ from fxsnn.calibration import forget_calibration
 from fxsnn.chip import HardwareTarget
 from fxsnn.errors import ModelError
 from fxsnn.graph import Graph
-from fxsnn.layers import Bound, ClippedReLU, LowBit, RateReLU, layer_like
+from fxsnn.layers import Add, Bound, ClippedReLU, LowBit, RateReLU, Wiring, layer_like
 from fxsnn.network import SpikingNetwork
-from fxsnn.numerics import Dynamics
-from fxsnn.rewriting import Neurons, neurons_of, spiking_layers, substitute
+from fxsnn.numerics import Dynamics, IntegerNeuron, JointNeuron
+from fxsnn.rewriting import (
+    Neurons,
+    bias_of,
+    branches_of,
+    has_neurons_elsewhere,
+    neurons_of,
+    spiking_layers,
+    step_ratio,
+    substitute,
+)
 
 LEAST = 1 / 100
 """Training takes no threshold and no weight step below this share of where it started (of a layer's median step)."""
@@ -36,6 +45,9 @@ def float_form(graph: Graph) -> Graph:
         plain.weight = nn.Parameter(layer.float_weight, requires_grad=False)
         plain.bias = None if layer.float_bias is None else nn.Parameter(layer.float_bias, requires_grad=False)
         teacher.replace(node, plain)
+    for node in teacher.body(Add):
+        add: Any = teacher[node]
+        teacher.replace(node, Add(add.factor, add.float_shift).train(add.training))
     forget_calibration(teacher)
     return teacher
 
@@ -101,16 +113,18 @@ class Student:
         """Bring thresholds, biases and units up to date: what the integers make of the present parameters.
 
         Args:
-            until: only this layer, and poolings before it; those with weights before it are up to date.
+            until: only this layer, and poolings before it; those with weights and sums before it are up to date.
 
         Raises:
             TargetError: a value has left its register.
         """
-        weighted = self.graph.body(LowBit)
-        known = {} if until is None else {node: self._neurons[node] for node in weighted[: weighted.index(until)]}
+        known = {}
+        if until is not None:
+            ordered = self.layers()
+            known = {node: self._neurons[node] for node in ordered[: ordered.index(until)]}
         layers = neurons_of(self.graph, self.target, known, until)
         self._neurons = {layer.node: layer for layer in layers}
-        output = self.graph.body(LowBit, nn.AvgPool2d)[-1]
+        output = self.graph.body(LowBit, Add, nn.AvgPool2d)[-1]
         for layer in layers:
             if layer.node in known:
                 continue
@@ -120,13 +134,37 @@ class Student:
                 levels.spike_value = levels.spike_value.new_tensor([layer.source.unit])
                 levels.unit = layer.source.value.to(levels.unit.dtype) if last else levels.spike_value
                 continue
-            low: Any = self.graph[layer.node]
             activation: Any = self.graph[layer.activation] if layer.activation is not None else None
-            activation.spike_value = layer.neuron.spike_value.to(low.weight.dtype)
+            activation.spike_value = layer.neuron.spike_value.to(activation.spike_value.dtype)
             activation.unit = activation.spike_value if last else activation.spike_value.new_tensor([layer.signal.unit])
-            if low.bias is not None:
-                grain = layer.neuron.spike_value / layer.neuron.threshold
-                low.bias_error = (layer.neuron.leak * grain - low.bias.detach().double()).to(low.weight.dtype)
+            error = self._error_of_leak(layer, layer.neuron)
+            if isinstance(layer.neuron, JointNeuron):
+                self._round_inputs(layer, layer.neuron, error)
+            else:
+                low: Any = self.graph[layer.node]
+                low.bias_error = None if low.bias is None else error.to(low.weight.dtype)
+
+    def _error_of_leak(self, layer: Neurons, neuron: IntegerNeuron | JointNeuron) -> Tensor:
+        """What rounding to the leak adds to a bias, in activation units, [C]."""
+        grain = neuron.spike_value / neuron.threshold
+        error: Tensor = neuron.leak * grain - bias_of(self.graph, layer.node, layer.inputs)
+        return error
+
+    def _round_inputs(self, layer: Neurons, neuron: JointNeuron, error: Tensor) -> None:
+        """Let a sum add what its neurons do: weights that fit whole gains, spikes times whole numbers.
+
+        An activation gives its readers rates times one unit; in a sum each channel counts by its own spike value.
+        """
+        add: Any = self.graph[layer.node]
+        ratios = []
+        branches = branches_of(self.graph, layer.node, layer.inputs)
+        for number, (one, (branch, low)) in enumerate(zip(layer.inputs, branches, strict=True)):
+            given = (add.factor[number] * one.source.unit).expand(len(error))
+            if low is not None:
+                ratio = step_ratio(neuron, number, branch)
+                low.step_ratio, given = ratio.to(low.step.dtype), branch.weight * ratio
+            ratios.append(torch.where(given == 0, 1.0, neuron.gains[number] * neuron.grain / given))
+        add.correction = torch.stack(ratios), error
 
     def groups(self, *, weight_decay: float, relative: bool) -> list[dict[str, Any]]:
         """Parameters for an optimiser: only weights decay. The learning rate of each group is to be times its "scale".
@@ -157,12 +195,23 @@ class Student:
             for activation, least in zip(self._activations, self._least, strict=True):
                 activation.upper.clamp_(min=least)
 
+    def layers(self) -> list[Node]:
+        """The layers of the body with an activation of their own, in order: those with weights, and sums."""
+        nodes = self.graph.body(LowBit, Add)
+        return [node for node in nodes if self.graph.is_a(node, Add) or not has_neurons_elsewhere(self.graph, node)]
+
     def move_bias(self, node: Node, by: Tensor) -> None:
-        """Add to the bias of a layer, [C]; it gets one where it has none. Layers behind it wait for `round`."""
+        """Add to the bias of a layer, [C], or to the shift of a sum; a layer gets one where it has none.
+
+        Layers behind it wait for `round`.
+        """
         layer: Any = self.graph[node]
-        with torch.no_grad():
-            bias = torch.zeros(len(by), dtype=torch.float64, device=by.device) if layer.bias is None else layer.bias
-            layer.bias = nn.Parameter((bias.double() + by).to(layer.weight.dtype))
+        if isinstance(layer, Add):
+            self.graph.replace(node, Add(layer.factor, layer.shift + by, layer.float_shift).train(layer.training))
+        else:
+            with torch.no_grad():
+                bias = torch.zeros(len(by), dtype=torch.float64, device=by.device) if layer.bias is None else layer.bias
+                layer.bias = nn.Parameter((bias.double() + by).to(layer.weight.dtype))
         self.round(node)
 
     def threshold(self, node: Node) -> float:
@@ -207,10 +256,12 @@ class Student:
         return SpikingNetwork(graph, self.target)
 
     def spiking_layer(self, node: Node) -> nn.Module:
-        """What stands in the spiking network in the place of a node of the body: its neurons, or nothing."""
-        if node in self._neurons:
-            return spiking_layers(self.graph, self._neurons[node], self.dynamics)[node]
-        return self.graph[node] if self.graph.is_a(node, nn.Flatten) else nn.Identity()
+        """What stands in the spiking network in the place of a node of the body: neurons, synapses, or nothing."""
+        behind = self.graph.sole_user(node) if self.graph.is_a(node, LowBit) else None
+        of = behind if behind in self._neurons else node
+        if of in self._neurons:
+            return spiking_layers(self.graph, self._neurons[of], self.dynamics)[node]
+        return self.graph[node] if self.graph.is_a(node, nn.Flatten, Wiring) else nn.Identity()
 
     def simulate(self, images: Tensor, network: SpikingNetwork | None = None) -> None:
         """Let the next forward pass have the rates that the spiking network has on these images.
@@ -237,12 +288,27 @@ class Student:
         """Put the modules back that stand in a graph outside of training."""
         for node in self.graph.body(RateReLU):
             module: Any = self.graph[node]
-            bound = module.bound
-            if node in self._pooled.values():  # what a pooling reads has been put back before it
-                module = self.graph[node.all_input_nodes[0].all_input_nodes[0]]
-            self.graph.replace(node, ClippedReLU(module.threshold, self.dynamics, bound=bound))
+            if node not in self._pooled.values():
+                self.graph.replace(node, ClippedReLU(module.threshold, self.dynamics, bound=module.bound))
+                continue
+            pooled = self._thresholds_in_front(node.all_input_nodes[0])  # put back before it
+            if len(pooled) == 1:
+                self.graph.replace(node, ClippedReLU(pooled.pop(), self.dynamics, bound=module.bound))
+            else:
+                self.graph.bypass(node)  # levels of several sizes
+        for node in self.graph.body(Add):
+            add: Any = self.graph[node]
+            add.correction = None
         for layer in self._layers:
-            layer.bias_error = None
+            layer.bias_error = layer.step_ratio = None
             layer.fix_step()
             for parameter in layer.parameters():
                 parameter.grad = None
+
+    def _thresholds_in_front(self, node: Node) -> set[float]:
+        """Of the activations that a node reads, through what is only wiring."""
+        found: set[float] = set()
+        for read in node.all_input_nodes:
+            activation: Any = self.graph[read] if self.graph.is_a(read, ClippedReLU) else None
+            found |= self._thresholds_in_front(read) if activation is None else {activation.threshold}
+        return found
