@@ -214,31 +214,38 @@ def _threshold(drive: Tensor) -> Tensor:
     return (2 * drive.double().abs().mean(rest)).round().clamp(1, 100_000).int()
 
 
-def random_graph(seed: int) -> fxsnn.SpikingNetwork:
-    """A network of a few layers, sums and wiring, each of which reads something that is there already."""
+def random_graph(seed: int, *, wired: bool = True, **options: Any) -> fxsnn.SpikingNetwork:
+    """A network of a few layers, sums and wiring, each of which reads something that is there already.
+
+    Args:
+        seed: of all that is chosen.
+        wired: whether there is wiring.
+        options: of `SpikingGraph`, which are not chosen.
+    """
     chosen = random.Random(seed)
-    make = SpikingGraph(
-        seed,
-        input_bits=chosen.choice([8, 8, None]),
-        timesteps=chosen.randint(1, 7),
-        reset=chosen.choice(["subtraction", "zero"]),
-        initial_membrane=chosen.choice([0, 0.5]),
-    )
+    given = {
+        "input_bits": chosen.choice([8, 8, None]),
+        "timesteps": chosen.randint(1, 7),
+        "reset": chosen.choice(["subtraction", "zero"]),
+        "initial_membrane": chosen.choice([0, 0.5]),
+    }
+    make = SpikingGraph(seed, **{**given, **options})
     bits = chosen.randint(1, 4)
     made = [make.conv(make.images, 4, padding=1, bits=bits)]
     for _ in range(chosen.randint(2, 6)):
-        made.append(_grown(make, made, bits, chosen))
+        made.append(_grown(make, made, bits, wired, chosen))
     flat = [make.flatten(one) for one in made]  # a sum of all: nothing is left that nobody reads
     return make.network(make.add(*(make.synapses(one, 6) for one in flat)))
 
 
-def _grown(make: SpikingGraph, made: list[Made], bits: int, chosen: random.Random) -> Made:
+def _grown(make: SpikingGraph, made: list[Made], bits: int, wired: bool, chosen: random.Random) -> Made:
     """One more node, which reads the last one, and perhaps another one."""
     last = made[-1]
     channels, height, width = last.example.shape[1:]
     other = chosen.choice([one for one in made if one.example.shape[2:] == (height, width)])
-    kinds = ["conv", "depthwise", "residual", "sum", "concat", "channels"]
-    kinds += ["pool", "places"] * (min(height, width) > 3) + ["repeat"] * (height < 9)
+    kinds = ["conv", "depthwise", "residual", "sum", *["pool"] * (min(height, width) > 3)]
+    if wired:
+        kinds += ["concat", "channels", *["places"] * (min(height, width) > 3), *["repeat"] * (height < 9)]
     kind = chosen.choice(kinds)
     if kind in ("conv", "depthwise"):
         return make.conv(last, channels, padding=1, groups=channels if kind == "depthwise" else 1)
@@ -246,7 +253,7 @@ def _grown(make: SpikingGraph, made: list[Made], bits: int, chosen: random.Rando
         plain = other if other.channels == channels else make.synapses(other, channels, 1)
         return make.add(make.synapses(last, channels, padding=1, bits=bits), plain)
     if kind == "sum":
-        return make.add(last, make.wire(Channels(torch.arange(channels).flip(0)), last), last)
+        return make.add(last, make.wire(Channels(torch.arange(channels).flip(0)), last) if wired else last, last)
     if kind == "pool":
         return make.pool(last)
     layers = {
