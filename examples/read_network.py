@@ -53,7 +53,7 @@ def windows(x: np.ndarray, node: dict[str, Any]) -> np.ndarray:
 
 def sums(x: np.ndarray, node: dict[str, Any], packed: np.ndarray) -> np.ndarray:
     """Sum over the inputs of code times input."""
-    if node["op"] == "spike_linear":
+    if node["op"].endswith("_linear"):
         return x.reshape(len(x), -1) @ codes(packed, node["bits"], (node["out_features"], node["in_features"])).T
     groups, outputs = node["groups"], node["out_channels"]
     weight = codes(packed, node["bits"], (outputs, node["in_channels"] // groups, *node["kernel_size"]))
@@ -61,22 +61,49 @@ def sums(x: np.ndarray, node: dict[str, Any], packed: np.ndarray) -> np.ndarray:
     return np.concatenate([np.tensordot(part, w, ((1, 4, 5), (1, 2, 3))) for part, w in parts], 3).transpose(0, 3, 1, 2)
 
 
+def drive(read: list[np.ndarray], node: dict[str, Any], arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """What a layer adds to membranes, without leak: [T, N, ...], or [1, N, ...] where it is the same at every step."""
+    if node["op"] == "spike_add":  # of spikes, each times an integer, and of what synapses give
+        weights = arrays[node["name"] + ".weights"]
+        return sum(x * by_channel(row, x) for x, row in zip(read, weights, strict=True))
+    frames = read[0].reshape(-1, *read[0].shape[2:])
+    pools, codes_of = node["op"] == "spike_avg_pool2d", node["name"] + ".codes"
+    total = windows(frames, node).sum((4, 5)) if pools else sums(frames, node, arrays[codes_of])
+    total = total.reshape(*read[0].shape[:2], *total.shape[1:])
+    gain = 1 if pools else node["gain"] if "gain" in node else arrays[node["name"] + ".gain"]
+    return total * by_channel(gain, total)
+
+
+def by_channel(values: Any, x: np.ndarray) -> np.ndarray:
+    """One number for each channel, or for all, as [1, 1, C, ...] beside x [T, N, C, ...]."""
+    return np.reshape(values, (1, 1, -1, *[1] * (x.ndim - 3)))
+
+
 def spikes(x: np.ndarray, node: dict[str, Any], arrays: dict[str, np.ndarray], dynamics: dict[str, Any]) -> np.ndarray:
-    """Spikes [T, N, ...] of a layer that reads spikes [T, N, ...], or [1, N, ...] that is the same at every step."""
-    frames, name = x.reshape(-1, *x.shape[2:]), node["name"]
+    """Spikes [T, N, ...] of neurons for what is added to their membranes."""
     if node["op"] == "spike_avg_pool2d":
-        drive, theta = windows(frames, node).sum((4, 5)), np.prod(node["kernel_size"])
+        theta = np.prod(node["kernel_size"])
     else:
-        drive = node["gain"] * sums(frames, node, arrays[name + ".codes"])
-        theta, leak = (arrays[f"{name}.{part}"].reshape(-1, *[1] * (drive.ndim - 2)) for part in ("threshold", "leak"))
-        drive = drive + leak
-    drive, fired = drive.reshape(*x.shape[:2], *drive.shape[1:]), []
-    membrane = np.zeros(drive.shape[1:]) + (theta // 2 if dynamics["initial_membrane"] else 0)
+        theta, leak = (by_channel(arrays[f"{node['name']}.{part}"], x) for part in ("threshold", "leak"))
+        x, theta = x + leak, theta[0]
+    fired, membrane = [], np.zeros(x.shape[1:]) + (theta // 2 if dynamics["initial_membrane"] else 0)
     for step in range(dynamics["timesteps"]):
-        membrane = membrane + drive[step % len(drive)]
+        membrane = membrane + x[step % len(x)]
         fired.append(membrane >= theta)
         membrane = membrane - theta * fired[-1] if dynamics["reset"] == "subtraction" else membrane * ~fired[-1]
     return np.stack(fired).astype(float)
+
+
+def wired(read: list[np.ndarray], node: dict[str, Any], arrays: dict[str, np.ndarray], leading: int) -> np.ndarray:
+    """Numbers put elsewhere; so many dimensions stand before that of the channels."""
+    if node["op"] == "concat":
+        return np.concatenate(read, leading)
+    if node["op"] == "channels":
+        return np.take(read[0], arrays[node["name"] + ".index"], leading)
+    if node["op"] == "places":
+        (top, down), (left, across) = node["rows"], node["columns"]
+        return read[0][..., top::down, left::across]
+    return read[0].repeat(node["down"], -2).repeat(node["across"], -1)  # "repeat"
 
 
 def main(path: str) -> int:
@@ -87,7 +114,9 @@ def main(path: str) -> int:
         return 2
     values, wrong, leading = [arrays["golden/images"][None].astype(float)], 0, 2
     for node in document["nodes"][1:]:
-        x, op, name = values[node.get("reads", 0)], node["op"], node["name"]
+        places, op, name = node.get("reads", 0), node["op"], node["name"]
+        given = [values[place] for place in (places if isinstance(places, list) else [places])]
+        x = given[0]
         if op == "encode":
             if "affine" in node:  # the image's own preparation, channel by channel
                 sides = [1] * (x.ndim - 3)
@@ -95,13 +124,17 @@ def main(path: str) -> int:
             if node["bits"]:
                 x = np.clip(np.round(x / node["unit"]), -(1 << (node["bits"] - 1)), (1 << (node["bits"] - 1)) - 1)
             x = np.expand_dims(x, -2) if node.get("rank") == 3 else x  # signals are maps of one row
+        elif op.startswith("synapse_"):
+            x = drive(given, node, arrays)
         elif op.startswith("spike_"):
-            x = spikes(x, node, arrays, document["dynamics"])
+            x = spikes(drive(given, node, arrays), node, arrays, document["dynamics"])
             errors = int((x != unpacked(arrays["golden/spikes/" + name], 1, x.shape)).sum())
             print(f"{name}: {int(x.sum()):,} spikes, {errors} wrong")
             wrong += errors
         elif op == "decode":  # from here on there is no time any more
             x, leading = x.mean(0) * arrays[name + ".spike_value"].reshape(-1, *[1] * (x.ndim - 3)), 1
+        elif op in ("concat", "channels", "places", "repeat"):
+            x = wired(given, node, arrays, leading)
         elif op == "flatten":
             x = x.reshape(*x.shape[:leading], -1)
         elif op == "linear":
@@ -116,7 +149,7 @@ def main(path: str) -> int:
             print(f"{name}: this reader does not know {op}; the logits were not checked")
             return 2 if wrong == 0 else 1
         values.append(x)
-    error = np.abs(values[-1] - arrays["golden/logits"]).max() / np.abs(arrays["golden/logits"]).max()
+    error = np.abs(values[-1] - arrays["golden/logits"]).max() / (np.abs(arrays["golden/logits"]).max() or 1)
     print(f"logits differ by {error:.1e} of the largest")
     return int(wrong > 0 or not error < 1e-4)
 

@@ -28,13 +28,24 @@ def _without_their_warnings(run: Callable[_P, _R]) -> Callable[_P, _R]:
     return quiet
 
 
+def in_order(network: Any) -> None:
+    """Tell nirtorch to run nodes in the order of their names, so that all that a node adds up is there.
+
+    Its own order is depth first: of a node with several inputs it takes the others from the step before, or leaves them
+    out.
+    """
+    network.execution_order.sort(key=lambda node: node.name)
+
+
 @_without_their_warnings
-def run_norse(graph: Any, x: Tensor, timesteps: int) -> tuple[Trains, Tensor]:
+def run_norse(graph: Any, x: Tensor, timesteps: int, *, ordered: bool = False) -> tuple[Trains, Tensor]:
     """Spikes of each layer and the output, [T, N, ...]; norse as it is: reset to zero, from 0."""
     norse = pytest.importorskip("norse.torch")
     from norse.torch.module.iaf import IAFCell
 
     network = norse.from_nir(graph)
+    if ordered:
+        in_order(network)
     trains: dict[int, Trains] = {}
     for node in network.execution_order:
         if isinstance(node.elem, IAFCell):
@@ -50,7 +61,13 @@ def run_norse(graph: Any, x: Tensor, timesteps: int) -> tuple[Trains, Tensor]:
 
 @_without_their_warnings
 def run_sinabs(
-    graph: Any, x: Tensor, timesteps: int, reset: str | None, start: list[Tensor] | None = None
+    graph: Any,
+    x: Tensor,
+    timesteps: int,
+    reset: str | None,
+    start: list[Tensor] | None = None,
+    *,
+    ordered: bool = False,
 ) -> tuple[Trains, Tensor]:
     """The same for one image of sinabs, told to spike once a step, not to clip membranes, and how to reset.
 
@@ -60,12 +77,15 @@ def run_sinabs(
         timesteps: T.
         reset: "subtraction" or "zero"; `None` leaves sinabs as it is.
         start: membranes at the start, for each layer.
+        ordered: tell it in which order to run; see `in_order`.
     """
     activation = pytest.importorskip("sinabs.activation")
     import sinabs.layers as layers
     from sinabs.nir import from_nir
 
     network = from_nir(graph, batch_size=1)
+    if ordered:
+        in_order(network)
     neurons = [node.elem for node in network.execution_order if isinstance(node.elem, layers.IAFSqueeze)]
     trains: dict[int, Trains] = {place: [] for place in range(len(neurons))}
     for place, layer in enumerate(neurons):

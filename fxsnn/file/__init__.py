@@ -6,7 +6,7 @@ through; docs/FILE.md describes it. It imports graph and what lies below.
 
 from fxsnn.file.document import described, target_data
 from fxsnn.file.golden import Golden, Verification, compared, golden_arrays, require_none
-from fxsnn.file.packing import pack_codes
+from fxsnn.file.packing import pack_codes, unpack_codes
 from fxsnn.file.rebuilding import Rebuilt, difference, rebuilt
 from fxsnn.file.schema_check import DAMAGED, require_schema
 from fxsnn.file.writable import unwritable
@@ -25,5 +25,6 @@ __all__ = [
     "require_none",
     "require_schema",
     "target_data",
+    "unpack_codes",
     "unwritable",
 ]

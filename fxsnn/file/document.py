@@ -1,7 +1,8 @@
 """The network file's JSON document and arrays: what a spiking graph becomes when it is written.
 
-`docs/FILE.md` describes the format, `embedded/file_v1.schema.json` is its schema; `fxsnn.file.rebuilding` is the way
-back. Everything that can stand in the tail is named here: a file cannot call anything else.
+`docs/FILE.md` describes the format, `embedded/file_v1.schema.json` and `file_v2.schema.json` are its schema;
+`fxsnn.file.rebuilding` is the way back. Everything that can stand in the tail is named here: a file cannot call
+anything else.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxsnn.chip import HardwareTarget
@@ -22,8 +23,10 @@ from fxsnn.errors import FileError, Finding, listing
 from fxsnn.file.packing import pack_codes
 from fxsnn.file.returned import returned_data
 from fxsnn.file.tail_layers import Array, NoName, convolution, described_layer, upsampling
+from fxsnn.file.wiring_layers import WORDS, described_wiring
 from fxsnn.graph import Graph, about_file_name
 from fxsnn.layers import (
+    Concat,
     Decode,
     Encode,
     Lower,
@@ -32,7 +35,10 @@ from fxsnn.layers import (
     SpikeConv2d,
     SpikeLinear,
     Spiking,
+    SynapseConv2d,
+    SynapseLinear,
     Synapses,
+    Wiring,
     pair,
 )
 from fxsnn.numerics import Dynamics
@@ -48,7 +54,9 @@ METHODS = frozenset({
 })  # fmt: skip
 """Methods of a tensor that a tail may call; the functions of torch of the same names are written as these."""
 
-OPERATIONS_OF_2 = frozenset(("adaptive_avg_pool1d", "avg_pool2d", "conv2d", "upsample"))
+OPERATIONS_OF_2 = frozenset((
+    "adaptive_avg_pool1d", "avg_pool2d", "conv2d", "spike_add", "synapse_conv2d", "synapse_linear", "upsample", *WORDS,
+))  # fmt: skip
 """Kinds of nodes that there are since version 2."""
 
 METHODS_OF_2 = frozenset(("contiguous", "log", "matmul", "permute", "sqrt", "transpose"))
@@ -208,6 +216,8 @@ def _described(graph: Graph, node: Node, places: Mapping[Node, int]) -> tuple[di
         arguments = [{"node": places[sources[0]]}, 2]
         return {"op": "call", "function": "squeeze", "arguments": arguments, "options": {}}, []
     fields, arrays = _module(graph[node])
+    if graph.is_a(node, SpikeAdd, Concat):
+        return {**fields, "reads": [places[one] for one in node.args if isinstance(one, Node)]}, arrays
     if len(sources) != 1:
         raise NoName(f"a layer that reads {len(sources)} values")
     return {**fields, "reads": places[sources[0]]}, arrays
@@ -216,10 +226,12 @@ def _described(graph: Graph, node: Node, places: Mapping[Node, int]) -> tuple[di
 def _module(module: Any) -> tuple[dict[str, Any], list[Array]]:
     """Fields and arrays of what a layer does; exact classes only, since another class may do something else."""
     kind = type(module)
-    if isinstance(module, SpikeAdd | Synapses):
-        raise NoName("a sum of several inputs")
     if isinstance(module, Spiking):
         return _spiking(module)
+    if isinstance(module, Synapses):
+        return _synapses(module)
+    if isinstance(module, Wiring):
+        return described_wiring(module)
     if kind is Encode:
         bits = None if module.bits is None else int(module.bits)
         form: dict[str, Any] = {"rank": module.form.rank} if module.form.rank in (2, 3) else {}
@@ -243,15 +255,32 @@ def _spiking(layer: Any) -> tuple[dict[str, Any], list[Array]]:
             "padding": [side for side in pair(layer.padding) for _ in range(2)],
         }
         return fields, [("spike_value", layer.spike_value)]
-    common = {"bits": layer.bits, "gain": layer.gain, "input_unit": layer.input_unit}
     names = ("threshold", "leak", "step", "spike_value", "real_threshold", "real_bias")
-    arrays = [("codes", pack_codes(layer.codes, layer.bits)), *((name, getattr(layer, name)) for name in names)]
-    if kind is SpikeLinear:
-        shape = {"in_features": layer.in_features, "out_features": layer.out_features}
-        return {"op": "spike_linear", **common, **shape}, arrays
-    if kind is not SpikeConv2d:
+    numbers = [(name, getattr(layer, name)) for name in names]
+    if kind is SpikeAdd:
+        arrays = [(name, getattr(layer, name)) for name in ("weights", "real_weights")]
+        return {"op": "spike_add", "channels": layer.weights.shape[1]}, [*arrays, *numbers]
+    if kind not in (SpikeConv2d, SpikeLinear):
         raise NoName(f"a {kind.__name__}")
-    return {"op": "spike_conv2d", **common, **convolution(layer)}, arrays
+    common = {"bits": layer.bits, "gain": layer.gain, "input_unit": layer.input_unit}
+    return _with_codes("spike", layer, common, numbers)
+
+
+def _synapses(layer: Any) -> tuple[dict[str, Any], list[Array]]:
+    if type(layer) not in (SynapseConv2d, SynapseLinear):
+        raise NoName(f"a {type(layer).__name__}")
+    common = {"bits": layer.bits, "input_unit": layer.input_unit}
+    return _with_codes("synapse", layer, common, [("gain", layer.gain), ("step", layer.step)])
+
+
+def _with_codes(
+    kind: str, layer: Any, common: dict[str, Any], numbers: list[Array]
+) -> tuple[dict[str, Any], list[Array]]:
+    arrays = [("codes", pack_codes(layer.codes, layer.bits)), *numbers]
+    if isinstance(layer, nn.Linear):
+        shape = {"in_features": layer.in_features, "out_features": layer.out_features}
+        return {"op": f"{kind}_linear", **common, **shape}, arrays
+    return {"op": f"{kind}_conv2d", **common, **convolution(layer)}, arrays
 
 
 def _interpolation(node: Node, places: Mapping[Node, int]) -> dict[str, Any]:

@@ -9,17 +9,24 @@ from typing import Any
 
 from fxsnn.file.returned import returned_places
 from fxsnn.file.schema_check import Problems
+from fxsnn.file.wiring_layers import WORDS, size_behind_wiring
 from fxsnn.graph import about_file_name
 from fxsnn.layers import ImageForm
 
 _MOST_CONTAINERS = 1024
+_MOST_READS = 8192
 
 Size = tuple[int, ...]
 
 
 def spikes(node: Mapping[str, Any]) -> bool:
-    """Whether a node is a spiking layer."""
+    """Whether a node is a layer with neurons."""
     return str(node["op"]).startswith("spike_")
+
+
+def gives_sums(node: Mapping[str, Any]) -> bool:
+    """Whether a node is a layer whose sums neurons of several inputs add up."""
+    return str(node["op"]).startswith("synapse_")
 
 
 def reads(node: Mapping[str, Any]) -> list[int]:
@@ -27,15 +34,19 @@ def reads(node: Mapping[str, Any]) -> list[int]:
     if node["op"] == "output" and "returns" in node:
         return list(returned_places(node["returns"]))
     if node["op"] != "call":
-        return [node["reads"]] if "reads" in node else []
-    given = [*node["arguments"], *node["options"].values()]
-    given += [one for value in given if isinstance(value, list) for one in value]
-    return [one["node"] for one in given if isinstance(one, dict)]
+        given = node.get("reads", [])
+        return given if isinstance(given, list) else [given]
+    told = [*node["arguments"], *node["options"].values()]
+    told += [one for value in told if isinstance(value, list) for one in value]
+    return [one["node"] for one in told if isinstance(one, dict)]
 
 
 def require_order(nodes: list[Mapping[str, Any]], problems: Problems) -> None:
-    """One chain from the images to `decode`, everything else behind it, names that can be used, once each."""
+    """From the images to `decode` a body of which all leads there, everything else behind it, usable names."""
     ops = [node["op"] for node in nodes]
+    if (count := sum(len(reads(node)) for node in nodes)) > _MOST_READS:
+        problems(f"$.nodes: they read {count:,} values; allowed are {_MOST_READS:,}")
+        return
     for place, node in enumerate(nodes):
         for source in reads(node):
             if source >= place or ops[source] == "output":
@@ -48,19 +59,42 @@ def require_order(nodes: list[Mapping[str, Any]], problems: Problems) -> None:
     body = nodes[: ops.index("decode") + 1]
     if ops[0] != "images" or ops[1] != "encode" or ops[-1] != "output":
         problems("$.nodes: the first must be images and encode, the last must be output")
-    for place, node in enumerate(body):
-        if place and (
-            not (spikes(node) or node["op"] in ("encode", "flatten", "decode")) or reads(node) != [place - 1]
-        ):
-            problems(f"{node['name']}: {node['op']} that reads {reads(node)} cannot stand at place {place} of the body")
+    _require_body(body, problems)
     for place, node in enumerate(nodes[len(body) :], len(body)):
-        if spikes(node) or any(0 < source < len(body) - 1 for source in reads(node)):
+        if spikes(node) or gives_sums(node) or any(0 < source < len(body) - 1 for source in reads(node)):
             problems(f"{node['name']}: {node['op']} at place {place} spikes, or reads what does")
     if not any(spikes(node) for node in body):
         problems("$.nodes: no layer spikes")
-    elif ops[[spikes(node) for node in nodes].index(True)] == "spike_avg_pool2d":
-        problems("$.nodes: the first spiking layer is a pooling")
     _require_names(nodes, problems)
+
+
+def _require_body(body: list[Mapping[str, Any]], problems: Problems) -> None:
+    """Each node may read what it does, and is read: of sums by one that adds them up, of all else by any."""
+    readers: dict[int, list[Mapping[str, Any]]] = {}
+    constant = {0}
+    for place, node in enumerate(body):
+        op, given = node["op"], reads(node)
+        for source in given:
+            readers.setdefault(source, []).append(node)
+        in_body = spikes(node) or gives_sums(node) or op in ("encode", "flatten", "decode", *WORDS)
+        if place and (not in_body or (given != [0] if op == "encode" else 0 in given)):
+            problems(f"{node['name']}: {op} that reads {given} cannot stand at place {place} of the body")
+        same = [source in constant for source in given]
+        if op == "encode" or (place and not (spikes(node) or gives_sums(node)) and any(same)):
+            constant.add(place)
+        if op in WORDS and any(same) and not all(same):
+            problems(f"{node['name']}: it joins spikes and what is the same at every step")
+        if op in ("spike_avg_pool2d", "decode") and any(same):
+            problems(f"{node['name']}: {op} reads no spikes")
+    for place, node in enumerate(body[:-1]):
+        found = readers.get(place, [])
+        if not found:
+            problems(f"{node['name']}: nothing in the body reads it")
+        if gives_sums(node) and [one["op"] for one in found] not in ([], ["spike_add"]):
+            problems(
+                f"{node['name']}: its sums are read by {', '.join(str(one['name']) for one in found)}; "
+                "allowed is one spike_add"
+            )
 
 
 def _require_names(nodes: list[Mapping[str, Any]], problems: Problems) -> None:
@@ -88,9 +122,10 @@ def _require_names(nodes: list[Mapping[str, Any]], problems: Problems) -> None:
 
 def image_form_of(nodes: list[Mapping[str, Any]]) -> ImageForm:
     """What images of the network look like; they may be anything in front of a flatten."""
-    encode, first = nodes[1], nodes[2]
+    encode = nodes[1]
+    flat = any(node["op"] == "flatten" and reads(node) == [1] for node in nodes)
     size = tuple(encode["size"]) if "size" in encode else None
-    return ImageForm(encode["channels"], encode.get("rank", None if first["op"] == "flatten" else 4), size)
+    return ImageForm(encode["channels"], encode.get("rank", None if flat else 4), size)
 
 
 def sizes_of(nodes: list[Mapping[str, Any]], image_size: Size | None, problems: Problems) -> dict[int, Size]:
@@ -106,10 +141,12 @@ def sizes_of(nodes: list[Mapping[str, Any]], image_size: Size | None, problems: 
         return {}
     sizes: dict[int, Size] = {0: image_size}
     for place, node in enumerate(nodes[1:], 1):
-        size = _size_behind(node, sizes[place - 1], problems)
+        given = [sizes[source] for source in reads(node)]
+        size = _size_behind(node, given, problems)
         size = form.size_of_layers(size) if size is not None and node["op"] == "encode" else size
-        if size is None or prod(size) > 1 << 31:
-            problems(f"{node['name']}: nothing is left of an input of {list(sizes[place - 1])}, or too much comes out")
+        if size is None or not 0 < prod(size) <= 1 << 31:
+            told = ", ".join(str(list(one)) for one in given)
+            problems(f"{node['name']}: nothing is left of an input of {told}, or too much comes out")
             break
         sizes[place] = size
         if node["op"] == "decode":
@@ -117,16 +154,23 @@ def sizes_of(nodes: list[Mapping[str, Any]], image_size: Size | None, problems: 
     return sizes
 
 
-def _size_behind(node: Mapping[str, Any], size: Size, problems: Problems) -> Size | None:
-    op, name = node["op"], node["name"]
-    wanted = {"encode": "channels", "spike_conv2d": "in_channels", "spike_avg_pool2d": "channels"}.get(op)
+def _size_behind(node: Mapping[str, Any], given: list[Size], problems: Problems) -> Size | None:
+    op, name, size = node["op"], node["name"], given[0]
+    kind = str(op).removeprefix("spike_").removeprefix("synapse_")
+    wanted = {"encode": "channels", "conv2d": "in_channels", "avg_pool2d": "channels"}.get(kind)
     if wanted and node[wanted] not in (None, size[0]):
         problems(f"{name}: it reads {node[wanted]} channels and is given {list(size)}")
     if op in ("encode", "decode"):
         return size
     if op == "flatten":
         return (prod(size),)
-    if op == "spike_linear":
+    if op in WORDS:
+        return size_behind_wiring(node, given)
+    if kind == "add":
+        if any(one != size for one in given):
+            problems(f"{name}: it adds what is not of one size: {', '.join(str(list(one)) for one in given)}")
+        return size
+    if kind == "linear":
         if node["in_features"] != prod(size):
             problems(f"{name}: it reads {node['in_features']} features and is given {list(size)}")
         return (int(node["out_features"]),)
@@ -140,5 +184,5 @@ def _size_behind(node: Mapping[str, Any], size: Size, problems: Problems) -> Siz
             size[1:], (top + bottom, left + right), node["kernel_size"], node["stride"], dilation, strict=True
         )
     ]
-    channels = int(node["out_channels"] if op == "spike_conv2d" else node["channels"])
+    channels = int(node["out_channels"] if kind == "conv2d" else node["channels"])
     return (channels, *maps) if min(maps) > 0 else None
