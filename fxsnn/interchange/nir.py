@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from fxsnn.ambient import neutral
-from fxsnn.engine.chain import chain_of
+from fxsnn.engine.circuit import circuit_of
 from fxsnn.engine.tables import ungrouped
 from fxsnn.errors import FileError, Finding, FxsnnError, InterchangeWarning, ModelError, OptionError
 from fxsnn.file import Rebuilt, described, pack_codes, rebuilt, require_schema
@@ -109,7 +109,7 @@ def nir_input(snn: SpikingNetwork, images: Tensor) -> Tensor:
     """
     require_spiking(snn)
     with torch.no_grad():
-        return chain_of(snn.graph).encode(images)
+        return circuit_of(snn.graph).encode(images)
 
 
 @neutral()
@@ -197,7 +197,7 @@ def _differences(snn: SpikingNetwork) -> list[Finding]:
 
 def _rates(snn: SpikingNetwork) -> list[Finding]:
     """What a spike is worth, where no fully connected layer has it in its weights. (Readers drop NIR's Scale.)"""
-    name, layer = chain_of(snn.graph).layers[-1]
+    name, layer = circuit_of(snn.graph).layers[-1]
     if bool((layer.spike_value == 1).all()):
         return []
     problem = "no fully connected layer reads its spikes: outputs are firing rates, without what a spike is worth"
@@ -211,7 +211,7 @@ class _Writer:
     def __init__(self, nir: Any, snn: SpikingNetwork, found: Rebuilt) -> None:
         assert found.image_size is not None
         self._nir = nir
-        self._chain = dict(chain_of(found.graph).layers)
+        self._chain = dict(circuit_of(found.graph).layers)
         self._sizes = found.sizes
         self._zero = snn.reset == "zero"
         self._size: Size = found.graph.image_form.size_of_layers(found.image_size)

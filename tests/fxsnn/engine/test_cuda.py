@@ -21,7 +21,7 @@ from triton.compiler import compile as compile_kernel
 
 import fxsnn
 from fxsnn.engine import cuda
-from fxsnn.engine.chain import Broken
+from fxsnn.engine.circuit import Broken
 from fxsnn.numerics import Dynamics, IntegerNeuron
 
 REPOSITORY = Path(__file__).parents[3]
