@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxsnn.engine.chain import Chain, chain_of
+from fxsnn.engine.circuit import Circuit, circuit_of
 from fxsnn.layers import Decode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, layer_like
 from fxsnn.network import SpikingNetwork
 from fxsnn.numerics import Dynamics
@@ -95,14 +95,14 @@ class Peer:
     """A network in another simulator, between our encoding of images and our reading of spike counts.
 
     Attributes:
-        chain: the spiking part of the converted network.
+        circuit: the spiking part of the converted network, layers one after the other.
         tail: what lies behind it, called with activations and images.
         timesteps: T.
         layout: how maps lie in memory.
         run: spike counts of the last layer for its prepared input.
     """
 
-    chain: Chain
+    circuit: Circuit
     tail: Callable[[Tensor, Tensor], Tensor]
     timesteps: int
     layout: str
@@ -110,12 +110,13 @@ class Peer:
 
     def counts(self, images: Tensor) -> Tensor:
         """Spike counts of the last layer, [N, C, ...]."""
-        x = self.chain.prepared(images)
+        first = next(call for call in self.circuit.calls if not call.constant)
+        x = self.circuit.constants(images)[first.inputs[0]]
         return self.run(x.contiguous(memory_format=LAYOUTS[self.layout]) if x.dim() == 4 else x)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [N, classes]."""
-        spike_value = self.chain.decode.spike_value
+        spike_value = self.circuit.decode.spike_value
         decode = Decode(spike_value, spike_value.dtype, Dynamics(self.timesteps))
         return self.tail(decode.value(self.counts(images)), images)
 
@@ -139,14 +140,14 @@ def peer(
         neurons: the simulator's neurons that start at the given share of the threshold.
         runner: what runs the whole network and counts the spikes of its last layer.
     """
-    chain = chain_of(snn.graph)
+    circuit = circuit_of(snn.graph)
     modules: list[nn.Module] = []
-    for _, layer in chain.layers:
+    for _, layer in circuit.layers:
         stateless = synapses_of(layer).to(memory_format=LAYOUTS[layout])
         modules += [synapses(stateless), neurons(start_of(layer, snn.initial_membrane))]
-    network = nn.Sequential(*modules).to(chain.device).eval()
+    network = nn.Sequential(*modules).to(circuit.device).eval()
     tail = snn.graph.behind(snn.graph.nodes(Decode)[0])
-    return Peer(chain, tail, timesteps, layout, runner(network))
+    return Peer(circuit, tail, timesteps, layout, runner(network))
 
 
 def synapses_of(layer: Spiking) -> nn.Module:

@@ -14,11 +14,13 @@ from simulators_report import Figure
 from torch import Tensor
 
 from fxsnn.engine.avx2 import fire_convolution
-from fxsnn.engine.chain import Chain
-from fxsnn.engine.cpu import drive_shape, workspace_for
-from fxsnn.engine.operations import ConstantLayer
+from fxsnn.engine.circuit import Circuit
+from fxsnn.engine.cpu import constants_of, workspace_for
+from fxsnn.engine.layout import layout_of
+from fxsnn.engine.lookups import weights_of
+from fxsnn.engine.operations import ConstantLayer, Piece
 from fxsnn.engine.planes import LANES
-from fxsnn.engine.planning import plan_of, weights_of
+from fxsnn.engine.planning import plan_of
 from fxsnn.engine.tables import CHANNELS, convolution_tables
 from fxsnn.layers import SpikeConv2d
 
@@ -38,7 +40,7 @@ def best(run: Callable[[], object], repeats: int = 5) -> float:
     return min(times)
 
 
-def roofline_of(chain: Chain, images: Tensor) -> tuple[Figure, ...]:
+def roofline_of(circuit: Circuit, images: Tensor) -> tuple[Figure, ...]:
     """What one core does, held against what it could do at most.
 
     Convolutions are held against the same lookups with everything in the first cache, the pass over time against a
@@ -48,7 +50,8 @@ def roofline_of(chain: Chain, images: Tensor) -> tuple[Figure, ...]:
     torch.set_num_threads(1)
     try:
         rounds = [
-            (lookup_peak(), copy_bandwidth(), float_convolution(chain), *layers(chain, images)) for _ in range(_ROUNDS)
+            (lookup_peak(), copy_bandwidth(), float_convolution(circuit), *layers(circuit, images))
+            for _ in range(_ROUNDS)
         ]
     finally:
         torch.set_num_threads(threads)
@@ -63,9 +66,9 @@ def roofline_of(chain: Chain, images: Tensor) -> tuple[Figure, ...]:
     )
 
 
-def float_convolution(chain: Chain) -> float:
-    """PyTorch's float32 convolution in the shape of the chain's second layer, channels last, 32 x 32."""
-    codes = next(layer.codes for _, layer in chain.layers[1:] if isinstance(layer, SpikeConv2d)).float()
+def float_convolution(circuit: Circuit) -> float:
+    """PyTorch's float32 convolution in the shape of the network's second layer, channels last, 32 x 32."""
+    codes = next(layer.codes for _, layer in circuit.layers[1:] if isinstance(layer, SpikeConv2d)).float()
     x = torch.randn(8, codes.shape[1], 32, 32).contiguous(memory_format=torch.channels_last)
     weight = codes.contiguous(memory_format=torch.channels_last)
     return x.shape[0] * 32 * 32 * codes.numel() / best(lambda: F.conv2d(x, weight, padding="same")) / 1e9
@@ -91,27 +94,25 @@ def lookup_peak() -> float:
     return 20 * _STEPS * LANES * CHANNELS * channels / best(run) / 1e9
 
 
-def layers(chain: Chain, images: Tensor) -> tuple[float, float, float]:
+def layers(circuit: Circuit, images: Tensor) -> tuple[float, float, float]:
     """Multiply-accumulates of the convolutions; neurons times steps, and bytes, of the first layer's pass over time."""
-    weights = [weights_of(name, layer) for name, layer in chain.layers]
-    first = weights[0].layer
-    shape = drive_shape(first, tuple(images.shape[1:]))
-    space = workspace_for(plan_of(weights, shape, _IMAGES), _STEPS)
-    sums = first.sums(chain.prepared(images[:_IMAGES])).numpy().reshape(_IMAGES, shape[0], -1)
-    dynamics = replace(chain.decode.dynamics, timesteps=_STEPS)
+    weights = weights_of(circuit)
+    layout = layout_of(circuit, weights, tuple(images.shape[1:]))
+    space = workspace_for(plan_of(circuit, weights, layout, _IMAGES), _STEPS)
+    constants = constants_of(circuit, weights, images[:_IMAGES], _IMAGES, space.plan.numbers)
+    dynamics = replace(circuit.decode.dynamics, timesteps=_STEPS)
+    piece = Piece(space.memory, space.origins, space.plan.shapes(), constants, _STEPS, True, dynamics)
     products = taken = fired = moved = 0.0
-    given = sums
-    for operation, membranes, planes in zip(space.plan.operations, space.membranes, space.planes, strict=True):
-        elapsed = best(partial(operation.run, given, membranes, planes, dynamics, fresh=True, extremes=None))
+    for operation, membranes in zip(space.plan.operations, space.membranes, strict=True):
+        elapsed = best(partial(operation.run, piece, membranes, None))
         steps = _IMAGES * operation.channels * operation.grid.size[0] * operation.grid.size[1] * _STEPS
-        layer = dict(chain.layers).get(operation.name)
+        layer = dict(circuit.layers).get(operation.name)
         if isinstance(operation, ConstantLayer):
             fired = steps / elapsed
-            moved = (given.nbytes + planes.nbytes) / elapsed
+            moved = (constants[operation.number].nbytes + piece.planes(operation.number).nbytes) / elapsed
         elif isinstance(layer, SpikeConv2d):
             products += steps * layer.codes[0].numel()
             taken += elapsed
-        given = planes
     return products / taken / 1e9, fired / 1e9, moved / 1e9
 
 

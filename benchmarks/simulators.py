@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import fxsnn
 from fxsnn.engine import engine_for
-from fxsnn.engine.chain import chain_of
+from fxsnn.engine.circuit import circuit_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from networks import ColourNet, DigitNet
@@ -240,14 +240,14 @@ def firing_rates(bench: Bench, timesteps: int) -> dict[str, float]:
 
 def roofline(bench: Bench) -> tuple[Figure, ...]:
     """How close our engine comes to the machine's limits; empty where another one than that of the CPU runs."""
-    chain = chain_of(bench.snn.graph)
-    engine = engine_for("auto", chain)
+    circuit = circuit_of(bench.snn.graph)
+    engine = engine_for("auto", circuit)
     if engine is None or engine.name != "numba":
         return ()
     from roofline import roofline_of  # it needs numba
 
     with torch.no_grad():
-        return roofline_of(chain, bench.images)
+        return roofline_of(circuit, bench.images)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from fxsnn.ambient import is_recorded, neutral
 from fxsnn.chip import HardwareTarget, get_target, whole_number
 from fxsnn.data import accepted, image_batches
 from fxsnn.engine import check_engine, without_engine
-from fxsnn.engine.chain import Broken, Unsupported, chain_of, watched
+from fxsnn.engine.circuit import Broken, Unsupported, circuit_of, watched
 from fxsnn.errors import AccuracyWarning, EngineWarning, FileError, Finding, FxsnnWarning, ModelError, OptionError
 from fxsnn.file import DAMAGED, Golden, described, golden_arrays, rebuilt
 from fxsnn.graph import Graph, require_graph
@@ -453,13 +453,13 @@ class SpikingNetwork(nn.Module):
         found = self.__compiled
         if found is None or not found.is_of(self.graph):
             try:
-                chain = chain_of(self.graph)
+                circuit = circuit_of(self.graph)
             except Unsupported as reason:
                 if self.__engine_name not in ("auto", "torch"):
                     without_engine(self.__engine_name, reason)
                 return None
-            self.__compiled = found = compiled(self.graph, chain, self.__engine_name)
-        if found.engine is None or watched(found.chain):
+            self.__compiled = found = compiled(self.graph, circuit, self.__engine_name)
+        if found.engine is None or watched(found.circuit):
             return None
         try:
             return run(found, images)

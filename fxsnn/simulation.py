@@ -11,10 +11,10 @@ from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxsnn.engine import engine_for
-from fxsnn.engine.chain import Chain, Engine, Fingerprint, Recording, fingerprint
+from fxsnn.engine.circuit import Circuit, Engine, Fingerprint, Recording, fingerprint
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, Interpreter
-from fxsnn.layers import Decode, SpikeLinear, Spiking, check_images
+from fxsnn.layers import Decode, Spiking, check_images
 from fxsnn.outputs import joined, tensors_in
 from fxsnn.readout import outputs_after_each_step, outputs_of, parts_of
 
@@ -123,14 +123,14 @@ class Compiled:
     """An engine and what belongs to it.
 
     Attributes:
-        chain: the spiking part.
+        circuit: the spiking part.
         engine: what runs it.
         tail: run on activations and images.
         program: of the graph, as `_program_of` tells it.
         fingerprint: of the tensors that the engine has copied.
     """
 
-    chain: Chain
+    circuit: Circuit
     engine: Engine | None
     tail: fx.GraphModule
     program: tuple[Any, ...]
@@ -138,7 +138,7 @@ class Compiled:
 
     def is_of(self, graph: Graph) -> bool:
         """Whether the graph still calls the same modules in the same way, and tensors are what the engine copied."""
-        return _program_of(graph) == self.program and self.fingerprint.holds(self.chain)
+        return _program_of(graph) == self.program and self.fingerprint.holds(self.circuit)
 
     def logits(self, images: Tensor) -> Any:
         """[N, classes], or whatever the tail makes of the activations of all images."""
@@ -151,7 +151,7 @@ class Compiled:
 
     def simulated(self, images: Tensor, *, readout: bool = True) -> Run:
         """As the function `simulated`."""
-        check_images(images, self.chain.encode.form)
+        check_images(images, self.circuit.encode.form)
         recording = Recording()
         counts = self._counts_after_each_step(images, recording)
         logits = self._logits_after_each_step(images, counts) if readout else None
@@ -170,49 +170,54 @@ class Compiled:
     def wrong_layers(self, images: Tensor) -> list[str]:
         """Names of the layers whose spikes are not those that PyTorch makes of the same layers, in order."""
         assert self.engine is not None
-        check_images(images, self.chain.encode.form)
+        check_images(images, self.circuit.encode.form)
         recording, wrong = Recording(), []
         self.engine.counts(images, recording=recording)
-        x = self.chain.prepared(images)
-        for name, layer in self.chain.layers:
-            x = layer(x.flatten(1) if isinstance(layer, SpikeLinear) else x)
-            found = recording.spikes[name].flatten(0, 1)
-            if not torch.equal(found.to(x.dtype), x):
-                wrong.append(name)
+        values: dict[int, Tensor] = self.circuit.constants(images)
+        for number, call in enumerate(self.circuit.calls):
+            if number not in values:
+                values[number] = call.module(*(values[one] for one in call.inputs))
+            if isinstance(call.module, Spiking):
+                found = recording.spikes[call.name].flatten(0, 1)
+                if not torch.equal(found.to(values[number].dtype), values[number]):
+                    wrong.append(call.name)
+            for one in set(call.inputs):
+                if self.circuit.last_readers[one] == number:
+                    del values[one]
         return wrong
 
     @property
     def _timesteps(self) -> int:
-        return self.chain.decode.dynamics.timesteps
+        return self.circuit.decode.dynamics.timesteps
 
     def _parts(self, images: Tensor, most: int = 1 << 31) -> Sequence[Tensor]:
         """As many images at a time as the engine likes, or fewer."""
         assert self.engine is not None
-        check_images(images, self.chain.encode.form)
+        check_images(images, self.circuit.encode.form)
         return parts_of(images, min(self.engine.images_at_once, most))
 
     def _activations(self, images: Tensor) -> Tensor:
         assert self.engine is not None
         with torch.no_grad():
-            return self.chain.decode.value(self.engine.counts(images))
+            return self.circuit.decode.value(self.engine.counts(images))
 
     def _counts_after_each_step(self, images: Tensor, recording: Recording | None = None) -> Tensor:
         assert self.engine is not None
         return self.engine.counts(images, every_step=True, recording=recording)
 
     def _logits_after_each_step(self, images: Tensor, counts: Tensor) -> Any:
-        activations = self.chain.decode.values_after_each_step(counts)
+        activations = self.circuit.decode.values_after_each_step(counts)
         return outputs_after_each_step(self.tail, activations, images, len(counts))
 
 
-def compiled(graph: Graph, chain: Chain, engine: str) -> Compiled:
+def compiled(graph: Graph, circuit: Circuit, engine: str) -> Compiled:
     """The engine of that name for a network.
 
     Raises:
         OptionError: it was asked for by name, and cannot run here.
     """
     tail = graph.behind(_decode_of(graph))
-    return Compiled(chain, engine_for(engine, chain), tail, _program_of(graph), fingerprint(chain))
+    return Compiled(circuit, engine_for(engine, circuit), tail, _program_of(graph), fingerprint(circuit))
 
 
 def _program_of(graph: Graph) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ import importlib.util
 import logging
 import warnings
 
-from fxsnn.engine.chain import Broken, Chain, Engine, Unsupported, relying_on
+from fxsnn.engine.circuit import Broken, Circuit, Engine, Unsupported, relying_on
 from fxsnn.errors import EngineWarning, OptionError
 from fxsnn.options import is_one_of, shown
 
@@ -31,17 +31,17 @@ def check_engine(name: object) -> str:
     return str(name)
 
 
-def engine_for(name: str, chain: Chain) -> Engine | None:
+def engine_for(name: str, circuit: Circuit) -> Engine | None:
     """The engine of that name for a network, or the fastest one for `"auto"`; `None` means PyTorch itself.
 
     Raises:
         OptionError: the engine was asked for by name, and cannot run here.
     """
-    wanted = {"cpu": "numba", "cuda": "triton"}.get(chain.device.type, "torch") if name == "auto" else name
+    wanted = {"cpu": "numba", "cuda": "triton"}.get(circuit.device.type, "torch") if name == "auto" else name
     if wanted == "torch":
         return None
     try:
-        return _numba(chain) if wanted == "numba" else _triton(chain)
+        return _numba(circuit) if wanted == "numba" else _triton(circuit)
     except Unsupported as reason:
         without_engine(name, reason)
         return None
@@ -65,9 +65,9 @@ def without_engine(name: str, reason: Unsupported) -> None:
         _log.info("running in PyTorch: %s", reason)
 
 
-def _numba(chain: Chain) -> Engine:
-    if chain.device.type != "cpu":
-        raise Unsupported(f"it runs on the CPU, the network is on {chain.device}")
+def _numba(circuit: Circuit) -> Engine:
+    if circuit.device.type != "cpu":
+        raise Unsupported(f"it runs on the CPU, the network is on {circuit.device}")
     with relying_on("numba"):
         if importlib.util.find_spec("numba") is None:
             raise Unsupported("numba is not installed")
@@ -75,15 +75,15 @@ def _numba(chain: Chain) -> Engine:
 
     if reason := obstacle():
         raise Unsupported(reason)
-    return NumbaEngine(chain)
+    return NumbaEngine(circuit)
 
 
-def _triton(chain: Chain) -> Engine:
+def _triton(circuit: Circuit) -> Engine:
     with relying_on("triton"):
         if importlib.util.find_spec("triton") is None:
             raise Unsupported("triton is not installed")
         from fxsnn.engine.cuda import TritonEngine, obstacle
 
-    if reason := obstacle(chain.device):
+    if reason := obstacle(circuit.device):
         raise Unsupported(reason)
-    return TritonEngine(chain)
+    return TritonEngine(circuit)

@@ -8,6 +8,7 @@ Everything stands in one file, because numba's cache on disk compiles anew only 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -48,11 +49,11 @@ def missing() -> str:
 
 
 _ELEMENTS = {
-    **dict.fromkeys(("tables", "given", "mask", "spikes", "source", "target"), types.uint8),
+    **dict.fromkeys(("tables", "given", "plain", "mask", "spikes", "source", "target"), types.uint8),
     **dict.fromkeys(("sources", "flushes"), types.int64),
 }
 """What must be in arrays whose memory is read as it lies."""
-_ALIKE = ("membranes", "neurons", "reached", "drive")
+_ALIKE = ("membranes", "neurons", "reached", "drive", "base", "gains")
 """Arrays whose elements must be of one type."""
 
 
@@ -63,10 +64,11 @@ def _signature(names: Iterable[str], kinds: Iterable[Any]) -> Any:
         TypingError: an array is not in C order, or its elements are of another type.
     """
     given: dict[str, Any] = dict(zip(names, kinds, strict=True))
+    alike = next((given[name].dtype for name in ("membranes", "drive") if name in given), None)
     for name, kind in given.items():
         if not isinstance(kind, types.Array):
             continue
-        wanted = given["membranes"].dtype if name in _ALIKE else _ELEMENTS[name]
+        wanted = alike if name in _ALIKE else _ELEMENTS[name]
         if kind.layout != "C" or kind.dtype != wanted:
             raise TypingError(f"{name} is {kind}; expected is an array of {wanted} in C order")
     return types.void(*kinds)
@@ -196,6 +198,10 @@ def fire_places(
     last_run: Any,
     given: Any,
     given_place: Any,
+    drive: Any,
+    plain: Any,
+    plain_place: Any,
+    gains: Any,
     membranes: Any,
     neurons: Any,
     zero_reset: Any,
@@ -213,6 +219,9 @@ def fire_places(
 
         membrane += factor * sum + addend;  spike where membrane >= threshold;  reset
 
+    With `drive`, its elements take the place of the addend, and with `plain` these spikes are added, too, each times
+    the gain of its channel.
+
     Args:
         typing_context: numba's.
         tables: uint8 [lookups, 4, 16]. The 8-bit sums of a run's lookups must not overflow.
@@ -222,6 +231,10 @@ def fire_places(
         last_run: last run, exclusive.
         given: uint8, one-dimensional, values 0 to 15.
         given_place: added to every index.
+        drive: like `membranes`, or `None`.
+        plain: uint8, one-dimensional, bit c of a byte is a spike that channel c reads; or `None`.
+        plain_place: where in it the 64 places begin.
+        gains: of the membranes' type [4]; or `None`.
         membranes: integers [4, 64] in the order of a run, rewritten.
         neurons: integers of the same type [4, 3]: factor, addend, threshold of each channel.
         zero_reset: whether a spike sets its membrane to 0; else it takes the threshold off.
@@ -233,25 +246,119 @@ def fire_places(
     """
     kinds = (
         *(tables, sources, flushes, first_run, last_run, given, given_place),
+        *(drive, plain, plain_place, gains),
         *(membranes, neurons, zero_reset, reached, mask, mask_place, spikes, spikes_place),
     )
     names = (
         *("tables", "sources", "flushes", "first_run", "last_run", "given", "given_place"),
+        *("drive", "plain", "plain_place", "gains"),
         *("membranes", "neurons", "zero_reset", "reached", "mask", "mask_place", "spikes", "spikes_place"),
     )
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         program = _Program(context, builder, dict(zip(names, zip(signature.args, arguments, strict=True), strict=True)))
-        numbers, sums = program.numbers("membranes"), _weighted_sums(program)
-        low = _same(numbers.integers, (1 << _WORD.width) - 1)
+        numbers = program.numbers("membranes")
+        weighted = _drives(program, numbers)
 
         def driven(channel: int, odd: int, part: int, share: int) -> Any:
-            words = builder.bitcast(sums[(channel * 2 + odd) * _PARTS + part], numbers.integers)
-            shift = _same(numbers.integers, share * _WORD.width)
-            factor, addend = (_constant(program, numbers, channel, number) for number in range(2))
-            return builder.add(builder.mul(builder.and_(builder.lshr(words, shift), low), factor), addend)
+            if not program.given("drive"):
+                return builder.add(weighted(channel, odd, part, share), _constant(program, numbers, channel, 1))
+            before = program.load(program.array("drive"), _offset(numbers, channel, odd, part, share), numbers.vector)
+            if program.given("plain"):
+                before = builder.add(before, _as_they_are(program, numbers, "plain", channel, odd, part, share))
+            return builder.add(weighted(channel, odd, part, share), before)
 
         _fire(program, numbers, driven)
+        return context.get_dummy_value()
+
+    return _signature(names, kinds), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
+def add_places(
+    typing_context: Any,
+    tables: Any,
+    sources: Any,
+    flushes: Any,
+    first_run: Any,
+    last_run: Any,
+    given: Any,
+    given_place: Any,
+    base: Any,
+    neurons: Any,
+    drive: Any,
+) -> Any:
+    """What one of several inputs adds to the drives of four channels' neurons at 64 places.
+
+        drive = base + factor * sum
+
+    with the sums of `fire_places`.
+
+    Args:
+        typing_context: numba's.
+        tables: as in `fire_places`.
+        sources: as in `fire_places`.
+        flushes: as in `fire_places`.
+        first_run: as in `fire_places`.
+        last_run: as in `fire_places`.
+        given: as in `fire_places`.
+        given_place: as in `fire_places`.
+        base: integers [4, 64] in the order of a run.
+        neurons: as in `fire_places`; only the factors count.
+        drive: like `base`, written; it may be `base` itself.
+    """
+    kinds = (tables, sources, flushes, first_run, last_run, given, given_place, base, neurons, drive)
+    names = (
+        *("tables", "sources", "flushes", "first_run", "last_run", "given", "given_place"),
+        *("base", "neurons", "drive"),
+    )
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        program = _Program(context, builder, dict(zip(names, zip(signature.args, arguments, strict=True), strict=True)))
+        numbers = program.numbers("drive")
+        weighted = _drives(program, numbers)
+        for channel, odd, part in itertools.product(range(CHANNELS), range(2), range(_PARTS)):
+            for share in range(numbers.shares):
+                offset = _offset(numbers, channel, odd, part, share)
+                before = program.load(program.array("base"), offset, numbers.vector)
+                program.store(builder.add(before, weighted(channel, odd, part, share)), program.array("drive"), offset)
+        return context.get_dummy_value()
+
+    return _signature(names, kinds), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
+def add_spikes(
+    typing_context: Any,
+    given: Any,
+    given_place: Any,
+    base: Any,
+    gains: Any,
+    drive: Any,
+) -> Any:
+    """What spikes add as they are to the drives of four channels' neurons at 64 places.
+
+        drive = base + gain * spike
+
+    Args:
+        typing_context: numba's.
+        given: as in `fire_places`.
+        given_place: where in `given` the 64 places begin; bit c is what channel c reads.
+        base: integers [4, 64] in the order of a run.
+        gains: integers of the same type [4].
+        drive: like `base`, written; it may be `base` itself.
+    """
+    kinds, names = (given, given_place, base, gains, drive), ("given", "given_place", "base", "gains", "drive")
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        program = _Program(context, builder, dict(zip(names, zip(signature.args, arguments, strict=True), strict=True)))
+        numbers = program.numbers("drive")
+        for part, channel, odd in itertools.product(range(_PARTS), range(CHANNELS), range(2)):
+            for share in range(numbers.shares):
+                offset = _offset(numbers, channel, odd, part, share)
+                before = program.load(program.array("base"), offset, numbers.vector)
+                added = _as_they_are(program, numbers, "given", channel, odd, part, share)
+                program.store(builder.add(before, added), program.array("drive"), offset)
         return context.get_dummy_value()
 
     return _signature(names, kinds), generate
@@ -298,6 +405,19 @@ def fire_driven_places(
         return context.get_dummy_value()
 
     return _signature(names, kinds), generate
+
+
+def _drives(program: _Program, numbers: _Numbers) -> _Drive:
+    """Factor times weighted sum of the places of a run."""
+    builder, sums = program.builder, _weighted_sums(program)
+    low = _same(numbers.integers, (1 << _WORD.width) - 1)
+
+    def weighted(channel: int, odd: int, part: int, share: int) -> Any:
+        words = builder.bitcast(sums[(channel * 2 + odd) * _PARTS + part], numbers.integers)
+        shift = _same(numbers.integers, share * _WORD.width)
+        return builder.mul(builder.and_(builder.lshr(words, shift), low), _constant(program, numbers, channel, 0))
+
+    return weighted
 
 
 def _weighted_sums(program: _Program) -> list[Any]:
@@ -358,6 +478,24 @@ def _offset(numbers: _Numbers, channel: int, odd: int, part: int, share: int) ->
     return (((channel * 2 + odd) * _PARTS + part) * numbers.shares + share) * _VECTOR
 
 
+def _spike(numbers: _Numbers, channel: int, odd: int, share: int) -> ir.Constant:
+    """Where in the bytes of a half of a run the spikes of a vector of membranes are."""
+    return _same(numbers.integers, 1 << (channel + 8 * odd + _WORD.width * share))
+
+
+def _as_they_are(program: _Program, numbers: _Numbers, name: str, channel: int, odd: int, part: int, share: int) -> Any:
+    """A vector of what spikes of the argument of that name add, each times its channel's gain."""
+    builder = program.builder
+    place = builder.add(program[f"{name}_place"], _INDEX(_VECTOR * part))
+    spikes = program.load(program.array(name), place, numbers.integers)
+    there = builder.and_(spikes, _spike(numbers, channel, odd, share))
+    gain = program.repeated(
+        program.load(program.array("gains"), channel * numbers.bytes, numbers.kind), numbers.vector.count
+    )
+    spike = builder.icmp_unsigned("!=", there, _same(numbers.integers, 0))
+    return builder.select(spike, gain, _same(numbers.vector, 0))
+
+
 def _fire(program: _Program, numbers: _Numbers, drive: _Drive) -> None:
     """Neurons of 64 places and four channels take a step.
 
@@ -395,8 +533,7 @@ def _fire_part(program: _Program, numbers: _Numbers, drive: _Drive, part: int, *
                 if program.given("reached"):
                     program.store(reached, program.array("reached"), offset)
                 program.store(after, membranes, offset)
-                bit = _same(numbers.integers, 1 << (channel + 8 * odd + _WORD.width * share))
-                fired = builder.or_(fired, builder.and_(spike, bit))
+                fired = builder.or_(fired, builder.and_(spike, _spike(numbers, channel, odd, share)))
     return fired
 
 
@@ -460,6 +597,10 @@ def fire_convolution(
                     blocks[block + 1],
                     inputs,
                     step * given_stride + place,
+                    None,
+                    None,
+                    0,
+                    None,
                     membranes[block, kept],
                     neurons[block],
                     zero_reset,
@@ -469,6 +610,156 @@ def fire_convolution(
                     outputs,
                     (step * groups + block) * plane + first + place,
                 )
+                if extremes is not None:
+                    _observe(reached, observed[block, :, place : place + LANES], extremes)
+
+
+@compiled
+def fire_sum(
+    tables: Any,
+    sources: Any,
+    flushes: Any,
+    blocks: Any,
+    neurons: Any,
+    memory: Any,
+    origins: Any,
+    strides: Any,
+    plain: Any,
+    gains: Any,
+    leaks: Any,
+    constant: Any,
+    places: Any,
+    starts: Any,
+    fresh: Any,
+    zero_reset: Any,
+    mask: Any,
+    membranes: Any,
+    runs: Any,
+    spikes: Any,
+    first: Any,
+    observed: Any,
+    reached: Any,
+    extremes: Any,
+) -> None:
+    """Neurons that add up several inputs: convolutions of spikes, one at least, and spikes as they are.
+
+    Args:
+        tables: as in `ConvolutionTables`, those of all convolutions.
+        sources: int64 [lookups], where in the planes of one step of its input the first place's index is.
+        flushes: as in `ConvolutionTables`, those of all convolutions.
+        blocks: int64 [convolutions, groups + 1], where in `flushes` each block of each convolution begins.
+        neurons: [convolutions, groups, 4, 3], of the membranes' type: gain of the convolution, a number that does not
+            count, threshold.
+        memory: uint8, one-dimensional, in which all that is read is.
+        origins: int64 [convolutions], where in it the planes that they read begin.
+        strides: int64 [convolutions], how far these are from one step to the next.
+        plain: int64 [inputs, 3], of spikes that are added as they are: where in `memory` the first place is, and how
+            far it is from one step and from one group to the next.
+        gains: [inputs, groups, 4], of the membranes' type, what these add; `None` where there are none.
+        leaks: [groups, 4], of that type: leak, with what the tables' offsets need.
+        constant: what is added at every step beside that, [images, channels, outputs]; or `None`.
+        places: as `sources` of `fire_constant`, for `constant`; or `None`.
+        starts: as in `fire_convolution`.
+        fresh: as in `fire_convolution`.
+        zero_reset: as in `fire_convolution`.
+        mask: as in `fire_convolution`.
+        membranes: as in `fire_convolution`.
+        runs: as in `fire_convolution`.
+        spikes: as in `fire_convolution`.
+        first: as in `fire_convolution`.
+        observed: as in `fire_convolution`.
+        reached: as in `fire_convolution`.
+        extremes: as in `fire_convolution`.
+    """
+    steps, groups, plane = spikes.shape
+    last, others = len(origins) - 1, len(plain) - 1
+    outputs = spikes.reshape(-1)
+    cast = membranes.dtype.type
+    drives = np.empty((groups + 1, CHANNELS, LANES), membranes.dtype)  # what is constant, and the drive in the making
+    for run in range(runs):
+        place, kept = run * LANES, min(run, membranes.shape[1] - 1)
+        if fresh:
+            _start(membranes, kept, starts)
+        if constant is not None or run == 0:
+            for block in range(groups):
+                for channel in range(CHANNELS):
+                    drives[block, channel, :] = leaks[block, channel]
+                    number = block * CHANNELS + channel
+                    if constant is not None and number < constant.shape[1]:
+                        given, offset = constant.reshape(-1), np.uint64(number * constant.shape[2])
+                        for i in range(LANES):
+                            drives[block, channel, i] += cast(given[places[run, i] + offset])
+        for step in range(steps):
+            for block in range(groups):
+                made = block
+                if gains is not None:
+                    for one in range(others):
+                        add_spikes(
+                            memory,
+                            plain[one, 0] + step * plain[one, 1] + block * plain[one, 2] + place,
+                            drives[made],
+                            gains[one, block],
+                            drives[groups],
+                        )
+                        made = groups
+                for one in range(last):
+                    add_places(
+                        tables,
+                        sources,
+                        flushes,
+                        blocks[one, block],
+                        blocks[one, block + 1],
+                        memory,
+                        origins[one] + step * strides[one] + place,
+                        drives[made],
+                        neurons[one, block],
+                        drives[groups],
+                    )
+                    made = groups
+                if gains is None:
+                    fire_places(
+                        tables,
+                        sources,
+                        flushes,
+                        blocks[last, block],
+                        blocks[last, block + 1],
+                        memory,
+                        origins[last] + step * strides[last] + place,
+                        drives[made],
+                        None,
+                        0,
+                        None,
+                        membranes[block, kept],
+                        neurons[last, block],
+                        zero_reset,
+                        reached,
+                        mask,
+                        place,
+                        outputs,
+                        (step * groups + block) * plane + first + place,
+                    )
+                else:
+                    fire_places(
+                        tables,
+                        sources,
+                        flushes,
+                        blocks[last, block],
+                        blocks[last, block + 1],
+                        memory,
+                        origins[last] + step * strides[last] + place,
+                        drives[made],
+                        memory,
+                        plain[others, 0] + step * plain[others, 1] + block * plain[others, 2] + place,
+                        gains[others, block],
+                        membranes[block, kept],
+                        neurons[last, block],
+                        zero_reset,
+                        reached,
+                        mask,
+                        place,
+                        outputs,
+                        (step * groups + block) * plane + first + place,
+                    )
                 if extremes is not None:
                     _observe(reached, observed[block, :, place : place + LANES], extremes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,21 +14,21 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from fxsnn.engine import avx2, kernels
-from fxsnn.engine.chain import Chain, Range, Recording, relying_on
-from fxsnn.engine.operations import Array, Operation
-from fxsnn.engine.planning import Plan, Shape, Weights, plan_of, sections_of, weights_of, window_of
-from fxsnn.engine.tables import groups_of
-from fxsnn.layers import SpikeConv2d, Spiking
+from fxsnn.engine.circuit import Circuit, Range, Recording, relying_on
+from fxsnn.engine.layout import Layout, Shape, layout_of
+from fxsnn.engine.lookups import Array, Weights, constant_part, weights_of
+from fxsnn.engine.operations import Operation, Piece
+from fxsnn.engine.planning import ALIGNED, Plan, plan_of
 from fxsnn.numerics import Dynamics
 
 _STEPS_AT_ONCE = 16
 """Steps that a layer runs before the next one does; membranes are kept from one piece of time to the next."""
-_PLANE_BYTES = 1 << 21
-"""What passes between two layers should stay in the cache; more images leave fewer places of a run unused."""
+_PLANE_BYTES = 1 << 19
+"""What passes between layers should stay in the cache; more images leave fewer places of a run unused."""
 _MOST_IMAGES = 64
 
 _Key = tuple[Shape, int, int]
-"""What the memory of a run depends on: shape of the drive, images taken together, timesteps."""
+"""What the memory of a run depends on: shape of what the encoder gives, images taken together, timesteps."""
 
 
 def obstacle() -> str:
@@ -42,24 +43,34 @@ class Workspace:
 
     Attributes:
         plan: what runs.
-        planes: of each operation, spikes of some steps.
+        steps: how many one operation runs before the next one does.
+        memory: for the spikes of these steps, of all operations.
+        origins: where in it those of each operation begin.
+        shared: whether others lie in the same place at another time.
         membranes: of each operation.
     """
 
     plan: Plan
-    planes: list[Array]
+    steps: int
+    memory: Array
+    origins: tuple[int, ...]
+    shared: tuple[bool, ...]
     membranes: list[Any]
 
 
 def workspace_for(plan: Plan, timesteps: int) -> Workspace:
     """Memory for a plan."""
     steps = min(timesteps, _STEPS_AT_ONCE)
-    planes = [
-        np.zeros((steps, groups_of(operation.channels), operation.grid.length), np.uint8)
-        for operation in plan.operations
-    ]
+    places = plan.places(steps)
     membranes = [operation.membranes(kept=timesteps > steps) for operation in plan.operations]
-    return Workspace(plan, planes, membranes)
+    return Workspace(plan, steps, _aligned(places.size), places.origins, places.shared, membranes)
+
+
+def _aligned(size: int) -> Array:
+    """Bytes that are 0, the first of which begins a line of the cache."""
+    room = np.zeros(size + ALIGNED, np.uint8)
+    begin = -room.ctypes.data % ALIGNED
+    return room[begin : begin + size]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +78,7 @@ class Results:
     """What a run is asked for.
 
     Attributes:
-        counts: spike counts of the last layer, int32 [steps, N, channels, outputs]; one step stands for the whole run.
+        counts: spike counts of what is decoded, int32 [steps, N, channels, outputs]; one step stands for the whole run.
         totals: per layer, spike counts of the whole run, int32 [N, channels, outputs]; empty unless they are wanted.
         spikes: per layer, uint8 [T, N, channels, outputs]; empty unless they are wanted.
         ranges: per layer, what `extremes` of the kernels came to.
@@ -86,7 +97,7 @@ class Results:
             kernels.unpack(planes, places, self.spikes[operation.name][start : start + len(planes), rows])
 
     def count(self, planes: Array, places: Array, rows: slice, start: int) -> None:
-        """Add up the spikes of the last layer."""
+        """Add up the spikes of what is decoded."""
         if len(self.counts) == 1:
             kernels.add_counts(planes, places, self.counts[0, rows])
             return
@@ -100,12 +111,12 @@ def results_for(
     plan: Plan, images: int, timesteps: int, *, every_step: bool = False, recording: Recording | None = None
 ) -> Results:
     """Empty results for a number of images."""
-    shapes = {
-        operation.name: (images, operation.channels, operation.grid.size[0] * operation.grid.size[1])
-        for operation in plan.operations
-        if operation.name
-    }
-    counts = np.zeros((timesteps if every_step else 1, *shapes[plan.operations[-1].name]), np.int32)
+
+    def shape(operation: Operation) -> tuple[int, int, int]:
+        return images, operation.channels, operation.grid.size[0] * operation.grid.size[1]
+
+    shapes = {operation.name: shape(operation) for operation in plan.operations if operation.name}
+    counts = np.zeros((timesteps if every_step else 1, *shape(plan.operations[-1])), np.int32)
     totals = {name: np.zeros(shape, np.int32) for name, shape in shapes.items() if recording is not None}
     kept = shapes if recording is not None and recording.everything else {}
     spikes = {name: np.zeros((timesteps, *shape), np.uint8) for name, shape in kept.items()}
@@ -122,39 +133,42 @@ def _extremes(results: Results, operation: Operation, membranes: Any) -> Array |
     return np.array([limits.max, limits.min])
 
 
-def run_plan(space: Workspace, sums: Array, rows: slice, dynamics: Dynamics, results: Results) -> None:
+def run_plan(
+    space: Workspace, constants: Mapping[int, Array], rows: slice, dynamics: Dynamics, results: Results
+) -> None:
     """Run all steps on some images.
 
     Args:
         space: memory for as many images.
-        sums: weighted sums of the first layer, [images, channels, outputs].
+        constants: of each operation, by its number, what is the same at every step, [images, channels, outputs].
         rows: which of the results are theirs.
         dynamics: T, reset and start.
         results: written.
     """
-    operations = space.plan.operations
-    most = len(space.planes[0])
-    for start in range(0, dynamics.timesteps, most):
-        steps = min(most, dynamics.timesteps - start)
-        given = sums
-        for operation, membranes, planes in zip(operations, space.membranes, space.planes, strict=True):
+    operations, shapes = space.plan.operations, space.plan.shapes()
+    for start in range(0, dynamics.timesteps, space.steps):
+        steps = min(space.steps, dynamics.timesteps - start)
+        piece = Piece(space.memory, space.origins, shapes, constants, steps, start == 0, dynamics)
+        for operation, membranes, shared in zip(operations, space.membranes, space.shared, strict=True):
+            planes = piece.planes(operation.number)
+            if shared:
+                operation.clear(planes)
             extremes = _extremes(results, operation, membranes)
-            operation.run(given, membranes, planes[:steps], dynamics, fresh=start == 0, extremes=extremes)
-            given = planes[:steps]
-            results.take(operation, given, operation.places, rows, start)
+            operation.run(piece, membranes, extremes)
+            results.take(operation, planes, operation.places, rows, start)
             if extremes is not None:
                 results.ranges[operation.name].append(extremes)
-        results.count(given, operations[-1].places, rows, start)
+        results.count(planes, operations[-1].places, rows, start)
 
 
 class NumbaEngine:
-    """Runs a chain on the CPU.
+    """Runs a circuit on the CPU.
 
     Each of PyTorch's threads takes the whole network through a few images at a time, so that what passes between layers
     stays in its cache. The memory of a run is kept for the next one.
 
     Args:
-        chain: the network.
+        circuit: the network.
 
     Raises:
         Unsupported: a layer does not fit the engine's integers.
@@ -163,35 +177,33 @@ class NumbaEngine:
     name = "numba"
     images_at_once = 64
 
-    def __init__(self, chain: Chain) -> None:
-        self._chain = chain
-        self._weights = [weights_of(name, layer) for name, layer in chain.layers]
+    def __init__(self, circuit: Circuit) -> None:
+        self._circuit = circuit
+        self._weights = weights_of(circuit)
         self._idle: deque[tuple[_Key, Workspace]] = deque()
-        self._widest: dict[Shape, int] = {}
+        self._layouts: dict[Shape, Layout] = {}
         self._openmp = ThreadpoolController().select(user_api="openmp")
 
     def counts(self, images: Tensor, *, every_step: bool = False, recording: Recording | None = None) -> Tensor:
         """See `Engine`."""
-        dynamics, first = self._chain.decode.dynamics, self._weights[0].layer
+        dynamics = self._circuit.decode.dynamics
         threads = min(torch.get_num_threads(), len(images))
-        shape = drive_shape(first, self._chain.encode.form.size_of_layers(tuple(images.shape[1:])))
-        if shape not in self._widest:
-            self._widest[shape] = widest_plane(self._weights, shape)
-        together = images_together(self._widest[shape], len(images), threads)
+        shape = self._circuit.encode.form.size_of_layers(tuple(images.shape[1:]))
+        if shape not in self._layouts:
+            self._layouts[shape] = layout_of(self._circuit, self._weights, shape)
+        together = images_together(self._layouts[shape].widest, len(images), threads)
         key = (shape, together, dynamics.timesteps)
         space = self._space(key)
         self._idle.append((key, space))
-        operations = space.plan.operations
-        results = results_for(space.plan, len(images), dynamics.timesteps, every_step=every_step, recording=recording)
+        plan = space.plan
+        results = results_for(plan, len(images), dynamics.timesteps, every_step=every_step, recording=recording)
 
         def run(start: int) -> None:
             rows = slice(start, min(start + together, len(images)))
-            sums = self._first_sums(images[rows])
-            if len(sums) < together:  # the last image runs several times
-                sums = sums[np.minimum(np.arange(together), len(sums) - 1)]
             space = self._space(key)
+            constants = constants_of(self._circuit, self._weights, images[rows], together, space.plan.numbers)
             with relying_on("numba"):
-                run_plan(space, sums, rows, dynamics, results)
+                run_plan(space, constants, rows, dynamics, results)
             self._idle.append((key, space))
 
         starts = range(0, len(images), together)
@@ -203,24 +215,15 @@ class NumbaEngine:
             with ThreadPoolExecutor(threads, initializer=self._leave_openmp) as pool:
                 list(pool.map(run, starts))
         if recording is not None:
-            for operation in operations:
+            for operation in plan.operations:
                 name = operation.name
                 if name in results.totals:
                     recording.counts[name] = _shaped(torch.from_numpy(results.totals[name])[None], operation)[0]
                 if name in results.spikes:
                     recording.spikes[name] = _shaped(torch.from_numpy(results.spikes[name]), operation)
                     recording.ranges[name] = _range(results.ranges[name])
-        counts = _shaped(torch.from_numpy(results.counts), operations[-1])
+        counts = _shaped(torch.from_numpy(results.counts), plan.operations[-1])
         return counts if every_step else counts[0]
-
-    def _first_sums(self, images: Tensor) -> Array:
-        """Weighted sums of the first layer, the same at every step, [images, channels, outputs]."""
-        layer = self._weights[0].layer
-        with torch.no_grad():
-            sums = layer.sums(self._chain.prepared(images)).contiguous()
-        if layer.input_magnitude is not None:
-            sums = sums.round()  # as in `Spiking.drive`
-        return sums.flatten(2).numpy() if sums.dim() == 4 else sums.unsqueeze(2).numpy()
 
     def _leave_openmp(self) -> None:
         """Let PyTorch's operators run in the thread that calls them.
@@ -239,22 +242,36 @@ class NumbaEngine:
                     return space
         except IndexError:
             shape, together, timesteps = key
-            return workspace_for(plan_of(self._weights, shape, together), timesteps)
+            plan = plan_of(self._circuit, self._weights, self._layouts[shape], together)
+            return workspace_for(plan, timesteps)
 
 
-def drive_shape(layer: Spiking, size: tuple[int, ...]) -> Shape:
-    """Channels, height and width of the first layer's drive, for the size of what it reads."""
-    if isinstance(layer, SpikeConv2d):
-        return (len(layer.threshold), *window_of(layer).output((size[1], size[2])))
-    return (len(layer.threshold), 1, 1)
+def constants_of(
+    circuit: Circuit, weights: Mapping[int, Weights], images: Tensor, together: int, numbers: Mapping[int, int]
+) -> dict[int, Array]:
+    """Of each operation that reads images, what these add at every step, [together, channels, outputs].
 
-
-def widest_plane(weights: list[Weights], shape: Shape) -> int:
-    """Bytes that the spikes of one image and one step take behind the layer where they take most."""
-    return max(
-        groups_of(len(now.layer.threshold)) * written.grid(1).image_places
-        for now, (written, _) in zip(weights, sections_of(weights, shape), strict=True)
-    )
+    Args:
+        circuit: the circuit.
+        weights: of its layers with neurons.
+        images: [N, ...].
+        together: how many the operations are for, at least N; the last image takes the places that are left.
+        numbers: of the operation of each call.
+    """
+    found: dict[int, Array] = {}
+    with torch.no_grad():
+        values = circuit.constants(images)
+        for call, of_layer in weights.items():
+            given = [values[one] for one in circuit.calls[call].inputs if one in values]
+            part = constant_part(of_layer, given)
+            if part is None:
+                continue
+            part = part.flatten(2) if part.dim() > 2 else part.unsqueeze(2)
+            array = part.contiguous().numpy()
+            if len(array) < together:
+                array = array[np.minimum(np.arange(together), len(array) - 1)]
+            found[numbers[call]] = array
+    return found
 
 
 def images_together(widest: int, images: int, threads: int) -> int:

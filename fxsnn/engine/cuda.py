@@ -7,18 +7,29 @@ without a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
 
-from fxsnn.engine.chain import Chain, Range, Recording, relying_on
-from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, pair
+from fxsnn.engine.circuit import Circuit, Range, Recording, Unsupported, relying_on
+from fxsnn.layers import (
+    SpikeAdd,
+    SpikeAvgPool2d,
+    SpikeConv2d,
+    SpikeLinear,
+    Spiking,
+    SynapseConv2d,
+    SynapseLinear,
+    Synapses,
+    pair,
+)
 from fxsnn.numerics import Dynamics
 
 _STEPS_AT_ONCE = 32
@@ -39,6 +50,30 @@ def obstacle(device: torch.device) -> str:
     return ""
 
 
+@triton.jit
+def _rounding(values):  # type: ignore[no-untyped-def]  # as said
+    # What an integer is cut off of: a sum is whole, but for what a transform-based convolution may leave behind.
+    if values.dtype.is_floating():
+        # From 1,024 on, float16 has no halves.
+        exact = values.to(tl.float32) if values.dtype == tl.float16 else values
+        values = tl.where(exact >= 0, exact + 0.5, exact - 0.5)
+    return values
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton leaves it untyped, and reads annotations itself
+def _add_over_time(  # type: ignore[no-untyped-def]  # as said
+    given, factors, total, size, given_size, channels,
+    fresh: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    inside = place < size
+    factor = tl.load(factors + place % channels, mask=inside, other=0)
+    added = _rounding(tl.load(given + place % given_size, mask=inside, other=0)).to(factor.dtype) * factor
+    if not fresh:
+        added += tl.load(total + place, mask=inside, other=0)
+    tl.store(total + place, added, mask=inside)
+
+
 @triton.jit  # type: ignore[untyped-decorator]  # triton leaves it untyped, and reads annotations itself
 def _fire_over_time(  # type: ignore[no-untyped-def]  # as said
     drive, membranes, thresholds, leaks, spikes, lows, highs, gain, size, channels, steps,
@@ -56,11 +91,7 @@ def _fire_over_time(  # type: ignore[no-untyped-def]  # as said
         if constant:
             membrane += added
         else:
-            # A sum is whole, but for what a transform-based convolution may leave behind.
-            loaded = tl.load(drive + step * size + place, mask=inside, other=0)
-            # From 1,024 on, float16 has no halves.
-            total = loaded.to(tl.float32) if loaded.dtype == tl.float16 else loaded
-            total = tl.where(total >= 0, total + 0.5, total - 0.5).to(membrane.dtype)
+            total = _rounding(tl.load(drive + step * size + place, mask=inside, other=0)).to(membrane.dtype)
             membrane += total * gain + leak
         if record:
             low = tl.where(step == 0, membrane, tl.minimum(low, membrane))
@@ -192,20 +223,23 @@ def _in_time(spikes: Tensor, membranes: Tensor) -> Tensor:
 
 
 @contextmanager
-def _launching(membranes: Tensor, over_time: Tensor, *channels: Tensor) -> Iterator[None]:
+def _launching(
+    membranes: Tensor, over_time: Tensor, *channels: Tensor, kind: torch.dtype | None = None
+) -> Iterator[None]:
     """Around a kernel, which Triton compiles at its first call and which reads memory as it lies.
 
     Args:
         membranes: [N, C, ...]; the kernel runs where they are.
         over_time: what it reads at each step, [steps, N, C, ...], or [N, C, ...] where it is always the same.
         channels: of the membranes' type, [C].
+        kind: that type, where `membranes` only say how what they are the membranes of lies in memory.
     """
     with relying_on("triton"):
         step = over_time if over_time.dim() == membranes.dim() else over_time[0]
         dense = len(over_time) == 1 or over_time.stride(0) == over_time[0].numel()
         if not (dense and _in_order(membranes) and _in_order(step)):
             raise TypeError("the kernel would misread memory that is not dense, with channels last")
-        if any(one.dtype != membranes.dtype or not one.is_contiguous() for one in channels):
+        if any(one.dtype != (kind or membranes.dtype) or not one.is_contiguous() for one in channels):
             raise TypeError("the kernel would misread thresholds or leaks of another type than the membranes")
         with torch.cuda.device(membranes.device) if membranes.device.type == "cuda" else nullcontext():
             yield
@@ -223,89 +257,181 @@ def exact_type(largest_sum: int) -> torch.dtype:
     return torch.float32 if largest_sum < _EXACT_SINGLE else torch.float64
 
 
-def weighted_sums(layer: SpikeConv2d | SpikeLinear, codes: Tensor, given: Tensor) -> Tensor:
+def weighted_sums(
+    layer: SpikeConv2d | SpikeLinear | SynapseConv2d | SynapseLinear, codes: Tensor, given: Tensor
+) -> Tensor:
     """Sums [steps, N, C, ...] of codes times spikes [steps, N, ...], without gain and leak, channels last in memory."""
     x = given.flatten(0, 1).to(codes.dtype)
     with torch.autocast(x.device.type, enabled=False):
-        if isinstance(layer, SpikeLinear):
+        if isinstance(layer, SpikeLinear | SynapseLinear):
             sums = F.linear(x.flatten(1), codes).contiguous()
         else:
             sums = layer._conv_forward(x, codes, None).contiguous(memory_format=torch.channels_last)
     return sums.unflatten(0, given.shape[:2])
 
 
-class TritonEngine:
-    """Runs a chain on a GPU.
+def added_up(given: list[Tensor], factors: list[Tensor], steps: int) -> Tensor:
+    """The drive of neurons that read several inputs, without the leak, [steps, N, C, ...], channels last in memory.
 
     Args:
-        chain: the network.
+        given: spikes or sums [steps, N, C, ...], or [N, C, ...] where they are the same at every step.
+        factors: of each, of the membranes' type, [C].
+        steps: how many.
+    """
+    one = given[0] if given[0].dim() % 2 == 0 else given[0][0]
+    total = torch.empty((steps, one.numel()), dtype=factors[0].dtype, device=one.device)
+    for number, (x, factor) in enumerate(zip(given, factors, strict=True)):
+        with _launching(one, x, factor, kind=factor.dtype):
+            _add_over_time[(triton.cdiv(total.numel(), _BLOCK),)](
+                x, factor, total, total.numel(), x.numel(), len(factor), fresh=number == 0, block=_BLOCK
+            )
+    return _in_time(total, one)
+
+
+def wired(module: nn.Module, given: list[Tensor]) -> Tensor:
+    """What a module that computes nothing makes of spikes [steps, N, ...]; channels last in memory."""
+    found: Tensor = module(*(x.flatten(0, 1) for x in given))
+    return _channels_last(found).unflatten(0, given[0].shape[:2])
+
+
+def values_at_once(circuit: Circuit) -> int:
+    """How many values there are at most that are read later, or are being made or read."""
+    last = circuit.last_readers
+    return max(sum(one <= now <= last[one] for one in range(len(last))) for now in range(len(last)))
+
+
+class TritonEngine:
+    """Runs a circuit on a GPU.
+
+    Args:
+        circuit: the network.
+
+    Raises:
+        Unsupported: a layer adds up spikes and floating point numbers.
     """
 
     name = "triton"
     images_at_once = 1024
 
-    def __init__(self, chain: Chain) -> None:
-        self._chain = chain
-        self._codes: dict[str, Tensor] = {}
-        for name, layer in chain.layers[1:]:
-            if isinstance(layer, SpikeConv2d | SpikeLinear):
-                codes = layer.codes.to(exact_type(layer.largest_sum))
-                self._codes[name] = _channels_last(codes)
+    def __init__(self, circuit: Circuit) -> None:
+        self._circuit = circuit
+        self._codes: dict[int, Tensor] = {}
+        values = values_at_once(circuit) + 1  # sums, too
+        for number, call in enumerate(circuit.calls):
+            module = call.module
+            if isinstance(module, SpikeAdd) and not module.constant_input:
+                if module.input_magnitude is None:
+                    raise Unsupported(f"{call.name} adds up spikes and images that are not rounded")
+                values = max(values, values_at_once(circuit) + 3)  # integers of twice as many bits
+            elif isinstance(module, SpikeConv2d | SpikeLinear | Synapses) and not module.constant_input:
+                codes: Any = module.codes
+                self._codes[number] = _channels_last(codes.to(exact_type(module.largest_sum)))
+        self._values = values
 
     def counts(self, images: Tensor, *, every_step: bool = False, recording: Recording | None = None) -> Tensor:
         """See `Engine`."""
-        steps = min(_STEPS_AT_ONCE, self._chain.decode.dynamics.timesteps)
-        widest = 2 * self._drive(images[:1]).numel()  # later layers are seldom wider than twice the first
-        together = max(1, _BYTES_AT_ONCE // (steps * widest * 3 * torch.float16.itemsize))
+        steps = min(_STEPS_AT_ONCE, self._circuit.decode.dynamics.timesteps)
+        first = self._drives(images[:1], self._circuit.constants(images[:1]))
+        widest = 2 * max(
+            drive.numel() for drive in first.values()
+        )  # later layers are seldom wider than twice the first
+        together = max(1, _BYTES_AT_ONCE // (steps * widest * self._values * torch.float16.itemsize))
         parts = [self._part(part, every_step, recording) for part in images.split(together)]
         if recording is not None:
-            for name, _ in self._chain.layers:
+            for name, _ in self._circuit.layers:
                 recording.counts[name] = torch.cat([part.totals[name] for part in parts])
                 if recording.everything:
                     recording.spikes[name] = torch.cat([part.spikes[name] for part in parts], dim=1)
                     recording.ranges[name] = _range([bound for part in parts for bound in part.ranges[name]])
         return torch.cat([part.counts for part in parts], dim=1 if every_step else 0)
 
-    def _drive(self, images: Tensor) -> Tensor:
-        return _channels_last(self._chain.layers[0][1].drive(self._chain.prepared(images)))
+    def _drives(self, images: Tensor, constants: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Drives, leak included, of the layers that read nothing but what is the same at every step."""
+        return {
+            number: _channels_last(call.module.drive(*(constants[one] for one in call.inputs)))
+            for number, call in enumerate(self._circuit.calls)
+            if isinstance(call.module, Spiking) and call.module.constant_input
+        }
 
     def _part(self, images: Tensor, every_step: bool, recording: Recording | None) -> _Part:
         """Run all steps on some images."""
-        dynamics = self._chain.decode.dynamics
-        zero_reset = dynamics.reset == "zero"
-        drive = self._drive(images)
-        neurons: dict[str, Neurons] = {}
-        pieces: dict[str, list[Tensor]] = {name: [] for name, _ in self._chain.layers}
-        ranges: dict[str, list[Tensor]] = {name: [] for name, _ in self._chain.layers}
+        calls, dynamics = self._circuit.calls, self._circuit.decode.dynamics
+        constants = self._circuit.constants(images)
+        drives = self._drives(images, constants)
+        constants = {number: _channels_last(value) for number, value in constants.items()}
+        neurons: dict[int, Neurons] = {}
+        names = [name for name, _ in self._circuit.layers]
+        pieces: dict[str, list[Tensor]] = {name: [] for name in names}
+        ranges: dict[str, list[Tensor]] = {name: [] for name in names}
         totals: dict[str, Tensor] = {}
         everything = recording is not None and recording.everything
         counts: list[Tensor] = []
         for start in range(0, dynamics.timesteps, _STEPS_AT_ONCE):
             steps = min(_STEPS_AT_ONCE, dynamics.timesteps - start)
-            spikes = drive
-            for name, layer in self._chain.layers:
-                seen = ranges[name] if everything else None
-                if isinstance(layer, SpikeAvgPool2d):
-                    if name not in neurons:
-                        neurons[name] = neurons_of(layer, pooled_shape(layer, spikes), torch.int32, dynamics)
-                    spikes = pool_over_time(neurons[name], spikes, zero_reset, seen)
+            values = dict(constants)
+            for number, call in enumerate(calls):
+                if call.constant:
+                    continue
+                given = [values[one] for one in call.inputs]
+                if isinstance(call.module, Spiking):
+                    seen = ranges[call.name] if everything else None
+                    values[number] = self._fired(number, given, drives.get(number), steps, neurons, seen)
+                    if recording is not None:
+                        total = values[number].sum(0, dtype=torch.int32).contiguous()
+                        totals[call.name] = total + totals[call.name] if start else total
+                    if everything:
+                        pieces[call.name].append(values[number].to(torch.uint8))
+                elif isinstance(call.module, SynapseConv2d | SynapseLinear):
+                    values[number] = weighted_sums(call.module, self._codes[number], given[0])
                 else:
-                    assert isinstance(layer, SpikeConv2d | SpikeLinear)
-                    sums = spikes if layer.constant_input else weighted_sums(layer, self._codes[name], spikes)
-                    if name not in neurons:
-                        shape = sums.shape if layer.constant_input else sums.shape[1:]
-                        kind = sums.dtype if layer.constant_input else layer.membrane_type()
-                        neurons[name] = neurons_of(layer, shape, kind, dynamics)
-                    spikes = fire_over_time(neurons[name], sums, steps, zero_reset, seen)
-                if recording is not None:
-                    total = spikes.sum(0, dtype=torch.int32).contiguous()
-                    totals[name] = total + totals[name] if start else total
-                if everything:
-                    pieces[name].append(spikes.to(torch.uint8))
+                    values[number] = wired(call.module, given)
+                del given
+                for one in set(call.inputs):
+                    if self._circuit.last_readers[one] == number:
+                        del values[one]
+            spikes = values[len(calls) - 1]
             here = spikes.cumsum(0, dtype=torch.int32) if every_step else spikes.sum(0, dtype=torch.int32)[None]
             counts.append(here + counts[-1][-1:] if counts else here)
         recorded = {name: torch.cat(piece).contiguous() for name, piece in pieces.items() if piece}
         return _Part((torch.cat(counts) if every_step else counts[-1][0]).contiguous(), totals, recorded, ranges)
+
+    def _fired(
+        self,
+        number: int,
+        given: list[Tensor],
+        drive: Tensor | None,
+        steps: int,
+        neurons: dict[int, Neurons],
+        ranges: list[Tensor] | None,
+    ) -> Tensor:
+        """Spikes of a layer with neurons, which are made at the first of its steps; see `fire_over_time`."""
+        layer: Any = self._circuit.calls[number].module
+        zero_reset = self._circuit.decode.dynamics.reset == "zero"
+
+        def ready(shape: torch.Size, kind: torch.dtype) -> Neurons:
+            if number not in neurons:
+                neurons[number] = neurons_of(layer, shape, kind, self._circuit.decode.dynamics)
+            return neurons[number]
+
+        if drive is not None:
+            return fire_over_time(ready(drive.shape, drive.dtype), drive, steps, zero_reset, ranges)
+        if isinstance(layer, SpikeAvgPool2d):
+            pooled = ready(pooled_shape(layer, given[0]), torch.int32)
+            return pool_over_time(pooled, given[0], zero_reset, ranges)
+        if isinstance(layer, SpikeAdd):
+            sums = added_up(given, self._factors(number), steps)
+        else:
+            sums = weighted_sums(layer, self._codes[number], given[0])
+        return fire_over_time(ready(sums.shape[1:], layer.membrane_type()), sums, steps, zero_reset, ranges)
+
+    def _factors(self, number: int) -> list[Tensor]:
+        """What the inputs of a sum are multiplied by; sums that are the same at every step have their gain in them."""
+        layer: Any = self._circuit.calls[number].module
+        found = []
+        for call, own in zip(self._circuit.given(number), layer.weights, strict=True):
+            synapses = isinstance(call.module, Synapses) and not call.constant
+            found.append((own * call.module.gain if synapses else own).to(layer.membrane_type()))
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -160,6 +160,41 @@ def fire_dense(
 
 
 @compiled
+def wire(
+    memory: Any, wires: Any, origins: Any, strides: Any, between: Any, wired: Any, images: Any, apart: Any
+) -> None:
+    """Put spikes elsewhere.
+
+    Args:
+        memory: uint8, one-dimensional, in which the planes of all inputs are.
+        wires: int64 [wires, 8], see `Wires`.
+        origins: int64 [inputs], where in the memory the planes of an input begin.
+        strides: int64 [inputs], how far they are from one step to the next.
+        between: int64 [inputs], places from one image to the next.
+        wired: uint8 [steps, groups, places of the plane], all zero; added to.
+        images: how many images.
+        apart: places from one image to the next in what is written.
+    """
+    steps, groups, plane = wired.shape
+    target = wired.reshape(-1)
+    for step in range(steps):
+        for wire in range(len(wires)):
+            number, source, across, begin, advance, length, shift, chosen = wires[wire]
+            left, right, mask = np.uint8(max(shift, 0)), np.uint8(max(-shift, 0)), np.uint8(chosen)
+            for image in range(images):
+                read = origins[number] + step * strides[number] + source + image * between[number]
+                written = step * groups * plane + begin + image * apart
+                if across == 1 and advance == 1:
+                    taken, put = memory[read : read + length], target[written : written + length]
+                    for place in range(length):
+                        put[place] |= np.uint8(np.uint8(taken[place] << left) >> right) & mask
+                else:
+                    for _ in range(length):
+                        target[written] |= np.uint8(np.uint8(memory[read] << left) >> right) & mask
+                        read, written = read + across, written + advance
+
+
+@compiled
 def unpack(given: Any, places: Any, spikes: Any) -> None:
     """Write spikes out as 0 and 1.
 

@@ -1,39 +1,76 @@
-"""What the CPU engine does to the spikes of some images: one layer, or a rearrangement."""
+"""What the CPU engine does to the spikes of some images: one layer, wiring, or a rearrangement."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fxsnn.engine import kernels
-from fxsnn.engine.avx2 import copy_rows, fire_constant, fire_convolution, order_in_run
+from fxsnn.engine.avx2 import copy_rows, fire_constant, fire_convolution, fire_sum, order_in_run
+from fxsnn.engine.lookups import Array
 from fxsnn.engine.planes import LANES, Grid
 from fxsnn.engine.tables import CHANNELS, ConvolutionTables
 from fxsnn.numerics import Dynamics
-
-Array = NDArray[Any]
 
 _OUTPUTS_TOGETHER = 256
 """Outputs of a fully connected layer whose tables and sums are in the cache together."""
 
 
 @dataclass(frozen=True, eq=False)
-class Operation(ABC):
-    """One layer, or a rearrangement of spikes, on a fixed number of images.
+class Piece:
+    """Some steps of a run.
 
     Attributes:
-        name: the layer's name in the user's network; "" for a rearrangement.
+        memory: uint8, one-dimensional, for the planes of all operations.
+        origins: where in it those of each operation begin.
+        shapes: groups and places of the planes of each operation.
+        constants: of each operation, by its number, what is the same at every step, [images, channels, outputs].
+        steps: how many.
+        fresh: the membranes start here.
+        dynamics: reset and start.
+    """
+
+    memory: Array
+    origins: tuple[int, ...]
+    shapes: tuple[tuple[int, int], ...]
+    constants: Mapping[int, Array]
+    steps: int
+    fresh: bool
+    dynamics: Dynamics
+
+    def planes(self, number: int) -> Array:
+        """Spikes of an operation, uint8 [steps, groups, places]."""
+        groups, places = self.shapes[number]
+        begin = self.origins[number]
+        return self.memory[begin : begin + self.steps * groups * places].reshape(self.steps, groups, places)
+
+    def where(self, numbers: Sequence[int]) -> tuple[Array, Array]:
+        """Where the planes of some operations begin, and how far they are from one step to the next."""
+        sizes = [self.shapes[one][0] * self.shapes[one][1] for one in numbers]
+        return np.array([self.origins[one] for one in numbers], np.int64), np.array(sizes, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Operation(ABC):
+    """One layer, wiring, or a rearrangement of spikes, on a fixed number of images.
+
+    Attributes:
+        name: the layer's name in the user's network; "" where there are no neurons.
+        number: of the operation in the plan.
+        inputs: numbers of the operations whose spikes it reads.
         channels: of the output.
         grid: layout of the output.
         flat: the output has no height and width.
     """
 
     name: str
+    number: int
+    inputs: tuple[int, ...]
     channels: int
     grid: Grid
     flat: bool
@@ -43,26 +80,29 @@ class Operation(ABC):
         """The place of every output, [images, outputs of a channel]."""
         return self.grid.places().reshape(self.grid.images, -1)
 
+    def clear(self, planes: Array) -> None:
+        """Take off what others left where this operation has no spikes; it need not clear what it writes.
+
+        Args:
+            planes: its own, [steps, groups, places].
+        """
+        planes.fill(0)
+
     @abstractmethod
     def membranes(self, *, kept: bool) -> Array | None:
-        """New membranes; `None` for a rearrangement.
+        """New membranes; `None` where there are no neurons.
 
         Args:
             kept: they are needed behind the steps of a run.
         """
 
     @abstractmethod
-    def run(
-        self, given: Array, membranes: Any, spikes: Array, dynamics: Dynamics, *, fresh: bool, extremes: Array | None
-    ) -> None:
-        """Run some steps.
+    def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
+        """Run some steps: write the planes of the operation.
 
         Args:
-            given: spikes [steps, groups, places]; for the first layer weighted sums, [images, channels, outputs].
+            piece: steps, and the memory with what is read.
             membranes: of the step before; written.
-            spikes: [steps, groups, places], written.
-            dynamics: reset and start.
-            fresh: the membranes start here.
             extremes: see `fxsnn.engine.kernels`.
         """
 
@@ -92,6 +132,20 @@ class LayerInRuns(Operation):
         """See `order_in_run`."""
         return order_in_run(self.neurons.dtype)
 
+    @cached_property
+    def drive_places(self) -> Array:
+        """Where each neuron's constant drive is, see `fire_constant`."""
+        found = np.zeros((self.grid.runs, LANES), np.uint64)
+        run, place = np.divmod(self.places - self.grid.before, LANES)
+        images, outputs = self.places.shape
+        found[run, self.order[place]] = np.arange(images)[:, None] * self.channels * outputs + np.arange(outputs)
+        return found
+
+    def clear(self, planes: Array) -> None:
+        """See `Operation`."""
+        planes[..., : self.grid.before] = 0
+        planes[..., self.grid.before + self.grid.runs * LANES :] = 0
+
     def membranes(self, *, kept: bool) -> Array:
         """[groups, runs of places, 4, 64], in the order of a run; only one run unless they are kept."""
         return np.zeros((len(self.neurons), self.grid.runs if kept else 1, CHANNELS, LANES), self.neurons.dtype)
@@ -111,23 +165,12 @@ class LayerInRuns(Operation):
 class ConstantLayer(LayerInRuns):
     """The first layer: its drive does not change over time."""
 
-    @cached_property
-    def sources(self) -> Array:
-        """Where each neuron's weighted sum is, see `fire_constant`."""
-        sources = np.zeros((self.grid.runs, LANES), np.uint64)
-        run, place = np.divmod(self.places - self.grid.before, LANES)
-        images, outputs = self.places.shape
-        sources[run, self.order[place]] = np.arange(images)[:, None] * self.channels * outputs + np.arange(outputs)
-        return sources
-
-    def run(
-        self, given: Array, membranes: Any, spikes: Array, dynamics: Dynamics, *, fresh: bool, extremes: Array | None
-    ) -> None:
+    def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
         """See `Operation`."""
         fire_constant(
-            given, self.sources,
-            self.neurons, starts_of(self.neurons[..., 2], dynamics), fresh, dynamics.reset == "zero",
-            self.mask, membranes, self.grid.runs, spikes, self.grid.before, *self.watch(extremes),
+            piece.constants[self.number], self.drive_places,
+            self.neurons, starts_of(self.neurons[..., 2], piece.dynamics), piece.fresh, piece.dynamics.reset == "zero",
+            self.mask, membranes, self.grid.runs, piece.planes(self.number), self.grid.before, *self.watch(extremes),
         )  # fmt: skip
 
 
@@ -138,15 +181,62 @@ class ConvolutionLayer(LayerInRuns):
     tables: ConvolutionTables
     sources: Array
 
-    def run(
-        self, given: Array, membranes: Any, spikes: Array, dynamics: Dynamics, *, fresh: bool, extremes: Array | None
-    ) -> None:
+    def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
         """See `Operation`."""
         tables = self.tables
         fire_convolution(
             tables.tables, self.sources, tables.flushes, tables.blocks,
-            self.neurons, starts_of(self.neurons[..., 2], dynamics), fresh, dynamics.reset == "zero",
-            self.mask, given, membranes, self.grid.runs, spikes, self.grid.before, *self.watch(extremes),
+            self.neurons, starts_of(self.neurons[..., 2], piece.dynamics), piece.fresh, piece.dynamics.reset == "zero",
+            self.mask, piece.planes(self.inputs[0]), membranes, self.grid.runs, piece.planes(self.number),
+            self.grid.before, *self.watch(extremes),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class SumLayer(LayerInRuns):
+    """Several inputs: convolutions of spikes, and spikes as they are, in the order in which they are in `inputs`.
+
+    Attributes:
+        tables: of each convolution, of which there is one at least.
+        sources: of each convolution, as in `fire_convolution`.
+        weighted: gain, leak and threshold for each convolution, [convolutions, groups, 4, 3].
+        gains: what the others' spikes add, [others, groups, 4].
+        firsts: place of the first neuron in the planes of the others.
+        constant: something is added at every step.
+    """
+
+    tables: tuple[ConvolutionTables, ...]
+    sources: tuple[Array, ...]
+    weighted: Array
+    gains: Array
+    firsts: tuple[int, ...]
+    constant: bool
+
+    @cached_property
+    def joined(self) -> tuple[Array, Array, Array, Array]:
+        """Tables, sources, flushes and blocks of all convolutions, see `fire_sum`."""
+        lookups = np.cumsum([0, *(len(one.tables) for one in self.tables)])
+        flushes = np.cumsum([0, *(len(one.flushes) for one in self.tables)])
+        return (
+            np.concatenate([one.tables for one in self.tables]),
+            np.concatenate(self.sources),
+            np.concatenate([one.flushes + before for one, before in zip(self.tables, lookups, strict=False)]),
+            np.stack([one.blocks + before for one, before in zip(self.tables, flushes, strict=False)]),
+        )
+
+    def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
+        """See `Operation`."""
+        constant, places = (piece.constants[self.number], self.drive_places) if self.constant else (None, None)
+        tables, sources, flushes, blocks = self.joined
+        convolutions, others = self.inputs[: len(self.tables)], self.inputs[len(self.tables) :]
+        origins, strides = piece.where(others)
+        apart = [piece.shapes[one][1] for one in others]
+        plain = np.stack([origins + np.array(self.firsts, np.int64), strides, np.array(apart, np.int64)], axis=1)
+        fire_sum(
+            tables, sources, flushes, blocks, self.weighted, piece.memory, *piece.where(convolutions),
+            plain, self.gains if others else None, np.ascontiguousarray(self.neurons[..., 1]), constant, places,
+            starts_of(self.neurons[..., 2], piece.dynamics), piece.fresh, piece.dynamics.reset == "zero",
+            self.mask, membranes, self.grid.runs, piece.planes(self.number), self.grid.before, *self.watch(extremes),
         )  # fmt: skip
 
 
@@ -163,16 +253,15 @@ class DenseLayer(Operation):
         """[images, outputs]."""
         return np.zeros((self.grid.images, len(self.neurons)), self.neurons.dtype)
 
-    def run(
-        self, given: Array, membranes: Any, spikes: Array, dynamics: Dynamics, *, fresh: bool, extremes: Array | None
-    ) -> None:
+    def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
         """See `Operation`."""
-        if fresh:
-            membranes[:] = starts_of(self.neurons[:, 2], dynamics)
-        sums = np.empty((len(spikes), min(_OUTPUTS_TOGETHER, len(self.neurons))), self.sums)
+        if piece.fresh:
+            membranes[:] = starts_of(self.neurons[:, 2], piece.dynamics)
+        sums = np.empty((piece.steps, min(_OUTPUTS_TOGETHER, len(self.neurons))), self.sums)
         kernels.fire_dense(
-            given, self.source.before, self.source.image_places, self.codes, self.neurons, dynamics.reset == "zero",
-            sums, membranes, spikes, self.grid.before, self.channels, extremes,
+            piece.planes(self.inputs[0]), self.source.before, self.source.image_places, self.codes, self.neurons,
+            piece.dynamics.reset == "zero", sums, membranes, piece.planes(self.number), self.grid.before,
+            self.channels, extremes,
         )  # fmt: skip
 
 
@@ -187,8 +276,31 @@ class Rearrangement(Operation):
     def membranes(self, *, kept: bool) -> None:
         """There are none."""
 
-    def run(
-        self, given: Array, membranes: Any, spikes: Array, dynamics: Dynamics, *, fresh: bool, extremes: Array | None
-    ) -> None:
+    def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
         """See `Operation`."""
-        copy_rows(given, self.rows, self.stride, self.copies, spikes)
+        copy_rows(piece.planes(self.inputs[0]), self.rows, self.stride, self.copies, piece.planes(self.number))
+
+
+@dataclass(frozen=True, eq=False)
+class Rewiring(Operation):
+    """Spikes put elsewhere, channel by channel.
+
+    Attributes:
+        wires: see `wires_of`.
+        between: int64 [inputs], places from one image to the next.
+    """
+
+    wires: Array
+    between: Array
+
+    def membranes(self, *, kept: bool) -> None:
+        """There are none."""
+
+    def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
+        """See `Operation`."""
+        wired = piece.planes(self.number)
+        wired.fill(0)
+        kernels.wire(
+            piece.memory, self.wires, *piece.where(self.inputs), self.between, wired,
+            self.grid.images, self.grid.image_places,
+        )  # fmt: skip

@@ -1,255 +1,221 @@
-"""The CPU engine's plan: which operations a network comes to, and where their spikes lie in memory."""
+"""The CPU engine's plan: which operations a network comes to, for a number of images of one size."""
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from fxsnn.engine.chain import Unsupported
+from fxsnn.engine.circuit import Circuit
+from fxsnn.engine.layout import Layout, flattened_source
+from fxsnn.engine.lookups import Array, Term, Weights, membrane_type, neurons_of
 from fxsnn.engine.operations import (
-    Array,
     ConstantLayer,
     ConvolutionLayer,
     DenseLayer,
     Operation,
     Rearrangement,
+    Rewiring,
+    SumLayer,
 )
-from fxsnn.engine.planes import Grid, Pair, Window, phase_rows, phases_of, shared_grid, tap_distances
-from fxsnn.engine.tables import (
-    CHANNELS,
-    LARGEST_SUM,
-    ConvolutionTables,
-    convolution_tables,
-    groups_of,
-    padded,
-    pooling_tables,
-)
-from fxsnn.errors import DataError
-from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, pair, sides_of
+from fxsnn.engine.planes import phase_rows, phases_of, tap_distances
+from fxsnn.engine.tables import CHANNELS, ConvolutionTables, groups_of, padded
+from fxsnn.engine.wires import wires_of
+from fxsnn.layers import SpikeAdd, SpikeLinear
 
-Shape = tuple[int, int, int]
-"""Channels, height and width."""
+ALIGNED = 64
+"""Planes begin at multiples of so many bytes, those of a line of the cache."""
 
 
-def _never(kind: np.dtype[Any]) -> float:
-    """A threshold for neurons that only fill up a group."""
-    return float(np.finfo(kind).max) if kind.kind == "f" else int(np.iinfo(kind).max)
-
-
-@dataclass
-class Section:
-    """Layers whose maps share a layout.
+@dataclass(frozen=True)
+class Places:
+    """Where in one memory the planes of operations lie.
 
     Attributes:
-        sizes: height and width of each map.
-        readers: windows that read one of them, with its size.
+        origins: where those of each begin.
+        shared: whether another one's lie there at another time.
+        size: bytes of the whole.
     """
 
-    sizes: list[Pair]
-    readers: list[tuple[Pair, Window]] = field(default_factory=list)
-
-    def grid(self, images: int) -> Grid:
-        """The shared layout, holding the first of the maps."""
-        return shared_grid(self.sizes, self.readers, images)
-
-
-def window_of(layer: Spiking) -> Window:
-    """The geometry of a convolution or a pooling."""
-    assert isinstance(layer, SpikeConv2d | SpikeAvgPool2d)
-    if isinstance(layer, SpikeAvgPool2d):
-        padding = pair(layer.padding)
-        return Window(layer.window(), pair(layer.stride), padding, padding)
-    kernel, stride, dilation = (pair(value) for value in (layer.kernel_size, layer.stride, layer.dilation))
-    top, bottom, left, right = sides_of(layer)
-    return Window(kernel, stride, (top, left), (bottom, right), dilation)
-
-
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """What is computed once from a layer's integers, whatever the images.
-
-    Attributes:
-        name: of the layer in the user's network.
-        layer: the layer.
-        tables: of a convolution or a pooling of spikes.
-        codes: of a fully connected layer of spikes, int8 [outputs, inputs].
-    """
-
-    name: str
-    layer: Spiking
-    tables: ConvolutionTables | None = None
-    codes: Array | None = None
-
-
-def weights_of(name: str, layer: Spiking) -> Weights:
-    """What is computed once from a layer.
-
-    Raises:
-        Unsupported: the engine's integers are too narrow for the layer.
-    """
-    if layer.constant_input:
-        return Weights(name, layer)
-    if isinstance(layer, SpikeLinear):
-        return Weights(name, layer, codes=layer.codes.numpy())
-    if layer.largest_sum > LARGEST_SUM:
-        raise Unsupported(f"the weights of {name} have magnitudes that add up to {layer.largest_sum}")
-    if isinstance(layer, SpikeAvgPool2d):
-        return Weights(name, layer, pooling_tables(len(layer.threshold), layer.window()))
-    assert isinstance(layer, SpikeConv2d)
-    return Weights(name, layer, convolution_tables(layer.codes.numpy(), layer.groups))
-
-
-def sections_of(weights: list[Weights], shape: Shape) -> list[tuple[Section, Section]]:
-    """For each layer, the section it writes and the one it reads.
-
-    A window without stride writes into the section it reads; one with a stride has its input rearranged first, into the
-    section that it writes. The first layer, whose drive has that shape, reads what it writes.
-
-    Raises:
-        DataError: the images have a size that a layer cannot take.
-    """
-    size = shape[1:]
-    if min(size) < 1:
-        raise DataError(f"the images are too small: they leave nothing behind {weights[0].name}")
-    here = Section([size])
-    found = [(here, here)]
-    for before, now in itertools.pairwise(weights):
-        read, layer = here, now.layer
-        if isinstance(layer, SpikeLinear):
-            features = len(before.layer.threshold) * size[0] * size[1]
-            if features != layer.in_features:
-                raise DataError(
-                    f"{now.name} reads {layer.in_features} features; "
-                    f"with images of this size {before.name} gives {features}"
-                )
-            size = (1, 1)
-            here = Section([size])
-        else:
-            assert isinstance(layer, SpikeConv2d | SpikeAvgPool2d)
-            window = window_of(layer)
-            if window.stride == (1, 1):
-                read.readers.append((size, window))
-            else:
-                phases = phases_of(window, size)
-                here = Section([phases.size], [(phases.size, phases.window)])
-            size = window.output(size)
-            here.sizes.append(size)
-        if min(size) < 1:
-            raise DataError(f"the images are too small: they leave nothing behind {now.name}")
-        found.append((here, read))
-    return found
-
-
-def _membrane_type(layer: Spiking) -> np.dtype[Any]:
-    """In which type membranes, drive and thresholds are exact."""
-    if layer.constant_input and layer.input_magnitude is None:
-        return np.dtype(np.float64)
-    return np.dtype(np.int64 if layer.membrane_type() == torch.int64 else np.int32)
-
-
-def neurons_of(layer: Spiking, offset: Array | int = 0) -> Array:
-    """Gain, leak and threshold of each neuron's channel, [channels, 3], channels filled up to whole groups.
-
-    Args:
-        layer: the layer.
-        offset: added to each channel's sum before the gain.
-    """
-    kind = _membrane_type(layer)
-    columns = [
-        padded(np.full(len(layer.threshold), layer.gain, kind), 0),
-        padded(layer.leak.numpy().astype(kind), 0),
-        padded(layer.threshold.numpy().astype(kind), _never(kind)),
-    ]
-    columns[1] = columns[1] + columns[0] * np.asarray(offset, kind)
-    return np.ascontiguousarray(np.stack(columns, axis=1))
+    origins: tuple[int, ...]
+    shared: tuple[bool, ...]
+    size: int
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The operations for a number of images of one size."""
+    """The operations for a number of images of one size.
+
+    Attributes:
+        operations: each behind those whose spikes it reads; the last gives what is decoded.
+        numbers: of the operation of each call that has one.
+        images: how many.
+    """
 
     operations: tuple[Operation, ...]
+    numbers: Mapping[int, int]
     images: int
 
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Groups and places of each operation's planes."""
+        return tuple((groups_of(one.channels), one.grid.length) for one in self.operations)
 
-def plan_of(weights: list[Weights], shape: Shape, images: int) -> Plan:
-    """Lay out all layers.
+    def places(self, steps: int) -> Places:
+        """Where the planes lie for so many steps: in the place of others whose last reader has run."""
+        last = list(range(len(self.operations)))
+        for operation in self.operations:
+            for one in operation.inputs:
+                last[one] = operation.number
+        sizes = [-(-steps * groups * length // ALIGNED) * ALIGNED for groups, length in self.shapes()]
+        begins: list[int] = []
+        for number, size in enumerate(sizes):
+            begin = 0
+            for other in sorted((one for one in range(number) if last[one] >= number), key=begins.__getitem__):
+                if begin + size <= begins[other]:
+                    break
+                begin = max(begin, begins[other] + sizes[other])
+            begins.append(begin)
+        ends = [begin + size for begin, size in zip(begins, sizes, strict=True)]
+        shared = [
+            any(one != other and begins[one] < ends[other] and begins[other] < ends[one] for other in range(len(ends)))
+            for one in range(len(ends))
+        ]
+        return Places(tuple(begins), tuple(shared), max(ends))
+
+
+def plan_of(circuit: Circuit, weights: Mapping[int, Weights], layout: Layout, images: int) -> Plan:
+    """The plan of a circuit.
 
     Args:
-        weights: of all layers in order.
-        shape: of the first layer's drive.
+        circuit: the circuit.
+        weights: of its layers with neurons.
+        layout: of its values.
         images: how many images the plan is for.
-
-    Raises:
-        DataError: the images have a size that a layer cannot take.
     """
-    operations: list[Operation] = []
-    for now, (written, read) in zip(weights, sections_of(weights, shape), strict=True):
-        if now.layer.constant_input:
-            operations.append(_constant(now, written.grid(images)))
-            continue
-        producer = operations[-1]
-        if isinstance(now.layer, SpikeLinear):
-            operations.append(_dense(now, producer, written.grid(images)))
-            continue
-        if written is not read:
-            operations.append(_rearrangement(now.layer, producer, written.grid(images)))
-        operations.append(_convolution(now, producer.grid, operations[-1].grid))
-    return Plan(tuple(operations), images)
+    planner = _Planner(circuit, layout, images)
+    for number in layout.sections:
+        if number in layout.wires:
+            planner.wiring(number)
+        else:
+            planner.layer(number, weights[number])
+    return Plan(tuple(planner.operations), planner.numbers, images)
 
 
-def _constant(now: Weights, grid: Grid) -> ConstantLayer:
-    neurons = neurons_of(now.layer).reshape(-1, CHANNELS, 3)
-    return ConstantLayer(now.name, len(now.layer.threshold), grid, isinstance(now.layer, SpikeLinear), neurons)
+class _Planner:
+    """Makes one operation after the other."""
 
+    def __init__(self, circuit: Circuit, layout: Layout, images: int) -> None:
+        self._circuit, self._layout, self._images = circuit, layout, images
+        self.operations: list[Operation] = []
+        self.numbers: dict[int, int] = {}
 
-def _convolution(now: Weights, source: Grid, given: Grid) -> ConvolutionLayer:
-    tables, window = now.tables, window_of(now.layer)
-    assert tables is not None
-    if window.stride == (1, 1):
-        group, distance = tables.group, tap_distances(window, tables.tap, given.pitch)
-    else:
+    def wiring(self, call: int) -> None:
+        """Spikes that are only put elsewhere."""
+        inputs = self._circuit.calls[call].inputs
+        grids = [self._layout.grid(one, self._images) for one in inputs]
+        given = [(self._layout.channels(one), grid) for one, grid in zip(inputs, grids, strict=True)]
+        grid = self._layout.grid(call, self._images)
+        numbers = self._layout.wires[call]
+        wires = wires_of(numbers.reshape(len(numbers), *grid.size), given, grid)
+        between = np.array([one.image_places for one in grids], np.int64)
+        own, read = len(self.operations), tuple(self.numbers[one] for one in inputs)
+        self.numbers[call] = own
+        self.operations.append(Rewiring("", own, read, len(numbers), grid, self._flat(call), wires, between))
+
+    def layer(self, call: int, weights: Weights) -> None:
+        """A layer with neurons, and what is rearranged for it."""
+        grid = self._layout.grid(call, self._images)
+        channels, flat = len(weights.layer.threshold), self._flat(call)
+        found = [
+            (term, tables, *self._given(term, tables, call))
+            for term in weights.terms
+            if (tables := term.tables) is not None
+        ]
+        plain = [term for term in weights.terms if term.tables is None]
+        inputs = (*(number for _, _, number, _ in found), *(self.numbers[term.source] for term in plain))
+        own = len(self.operations)
+        of_layer = (weights.name, own, inputs, channels, grid, flat)
+        self.numbers[call] = own
+        if isinstance(weights.layer, SpikeLinear) and not weights.constant:
+            self.operations.append(self._dense(call, weights, own))
+            return
+        summed = isinstance(weights.layer, SpikeAdd)
+        offset = sum(padded(term.gain, 0) * tables.offset for term, tables, *_ in found)
+        neurons = _grouped(neurons_of(weights.layer, 1 if summed else weights.layer.gain, offset))
+        if not found:
+            self.operations.append(ConstantLayer(*of_layer, neurons))
+        elif not summed:
+            ((_, tables, _, sources),) = found
+            self.operations.append(ConvolutionLayer(*of_layer, neurons, tables, sources))
+        else:
+            gains = np.array([padded(term.gain, 0) for term in plain], neurons.dtype)
+            self.operations.append(
+                SumLayer(
+                    *of_layer,
+                    neurons,
+                    tuple(tables for _, tables, *_ in found),
+                    tuple(sources for *_, sources in found),
+                    np.stack([_grouped(neurons_of(weights.layer, term.gain)) for term, *_ in found]),
+                    np.ascontiguousarray(gains.reshape(len(plain), len(neurons), CHANNELS)),
+                    tuple(self._layout.grid(term.source, self._images).before for term in plain),
+                    weights.constant,
+                )
+            )
+
+    def _flat(self, call: int) -> bool:
+        return len(self._layout.shapes[call]) == 1
+
+    def _given(self, term: Term, tables: ConvolutionTables, call: int) -> tuple[int, Array]:
+        """The operation whose spikes a term reads, and where in them it finds those of the first place.
+
+        Where a window has a stride, they are rearranged first, into the layout of the call's own spikes.
+        """
+        window = term.window
+        source = self._layout.grid(term.source, self._images)
+        if window.stride == (1, 1):
+            distance = tap_distances(window, tables.tap, source.pitch)
+            return self.numbers[term.source], tables.group * source.length + source.before + distance
         phases = phases_of(window, source.size)
+        grid = self._layout.sections[call].grid(self._images, phases.size)
+        copies, number = len(phases.phases), len(self.operations)
+        channels = groups_of(self._layout.channels(term.source)) * CHANNELS * copies
+        rows = phase_rows(phases, window, source, grid)
+        self.operations.append(
+            Rearrangement(
+                "", number, (self.numbers[term.source],), channels, grid, False, rows, window.stride[1], copies
+            )
+        )
         row, column = tables.tap.T
-        group = tables.group * len(phases.phases) + phases.phase[row, column]
-        distance = tap_distances(phases.window, phases.tap[row, column], given.pitch)
-    grid = given.holding(window.output(source.size))
-    neurons = neurons_of(now.layer, tables.offset)
-    return ConvolutionLayer(
-        now.name,
-        len(now.layer.threshold),
-        grid,
-        False,
-        neurons.reshape(-1, CHANNELS, 3),
-        tables,
-        group * given.length + given.before + distance,
-    )
+        group = tables.group * copies + phases.phase[row, column]
+        distance = tap_distances(phases.window, phases.tap[row, column], grid.pitch)
+        return number, group * grid.length + grid.before + distance
+
+    def _dense(self, call: int, weights: Weights, number: int) -> DenseLayer:
+        assert weights.codes is not None
+        read = flattened_source(self._circuit, self._circuit.calls[call].inputs[0])
+        source, channels = self._layout.grid(read, self._images), self._layout.channels(read)
+        codes = padded(weights.codes, 0).T.reshape(channels, *source.size, -1)
+        laid_out = np.zeros((groups_of(channels) * CHANNELS, *source.pitch, codes.shape[-1]), np.int8)
+        laid_out[:channels, : source.size[0], : source.size[1]] = codes
+        by_place = laid_out.reshape(-1, CHANNELS, source.image_places, codes.shape[-1]).swapaxes(1, 2)
+        layer = weights.layer
+        neurons = neurons_of(layer, layer.gain)
+        sums = np.dtype(np.int16) if layer.largest_sum <= np.iinfo(np.int16).max else membrane_type(layer)
+        return DenseLayer(
+            weights.name,
+            number,
+            (self.numbers[read],),
+            len(layer.threshold),
+            self._layout.grid(call, self._images),
+            True,
+            source,
+            np.ascontiguousarray(by_place),
+            neurons,
+            sums,
+        )
 
 
-def _rearrangement(layer: Spiking, producer: Operation, grid: Grid) -> Rearrangement:
-    window = window_of(layer)
-    phases = phases_of(window, producer.grid.size)
-    copies = len(phases.phases)
-    rows = phase_rows(phases, window, producer.grid, grid)
-    return Rearrangement(
-        "", groups_of(producer.channels) * CHANNELS * copies, grid, False, rows, window.stride[1], copies
-    )
-
-
-def _dense(now: Weights, producer: Operation, grid: Grid) -> DenseLayer:
-    assert now.codes is not None
-    channels, source = producer.channels, producer.grid
-    height, width = source.size
-    codes = padded(now.codes, 0).T.reshape(channels, height, width, -1)
-    laid_out = np.zeros((groups_of(channels) * CHANNELS, *source.pitch, codes.shape[-1]), np.int8)
-    laid_out[:channels, :height, :width] = codes
-    by_place = laid_out.reshape(-1, CHANNELS, source.image_places, codes.shape[-1]).swapaxes(1, 2)
-    neurons = neurons_of(now.layer)
-    sums = np.dtype(np.int16) if now.layer.largest_sum <= np.iinfo(np.int16).max else neurons.dtype
-    return DenseLayer(
-        now.name, len(now.layer.threshold), grid, True, source, np.ascontiguousarray(by_place), neurons, sums
-    )
+def _grouped(neurons: Array) -> Array:
+    """[channels, 3] as [groups, 4, 3]."""
+    return neurons.reshape(-1, CHANNELS, 3)

@@ -21,7 +21,7 @@ from triton.compiler import compile as compile_kernel
 
 import fxsnn
 from fxsnn.engine import cuda
-from fxsnn.engine.chain import Broken
+from fxsnn.engine.circuit import Broken
 from fxsnn.numerics import Dynamics, IntegerNeuron
 
 REPOSITORY = Path(__file__).parents[3]
@@ -49,6 +49,8 @@ def code(kernel: Any, kinds: dict[str, str], constants: dict[str, Any], capabili
         ({"drive": "*fp16", **INTEGERS}, False),
         ({"drive": "*fp32", **WIDE}, False),
         ({"drive": "*fp64", **WIDE}, False),
+        ({"drive": "*i32", **INTEGERS}, False),
+        ({"drive": "*i64", **WIDE}, False),
         ({"drive": "*i32", **INTEGERS}, True),
         ({"drive": "*fp64", **FLOATS}, True),
     ],
@@ -63,6 +65,13 @@ def test_the_pass_over_time_behind_a_pooling_compiles(zero_reset: bool) -> None:
     kinds = {"given": "*fp16", "spikes": "*fp16", **INTEGERS}
     constants = {"zero_reset": zero_reset, "record": zero_reset, "tall": 2, "wide": 3, "block": 1024}
     assert ".target sm_90" in code(cuda._pool_over_time, kinds, constants, 90)
+
+
+@pytest.mark.parametrize("kind", ["*fp16", "*fp32", "*fp64", "*i64"])
+@pytest.mark.parametrize("total", ["*i32", "*i64"])
+def test_the_sum_of_several_inputs_compiles(kind: str, total: str) -> None:
+    kinds = {"given": kind, "factors": total, "total": total}
+    assert ".target sm_90" in code(cuda._add_over_time, kinds, {"fresh": False, "block": 1024}, 90)
 
 
 def test_types_are_as_narrow_as_is_exact() -> None:
@@ -102,6 +111,7 @@ def test_memory_that_a_kernel_would_misread_is_refused(drive: torch.Tensor) -> N
         ),
         ("tests/fxsnn/test_readout.py", "triton"),
         ("tests/test_any_tail.py", "random_tails"),
+        ("tests/fxsnn/engine/test_circuits.py", "triton or RandomGraphs and give_the_spikes"),
         # The interpreter itself is not made for several threads.
         ("tests/fxsnn/engine/test_engines.py", "triton and not Net and not 32_bits and not many_threads"),
     ],

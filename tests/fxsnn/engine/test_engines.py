@@ -21,7 +21,7 @@ from torch import nn
 
 import fxsnn
 from fxsnn.engine import engine_for
-from fxsnn.engine.chain import Unsupported, chain_of, relying_on, watched
+from fxsnn.engine.circuit import Unsupported, circuit_of, relying_on, watched
 from fxsnn.errors import CalibrationWarning, DataError, EngineWarning, OptionError
 from fxsnn.layers import Spiking
 from tests.engines import ENGINES, needs_numba, same, tiny
@@ -303,7 +303,7 @@ class TestEveryEngine:
     def test_where_pytorch_does_not_tell_of_such_hooks_it_runs_the_network(
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        chain = chain_of(network(Small).graph)
+        chain = circuit_of(network(Small).graph)
         assert not watched(chain)
         monkeypatch.delattr(nn.modules.module, name)
         assert watched(chain)
@@ -341,7 +341,7 @@ def test_the_engine_of_the_cpu_runs_where_the_processor_has_avx2() -> None:
 @needs_numba
 class TestTheEngineOfTheCpu:
     def test_is_chosen_by_itself(self) -> None:
-        engine = engine_for("auto", chain_of(network(Small).graph))
+        engine = engine_for("auto", circuit_of(network(Small).graph))
         assert engine is not None
         assert engine.name == "numba"
 
@@ -391,7 +391,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - given) / 1024)
         conv: Any = snn.get_submodule("conv2")
         conv.largest_sum = 1 << 16
         with caplog.at_level(logging.INFO, logger="fxsnn"):
-            assert engine_for("auto", chain_of(snn.graph)) is None
+            assert engine_for("auto", circuit_of(snn.graph)) is None
         assert "the weights of conv2 have magnitudes that add up to 65536" in caplog.text
         snn.engine = "numba"
         with pytest.raises(OptionError, match=r"engine='numba' cannot run this network here: .*conv2"):
@@ -576,4 +576,4 @@ except fxsnn.OptionError as error:
     def test_a_graph_that_is_no_chain_is_named(self) -> None:
         graph = fxsnn.capture(seeded(Dense))
         with pytest.raises(Unsupported, match="0 encoders"):
-            chain_of(graph)
+            circuit_of(graph)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxsnn
-from fxsnn.engine.planning import window_of
+from fxsnn.engine.lookups import window_of
 from tests.nets import images
 
 

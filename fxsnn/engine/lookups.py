@@ -1,0 +1,188 @@
+"""What the CPU engine computes once from a circuit's integers, whatever the images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fxsnn.engine.circuit import Circuit, Unsupported
+from fxsnn.engine.planes import Window
+from fxsnn.engine.tables import LARGEST_SUM, ConvolutionTables, convolution_tables, padded, pooling_tables
+from fxsnn.layers import (
+    SpikeAdd,
+    SpikeAvgPool2d,
+    SpikeConv2d,
+    SpikeLinear,
+    Spiking,
+    SynapseConv2d,
+    SynapseLinear,
+    Synapses,
+    pair,
+    sides_of,
+)
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """Spikes that neurons read: a convolution, a pooling, or spikes as they are.
+
+    Attributes:
+        source: the call that gives the spikes.
+        window: geometry.
+        tables: lookups of the weighted sums; `None` for spikes as they are.
+        gain: int64 [C], what these are multiplied by.
+    """
+
+    source: int
+    window: Window
+    tables: ConvolutionTables | None
+    gain: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What neurons read.
+
+    Attributes:
+        name: of the layer in the user's network.
+        layer: the layer.
+        terms: of maps of spikes, what they add up.
+        constant: a part of what they add up is the same at every step.
+        codes: of a fully connected layer of spikes, int8 [outputs, inputs].
+    """
+
+    name: str
+    layer: Spiking
+    terms: tuple[Term, ...] = ()
+    constant: bool = False
+    codes: Array | None = None
+
+
+def weights_of(circuit: Circuit) -> dict[int, Weights]:
+    """What is computed once, for each call of a layer with neurons.
+
+    Raises:
+        Unsupported: the engine's integers are too narrow for a layer.
+    """
+    return {
+        number: _weights(circuit, number)
+        for number, call in enumerate(circuit.calls)
+        if isinstance(call.module, Spiking)
+    }
+
+
+def _weights(circuit: Circuit, number: int) -> Weights:
+    call = circuit.calls[number]
+    layer: Any = call.module
+    if layer.constant_input:
+        return Weights(call.name, layer, constant=True)
+    if isinstance(layer, SpikeLinear):
+        return Weights(call.name, layer, codes=layer.codes.numpy())
+    if not isinstance(layer, SpikeAdd):
+        gain = np.full(len(layer.threshold), layer.gain, np.int64)
+        return Weights(call.name, layer, (_term(call.name, layer, call.inputs[0], gain),))
+    if layer.input_magnitude is None:
+        raise Unsupported(f"{call.name} adds up spikes and images that are not rounded")
+    terms = []
+    for one, own in zip(call.inputs, layer.weights.numpy().astype(np.int64), strict=True):
+        read = circuit.calls[one]
+        if read.constant:
+            continue
+        if isinstance(read.module, Synapses):
+            gain = own * read.module.gain.numpy()
+            terms.append(_term(read.name, read.module, read.inputs[0], gain))
+        else:
+            terms.append(Term(one, Window((1, 1)), None, own))
+    if terms and all(term.tables is None for term in terms):  # an operation has one convolution at least
+        terms[0] = replace(terms[0], tables=pooling_tables(len(terms[0].gain), (1, 1)))
+    return Weights(call.name, layer, tuple(terms), constant=any(layer.constant))
+
+
+def _term(name: str, layer: Any, source: int, gain: Array) -> Term:
+    """The lookups of a layer with weights, or of a pooling.
+
+    Raises:
+        Unsupported: the engine's integers are too narrow.
+    """
+    if layer.largest_sum > LARGEST_SUM:
+        raise Unsupported(f"the weights of {name} have magnitudes that add up to {layer.largest_sum}")
+    if isinstance(layer, SpikeAvgPool2d):
+        tables = pooling_tables(len(layer.threshold), layer.window())
+    elif isinstance(layer, SynapseLinear):  # features are maps of one place
+        return Term(source, Window((1, 1)), convolution_tables(layer.codes.numpy()[..., None, None], 1), gain)
+    else:
+        assert isinstance(layer, SpikeConv2d | SynapseConv2d)
+        tables = convolution_tables(layer.codes.numpy(), layer.groups)
+    return Term(source, window_of(layer), tables, gain)
+
+
+def window_of(layer: SpikeConv2d | SynapseConv2d | SpikeAvgPool2d) -> Window:
+    """The geometry of a convolution or a pooling."""
+    if isinstance(layer, SpikeAvgPool2d):
+        padding = pair(layer.padding)
+        return Window(layer.window(), pair(layer.stride), padding, padding)
+    kernel, stride, dilation = (pair(value) for value in (layer.kernel_size, layer.stride, layer.dilation))
+    top, bottom, left, right = sides_of(layer)
+    return Window(kernel, stride, (top, left), (bottom, right), dilation)
+
+
+def membrane_type(layer: Spiking) -> np.dtype[Any]:
+    """In which type membranes, drive and thresholds are exact."""
+    if layer.constant_input and layer.input_magnitude is None:
+        return np.dtype(np.float64)
+    return np.dtype(np.int64 if layer.membrane_type() == torch.int64 else np.int32)
+
+
+def neurons_of(layer: Spiking, gain: Array | int, offset: Array | int = 0) -> Array:
+    """Gain, leak and threshold of each neuron's channel, [channels, 3], channels filled up to whole groups.
+
+    Args:
+        layer: the layer.
+        gain: of each channel, [channels], or of all.
+        offset: added to the leak of each channel, the channels that fill up groups included.
+    """
+    kind = membrane_type(layer)
+    columns = [
+        padded(np.full(len(layer.threshold), gain, kind), 0),
+        padded(layer.leak.numpy().astype(kind), 0) + np.asarray(offset, kind),
+        padded(layer.threshold.numpy().astype(kind), _never(kind)),
+    ]
+    return np.ascontiguousarray(np.stack(columns, axis=1))
+
+
+def _never(kind: np.dtype[Any]) -> float:
+    """A threshold for neurons that only fill up a group."""
+    return float(np.finfo(kind).max) if kind.kind == "f" else int(np.iinfo(kind).max)
+
+
+def constant_part(weights: Weights, given: list[Tensor]) -> Tensor | None:
+    """What is added at every step, without the leak; `None` where a layer adds up nothing that is constant.
+
+    Args:
+        weights: of the layer.
+        given: what is constant of what it reads, [N, ...], in the order of its arguments.
+
+    Returns:
+        [N, C, ...]: of `SpikeAdd` what it adds, else sums without the gain.
+    """
+    layer = weights.layer
+    if not weights.constant:
+        return None
+    if not isinstance(layer, SpikeAdd):
+        (x,) = given
+        sums = layer.sums(x)
+        return sums if layer.input_magnitude is None else sums.round()  # as in `Spiking.drive`
+    kind = torch.float64 if layer.input_magnitude is None else layer.membrane_type()
+    view = (-1, *[1] * (given[0].dim() - 2))
+    own = [weight for weight, constant in zip(layer.weights, layer.constant, strict=True) if constant]
+    return sum(
+        (x.to(kind) * weight.view(view).to(kind) for x, weight in zip(given, own, strict=True)),
+        torch.zeros((), dtype=kind),
+    )
