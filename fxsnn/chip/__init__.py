@@ -3,7 +3,7 @@
 Open `hardware.py` first, then `hwtargets/`, where the chips are. It imports display and the ground.
 """
 
-from fxsnn.chip.cores import FORMULA, Shape, estimated_cores
+from fxsnn.chip.cores import FORMULA, Read, Shape, estimated_cores
 from fxsnn.chip.fit_report import FitReport, Violation, fit_layer, reasons
 from fxsnn.chip.hardware import ALL_BITS, AUTOMATIC, Bits, HardwareTarget, Registers, require_target, whole_number
 from fxsnn.chip.plugins import get_target, target_sources
@@ -15,6 +15,7 @@ __all__ = [
     "Bits",
     "FitReport",
     "HardwareTarget",
+    "Read",
     "Registers",
     "Shape",
     "Violation",

@@ -18,7 +18,9 @@ from fxsnn.storage import write_whole
 _BOX, _LINE, _HEIGHT, _GAP = 208, 22, 40, 22
 _MARGIN, _GUTTER, _LEGEND = 16, 56, 26
 _TOP = _MARGIN + _LEGEND + _GAP
-_LETTERS = 30
+_LETTERS, _SMALL_LETTERS = 30, 36
+_HEAD, _APART = 7, 24
+"""Length of an arrow's head, and how far apart arrows arrive at a box."""
 
 # Okabe and Ito's palette, made light enough for black letters.
 COLOURS: Mapping[str, str] = {
@@ -28,6 +30,7 @@ COLOURS: Mapping[str, str] = {
     "batch norm": "#dddddd",
     "activation": "#bfe5d6",
     "pooling": "#ecd3e2",
+    "sum, wiring": "#d6d4ee",
     "encode, decode": "#f3efb0",
     "other": "#ffffff",
 }
@@ -94,6 +97,10 @@ class _Layout:
         lanes = [*wanted, *range(len(self.taken) + 1)]
         return next(lane for lane in lanes if all((row, lane) not in self.taken for row in rows))
 
+    def comes_from(self, source: int, target: int) -> int:
+        """The lane from which an arrow arrives."""
+        return self.passing.get((source, target), self.lane[source])
+
     def places(self, boxes: Sequence[Box]) -> Iterable[tuple[Box, int, int]]:
         """Each box with its row and its column."""
         return zip(boxes, self.rank, self.lane, strict=True)
@@ -144,13 +151,17 @@ class _Sheet:
         """The upper end of a box."""
         return _TOP + (row % self.rows) * (_HEIGHT + _GAP)
 
-    def path(self, stops: Sequence[tuple[int, int]], turns: Counter[int]) -> str:
-        """An arrow through places (row, lane); `turns` counts those that leave each column, to keep them apart."""
+    def path(self, stops: Sequence[tuple[int, int]], turns: Counter[int], aside: float) -> str:
+        """An arrow through places (row, lane); `turns` counts those that leave each column, to keep them apart.
+
+        It arrives `aside` of the middle of its box, from above, so that its head is seen.
+        """
         path = f"M{self.x(*stops[0]):.0f} {self.y(stops[0][0]) + _HEIGHT:.0f}"
         for here, there in pairwise(stops):
-            row, next_row = here[0], there[0]
-            x, next_x, bottom, top = self.x(*here), self.x(*there), self.y(row) + _HEIGHT, self.y(next_row)
-            end = top if there == stops[-1] else top + _HEIGHT
+            row, next_row, last = here[0], there[0], there == stops[-1]
+            x, next_x = self.x(*here), self.x(*there) + (aside if last else 0)
+            bottom, top = self.y(row) + _HEIGHT, self.y(next_row)
+            end = top if last else top + _HEIGHT
             column = row // self.rows
             if next_row // self.rows != column:
                 turn = turns[column]
@@ -161,8 +172,8 @@ class _Sheet:
             elif x == next_x:
                 path += f"V{end:.0f}"
             else:
-                path += f"V{bottom:.0f}C{x:.0f} {bottom + _GAP:.0f} {next_x:.0f} {top - _GAP:.0f} "
-                path += f"{next_x:.0f} {top:.0f}V{end:.0f}"
+                down = top - _HEAD
+                path += f"V{bottom:.0f}C{x:.0f} {down:.0f} {next_x:.0f} {bottom:.0f} {next_x:.0f} {down:.0f}V{end:.0f}"
         return f'<path d="{path}" fill="none" stroke="#555" stroke-width="1.3" marker-end="url(#arrow)"/>'
 
 
@@ -181,11 +192,12 @@ def draw(boxes: Sequence[Box], rows: int = 24) -> Drawing:
     turns: Counter[int] = Counter()
     parts = []
     for place, box in enumerate(boxes):
-        for source in dict.fromkeys(box.reads):
+        lane = layout.lane[place]
+        asides = _asides({source: layout.comes_from(source, place) - lane for source in dict.fromkeys(box.reads)})
+        for source, aside in asides.items():
             first, last = layout.rank[source], layout.rank[place]
-            passing = layout.passing.get((source, place), layout.lane[place])
-            between = [(row, passing) for row in range(first + 1, last)]
-            parts.append(sheet.path([(first, layout.lane[source]), *between, (last, layout.lane[place])], turns))
+            between = [(row, layout.passing[source, place]) for row in range(first + 1, last)]
+            parts.append(sheet.path([(first, layout.lane[source]), *between, (last, lane)], turns, aside))
     parts += [_box(box, sheet.x(row, lane), sheet.y(row)) for box, row, lane in layout.places(boxes)]
     kinds = [kind for kind in COLOURS if any(box.kind == kind for box in boxes) and kind != "other"]
     parts += [_swatch(kind, _MARGIN + 130 * i) for i, kind in enumerate(kinds)]
@@ -198,6 +210,19 @@ def draw(boxes: Sequence[Box], rows: int = 24) -> Drawing:
         '<path d="M0 0L8 4L0 8z" fill="#555"/></marker></defs>'
         f'<rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>'
     )
+
+
+def _asides(lanes: Mapping[int, int]) -> dict[int, float]:
+    """Where arrows arrive at a box, aside of its middle: from the left on the left, from the right on the right.
+
+    Args:
+        lanes: by source, from how many lanes to the right an arrow comes; 0: from above.
+    """
+    found: dict[int, float] = dict.fromkeys(lanes, 0.0)
+    for side in (-1, 1):
+        ordered = sorted((source for source in lanes if lanes[source] * side > 0), key=lambda one: abs(lanes[one]))
+        found |= {source: side * _APART * count for count, source in enumerate(ordered, 1)}
+    return found if len(lanes) > 1 else dict.fromkeys(lanes, 0.0)
 
 
 def _columns(layout: _Layout, rows: int) -> tuple[list[float], list[list[float]]]:
@@ -215,13 +240,13 @@ def _columns(layout: _Layout, rows: int) -> tuple[list[float], list[list[float]]
 
 
 def _box(box: Box, x: float, y: float) -> str:
-    left = x - _BOX / 2
+    left, label = x - _BOX / 2, escape(_cut(box.label, _SMALL_LETTERS))
     return (
         f"<g><title>{escape(box.details)}</title>"
         f'<rect x="{left:.0f}" y="{y:.0f}" width="{_BOX}" height="{_HEIGHT}" rx="5" fill="{COLOURS[box.kind]}" '
         'stroke="#555"/>'
         f'<text x="{x:.0f}" y="{y + 17:.0f}" text-anchor="middle" font-weight="bold">{escape(_cut(box.name))}</text>'
-        f'<text x="{x:.0f}" y="{y + 32:.0f}" text-anchor="middle" font-size="11">{escape(_cut(box.label))}</text></g>'
+        f'<text x="{x:.0f}" y="{y + 32:.0f}" text-anchor="middle" font-size="11">{label}</text></g>'
     )
 
 
@@ -232,6 +257,6 @@ def _swatch(kind: str, x: float) -> str:
     )
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, letters: int = _LETTERS) -> str:
     """The end of a name says more than its beginning."""
-    return text if len(text) <= _LETTERS else f"…{text[-_LETTERS + 1 :]}"
+    return text if len(text) <= letters else f"…{text[-letters + 1 :]}"

@@ -10,15 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from fxsnn.graph.kinds import Activation, Norm, Weighted
-from fxsnn.layers import Affine, BoundedReLU, ClippedReLU, Decode, Encode, LowBit, QuantizedInput, RateReLU, Spiking
+from fxsnn.layers import (
+    Add,
+    Affine,
+    BoundedReLU,
+    ClippedReLU,
+    Decode,
+    Encode,
+    Integers,
+    LowBit,
+    QuantizedInput,
+    RateReLU,
+    SpikeAdd,
+    Wiring,
+)
 
 KINDS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
-    ("spiking", (Spiking,)),
+    ("spiking", (Integers,)),
     ("low-bit weights", (LowBit,)),
     ("weights", Weighted),
     ("batch norm", (*Norm, Affine)),
     ("activation", Activation),
     ("pooling", (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d)),
+    ("sum, wiring", (Add, Wiring)),
     ("encode, decode", (Encode, Decode, QuantizedInput)),
 )
 
@@ -38,7 +52,9 @@ def in_short(module: Any) -> str:
         name += f" ≤ {module.threshold:.3g}"
     elif isinstance(module, BoundedReLU):
         name += f" ≤ {module.bound.value:.3g}"
-    bits = getattr(module, "bits", None) if isinstance(module, LowBit | Spiking) else None
+    elif isinstance(module, Add | SpikeAdd):
+        name += f" of {len(module.factor if isinstance(module, Add) else module.constant)}"
+    bits = getattr(module, "bits", None) if isinstance(module, LowBit | Integers) else None
     return f"{name}, {bits} bit" if bits else name
 
 

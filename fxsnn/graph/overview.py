@@ -9,24 +9,27 @@ from torch import Tensor, nn
 
 from fxsnn.graph.graph import Graph
 from fxsnn.graph.kinds import Weighted
-from fxsnn.layers import ClippedReLU, LowBit, Spiking
+from fxsnn.layers import Add, ClippedReLU, Integers, LowBit, Spiking
 
 HEADER = ("layer", "is a", "bits", "weight step", "threshold", "levels")
 
 
 def layer_rows(graph: Graph) -> list[tuple[str, ...]]:
-    """A row for each layer that is to spike, header first; what a stage does not know yet is a dash.
+    """A row for each layer that is to spike, and each weighted input of a sum, header first.
+
+    What a stage does not know yet, or a weighted input does not have, is a dash.
 
     The threshold is in activation units until the layer spikes, and the integers of its channels afterwards.
     """
     rows: list[tuple[str, ...]] = [HEADER]
-    for node in graph.body(*Weighted, nn.AvgPool2d, Spiking):
+    for node in graph.body(*Weighted, nn.AvgPool2d, Add, Integers):
         module: Any = graph[node]
         bits, step, threshold, levels = "-", "-", "-", "-"
         if graph.spikes(node):
             bits = str(module.bits) if module.bits else "-"
             step = _range(module.step) if module.bits else "-"
-            threshold, levels = _range(module.threshold), str(module.dynamics.timesteps)
+            if graph.is_a(node, Spiking):
+                threshold, levels = _range(module.threshold), str(module.dynamics.timesteps)
         else:
             if isinstance(module, LowBit):
                 bits, step = str(module.bits), _range(module.step.detach())

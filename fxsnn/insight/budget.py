@@ -35,7 +35,7 @@ from fxsnn.insight.effects import (
     stage_networks,
 )
 from fxsnn.insight.outputs import Outputs, Stage, outputs_reading
-from fxsnn.layers import ImageForm, QuantizedInput, geometry_of
+from fxsnn.layers import ImageForm, QuantizedInput, SpikeAdd, geometry_of
 from fxsnn.network import SpikingNetwork
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ _AT_ONCE = 64
 @dataclass(frozen=True)
 class LayerBudget:
     """How far one layer is from the ANN, in root mean square, relative to the ANN's activations.
+
+    A weighted input of a sum has no activations: it is what it gives to the sum, without the bias, which is in the sum.
 
     Attributes:
         layer: name in the user's network.
@@ -100,7 +102,7 @@ class ErrorBudget:
 
     Attributes:
         images: how many it was measured on.
-        layers: a row for each spiking layer, in order.
+        layers: a row for each spiking layer, in order, and for each weighted input of a sum.
         stages: the whole network, effect after effect.
         worst: the layer and the effect that change most.
     """
@@ -265,7 +267,7 @@ def _add_layers(
     """Hold each layer against the ANN on one batch."""
     ann = stages["ann"]
     analog, reals = float_activations(ann, layers, doubles), real_activations(snn, layers, images)
-    for layer, given, one in zip(layers, _inputs(ann, snn, layers, doubles, reals), sums, strict=True):
+    for layer, given, one in zip(layers, _inputs(stages, snn, layers, doubles, reals), sums, strict=True):
         before = _output(ann, layer, given)
         inherited, parts = before - analog[layer.name], {}
         for effect in _effects_on(layer):
@@ -275,35 +277,37 @@ def _add_layers(
 
 
 def _effects_on(layer: MatchedLayer) -> Iterable[str]:
+    if not layer.fires:
+        return ("weights",)
     return ("timesteps", "timing") if layer.pools else _LOCAL
 
 
-def _output(graph: Graph, layer: MatchedLayer, given: Tensor) -> Tensor:
-    """What a layer of a stage makes of an input."""
-    names = [str(layer.node.target)]
-    if not layer.pools:
-        names.append(str(layer.out.target))
-    else:
-        behind = graph.sole_user(graph.calls(names[0])[0])
-        if behind is not None and graph.is_a(behind, RateNeurons):
-            names.append(str(behind.target))
-    value = given
-    for name in names:
-        value = graph[name](value)
-    return value
+def _output(graph: Graph, layer: MatchedLayer, given: Sequence[Tensor]) -> Tensor:
+    """What a layer of a stage makes of its inputs."""
+    value: Tensor = graph[str(layer.node.target)](*given)
+    if layer.pools:
+        behind = graph.sole_user(graph.calls(str(layer.node.target))[0])
+        return graph[behind](value) if behind is not None and graph.is_a(behind, RateNeurons) else value
+    return graph[str(layer.out.target)](value) if layer.fires else value
 
 
 def _inputs(
-    ann: Graph, snn: SpikingNetwork, layers: Sequence[MatchedLayer], images: Tensor, reals: Mapping[str, Tensor]
-) -> list[Tensor]:
+    stages: Mapping[str, Graph],
+    snn: SpikingNetwork,
+    layers: Sequence[MatchedLayer],
+    images: Tensor,
+    reals: Mapping[str, Tensor],
+) -> list[Sequence[Tensor]]:
     """What each layer reads in the spiking network, on average over time, in activation units."""
-    encode = encoder_of(snn)
-    found: dict[Node, Tensor] = {}
-    values = {layer.out: reals[layer.name] for layer in layers}
+    ann, encode = stages["ann"], encoder_of(snn)
+    found: dict[Node, Sequence[Tensor]] = {}
+    values = {layer.out: reals[layer.name] for layer in layers if layer.fires}
     if encode.bits is not None:
         start, _ = normalised_images(ann)
         values[start] = QuantizedInput(encode.unit, encode.bits, encode.affine)(images)
-    _Spliced(ann, values, {layer.node for layer in layers}, found.__setitem__).run(images)
+    # What weighted inputs of sums give, they give at every step: it depends on rates alone.
+    linear = {layer.node: stages["weights"][layer.name] for layer in layers if not layer.fires}
+    _Spliced(ann, values, linear, {layer.node for layer in layers}, found.__setitem__).run(images)
     return [found[layer.node] for layer in layers]
 
 
@@ -313,22 +317,28 @@ class _Spliced(Interpreter):
     Args:
         graph: the network.
         values: of the nodes that are not to be run.
-        readers: nodes whose input is wanted; those without a value are skipped.
-        see: called with each of these and its input.
+        others: modules that run in the place of those of some nodes.
+        readers: nodes whose inputs are wanted; those without a value or another module are skipped.
+        see: called with each of these and its inputs.
     """
 
     def __init__(
-        self, graph: Graph, values: Mapping[Node, Tensor], readers: set[Node], see: Callable[[Node, Tensor], None]
+        self,
+        graph: Graph,
+        values: Mapping[Node, Tensor],
+        others: Mapping[Node, nn.Module],
+        readers: set[Node],
+        see: Callable[[Node, Sequence[Tensor]], None],
     ) -> None:
         super().__init__(graph.module)
-        self._values, self._readers, self._see = values, readers, see
+        self._values, self._others, self._readers, self._see = values, others, readers, see
 
     def run_node(self, n: Node) -> Any:
         """See `fx.Interpreter`."""
         if n in self._readers:
-            (given,) = self.fetch_args_kwargs_from_env(n)[0]
+            given: Any = self.fetch_args_kwargs_from_env(n)[0]
             self._see(n, given)
-            return self._values.get(n, given)
+            return self._others[n](*given) if n in self._others else self._values.get(n, given[0])
         return self._values[n] if n in self._values else super().run_node(n)
 
 
@@ -343,8 +353,13 @@ def _worst(layers: Sequence[LayerBudget], snn: SpikingNetwork) -> Worst:
 def _advice(row: LayerBudget, snn: SpikingNetwork) -> str:
     if row.cause == "clipping":
         return "Raise its threshold: a higher percentile, or calibration='max', on more images"
+    layer: Any = snn.graph[row.layer]
+    if row.cause == "weights" and isinstance(layer, SpikeAdd):
+        return (
+            "Its bias was moved, for what the weights of its inputs have lost: look at these, and give them more bits; "
+            "it does no harm where the stages keep the accuracy"
+        )
     if row.cause == "weights":
-        layer: Any = snn.graph[row.layer]
         geometry = geometry_of(layer)
         widest = snn.target.bits_of(row.layer, AUTOMATIC, geometry.kernel_size, geometry.fan_in_channels)
         remedies = [f"give it more bits (the target allows {widest})"] if widest > layer.bits else []
@@ -356,6 +371,12 @@ def _advice(row: LayerBudget, snn: SpikingNetwork) -> str:
             remedies.append("correct the biases (correction='biases', no labels needed)")
         remedies.append("fine-tune (finetune=fxsnn.Finetune(data))")
         return f"Its {layer.bits}-bit weights say too little: {', or '.join(remedies)}"
+    if row.cause == "rounding" and isinstance(layer, SpikeAdd):
+        return (
+            "Its inputs share one grain, in which spikes that are added as they are count whole numbers of "
+            f"{_ends(layer.weights)}: fine-tune, which has them in the loop (finetune=fxsnn.Finetune(data)), or use a "
+            "target with wider codebook entries"
+        )
     if row.cause == "rounding":
         return (
             "Its integers are coarse: fine-tune, which has them in the loop (finetune=fxsnn.Finetune(data)), train it "
@@ -367,3 +388,8 @@ def _advice(row: LayerBudget, snn: SpikingNetwork) -> str:
     remedies = [*start, *reset, f"use a larger T than {snn.timesteps}", "fine-tune for this T"]
     why = "Spikes come too unevenly" if row.cause == "timing" else f"Rates are too coarse at T={snn.timesteps}"
     return f"{why}: {', or '.join(remedies)} (finetune=fxsnn.Finetune(data{spiking}))"
+
+
+def _ends(weights: Tensor) -> str:
+    low, high = int(weights.abs().min()), int(weights.abs().max())
+    return f"{low:,}..{high:,}"

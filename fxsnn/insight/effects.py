@@ -18,7 +18,20 @@ from fxsnn.calibration import Watch
 from fxsnn.data import accepted
 from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Weighted, capture_sharing, normalised_images
-from fxsnn.layers import BoundedReLU, Encode, QuantizedInput, Spiking, check_images, layer_like
+from fxsnn.layers import (
+    Add,
+    BoundedReLU,
+    Encode,
+    Integers,
+    QuantizedInput,
+    SpikeAdd,
+    SpikeAvgPool2d,
+    Spiking,
+    Synapses,
+    Wiring,
+    check_images,
+    layer_like,
+)
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.numerics import Dynamics, integrate_and_fire, steady_spike_counts
 from fxsnn.passes import CheckConvRelu, FoldBatchNorm, front_end
@@ -125,25 +138,34 @@ class MatchedLayer:
     Attributes:
         name: in the user's network.
         node: its node in the ANN.
-        out: the node that has its value: its ReLU, or the pooling itself.
+        out: the node that has its value: its ReLU; the pooling, or the weighted input of a sum, itself.
         spiking: what it has become.
-        unit: what a reader takes a spike of it for, float64 [1], or [C] where the tail reads it.
+        unit: what a reader takes a spike of it for, float64 [1], or [C] where each channel counts by its own value: in
+            sums, and behind the body. Not of weighted inputs of sums, which do not spike.
     """
 
     name: str
     node: Node
     out: Node
-    spiking: Spiking
+    spiking: Integers
     unit: Tensor
 
     @property
     def pools(self) -> bool:
         """It is a pooling."""
-        return self.spiking.bits == 0
+        return isinstance(self.spiking, SpikeAvgPool2d)
+
+    @property
+    def fires(self) -> bool:
+        """It has neurons."""
+        return isinstance(self.spiking, Spiking)
 
 
 def _float_network(model: nn.Module, snn: SpikingNetwork) -> Graph:
-    """The user's network with batch norms folded, in double precision, where the spiking network is."""
+    """The user's network with batch norms folded, in double precision, where the spiking network is.
+
+    Biases of weighted inputs of sums are in the sums, as those of the spiking network are.
+    """
     require_spiking(snn)
     graph = capture_sharing(model, snn.image_size)
     # They were verified when the network was converted.
@@ -151,7 +173,20 @@ def _float_network(model: nn.Module, snn: SpikingNetwork) -> Graph:
         graph = one(graph).after
     own = graph.detached(torch.float64)
     own.module.to(snn.device)
+    for node in own.body(Add):
+        _gather_biases(own, node)
     return own
+
+
+def _gather_biases(graph: Graph, node: Node) -> None:
+    add: Any = graph[node]
+    shift = add.shift
+    for read, factor in zip(node.all_input_nodes, add.factor, strict=True):
+        layer: Any = graph[read] if graph.is_a(read, *Weighted) else None
+        if layer is not None and layer.bias is not None:
+            shift = shift + factor * layer.bias.detach()
+            layer.bias = None
+    graph.replace(node, Add(add.factor, shift).eval())
 
 
 def matched_layers(ann: Graph, snn: SpikingNetwork) -> list[MatchedLayer]:
@@ -160,39 +195,56 @@ def matched_layers(ann: Graph, snn: SpikingNetwork) -> list[MatchedLayer]:
     Raises:
         OptionError: they do not fit together.
     """
-    spiking = {snn.graph.name(node): node for node in snn.graph.nodes(Spiking)}
-    nodes = ann.body(*Weighted, nn.AvgPool2d)
+    spiking = {snn.graph.name(node): node for node in snn.graph.nodes(Integers)}
+    nodes = ann.body(*Weighted, nn.AvgPool2d, Add)
     if [ann.name(node) for node in nodes] != list(spiking):
         raise OptionError(
             f"snn was not converted from this model: its layers are {', '.join(spiking)}, those of the model "
             f"{', '.join(map(ann.name, nodes)) or 'none'}"
         )
-    found = []
+    found: list[MatchedLayer] = []
+    units: dict[str, Tensor] = {}
     for node in nodes:
         layer, module = snn.graph[spiking[ann.name(node)]], ann[node]
-        assert isinstance(layer, Spiking)
-        out = node if isinstance(module, nn.AvgPool2d) else next(iter(node.users))
-        codes, weight = getattr(layer, "codes", None), getattr(module, "weight", None)
-        if codes is not None and weight is not None and codes.shape != weight.shape:
+        assert isinstance(layer, Integers)
+        out = node if isinstance(module, nn.AvgPool2d) or isinstance(layer, Synapses) else next(iter(node.users))
+        ours, theirs = (_size(one) for one in (layer, module))
+        if ours != theirs:
             raise OptionError(
-                f"snn was not converted from this model: weights of {ann.name(node)} have shape {list(codes.shape)}, "
-                f"in the model {list(weight.shape)}"
+                f"snn was not converted from this model: weights of {ann.name(node)} have shape {list(ours)}, "
+                f"in the model {list(theirs)}"
             )
-        found.append(MatchedLayer(ann.name(node), node, out, layer, _unit(snn.graph, spiking[ann.name(node)])))
+        units[ann.name(node)] = unit = _unit(snn.graph, spiking[ann.name(node)], units)
+        found.append(MatchedLayer(ann.name(node), node, out, layer, unit))
     return found
 
 
-def _unit(graph: Graph, node: Node) -> Tensor:
-    """What a spike of `node` is taken for by the next layer with weights, or by the tail."""
+def _size(layer: Any) -> tuple[int, ...]:
+    """Of weights; of a sum, the number of inputs."""
+    if isinstance(layer, Add | SpikeAdd):
+        return (len(layer.factor if isinstance(layer, Add) else layer.weights),)
+    weights = getattr(layer, "codes", None) if isinstance(layer, Integers) else getattr(layer, "weight", None)
+    return () if weights is None else tuple(weights.shape)
+
+
+def _unit(graph: Graph, node: Node, units: Mapping[str, Tensor]) -> Tensor:
+    """What a spike of `node` is taken for by the layers with weights that read it; by sums and the tail, if none do.
+
+    A pooling passes on what it reads, the units of which are known.
+    """
     layer: Any = graph[node]
-    behind: Any = graph.sole_user(node)
-    while behind is not None:
+    if isinstance(layer, SpikeAvgPool2d):
+        return _unit_of(graph, node.all_input_nodes[0], units)
+    if not isinstance(layer, Spiking):
+        return torch.ones(1, dtype=torch.float64)
+    waiting = list(node.users)
+    while waiting:
+        behind = waiting.pop(0)
         module: Any = graph[behind] if behind.op == "call_module" else None
-        if isinstance(module, Spiking) and module.bits:
+        if isinstance(module, Integers) and module.bits:
             return layer.spike_value.new_tensor([module.input_unit])
-        if not isinstance(module, Spiking | nn.Flatten):
-            break
-        behind = graph.sole_user(behind)
+        if isinstance(module, SpikeAvgPool2d | nn.Flatten | Wiring):
+            waiting += behind.users
     return layer.spike_value
 
 
@@ -219,6 +271,7 @@ def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
     graph = ann.copy()
     layers, body, (normalised, _) = matched_layers(graph, snn), graph.body(), normalised_images(graph)
     dynamics = snn.dynamics
+    units = {layer.name: layer.unit for layer in layers}
     for layer in layers:
         source: Any = graph[layer.node]
         if layer.pools:
@@ -226,19 +279,14 @@ def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
                 _insert_after_pool(graph, layer, dynamics, timed="timing" in effects)
             continue
         spiking: Any = layer.spiking
-        value = spiking.spike_value
         if "weights" in effects:
-            graph.replace(layer.node, _with_codes(source, spiking, rounded="rounding" in effects))
-        if "timing" in effects:
-            whole = spiking.input_magnitude is not None
-            neurons: nn.Module = _TimedNeurons(spiking.threshold.double(), value, layer.unit, dynamics, whole=whole)
-        elif "clipping" in effects:
-            top = value if "rounding" in effects else spiking.real_threshold
-            gain = layer.unit / value if "rounding" in effects else torch.ones_like(spiking.real_threshold)
-            neurons = RateNeurons(top, gain, dynamics if "timesteps" in effects else _own_levels(graph[layer.out]))
-        else:
-            continue
-        graph.replace(layer.out, neurons)
+            whole = "rounding" in effects
+            if isinstance(spiking, SpikeAdd):
+                graph.replace(layer.node, _with_weights(snn, layer, source, units, rounded=whole))
+            else:
+                graph.replace(layer.node, _with_codes(source, spiking, rounded=whole))
+        if layer.fires and (neurons := _neurons(layer, graph[layer.out], dynamics, effects)) is not None:
+            graph.replace(layer.out, neurons)
     encode = encoder_of(snn)
     start = graph.input()
     if "input" in effects and encode.bits is not None:
@@ -254,6 +302,20 @@ def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
         graph.insert_after(last, "mean_over_time", _Mean(dynamics.timesteps))
     graph.tidy()
     return graph
+
+
+def _neurons(layer: MatchedLayer, activation: nn.Module, dynamics: Dynamics, effects: set[str]) -> nn.Module | None:
+    """What takes the place of an activation; `None`: it stays."""
+    spiking: Any = layer.spiking
+    value = spiking.spike_value
+    if "timing" in effects:
+        whole = spiking.input_magnitude is not None
+        return _TimedNeurons(spiking.threshold.double(), value, layer.unit, dynamics, whole=whole)
+    if "clipping" in effects:
+        top = value if "rounding" in effects else spiking.real_threshold
+        gain = layer.unit / value if "rounding" in effects else torch.ones_like(spiking.real_threshold)
+        return RateNeurons(top, gain, dynamics if "timesteps" in effects else _own_levels(activation))
+    return None
 
 
 def _own_levels(activation: nn.Module) -> Dynamics | None:
@@ -272,13 +334,49 @@ def _insert_after_pool(graph: Graph, layer: MatchedLayer, dynamics: Dynamics, *,
 
 
 def _with_codes(source: Any, spiking: Any, *, rounded: bool) -> nn.Module:
-    """The layer with n-bit weights, and with the bias as it was before or after it was rounded to the leak."""
+    """The layer with n-bit weights, and with the bias as it was before or after it was rounded to the leak.
+
+    What a weighted input of a sum has for a bias is in the sum.
+    """
     new: Any = layer_like(source, nn.Conv2d, nn.Linear)
     step = spiking.step.view(-1, *[1] * (spiking.codes.dim() - 1))
+    if isinstance(spiking, Synapses):
+        new.weight, new.bias = nn.Parameter(spiking.codes * step, requires_grad=False), None
+        return new
     bias = spiking.leak * (spiking.spike_value / spiking.threshold) if rounded else spiking.real_bias
     new.weight = nn.Parameter(spiking.codes * step, requires_grad=False)
     new.bias = nn.Parameter(bias, requires_grad=False)
     return new
+
+
+def _with_weights(
+    snn: SpikingNetwork, layer: MatchedLayer, source: Any, units: Mapping[str, Tensor], *, rounded: bool
+) -> Add:
+    """The sum with its bias, before or after it was rounded to the leak and its inputs to whole gains."""
+    spiking: Any = layer.spiking
+    if not rounded:
+        return Add(source.factor, spiking.real_bias).eval()
+    graph, factors = snn.graph, []
+    (node,) = graph.calls(layer.name)
+    for read, factor, weight in zip(node.all_input_nodes, source.factor, spiking.weights, strict=True):
+        if graph.is_a(read, Synapses):
+            synapses: Any = graph[read]
+            factors.append(factor * (synapses.gain != 0))  # their steps fit their gains, but where these are nothing
+        else:
+            unit = _unit_of(graph, read, units)
+            unit = unit.repeat_interleave(len(weight) // len(unit)) if len(unit) > 1 else unit
+            factors.append(weight * spiking.step / unit)
+    return Add(torch.stack(factors), spiking.leak * spiking.step).eval()
+
+
+def _unit_of(graph: Graph, node: Node, units: Mapping[str, Tensor]) -> Tensor:
+    """What a spike that comes along an edge is taken for, or one unit of the images."""
+    while not graph.is_a(node, Spiking, Encode):
+        (node,) = node.all_input_nodes
+    encode = graph[node]
+    if isinstance(encode, Encode):
+        return torch.full((1,), encode.unit, dtype=torch.float64, device=graph.device)
+    return units[graph.name(node)]
 
 
 def encoder_of(snn: SpikingNetwork) -> Encode:
@@ -298,14 +396,15 @@ def layer_activations(model: nn.Module, snn: SpikingNetwork, images: Tensor) -> 
         images: [N, C, H, W].
 
     Returns:
-        Pairs of float64 tensors [N, C, ...]; `fxsnn.plots.activation_scatter` draws one.
+        Pairs of float64 tensors [N, C, ...]; `fxsnn.plots.activation_scatter` draws one. Weighted inputs of sums have
+        no activations and are left out.
 
     Raises:
         OptionError: `snn` was not converted from `model`.
         DataError: the images are no images for the network.
     """
     ann = _float_network(model, snn)
-    layers = matched_layers(ann, snn)
+    layers = [layer for layer in matched_layers(ann, snn) if layer.fires]
     check_images(images, ann.image_form)
     with torch.no_grad():
         analog = float_activations(ann, layers, images.to(snn.device, torch.float64))
@@ -323,7 +422,8 @@ def float_activations(ann: Graph, layers: Sequence[MatchedLayer], images: Tensor
 
 
 def real_activations(snn: SpikingNetwork, layers: Sequence[MatchedLayer], images: Tensor) -> dict[str, Tensor]:
-    """What readers take the rates of the spiking network for, by layer."""
+    """What readers take the rates of the spiking network for, by layer; of those that spike."""
     counts = snn.count_spikes(images)
     rates = {name: count.double() / snn.timesteps for name, count in counts.items()}
-    return {layer.name: rates[layer.name] * _along_channels(layer.unit, rates[layer.name]) for layer in layers}
+    fire = [layer for layer in layers if layer.fires]
+    return {layer.name: rates[layer.name] * _along_channels(layer.unit, rates[layer.name]) for layer in fire}

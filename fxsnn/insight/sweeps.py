@@ -47,9 +47,10 @@ class Point:
     Attributes:
         timesteps: T.
         accuracy: percentage of the images that it classifies right.
-        synaptic_operations: additions per image, all layers but the first.
-        input_operations: multiplications of the first layer per image.
-        latency: steps from an image to its answer on a chip where every layer takes a step: T + layers - 1.
+        synaptic_operations: additions per image, all layers but those that read the images.
+        input_operations: multiplications of layers that read the images, per image.
+        latency: steps from an image to its answer on a chip where every layer takes a step: T + layers - 1, of layers
+            on the longest way.
     """
 
     timesteps: int
@@ -227,12 +228,12 @@ def _evaluated(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def _points(meter: Meter, accuracies: list[float]) -> tuple[Point, ...]:
-    first, *others = meter.operations.values()
-    inputs = first.cumsum(0) / meter.images
-    operations = sum(others, torch.zeros_like(first)).cumsum(0) / meter.images
-    depth = len(meter.operations)
+    inputs = operations = torch.zeros(meter.timesteps, dtype=torch.float64)
+    for name, counts in meter.operations.items():
+        added = counts.cumsum(0) / meter.images
+        inputs, operations = (inputs + added, operations) if name in meter.read_images else (inputs, operations + added)
     return tuple(
-        Point(t + 1, accuracy, float(operations[t]), float(inputs[t]), t + depth)
+        Point(t + 1, accuracy, float(operations[t]), float(inputs[t]), t + meter.depth)
         for t, accuracy in enumerate(accuracies)
     )
 

@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.node import Node
 
 from fxsnn.errors import DataError
-from fxsnn.graph import Graph
-from fxsnn.layers import Encode, Spiking
+from fxsnn.graph import Graph, copied
+from fxsnn.layers import Encode, Integers, SpikeAdd, Spiking, Synapses
 
 
 @dataclass(frozen=True)
 class LayerActivity:
-    """What a layer did.
+    """What a layer did; a weighted input of a sum has no neurons, and nothing of what neurons do.
 
     Attributes:
         size: of its output: (channels, height, width) or (features,).
@@ -25,15 +26,18 @@ class LayerActivity:
         silent: how many neurons never spiked on any image.
         saturated: share of neurons (averaged over images) that spiked at every step: what they stand for is cut off.
         synaptic_operations: additions per image: for each spike that the layer reads, one at each neuron that it feeds.
-            For the first layer, which reads numbers, multiplications and additions at every step.
+            A sum's are those of spikes that it adds as they are; its weighted inputs have their own. For a layer that
+            reads the images, which are numbers, multiplications and additions at every step.
+        reads_images: whether it is such a layer.
     """
 
     size: tuple[int, ...]
-    firing_rate: float
-    membrane: tuple[float, float]
+    firing_rate: float | None
+    membrane: tuple[float, float] | None
     silent: int
-    saturated: float
+    saturated: float | None
     synaptic_operations: float
+    reads_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,72 @@ def fan_out(layer: Any, size: tuple[int, ...]) -> Tensor:
     return found[0]
 
 
-def sources(graph: Graph) -> dict[str, str | None]:
-    """By name of a spiking layer, the one that it reads; `None` for the first, which reads the images."""
-    found: dict[str, str | None] = {}
-    for node in graph.nodes(Spiking):
-        before = node.all_input_nodes[0]
-        while before.op == "call_module" and not graph.is_a(before, Spiking, Encode):
-            before = before.all_input_nodes[0]
-        found[graph.name(node)] = graph.name(before) if graph.is_a(before, Spiking) else None
+def sources(graph: Graph) -> dict[str, tuple[str | None, ...]]:
+    """By name of a layer, those whose spikes it reads; `None` stands for the images.
+
+    A sum reads what it adds as it is; the rest is read by its weighted inputs. Wiring is passed through.
+    """
+    found: dict[str, tuple[str | None, ...]] = {}
+    for node in graph.nodes(Integers):
+        starts = [one for one in _way(graph, node)[0] if not graph.is_a(one, Synapses)]
+        found[graph.name(node)] = tuple(None if graph.is_a(one, Encode) else graph.name(one) for one in starts)
     return found
+
+
+def _way(graph: Graph, node: Node) -> tuple[list[Node], list[Node]]:
+    """The layers, or the encoder, that a layer reads, and what stands between, in order."""
+    starts: dict[Node, None] = {}
+    between: dict[Node, None] = {}
+
+    def walk(one: Node) -> None:
+        for read in one.all_input_nodes:
+            if graph.is_a(read, Integers, Encode):
+                starts[read] = None
+            elif read not in between and read.op == "call_module":
+                walk(read)
+                between[read] = None
+
+    walk(node)
+    return list(starts), list(between)
+
+
+def fan_outs(graph: Graph, node: Node, sizes: Mapping[str | None, tuple[int, ...]]) -> dict[str | None, Tensor]:
+    """How many neurons each spike that a layer reads feeds, by its sources: float64, of their sizes.
+
+    Args:
+        graph: of the network.
+        node: of the layer.
+        sizes: of what its sources give, by name; `None`: of the images, as layers read them.
+    """
+    starts, between = _way(graph, node)
+    values: dict[Node, Tensor] = {}
+    with torch.inference_mode(False), torch.enable_grad():
+        for one in starts:
+            if not graph.is_a(one, Synapses):
+                size = sizes[None if graph.is_a(one, Encode) else graph.name(one)]
+                values[one] = torch.zeros(1, *size, dtype=torch.float64, requires_grad=True)
+        leaves = dict(values)
+        for one in between:
+            wiring: Any = graph[one]
+            values[one] = copied(wiring, lambda tensor: tensor.cpu())(*(values[read] for read in one.all_input_nodes))
+        reads = [values[read] for read in node.all_input_nodes if read in values]
+        if not reads:
+            return {}
+        counts = [torch.ones_like(read) for read in reads]
+        if not graph.is_a(node, SpikeAdd):
+            counts = [fan_out(graph[node], tuple(reads[0].shape[1:]))[None]]
+        found = torch.autograd.grad(reads, list(leaves.values()), counts)
+    names = (None if graph.is_a(one, Encode) else graph.name(one) for one in leaves)
+    return {name: one[0] for name, one in zip(names, found, strict=True)}
+
+
+def depth(graph: Graph) -> int:
+    """Neurons in a row on the longest way from the images to the last layer."""
+    found: dict[Node, int] = {}
+    for node in graph.nodes():
+        before = max((found[read] for read in node.all_input_nodes), default=0)
+        found[node] = before + graph.is_a(node, Spiking)
+    return max(found.values(), default=0)
 
 
 class Meter:
@@ -89,21 +150,27 @@ class Meter:
         timesteps: T.
 
     Attributes:
+        timesteps: T.
         images: how many so far.
         operations: by layer, synaptic operations at each step, over all images, float64 [T].
+        read_images: names of the layers whose operations are multiplications: what they read are the images.
+        depth: neurons in a row on the longest way through the network.
     """
 
     def __init__(self, graph: Graph, timesteps: int) -> None:
         self.images = 0
         self._size: tuple[int, ...] | None = None
-        self._timesteps = timesteps
-        self._layers = {graph.name(node): graph[node] for node in graph.nodes(Spiking)}
-        self._sources = sources(graph)
-        self._form = graph.image_form
-        self.operations = {name: torch.zeros(timesteps, dtype=torch.float64) for name in self._layers}
-        self._fan_out: dict[str, Tensor] = {}
-        self._spikes = dict.fromkeys(self._layers, 0.0)
-        self._saturated = dict.fromkeys(self._layers, 0)
+        self.timesteps = timesteps
+        self._graph = graph
+        self._nodes = {graph.name(node): node for node in graph.nodes(Integers)}
+        sources_of = sources(graph)
+        self.read_images = frozenset(name for name, read in sources_of.items() if set(read) == {None})
+        self.depth = depth(graph)
+        self.operations = {name: torch.zeros(timesteps, dtype=torch.float64) for name in self._nodes}
+        self._fan_outs: dict[str, dict[str | None, Tensor]] = {}
+        self._sizes: dict[str, tuple[int, ...]] = {}
+        self._spikes: dict[str, float] = {}
+        self._saturated: dict[str, int] = {}
         self._fired: dict[str, Tensor] = {}
         self._ranges: dict[str, tuple[float, float]] = {}
 
@@ -118,40 +185,56 @@ class Meter:
             raise DataError(
                 f"images have sizes {self._size} and {size}; a neuron is one place: give images of one size"
             )
-        self._size = size
+        if self._size is None:
+            self._size = size
+            self._measure(size, {name: tuple(one.shape[2:]) for name, one in spikes.items()})
         self.images += len(images)
-        for name, layer in self._layers.items():
-            source = self._sources[name]
-            if source is None:
-                if name not in self._fan_out:
-                    size = (images[0].numel(),) if isinstance(layer, nn.Linear) else self._form.size_of_layers(size)
-                    self._fan_out[name] = fan_out(layer, size)
-                self.operations[name] += float(self._fan_out[name].sum()) * len(images)
-            else:
-                read = spikes[source].double().sum(1).cpu()
-                if name not in self._fan_out:
-                    self._fan_out[name] = fan_out(layer, tuple(read.shape[1:]))
-                self.operations[name] += (read * self._fan_out[name]).flatten(1).sum(1)
-            counts = spikes[name].sum(0)
-            self._spikes[name] += float(counts.double().sum())
-            self._saturated[name] += int((counts == self._timesteps).sum())
-            fired = (counts > 0).any(0).cpu()
+        read: dict[str, Tensor] = {}
+        for name, fed in self._fan_outs.items():
+            for source, counts in fed.items():
+                if source is None:
+                    self.operations[name] += float(counts.sum()) * len(images)
+                    continue
+                if source not in read:
+                    read[source] = spikes[source].double().sum(1).cpu()
+                self.operations[name] += (read[source] * counts).flatten(1).sum(1)
+        for name, one in spikes.items():
+            total = one.sum(0)
+            self._spikes[name] = self._spikes.get(name, 0.0) + float(total.double().sum())
+            self._saturated[name] = self._saturated.get(name, 0) + int((total == self.timesteps).sum())
+            fired = (total > 0).any(0).cpu()
             self._fired[name] = fired | self._fired[name] if name in self._fired else fired
             low, high = ranges[name]
             before = self._ranges.get(name, (low, high))
             self._ranges[name] = min(low, before[0]), max(high, before[1])
 
+    def _measure(self, size: tuple[int, ...], given: Mapping[str, tuple[int, ...]]) -> None:
+        """Sizes and fan-outs, for images of a size."""
+        sizes: dict[str | None, tuple[int, ...]] = {None: self._graph.image_form.size_of_layers(size)}
+        sizes.update(given)
+        for name, node in self._nodes.items():
+            self._fan_outs[name] = fan_outs(self._graph, node, sizes)
+            behind = self._graph.sole_user(node)
+            # A weighted input gives as many sums as the sum that reads it has neurons.
+            self._sizes[name] = given[self._graph.name(node if name in given or behind is None else behind)]
+
     def result(self) -> Activity:
         """All of it."""
         layers = {}
-        for name, fired in self._fired.items():
+        for name, size in self._sizes.items():
+            fired, operations = self._fired.get(name), float(self.operations[name].sum()) / self.images
+            reads_images = name in self.read_images
+            if fired is None:
+                layers[name] = LayerActivity(size, None, None, 0, None, operations, reads_images)
+                continue
             neurons = fired.numel() * self.images
             layers[name] = LayerActivity(
-                tuple(fired.shape),
-                self._spikes[name] / (neurons * self._timesteps),
+                size,
+                self._spikes[name] / (neurons * self.timesteps),
                 self._ranges[name],
                 int((~fired).sum()),
                 self._saturated[name] / neurons,
-                float(self.operations[name].sum()) / self.images,
+                operations,
+                reads_images,
             )
         return Activity(self.images, layers)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from math import prod
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.fx.node import Node
 
-from fxsnn.chip import HardwareTarget, Shape, estimated_cores, fit_layer, reasons
+from fxsnn.chip import HardwareTarget, Read, Shape, estimated_cores, fit_layer, reasons
 from fxsnn.graph import Graph
-from fxsnn.layers import Encode, SpikeAvgPool2d, Spiking, geometry_of, pair
+from fxsnn.layers import Encode, Integers, SpikeAdd, SpikeAvgPool2d, Spiking, Synapses, geometry_of, pair
 from fxsnn.numerics import Dynamics, largest_code
 from fxsnn.report.activity import Activity
-from fxsnn.report.report import LayerRow, Report
+from fxsnn.report.report import LayerRow, Report, Summand
 
 _RESET_NOTE = (
     "reset to zero throws away what a membrane had above its threshold and costs accuracy; "
@@ -31,7 +34,7 @@ def report_of(graph: Graph, target: HardwareTarget, dynamics: Dynamics, activity
         activity: what it does on images.
     """
     encode = next((module for node in graph.nodes(Encode) if isinstance(module := graph[node], Encode)), None)
-    rows = tuple(_row(graph.name(node), graph[node], target, activity) for node in graph.nodes(Spiking))
+    rows = _rows(graph, target, activity)
     tail = tuple(graph.name(node) for node in graph.tail() if node.op == "call_module" and node.target != "decode")
     widths = target.registers
     return Report(
@@ -51,7 +54,24 @@ def report_of(graph: Graph, target: HardwareTarget, dynamics: Dynamics, activity
     )
 
 
-def _row(name: str, layer: Any, target: HardwareTarget, activity: Activity | None) -> LayerRow:
+def _rows(graph: Graph, target: HardwareTarget, activity: Activity | None) -> tuple[LayerRow, ...]:
+    found: dict[str, LayerRow] = {}
+    for node in graph.nodes(Integers):
+        name, layer = graph.name(node), graph[node]
+        if isinstance(layer, SpikeAdd):
+            row = _sum_row(name, layer, _summands(graph, node, layer), found)
+        else:
+            row = _row(name, layer, target)
+        seen = activity.layers[name] if activity else None
+        found[name] = row = replace(row, activity=seen)
+        if seen is not None and row.threshold and target.core_inputs is not None and target.core_outputs is not None:
+            shape = Shape(_map_size(seen.size), seen.size[0], _reads(graph, node))
+            found[name] = replace(row, cores=estimated_cores(shape, target.core_inputs, target.core_outputs))
+    return tuple(found.values())
+
+
+def _row(name: str, layer: Any, target: HardwareTarget) -> LayerRow:
+    """Of a layer with weights, or of a pooling."""
     kernel, per_group, limit, why = None, None, None, ""
     bits: int = layer.bits  # before the class is narrowed: mypy takes attributes of a module for tensors
     if isinstance(layer, SpikeAvgPool2d):
@@ -61,42 +81,91 @@ def _row(name: str, layer: Any, target: HardwareTarget, activity: Activity | Non
         kernel, per_group, limit, why = fit.kernel_size, fit.in_channels, fit.limit, fit.why
     window = prod(kernel or (1, 1))
     fan_in = window * (per_group or 1)
-    top = largest_code(layer.bits) * layer.gain if layer.bits else 0
-    seen = activity.layers[name] if activity else None
-    cores = None
-    if seen is not None and target.core_inputs is not None and target.core_outputs is not None:
-        cores = estimated_cores(_shape(layer, seen.size), target.core_inputs, target.core_outputs)
+    gain = _ends(layer.gain) if isinstance(layer, Synapses) else (int(layer.gain), int(layer.gain))
+    top = largest_code(layer.bits) * max(map(abs, gain)) if layer.bits else 0
     return LayerRow(
         layer=name,
         kind=type(layer).__name__,
         kernel_size=kernel,
         in_channels=per_group,
-        out_channels=len(layer.threshold),
+        out_channels=len(layer.step),
         bits=layer.bits or None,
         limit=limit,
         why=why,
-        gain=layer.gain,
-        threshold=(int(layer.threshold.min()), int(layer.threshold.max())),
-        leak=(int(layer.leak.min()), int(layer.leak.max())),
+        gain=gain,
         codebook=(-top, top) if layer.bits else None,
-        spike_value=float(layer.spike_value.mean()),
         fan_in=fan_in,
         rows=fan_in * max(1, layer.bits),
         weight_memory=layer.codes.numel() * layer.bits if layer.bits else 0,
-        cores=cores,
-        activity=seen,
+        **_neurons(layer),
     )
 
 
-def _shape(layer: Any, size: tuple[int, ...]) -> Shape:
-    """What the estimate of cores needs of a layer whose output has a size."""
+def _sum_row(name: str, layer: SpikeAdd, adds: tuple[Summand, ...], before: Mapping[str, LayerRow]) -> LayerRow:
+    """Of a sum: what is added as it is takes a row and a synapse each; weighted inputs have rows of their own."""
+    weighted = [before[one.name] for one in adds if one.error is None]
+    own = [one.gain for one in adds if one.error is not None]
+    gain = (min(low for low, _ in own), max(high for _, high in own)) if own else None
+    return LayerRow(
+        layer=name,
+        kind=type(layer).__name__,
+        kernel_size=None,
+        in_channels=None,
+        out_channels=len(layer.threshold),
+        bits=None,
+        limit=None,
+        why="",
+        gain=gain,
+        codebook=gain,
+        fan_in=len(own) + sum(row.fan_in for row in weighted),
+        rows=len(own) + sum(row.rows for row in weighted),
+        weight_memory=0,
+        adds=adds,
+        **_neurons(layer),
+    )
+
+
+def _neurons(layer: Any) -> dict[str, Any]:
+    if not isinstance(layer, Spiking):
+        return {"threshold": None, "leak": None, "spike_value": None}
+    value = float(layer.spike_value.mean())
+    return {"threshold": _ends(layer.threshold), "leak": _ends(layer.leak), "spike_value": value}
+
+
+def _summands(graph: Graph, node: Node, layer: SpikeAdd) -> tuple[Summand, ...]:
+    found = []
+    for read, weight, real in zip(node.all_input_nodes, layer.weights, layer.real_weights, strict=True):
+        synapses: Any = graph[read]
+        if isinstance(synapses, Synapses):
+            found.append(Summand(graph.name(read), _ends(synapses.gain), None))
+            continue
+        off = torch.where(real == 0, 0.0, (weight * layer.step / real - 1).abs())
+        found.append(Summand(graph.name(read), _ends(weight), float(off.max())))
+    return tuple(found)
+
+
+def _ends(values: Tensor) -> tuple[int, int]:
+    return int(values.min()), int(values.max())
+
+
+def _map_size(size: tuple[int, ...]) -> tuple[int, int]:
+    return (size[1], size[2]) if len(size) == 3 else (1, 1)
+
+
+def _reads(graph: Graph, node: Node) -> tuple[Read, ...]:
+    """What the estimate of cores needs to know of the inputs of a layer."""
+    layer: Any = graph[node]
+    one = (1, 1)
+    if isinstance(layer, SpikeAdd):
+        as_it_is = Read(one, one, one, 1, len(layer.threshold), 1)
+        inputs = node.all_input_nodes
+        return tuple(
+            way for read in inputs for way in (_reads(graph, read) if graph.is_a(read, Synapses) else (as_it_is,))
+        )
     bits: int = layer.bits
     if isinstance(layer, nn.Linear):
-        return Shape((1, 1), (1, 1), (1, 1), (1, 1), layer.in_features, layer.out_features, 1, bits)
-    out_size = (size[1], size[2])
+        return (Read(one, one, one, layer.in_features, 1, bits),)
     if isinstance(layer, nn.Conv2d):
         kernel, stride, dilation = map(pair, (layer.kernel_size, layer.stride, layer.dilation))
-        groups = layer.groups
-        inputs, outputs = layer.in_channels // groups, layer.out_channels // groups
-        return Shape(out_size, kernel, stride, dilation, inputs, outputs, groups, bits)
-    return Shape(out_size, layer.window(), pair(layer.stride), (1, 1), 1, 1, size[0], 1)
+        return (Read(kernel, stride, dilation, layer.in_channels // layer.groups, layer.groups, bits),)
+    return (Read(layer.window(), pair(layer.stride), one, 1, len(layer.threshold), 1),)

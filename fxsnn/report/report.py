@@ -35,29 +35,48 @@ class Shown(Protocol):
 
 
 @dataclass(frozen=True)
+class Summand:
+    """One of the inputs of a sum.
+
+    Attributes:
+        name: of its layer: a weighted input, or one whose spikes are added as they are.
+        gain: smallest and largest of what a code of 1, or such a spike, adds to the membranes.
+        error: of spikes that are added as they are, the largest relative error of rounding to these whole numbers;
+            `None` of a weighted input, whose weight step fits them.
+    """
+
+    name: str
+    gain: Range
+    error: float | None
+
+
+@dataclass(frozen=True)
 class LayerRow:
-    """One spiking layer.
+    """One spiking layer, or one weighted input of a sum, whose neurons are the sum's.
 
     Attributes:
         layer: name in the user's network.
-        kind: "SpikeConv2d", "SpikeLinear" or "SpikeAvgPool2d".
+        kind: "SpikeConv2d", "SpikeLinear", "SpikeAvgPool2d"; "SpikeAdd" of a sum, "SynapseConv2d" or "SynapseLinear" of
+            its weighted inputs.
         kernel_size: (height, width), `None` for a fully connected layer.
-        in_channels: input channels per group, or input features; `None` for pooling.
+        in_channels: input channels per group, or input features; `None` for poolings and sums.
         out_channels: output channels or features.
-        bits: weight bits; `None` for pooling, whose weights are all 1.
+        bits: weight bits; `None` for poolings and sums, which have no codes.
         limit: most input channels per group that the target allows, `None` without a limit.
         why: where the target could hold other bits: why it has these.
-        gain: codebook gain.
-        threshold: smallest and largest integer threshold.
-        leak: smallest and largest integer leak.
+        gain: smallest and largest codebook gain; of a sum, what spikes count that it adds as they are, `None` where it
+            adds none.
+        threshold: smallest and largest integer threshold; `None` without neurons.
+        leak: smallest and largest integer leak; `None` without neurons.
         codebook: smallest and largest entry that codes of these bits have: code times gain; `None` for pooling.
-        spike_value: what a spike is worth in activation units, mean over the channels.
-        fan_in: synapses of a neuron.
-        rows: input rows that these take on a core: fan-in times bits (1 for pooling).
-        weight_memory: bits that the weight codes take; 0 for pooling.
-        cores: estimate, see `fxsnn.chip.cores`; `None` without images, or where the target does not say how large a
-            core is.
+        spike_value: what a spike is worth in activation units, mean over the channels; `None` without neurons.
+        fan_in: synapses of a neuron; of a sum, those of all inputs together.
+        rows: input rows that these take on a core: fan-in times bits (1 for a pooling, and for what is added as it is).
+        weight_memory: bits that the weight codes take; 0 for poolings and sums.
+        cores: estimate, see `fxsnn.chip.cores`; `None` without images or neurons, or where the target does not say how
+            large a core is.
         activity: what it does on images, `None` without any.
+        adds: the inputs of a sum.
     """
 
     layer: str
@@ -68,21 +87,22 @@ class LayerRow:
     bits: int | None
     limit: int | None
     why: str
-    gain: int
-    threshold: Range
-    leak: Range
+    gain: Range | None
+    threshold: Range | None
+    leak: Range | None
     codebook: Range | None
-    spike_value: float
+    spike_value: float | None
     fan_in: int
     rows: int
     weight_memory: int
     cores: int | None = None
     activity: LayerActivity | None = None
+    adds: tuple[Summand, ...] = ()
 
     @property
     def neurons(self) -> int | None:
-        """How many neurons it has; `None` without images."""
-        return None if self.activity is None else prod(self.activity.size)
+        """How many neurons it has; `None` without images, or where they are those of a sum."""
+        return None if self.activity is None or self.threshold is None else prod(self.activity.size)
 
 
 @dataclass(frozen=True)
@@ -93,8 +113,8 @@ class Totals:
         neurons: neurons.
         weight_memory: bits that weight codes take.
         cores: estimate.
-        synaptic_operations: per image; those of the first layer, which multiplies, are left out.
-        input_operations: multiplications of the first layer per image.
+        synaptic_operations: per image; those of layers that read the images, which multiply, are left out.
+        input_operations: multiplications of layers that read the images, per image.
         silent: neurons that never spiked.
     """
 
@@ -144,14 +164,14 @@ class Report:
         """Sums over all layers."""
         activities = [row.activity for row in self.layers if row.activity is not None]
         known = len(activities) == len(self.layers)
-        operations = [one.synaptic_operations for one in activities]
-        cores = [row.cores for row in self.layers if row.cores is not None]
+        of_neurons = [row for row in self.layers if row.threshold is not None]
+        cores = [row.cores for row in of_neurons if row.cores is not None]
         return Totals(
-            sum(prod(one.size) for one in activities) if known else None,
+            sum(row.neurons or 0 for row in of_neurons) if known else None,
             sum(row.weight_memory for row in self.layers),
-            sum(cores) if len(cores) == len(self.layers) else None,
-            sum(operations[1:]) if known else None,
-            operations[0] if known else None,
+            sum(cores) if len(cores) == len(of_neurons) else None,
+            sum(one.synaptic_operations for one in activities if not one.reads_images) if known else None,
+            sum(one.synaptic_operations for one in activities if one.reads_images) if known else None,
             sum(one.silent for one in activities) if known else None,
         )
 
@@ -185,7 +205,7 @@ class Report:
                 f"{row.rows:,}",
                 f"{row.rows / self.core_inputs:.0%}" if self.core_inputs else "-",
                 f"{row.weight_memory:,}",
-                "-" if row.codebook is None else _range(row.codebook),
+                _range(row.codebook),
                 _range(row.threshold),
                 _range(row.leak),
                 _or_dash(row.neurons),
@@ -207,20 +227,22 @@ class Report:
             one = row.activity
             if one is None:
                 return [header]
-            low, high = one.membrane
-            found.append(
-                (
-                    row.layer,
-                    f"{one.firing_rate:.4f}",
-                    f"{one.silent:,} ({one.silent / prod(one.size):.0%})",
-                    f"{one.saturated:.2%}",
-                    f"{low:,.0f}..{high:,.0f}",
-                    _range(row.threshold),
-                    f"{one.synaptic_operations:,.0f}" + ("" if row is not self.layers[0] else " (multiplications)"),
-                )
-            )
+            operations = f"{one.synaptic_operations:,.0f}" + (" (multiplications)" if one.reads_images else "")
+            found.append((row.layer, *_neurons_cells(one), _range(row.threshold), operations))
         sums = self.totals()
         return [*found, ("total", "", _or_dash(sums.silent), "", "", "", f"{sums.synaptic_operations:,.0f}")]
+
+    def sum_rows(self) -> list[tuple[str, ...]]:
+        """The inputs of sums as cells, header first."""
+        header = ("sum", "adds", "gain", "largest error of rounding")
+        return [
+            header,
+            *(
+                (row.layer, one.name, _range(one.gain), "-" if one.error is None else f"{one.error:.2%}")
+                for row in self.layers
+                for one in row.adds
+            ),
+        ]
 
     def heading(self) -> str:
         """One line about the whole network."""
@@ -231,6 +253,8 @@ class Report:
     def sections(self) -> list[tuple[str, Rows]]:
         """Titles and tables."""
         found: list[tuple[str, Rows]] = [("Layers", self.rows()), ("On the chip", self.chip_rows())]
+        if any(row.adds for row in self.layers):
+            found.append(("Sums", self.sum_rows()))
         if self.images:
             found.append((f"On {self.images} images", self.activity_rows()))
         return found
@@ -300,14 +324,19 @@ class Report:
         """Draw what each layer takes of the chip's limits, and how often it spikes, in percent."""
         from fxsnn.display import plots
 
-        tops = (self.codebook_register[1], self.threshold_register[1])
         shares: dict[str, Sequence[float]] = {}
         if self.core_inputs:
             shares["input rows"] = [100 * row.rows / self.core_inputs for row in self.layers]
-        shares["codebook range"] = [100 * (row.codebook or (0, 0))[1] / tops[0] for row in self.layers]
-        shares["threshold range"] = [100 * row.threshold[1] / tops[1] for row in self.layers]
+        for name, top, ranges in zip(
+            ("codebook range", "threshold range"),
+            (self.codebook_register[1], self.threshold_register[1]),
+            ([row.codebook for row in self.layers], [row.threshold for row in self.layers]),
+            strict=True,
+        ):
+            shares[name] = [100 * max(map(abs, ends or (0,))) / top for ends in ranges]
         if self.images:
-            shares["firing rate"] = [100 * row.activity.firing_rate for row in self.layers if row.activity is not None]
+            seen = [row.activity for row in self.layers if row.activity is not None]
+            shares["firing rate"] = [100 * (one.firing_rate or 0.0) for one in seen]
         return plots.shares_by_layer(axes, [row.layer for row in self.layers], shares)
 
 
@@ -320,10 +349,10 @@ def _cells(row: LayerRow) -> tuple[str, ...]:
         _or_dash(row.limit),
         str(row.out_channels),
         _or_dash(row.bits),
-        str(row.gain),
+        _range(row.gain),
         _range(row.threshold),
         _range(row.leak),
-        f"{row.spike_value:.4g}",
+        "-" if row.spike_value is None else f"{row.spike_value:.4g}",
     )
 
 
@@ -331,6 +360,17 @@ def _or_dash(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
-def _range(ends: Range) -> str:
+def _neurons_cells(one: LayerActivity) -> tuple[str, ...]:
+    """What neurons did; dashes where there are none."""
+    if one.membrane is None or one.firing_rate is None or one.saturated is None:
+        return ("-",) * 4
+    low, high = one.membrane
+    silent = f"{one.silent:,} ({one.silent / prod(one.size):.0%})"
+    return f"{one.firing_rate:.4f}", silent, f"{one.saturated:.2%}", f"{low:,.0f}..{high:,.0f}"
+
+
+def _range(ends: Range | None) -> str:
+    if ends is None:
+        return "-"
     low, high = ends
     return f"{low:,}" if low == high else f"{low:,}..{high:,}"

@@ -145,3 +145,43 @@ def test_a_residual_network_is_drawn_with_its_shortcuts() -> None:
 
 def test_in_short_it_has_no_picture_in_it() -> None:
     assert repr(Drawing("<svg/>")) == "Drawing()"
+
+
+def arrivals(drawing: Drawing) -> list[tuple[float, float]]:
+    """Where arrows end, and how far they go straight down before that."""
+    found = []
+    for path in arrows(drawing):
+        numbers = [float(number) for number in re.findall(r"[\d.]+", path)]
+        curved = "C" in path
+        found.append((numbers[-3] if curved else numbers[0], numbers[-1] - numbers[-2] if curved else 0))
+    return found
+
+
+def test_arrows_that_arrive_at_a_box_have_heads_of_their_own() -> None:
+    """A skip connection ends beside what it passes, and from above, so that its head is not turned aside."""
+    drawing = draw([box("input"), box("conv", 0), box("sum", 1, 0)])
+    places = dict(rectangles(drawing))
+    left, top, width, _ = places["details of sum"]
+    into_sum = [place for path, place in zip(arrows(drawing), arrivals(drawing), strict=True) if ends(path)[1] == top]
+    (straight, _), (aside, down) = sorted(into_sum)
+    assert straight == left + width / 2
+    assert straight + 12 <= aside <= left + width
+    assert down >= 7
+
+
+def test_what_comes_from_the_left_arrives_on_the_left() -> None:
+    drawing = draw([box("a"), box("b", 0), box("c", 0), box("d", 0), box("sum", 1, 2, 3), box("other", 3, 1)])
+    left, top, width, _ = dict(rectangles(drawing))["details of other"]
+    middle = left + width / 2
+    into = [
+        place - middle
+        for path, (place, _) in zip(arrows(drawing), arrivals(drawing), strict=True)
+        if ends(path)[1] == top and abs(place - middle) <= width / 2
+    ]
+    assert len(into) == len(set(into)) == 2
+
+
+def test_a_long_label_is_not_cut_where_it_fits() -> None:
+    label = "SynapseConv2d 128→128, 3×3 /2, 4 bit"
+    assert label in draw([Box("name", label, "", "spiking", ())]).svg
+    assert "…" in draw([Box("name", label + " and more", "", "spiking", ())]).svg

@@ -54,4 +54,4 @@ def test_a_fully_connected_layer_feeds_all_its_neurons() -> None:
 
 def test_each_layer_reads_the_spiking_one_before_it(convert: Any) -> None:
     graph = convert(seeded(Small), calibration_data=images(8)).graph
-    assert sources(graph) == {"conv1": None, "pool": "conv1", "conv2": "pool", "hidden": "conv2"}
+    assert sources(graph) == {"conv1": (None,), "pool": ("conv1",), "conv2": ("pool",), "hidden": ("conv2",)}
