@@ -1,7 +1,7 @@
 """The network file: written, read, verified.
 
-Open `document.py` first, which writes; `rebuilding.py` reads, what `schema_check.py`, `structure.py` and `tail.py` let
-through; docs/FILE.md describes it. It imports graph and what lies below.
+Open `document.py` first, which writes; `rebuilding.py` reads, with `body.py` for what spikes, what `schema_check.py`,
+`structure.py` and `tail.py` let through; docs/FILE.md describes it. It imports graph and what lies below.
 """
 
 from fxsnn.file.document import described, target_data

@@ -282,19 +282,15 @@ class BodyBuilder:
         signal = replace(given[0], channels=len(layer.index) if isinstance(layer, Channels) else total)
         if not word.moves_channels:
             return layer, signal
-        values = [one for one in (self._spread(name, read) for read in given) if one is not None]
-        known = len(values) == len(given) and len(self._problem.found) == before
-        return layer, replace(signal, value=word.value(layer, values) if known else None)
-
-    def _spread(self, name: str, read: Signal) -> Tensor | None:
-        """What each channel that wiring reads is worth."""
-        if read.value is None or read.channels is None:
-            return None
-        self._wired += read.channels
+        values = [read.value for read in given if read.value is not None]
+        if total is None or len(values) < len(given) or len(self._problem.found) > before:
+            return layer, replace(signal, value=None)
+        self._wired += total
         if self._wired > _MOST_WIRED:
             self._problem(f"{name}: it puts too many channels elsewhere")
-            return None
-        return read.value.repeat_interleave(read.channels // len(read.value))
+            return layer, replace(signal, value=None)
+        each = [one.repeat_interleave(count // len(one)) for one, count in zip(values, channels, strict=True)]
+        return layer, replace(signal, value=word.value(layer, each))
 
     def _name(self, place: int) -> str:
         return str(self._nodes[place]["name"])

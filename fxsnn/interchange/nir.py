@@ -169,9 +169,15 @@ def _changed(graph: Any, again: Any) -> list[str]:
 
 
 def _differences(snn: SpikingNetwork) -> list[Finding]:
-    problem = "it adds up several inputs, and readers built on nirtorch run it before all of them are there"
-    remedy = 'Pass differences="warn" and have the reader run its nodes in the order of their names (docs/NIR.md)'
-    found = [snn.graph.finding(node, problem, remedy) for node in snn.graph.nodes(SpikeAdd)]
+    found = []
+    if sums := [snn.graph.name(node) for node in snn.graph.nodes(SpikeAdd)]:
+        found.append(
+            Finding(
+                ", ".join(sums),
+                "it adds up several inputs, and readers built on nirtorch run it before all of them are there",
+                'Pass differences="warn" and have the reader run its nodes in the order of their names (docs/NIR.md)',
+            )
+        )
     if snn.reset == "subtraction":
         found.append(
             Finding(
