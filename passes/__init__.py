@@ -18,6 +18,7 @@ from fxsnn.passes.gather_weights import GatherWeights
 from fxsnn.passes.lift_dimensions import LiftDimensions
 from fxsnn.passes.merge_linear import MergeLinear
 from fxsnn.passes.move_affine import MoveAffine
+from fxsnn.passes.pair_signed_values import PairSignedValues
 from fxsnn.passes.quantize_weights import QuantizeWeights
 from fxsnn.passes.recognize_activations import RecognizeActivations
 from fxsnn.passes.recognize_affine import RecognizeAffine
@@ -50,13 +51,18 @@ They leave alone what they cannot rewrite, for `CheckConvRelu` to speak about.
 """
 
 
-def front_end(max_pool: str | None = None) -> tuple[Pass, ...]:
-    """`FRONT_END`, with what is to take the place of max pooling: see `ReplaceMaxPool`; `None`: nothing.
+def front_end(max_pool: str | None = None, *, pairs: bool = False) -> tuple[Pass, ...]:
+    """`FRONT_END`, and what else keeps a network from being one of layers that spike.
+
+    Args:
+        max_pool: what is to take the place of max pooling, see `ReplaceMaxPool`; `None`: nothing.
+        pairs: values with a sign become pairs of layers, see `PairSignedValues`.
 
     Raises:
         OptionError: there is no such way.
     """
-    return FRONT_END if max_pool is None else (*FRONT_END, ReplaceMaxPool(max_pool))
+    pooling = () if max_pool is None else (ReplaceMaxPool(max_pool),)
+    return (*FRONT_END, *pooling, *((PairSignedValues(),) if pairs else ()))
 
 
 __all__ = [
@@ -76,6 +82,7 @@ __all__ = [
     "LiftDimensions",
     "MergeLinear",
     "MoveAffine",
+    "PairSignedValues",
     "QuantizeWeights",
     "RecognizeActivations",
     "RecognizeAffine",

@@ -124,6 +124,11 @@ def _relu(node: Node) -> nn.Module:
     return nn.ReLU()
 
 
+def _leaky_relu(node: Node) -> nn.Module | None:
+    options = _bound(node, "negative_slope")
+    return None if _has_node(options) else nn.LeakyReLU(**options)
+
+
 def _avg_pool(node: Node) -> nn.Module | None:
     names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     options = _bound(node, *names)
@@ -227,6 +232,7 @@ _FUNCTIONS: dict[Any, Callable[[Node], nn.Module | None]] = {
     F.relu_: _relu,
     torch.relu: _relu,
     torch.relu_: _relu,
+    F.leaky_relu: _leaky_relu,
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _adaptive_avg_pool,
     F.avg_pool1d: _avg_pool1d,

@@ -229,10 +229,16 @@ def _about_concatenation(graph: Graph, node: Node) -> Iterator[Finding]:
     if any(images) and not all(images):
         problem = "it puts the images beside spikes, and a layer reads either numbers or spikes"
         yield graph.finding(node, problem, "Let a convolution and a ReLU read the images first")
-    elif any(graph.is_a(before, nn.Flatten) or graph.reads_features(before) for before in read):
-        yield graph.finding(
-            node, "it puts rows of features behind one another, not maps", "Concatenate before flattening"
-        )
+    elif any(_is_flattened(graph, before) for before in read):
+        problem = "it puts flattened maps behind one another"
+        yield graph.finding(node, problem, "Concatenate the maps, and flatten them together")
+
+
+def _is_flattened(graph: Graph, node: Node) -> bool:
+    """Whether rows are the places of maps, several to a channel."""
+    while node.all_input_nodes and not graph.is_a(node, nn.Flatten, *Weighted):
+        node = node.all_input_nodes[0]
+    return graph.is_a(node, nn.Flatten)
 
 
 def _about_flatten(graph: Graph, node: Node) -> Iterator[Finding]:

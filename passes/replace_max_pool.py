@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -118,7 +117,12 @@ def _by_stride(graph: Graph, node: Node) -> None:
 def _by_rectifiers(graph: Graph, node: Node) -> None:
     """A maximum down each column of the window, then one across these."""
     down, across = _windows(graph[node])
-    call = partial(_call, graph, node)
+
+    def call(name: str, module: nn.Module, reads: list[Node]) -> Node:
+        made = graph.call_after(node.prev, f"{graph.name(node)}.{name}", module.eval(), reads)
+        made.meta = {**node.meta, **made.meta}
+        return made
+
     terms = [node.all_input_nodes[0]]
     for taps, axis in ((down, 0), (across, 1)):
         if taps == Taps(1):
@@ -142,13 +146,3 @@ def _by_rectifiers(graph: Graph, node: Node) -> None:
 
 def _add(factors: list[int]) -> Add:
     return Add(torch.tensor(factors, dtype=torch.float64).view(-1, 1), torch.zeros(1, dtype=torch.float64))
-
-
-def _call(graph: Graph, pool: Node, name: str, module: nn.Module, reads: list[Node]) -> Node:
-    """A call in front of a pooling, by a name that tells whose it is."""
-    target = graph.unused_name(f"{pool.target}.{name}".replace(".", "_"))
-    graph.module.add_submodule(target, module.eval())
-    with graph.module.graph.inserting_before(pool):
-        node = graph.module.graph.call_module(target, tuple(reads))
-    node.meta = {key: value for key, value in pool.meta.items() if key in ("stack_trace", "nn_module_stack")}
-    return node

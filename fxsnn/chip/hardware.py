@@ -22,8 +22,9 @@ KernelSize = tuple[int, int]
 
 ALL_BITS = (1, 2, 3, 4)
 
-JOINS = ("add", "concatenate")
-"""How layers may read several others: neurons that add up several inputs, and channels behind one another."""
+JOINS = ("add", "concatenate", "pair")
+"""How layers may read several others: neurons that add up several inputs, channels behind one another, and pairs of
+layers that stand for one value with a sign."""
 
 AUTOMATIC = "auto"
 
@@ -100,7 +101,8 @@ class HardwareTarget:
         core_inputs: input rows of a core; `None` where that is not known.
         core_outputs: neurons of a core; `None` where that is not known.
         joins: how layers may read several others, of `JOINS`: "add", neurons that add up several inputs (residual
-            connections), and "concatenate".
+            connections); "concatenate"; "pair", two layers for a value with a sign, which a convolution without a ReLU
+            has. Without "pair" each convolution must have its ReLU.
 
     Raises:
         OptionError: the data contradict themselves.

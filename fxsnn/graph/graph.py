@@ -342,19 +342,24 @@ class Graph:
         """
         if readers is None:
             readers = self.body() if node.op == "placeholder" else list(node.users)
+        new = self.call_after(node, name, module, [node])
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user in readers)
+        return new
+
+    def call_after(self, node: Node, name: str, module: nn.Module, reads: Collection[Node]) -> Node:
+        """A new call of `module` behind `node`, which reads some values and is read by nothing yet."""
         target = self.unused_name(name.replace(".", "_"))
         self.module.add_submodule(target, module)
         with self.module.graph.inserting_after(node):
-            new = self.module.graph.call_module(target, (node,))
+            new = self.module.graph.call_module(target, tuple(reads))
         if node.stack_trace:
             new.meta["stack_trace"] = node.stack_trace
-        node.replace_all_uses_with(new, delete_user_cb=lambda user: user in readers)
         return new
 
     def unused_name(self, name: str) -> str:
         """The name, with a number behind it where the program has it already."""
         candidate, count = name, 0
-        while hasattr(self.module, candidate):
+        while _has(self.module, candidate):
             count += 1
             candidate = f"{name}_{count}"
         return candidate
@@ -400,7 +405,7 @@ class Graph:
         except RuntimeError as error:
             raise GraphError(f"the graph is not well-formed: {error}") from error
         for node in self.nodes():
-            if node.op == "call_module" and not _has_submodule(self.module, str(node.target)):
+            if node.op == "call_module" and not _has(self.module, str(node.target)):
                 raise GraphError(f"{node.name} calls {node.target!r}, which does not exist")
         allowed = before.shared() if before is not None else self.shared()
         if new := self.shared() - allowed:
@@ -536,9 +541,10 @@ def require_graph(graph: object) -> Graph:
     return graph
 
 
-def _has_submodule(module: nn.Module, target: str) -> bool:
+def _has(module: nn.Module, target: str) -> bool:
+    """Whether there is something of that name, with dots between those of modules."""
     try:
-        module.get_submodule(target)
+        operator.attrgetter(target)(module)
     except AttributeError:
         return False
     return True

@@ -169,7 +169,9 @@ def _float_network(model: nn.Module, snn: SpikingNetwork) -> Graph:
     require_spiking(snn)
     graph = capture_sharing(model, snn.image_size)
     # They were verified when the network was converted.
-    for one in (*front_end(), CheckConvRelu(), FoldBatchNorm()):
+    options: Mapping[str, Any] = snn.provenance.get("options", {})
+    first = front_end(options.get("max_pool"), pairs="pair" in snn.target.joins)
+    for one in (*first, CheckConvRelu(), FoldBatchNorm()):
         graph = one(graph).after
     own = graph.detached(torch.float64)
     own.module.to(snn.device)

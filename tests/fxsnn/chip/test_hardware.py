@@ -209,7 +209,7 @@ class TestShowing:
         ]
         assert "threshold  18    -131,072..131,071" in registers.splitlines()
         assert core == "size of a core: 1,024 input rows, 256 neurons"
-        assert joins == "layers that read several others: add, concatenate"
+        assert joins == "layers that read several others: add, concatenate, pair"
         assert str(dataclasses.replace(chip, joins=())).endswith("read several others: none")
 
     def test_what_has_no_limits_says_so(self) -> None:
@@ -228,5 +228,7 @@ class TestShowing:
 
 def test_joins_are_words_that_are_known() -> None:
     assert HardwareTarget("chip", joins=["add"]).joins == ("add",)  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match=r"joins is \('sum',\); allowed are several of \('add', 'concatenate'\)"):
+    with pytest.raises(
+        OptionError, match=r"joins is \('sum',\); allowed are several of \('add', 'concatenate', 'pair'\)"
+    ):
         HardwareTarget("chip", joins=("sum",))
