@@ -159,6 +159,14 @@ def test_wiring_in_the_tail_that_takes_what_is_not_there_is_refused(tmp_path: Pa
         snn.save(tmp_path / "net.fxsnn", golden=0)
 
 
+@pytest.mark.parametrize("input_bits", [8, None])
+def test_sums_that_add_images_come_back(input_bits: int | None, tmp_path: Path) -> None:
+    make = SpikingGraph(seed=2, input_bits=input_bits)
+    beside = make.add(make.images, make.synapses(make.images, 3, padding=1), make.images)
+    snn = make.network(make.add(beside, make.wire(Channels(torch.tensor([2, 0, 1])), make.images)))
+    assert_comes_back(snn, torch.randn(3, 3, 8, 8), tmp_path)
+
+
 def test_a_network_whose_image_size_is_not_known_comes_back(tmp_path: Path) -> None:
     make = SpikingGraph(seed=7)
     made = make.conv(make.images, 4)
