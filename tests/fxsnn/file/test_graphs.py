@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import fxsnn
 from fxsnn.errors import FileError
-from fxsnn.layers import Channels, Concat, Places, Repeat, SpikeAdd, SynapseConv2d, Wiring
+from fxsnn.file import unwritable
+from fxsnn.layers import Channels, Concat, Integers, Places, Repeat, SpikeAdd, SynapseConv2d, Wiring
 from fxsnn.storage import load_arrays, save_arrays
 from tests.engines import same
 from tests.nets import images, seeded
@@ -117,6 +118,17 @@ def test_check_says_that_sums_can_be_saved(name: str) -> None:
 @random_seeds(12, slow=60)
 def test_random_graphs_come_back(seed: int, tmp_path: Path) -> None:
     assert_comes_back(random_graph(seed), torch.randn(3, 3, 8, 8), tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_graphs_without_numbers_it_is_said_too_that_they_can_be_saved(seed: int) -> None:
+    graph = random_graph(seed).graph
+    for node in graph.nodes(Integers):
+        layer: Any = graph[node]
+        for name, buffer in layer.named_buffers():
+            if name not in ("weights", "spike_value"):  # which tell how many channels there are
+                setattr(layer, name, buffer * 0)
+    assert unwritable(graph, fxsnn.get_target("generic"), (3, 8, 8)) == []
 
 
 def wired(*layers: Wiring) -> fxsnn.SpikingNetwork:
