@@ -204,14 +204,12 @@ def kept_arrays(arrays: Mapping[str, Tensor]) -> dict[str, Any]:
 
     Codes that are multiplied with a gain of 0 are among them.
     """
-    lost = {f"{name.rpartition('.')[0]}.codes" for name, one in arrays.items() if _is_gain(name) and not one.all()}
+    lost = {
+        f"{name.rpartition('.')[0]}.codes" for name, one in arrays.items() if name.endswith(".gain") and not one.all()
+    }
     return {
         name: one.numpy() for name, one in arrays.items() if name in lost or name.rpartition(".")[2] not in IN_NODES
     }
-
-
-def _is_gain(name: str) -> bool:
-    return name.endswith(".gain")
 
 
 def integers_of(
@@ -295,11 +293,9 @@ def _is_analog(node: Described, nodes: Sequence[Described]) -> bool:
     """Whether a layer reads images that are not rounded, itself or by what has weights in front of it."""
     if nodes[1]["bits"] is not None:
         return False
-    reads = node["reads"] if isinstance(node["reads"], list) else [node["reads"]]
-    through = (
-        nodes[place] for place in reads if nodes[place]["op"] == "flatten" or nodes[place]["op"][:8] == "synapse_"
-    )
-    return 1 in reads or any(_is_analog(one, nodes) for one in through)
+    places = node["reads"] if isinstance(node["reads"], list) else [node["reads"]]
+    before = (nodes[place] for place in places if nodes[place]["op"] in ("flatten", "synapse_conv2d", "synapse_linear"))
+    return 1 in places or any(_is_analog(one, nodes) for one in before)
 
 
 def _entries(layer: Any) -> Tensor:

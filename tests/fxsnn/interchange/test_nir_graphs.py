@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ def network(**options: Any) -> fxsnn.SpikingNetwork:
     return make.network(make.linear(make.flatten(block(make)), 5))
 
 
+def of_features(make: SpikingGraph) -> Made:
+    """Sums of rows: one that adds spikes first, and one of them twice."""
+    read = make.linear(make.flatten(make.images), 6)
+    return make.add(read, make.synapses(read, 6), read)
+
+
+def of_images(make: SpikingGraph) -> Made:
+    """A sum that adds the images themselves, and one of nothing else but them."""
+    beside = make.add(make.images, make.synapses(make.images, 3, padding=1))
+    return make.flatten(make.add(beside, make.images))
+
+
 def written(snn: fxsnn.SpikingNetwork, folder: Path) -> Any:
     """The graph as a reader finds it."""
     with pytest.warns(InterchangeWarning, match="it adds up several inputs"):
@@ -53,10 +66,12 @@ def assert_same_spikes(trains: Trains, run: fxsnn.Run) -> None:
 
 
 @pytest.mark.parametrize("input_bits", [8, None])
+@pytest.mark.parametrize("build", [lambda make: make.flatten(block(make)), of_features, of_images])
 def test_norse_and_sinabs_told_in_which_order_to_run_make_the_same_spikes(
-    input_bits: int | None, tmp_path: Path
+    build: Callable[[SpikingGraph], Made], input_bits: int | None, tmp_path: Path
 ) -> None:
-    snn = network(input_bits=input_bits)
+    make = SpikingGraph(seed=2, input_bits=input_bits, **ZERO)
+    snn = make.network(make.linear(build(make), 5))
     graph, run, drive = written(snn, tmp_path), snn.simulate(images()), fxsnn.nir_input(snn, images())
     for trains, outputs in (
         run_norse(graph, drive.float(), 5, ordered=True),
@@ -64,6 +79,7 @@ def test_norse_and_sinabs_told_in_which_order_to_run_make_the_same_spikes(
     ):
         assert_same_spikes(trains, run)
         torch.testing.assert_close(outputs.mean(0), run.logits[-1], rtol=1e-4, atol=1e-5)
+    assert same(fxsnn.from_nir(graph).simulate(images()).spikes, run.spikes)
 
 
 def test_untold_they_make_others_without_a_word_which_is_why_it_is_refused(tmp_path: Path) -> None:
