@@ -26,6 +26,8 @@ _STEPS_AT_ONCE = 16
 _PLANE_BYTES = 1 << 19
 """What passes between layers should stay in the cache; more images leave fewer places of a run unused."""
 _MOST_IMAGES = 64
+_MOST_LAYOUTS = 4
+"""Layouts that are kept, each for images of another size."""
 
 _Key = tuple[Shape, int, int]
 """What the memory of a run depends on: shape of what the encoder gives, images taken together, timesteps."""
@@ -189,18 +191,17 @@ class NumbaEngine:
         dynamics = self._circuit.decode.dynamics
         threads = min(torch.get_num_threads(), len(images))
         shape = self._circuit.encode.form.size_of_layers(tuple(images.shape[1:]))
-        if shape not in self._layouts:
-            self._layouts[shape] = layout_of(self._circuit, self._weights, shape)
-        together = images_together(self._layouts[shape].widest, len(images), threads)
+        layout = self._layout(shape)
+        together = images_together(layout.widest, len(images), threads)
         key = (shape, together, dynamics.timesteps)
-        space = self._space(key)
+        space = self._space(key, layout)
         self._idle.append((key, space))
         plan = space.plan
         results = results_for(plan, len(images), dynamics.timesteps, every_step=every_step, recording=recording)
 
         def run(start: int) -> None:
             rows = slice(start, min(start + together, len(images)))
-            space = self._space(key)
+            space = self._space(key, layout)
             constants = constants_of(self._circuit, self._weights, images[rows], together, space.plan.numbers)
             with relying_on("numba"):
                 run_plan(space, constants, rows, dynamics, results)
@@ -233,7 +234,16 @@ class NumbaEngine:
         torch.get_num_threads()  # PyTorch sets OpenMP's number of threads when a thread first asks for it
         self._openmp.limit(limits=1)
 
-    def _space(self, key: _Key) -> Workspace:
+    def _layout(self, shape: Shape) -> Layout:
+        """The layout for images of a size: an earlier one, if there were not many sizes since."""
+        if (layout := self._layouts.get(shape)) is None:
+            layout = layout_of(self._circuit, self._weights, shape)
+            if len(self._layouts) >= _MOST_LAYOUTS:
+                self._layouts.clear()
+            self._layouts[shape] = layout
+        return layout
+
+    def _space(self, key: _Key, layout: Layout) -> Workspace:
         """Memory for one thread: that of an earlier run, if it was of the same kind."""
         try:
             while True:
@@ -241,8 +251,8 @@ class NumbaEngine:
                 if kept == key:
                     return space
         except IndexError:
-            shape, together, timesteps = key
-            plan = plan_of(self._circuit, self._weights, self._layouts[shape], together)
+            _, together, timesteps = key
+            plan = plan_of(self._circuit, self._weights, layout, together)
             return workspace_for(plan, timesteps)
 
 

@@ -332,9 +332,7 @@ class TritonEngine:
         """See `Engine`."""
         steps = min(_STEPS_AT_ONCE, self._circuit.decode.dynamics.timesteps)
         first = self._drives(images[:1], self._circuit.constants(images[:1]))
-        widest = 2 * max(
-            drive.numel() for drive in first.values()
-        )  # later layers are seldom wider than twice the first
+        widest = 2 * max(drive.numel() for drive in first.values())  # later layers are seldom wider than that
         together = max(1, _BYTES_AT_ONCE // (steps * widest * self._values * torch.float16.itemsize))
         parts = [self._part(part, every_step, recording) for part in images.split(together)]
         if recording is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -79,7 +80,7 @@ class Layout:
         """The layout of a call's spikes."""
         return self.sections[number].grid(images, self.size(number))
 
-    @property
+    @cached_property
     def widest(self) -> int:
         """Bytes that the spikes of one image and one step take behind the call where they take most."""
         return max(groups_of(self.channels(one)) * self.grid(one, 1).image_places for one in self.sections)

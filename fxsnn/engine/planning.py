@@ -26,6 +26,10 @@ from fxsnn.layers import SpikeAdd, SpikeLinear
 
 ALIGNED = 64
 """Planes begin at multiples of so many bytes, those of a line of the cache."""
+_PAGE = 1 << 12
+_APART = 17 * ALIGNED
+"""How far beyond whole pages planes that follow each other are apart. Processors tell what is written from what is read
+later by the place within a page alone at first, and wait where these are the same."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Plan:
         for operation in self.operations:
             for one in operation.inputs:
                 last[one] = operation.number
-        sizes = [-(-steps * groups * length // ALIGNED) * ALIGNED for groups, length in self.shapes()]
+        sizes = [-(-steps * groups * length // _PAGE) * _PAGE + _APART for groups, length in self.shapes()]
         begins: list[int] = []
         for number, size in enumerate(sizes):
             begin = 0
