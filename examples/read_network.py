@@ -94,6 +94,20 @@ def spikes(x: np.ndarray, node: dict[str, Any], arrays: dict[str, np.ndarray], d
     return np.stack(fired).astype(float)
 
 
+def tapped(x: np.ndarray, axis: int, windows: dict[str, Any], place: int) -> np.ndarray:
+    """The same place of every window along an axis; padding is zero."""
+    size, padding, stride = x.shape[axis], windows["padding"], windows["stride"]
+    room = size + 2 * padding - windows["dilation"] * (windows["kernel"] - 1) - 1
+    count = room // stride + 1
+    if windows["ceil"] and room % stride and count * stride < size + padding:
+        count += 1
+    first = place * windows["dilation"]
+    end = first + (count - 1) * stride + 1
+    around = [(0, 0)] * x.ndim
+    around[axis] = (padding, max(0, end - size - padding))
+    return np.take(np.pad(x, around), range(first, end, stride), axis)
+
+
 def wired(read: list[np.ndarray], node: dict[str, Any], arrays: dict[str, np.ndarray], leading: int) -> np.ndarray:
     """Numbers put elsewhere; so many dimensions stand before that of the channels."""
     if node["op"] == "concat":
@@ -103,7 +117,20 @@ def wired(read: list[np.ndarray], node: dict[str, Any], arrays: dict[str, np.nda
     if node["op"] == "places":
         (top, down), (left, across) = node["rows"], node["columns"]
         return read[0][..., top::down, left::across]
-    return read[0].repeat(node["down"], -2).repeat(node["across"], -1)  # "repeat"
+    if node["op"] == "repeat":
+        return read[0].repeat(node["down"], -2).repeat(node["across"], -1)
+    if node["op"] == "turn":
+        turned = read[0][..., :: -1 if node["rows"] else 1, :: -1 if node["columns"] else 1]
+        return turned.swapaxes(-1, -2) if node["transposed"] else turned
+    if node["op"] == "tap":
+        return tapped(tapped(read[0], -2, node["rows"], node["row"]), -1, node["columns"], node["column"])
+    *before, channels, height, width = read[0].shape  # "pixel_shuffle"
+    n = node["factor"]
+    if node["back"]:
+        x = read[0].reshape(*before, channels, height // n, n, width // n, n)
+        return np.moveaxis(x, (-3, -1), (-4, -3)).reshape(*before, -1, height // n, width // n)
+    x = read[0].reshape(*before, channels // n**2, n, n, height, width)
+    return np.moveaxis(x, (-4, -3), (-3, -1)).reshape(*before, channels // n**2, height * n, width * n)
 
 
 def main(path: str) -> int:
@@ -133,7 +160,7 @@ def main(path: str) -> int:
             wrong += errors
         elif op == "decode":  # from here on there is no time any more
             x, leading = x.mean(0) * arrays[name + ".spike_value"].reshape(-1, *[1] * (x.ndim - 3)), 1
-        elif op in ("concat", "channels", "places", "repeat"):
+        elif op in ("concat", "channels", "places", "repeat", "pixel_shuffle", "turn", "tap"):
             x = wired(given, node, arrays, leading)
         elif op == "flatten":
             x = x.reshape(*x.shape[:leading], -1)

@@ -290,7 +290,7 @@ class BodyBuilder:
             self._problem(f"{name}: it puts too many channels elsewhere")
             return layer, replace(signal, value=None)
         each = [one.repeat_interleave(count // len(one)) for one, count in zip(values, channels, strict=True)]
-        return layer, replace(signal, value=word.value(layer, each))
+        return layer, replace(signal, value=layer.of_channels(each))
 
     def _name(self, place: int) -> str:
         return str(self._nodes[place]["name"])

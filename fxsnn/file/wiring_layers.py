@@ -6,14 +6,13 @@ A new kind is an entry of `WORDS`, a node in `embedded/file_v2.schema.json`, and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fxsnn.file.tail_layers import Array, Fields, Find, NoName
-from fxsnn.layers import Channels, Concat, Places, Repeat, Wiring
+from fxsnn.layers import Channels, Concat, PixelShuffle, Places, Repeat, Tap, Taps, Turn, Wiring
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,6 @@ class Word:
     described: Callable[[Any], tuple[Fields, list[Array]]]
     made: Callable[[Mapping[str, Any], Find], Wiring]
     moves_channels: bool = False
-
-    @staticmethod
-    def value(layer: Wiring, values: Sequence[Tensor]) -> Tensor:
-        """Of each channel that a layer that moves them gives, what those of its inputs have: `values` [C] of each."""
-        moved: Tensor = layer(*(one[None] for one in values))[0]
-        return moved
 
 
 WORDS: Mapping[str, Word] = {
@@ -64,6 +57,33 @@ WORDS: Mapping[str, Word] = {
             lambda layer: ({"down": layer.down, "across": layer.across}, []),
             lambda node, _: Repeat(node["down"], node["across"]),
         ),
+        Word(
+            "pixel_shuffle",
+            PixelShuffle,
+            lambda layer: ({"factor": layer.factor, "back": layer.back}, []),
+            lambda node, _: PixelShuffle(node["factor"], back=node["back"]),
+            moves_channels=True,
+        ),
+        Word(
+            "turn",
+            Turn,
+            lambda layer: ({"rows": layer.rows, "columns": layer.columns, "transposed": layer.transposed}, []),
+            lambda node, _: Turn(node["rows"], node["columns"], node["transposed"]),
+        ),
+        Word(
+            "tap",
+            Tap,
+            lambda layer: (
+                {
+                    "rows": asdict(layer.rows),
+                    "columns": asdict(layer.columns),
+                    "row": layer.row,
+                    "column": layer.column,
+                },
+                [],
+            ),
+            lambda node, _: Tap(Taps(**node["rows"]), Taps(**node["columns"]), node["row"], node["column"]),
+        ),
     )
 }
 
@@ -86,6 +106,6 @@ def size_behind_wiring(node: Mapping[str, Any], sizes: Sequence[tuple[int, ...]]
     try:
         layer = WORDS[node["op"]].made(node, lambda _, shape: torch.empty(shape, dtype=torch.int64, device="meta"))
         found = layer(*(torch.empty(1, *size, device="meta") for size in sizes))
-    except (RuntimeError, IndexError):
+    except (RuntimeError, IndexError, ValueError):
         return None
     return tuple(found.shape[1:])

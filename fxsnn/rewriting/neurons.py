@@ -125,7 +125,9 @@ def neurons_of(
             for read in graph.inputs(node)
         )
         if isinstance(layer, LowBit) and layer.input_scale is not None:
-            inputs = (Input(_scaled(inputs[0].source, layer.input_scale)),)
+            value = inputs[0].source.value  # of all inputs together, whose differences are in the codes
+            each = value.repeat_interleave(len(layer.input_scale) // len(value))
+            inputs = (Input(replace(inputs[0].source, value=each)),)
         if graph.is_a(node, LowBit) and has_neurons_elsewhere(graph, node):
             synapses[node] = Input(inputs[0].source, node)
         elif known is not None and node in known:
@@ -156,17 +158,12 @@ def has_neurons_elsewhere(graph: Graph, node: Node) -> bool:
     return graph.is_a(graph.sole_user(node), Add)
 
 
-def _scaled(source: Signal, scale: Tensor) -> Signal:
-    """What a layer reads whose codes hold a scale of each input."""
-    value = source.value.repeat_interleave(len(scale) // len(source.value))
-    return Signal(value / scale, source.magnitude, source.constant)
-
-
-def input_scales(graph: Graph) -> dict[Node, Tensor]:
-    """What spikes of each input will be worth, relative to their mean, for the layers with weights where it differs.
+def input_scales(graph: Graph, units: Mapping[Node, float] | None = None) -> dict[Node, Tensor]:
+    """What spikes of each input are worth, relative to their mean, for the layers with weights where it differs.
 
     Args:
         graph: with calibrated thresholds; without them nothing differs.
+        units: what a spike of each activation is worth; `None`: as its threshold says.
     """
     values: dict[Node, Tensor] = {}
     found: dict[Node, Tensor] = {}
@@ -181,8 +178,9 @@ def input_scales(graph: Graph) -> dict[Node, Tensor]:
             values[node] = torch.ones(module.weight.shape[0], dtype=torch.float64, device=graph.device)
         elif read:
             values[node] = module.of_channels(read) if isinstance(module, Wiring) else max(read, key=len)
-            if isinstance(module, ClippedReLU):
-                values[node] = torch.full_like(values[node], module.threshold)
+            unit = getattr(module, "threshold", None) if units is None else units.get(node)
+            if isinstance(module, ClippedReLU | RateReLU) and unit is not None:
+                values[node] = torch.full_like(values[node], unit)
     return found
 
 

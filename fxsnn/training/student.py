@@ -22,6 +22,7 @@ from fxsnn.rewriting import (
     bias_of,
     branches_of,
     has_neurons_elsewhere,
+    input_scales,
     neurons_of,
     spiking_layers,
     step_ratio,
@@ -124,6 +125,7 @@ class Student:
             known = {node: self._neurons[node] for node in ordered[: ordered.index(until)]}
         layers = neurons_of(self.graph, self.target, known, until)
         self._neurons = {layer.node: layer for layer in layers}
+        self._scale_inputs(layers)
         output = self.graph.body(LowBit, Add, nn.AvgPool2d)[-1]
         for layer in layers:
             if layer.node in known:
@@ -143,6 +145,16 @@ class Student:
             else:
                 low: Any = self.graph[layer.node]
                 low.bias_error = None if low.bias is None else error.to(low.weight.dtype)
+
+    def _scale_inputs(self, layers: list[Neurons]) -> None:
+        """Let codes hold what spikes of the inputs behind a concatenation are worth by now."""
+        scaled = [node for node in self.graph.body(LowBit) if self.graph[node].input_scale is not None]
+        if scaled:
+            units = {one.activation: one.signal.unit for one in layers if one.activation is not None}
+            scales = input_scales(self.graph, units)
+            for node in scaled:
+                low: Any = self.graph[node]
+                low.input_scale = scales.get(node, torch.ones_like(low.input_scale))
 
     def _error_of_leak(self, layer: Neurons, neuron: IntegerNeuron | JointNeuron) -> Tensor:
         """What rounding to the leak adds to a bias, in activation units, [C]."""

@@ -13,12 +13,25 @@ from torch import Tensor, nn
 import fxsnn
 from fxsnn.errors import FileError
 from fxsnn.file import unwritable
-from fxsnn.layers import Channels, Concat, Integers, Places, Repeat, SpikeAdd, SynapseConv2d, Wiring
+from fxsnn.layers import (
+    Channels,
+    Concat,
+    Integers,
+    PixelShuffle,
+    Places,
+    Repeat,
+    SpikeAdd,
+    SynapseConv2d,
+    Tap,
+    Taps,
+    Turn,
+    Wiring,
+)
 from fxsnn.storage import load_arrays
+from tests.converted_graphs import NETWORKS, converted, wired
 from tests.engines import same
 from tests.nets import seeded
 from tests.random_networks import random_seeds
-from tests.converted_graphs import NETWORKS, converted, wired
 from tests.spiking_graphs import SpikingGraph, random_graph
 
 
@@ -75,8 +88,19 @@ def test_of_graphs_without_numbers_it_is_said_too_that_they_can_be_saved(seed: i
 
 @pytest.mark.parametrize(
     "layer",
-    [Concat(), Channels(torch.tensor([3, 0, 0, 2])), Places((1, 2), (0, 3)), Repeat(2, 3)],
-    ids=lambda one: type(one).__name__,
+    [
+        Concat(),
+        Channels(torch.tensor([3, 0, 0, 2])),
+        Places((1, 2), (0, 3)),
+        Repeat(2, 3),
+        PixelShuffle(2),
+        PixelShuffle(2, back=True),
+        Turn(True, False, True),
+        Turn(False, True, False),
+        Tap(Taps(3, 2, 1), Taps(2, 2), 0, 1),
+        Tap(Taps(3, 2, 1, 1, ceil=True), Taps(2, 3, 1, 2, ceil=True), 2, 1),
+    ],
+    ids=lambda one: f"{type(one).__name__}({one.extra_repr()})",
 )
 def test_wiring_comes_back(layer: Wiring, tmp_path: Path) -> None:
     assert_comes_back(wired(layer), torch.randn(3, 3, 8, 8), tmp_path)
