@@ -23,6 +23,7 @@ from fxsnn.layers import (
     Decode,
     Encode,
     ImageForm,
+    PixelShuffle,
     Places,
     Repeat,
     SpikeAdd,
@@ -152,8 +153,8 @@ class SpikingGraph:
         """Wiring of any kind."""
         made = self._placed(layer, tuple(read.node for read in reads), layer(*(one.example for one in reads)), "wire")
         value = reads[0].value
-        if isinstance(layer, Concat | Channels):
-            value = layer(*(read.value[None] for read in reads))[0]
+        if isinstance(layer, Concat | Channels | PixelShuffle):
+            value = layer.of_channels([read.value for read in reads])
         return replace(reads[0], node=made.node, example=made.example, value=value)
 
     def network(self, last: Made, **options: Any) -> fxsnn.SpikingNetwork:

@@ -174,6 +174,10 @@ class Graph:
         before = set[Node]() if last is None else {last, *ancestors(last)}
         return [node for node in self if node in before and (not kinds or self.is_a(node, *kinds))]
 
+    def end(self) -> Node | None:
+        """The last node of the body, whose value the tail reads; `None` where nothing is to spike."""
+        return last_of_body(self.module)
+
     def tail(self) -> list[Node]:
         """The nodes behind the body that call or compute something: they are left untouched."""
         body = set(self.body())

@@ -19,23 +19,22 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 
 from fxsnn.ambient import neutral
-from fxsnn.chip import AUTOMATIC
 from fxsnn.data import Reading, labelled_batches
 from fxsnn.display import MARKED, aligned, html
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, Interpreter, normalised_images
+from fxsnn.insight.advice import advice_on
 from fxsnn.insight.effects import (
     EFFECTS,
-    MatchedLayer,
     RateNeurons,
     encoder_of,
     float_activations,
-    matched_layers,
     real_activations,
     stage_networks,
 )
+from fxsnn.insight.matching import MatchedLayer, matched_layers
 from fxsnn.insight.outputs import Outputs, Stage, outputs_reading
-from fxsnn.layers import ImageForm, QuantizedInput, SpikeAdd, geometry_of
+from fxsnn.layers import ImageForm, QuantizedInput
 from fxsnn.network import SpikingNetwork
 
 if TYPE_CHECKING:
@@ -342,54 +341,6 @@ class _Spliced(Interpreter):
         return self._values[n] if n in self._values else super().run_node(n)
 
 
-# Advice --------------------------------------------------------------------------------------------------------------
-
-
 def _worst(layers: Sequence[LayerBudget], snn: SpikingNetwork) -> Worst:
     row = max(layers, key=lambda row: row.sizes[row.cause])
-    return Worst(row.layer, row.cause, row.sizes[row.cause], _advice(row, snn))
-
-
-def _advice(row: LayerBudget, snn: SpikingNetwork) -> str:
-    if row.cause == "clipping":
-        return "Raise its threshold: a higher percentile, or calibration='max', on more images"
-    layer: Any = snn.graph[row.layer]
-    if row.cause == "weights" and isinstance(layer, SpikeAdd):
-        return (
-            "Its bias was moved, for what the weights of its inputs have lost: look at these, and give them more bits; "
-            "it does no harm where the stages keep the accuracy"
-        )
-    if row.cause == "weights":
-        geometry = geometry_of(layer)
-        widest = snn.target.bits_of(row.layer, AUTOMATIC, geometry.kernel_size, geometry.fan_in_channels)
-        remedies = [f"give it more bits (the target allows {widest})"] if widest > layer.bits else []
-        given = snn.provenance.get("options", {})
-        if given.get("finetune"):
-            more = f"; {remedies[0]}, or fine-tune longer" if remedies else "; fine-tune longer"
-            return f"Fine-tuning has moved them, which does no harm where the stages keep the accuracy{more} if not"
-        if not given.get("correction"):
-            remedies.append("correct the biases (correction='biases', no labels needed)")
-        remedies.append("fine-tune (finetune=fxsnn.Finetune(data))")
-        return f"Its {layer.bits}-bit weights say too little: {', or '.join(remedies)}"
-    if row.cause == "rounding" and isinstance(layer, SpikeAdd):
-        return (
-            "Its inputs share one grain, in which spikes that are added as they are count whole numbers of "
-            f"{_ends(layer.weights)}: fine-tune, which has them in the loop (finetune=fxsnn.Finetune(data)), or use a "
-            "target with wider codebook entries"
-        )
-    if row.cause == "rounding":
-        return (
-            "Its integers are coarse: fine-tune, which has them in the loop (finetune=fxsnn.Finetune(data)), train it "
-            "with a smaller bias if the leak fills its register, or use a target with wider registers"
-        )
-    start = ["start membranes at half a threshold (initial_membrane=0.5)"] if snn.initial_membrane == 0 else []
-    reset = ["reset by subtraction"] if snn.reset == "zero" else []
-    spiking = ", spiking_epochs=2" if row.cause == "timing" else ""
-    remedies = [*start, *reset, f"use a larger T than {snn.timesteps}", "fine-tune for this T"]
-    why = "Spikes come too unevenly" if row.cause == "timing" else f"Rates are too coarse at T={snn.timesteps}"
-    return f"{why}: {', or '.join(remedies)} (finetune=fxsnn.Finetune(data{spiking}))"
-
-
-def _ends(weights: Tensor) -> str:
-    low, high = int(weights.abs().min()), int(weights.abs().max())
-    return f"{low:,}..{high:,}"
+    return Worst(row.layer, row.cause, row.sizes[row.cause], advice_on(row.layer, row.cause, snn))

@@ -6,35 +6,29 @@ With all effects on, in the order of `EFFECTS`, the network computes the very sp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.node import Node
 
 from fxsnn.ambient import neutral
 from fxsnn.calibration import Watch
 from fxsnn.data import accepted
-from fxsnn.errors import OptionError
-from fxsnn.graph import Graph, Weighted, capture_sharing, normalised_images
+from fxsnn.graph import Graph, normalised_images
+from fxsnn.insight.matching import MatchedLayer, float_network, matched_layers, unit_of
 from fxsnn.layers import (
     Add,
     BoundedReLU,
     Encode,
-    Integers,
     QuantizedInput,
     SpikeAdd,
-    SpikeAvgPool2d,
-    Spiking,
     Synapses,
-    Wiring,
+    along_inputs,
     check_images,
     layer_like,
 )
-from fxsnn.network import SpikingNetwork, require_spiking
+from fxsnn.network import SpikingNetwork
 from fxsnn.numerics import Dynamics, integrate_and_fire, steady_spike_counts
-from fxsnn.passes import CheckConvRelu, FoldBatchNorm, front_end
 
 EFFECTS: Mapping[str, str] = {
     "input": "images rounded to the integer input",
@@ -131,125 +125,6 @@ def _along_channels(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 2))
 
 
-@dataclass(frozen=True)
-class MatchedLayer:
-    """A layer in both networks.
-
-    Attributes:
-        name: in the user's network.
-        node: its node in the ANN.
-        out: the node that has its value: its ReLU; the pooling, or the weighted input of a sum, itself.
-        spiking: what it has become.
-        unit: what a reader takes a spike of it for, float64 [1], or [C] where each channel counts by its own value: in
-            sums, and behind the body. Not of weighted inputs of sums, which do not spike.
-    """
-
-    name: str
-    node: Node
-    out: Node
-    spiking: Integers
-    unit: Tensor
-
-    @property
-    def pools(self) -> bool:
-        """It is a pooling."""
-        return isinstance(self.spiking, SpikeAvgPool2d)
-
-    @property
-    def fires(self) -> bool:
-        """It has neurons."""
-        return isinstance(self.spiking, Spiking)
-
-
-def _float_network(model: nn.Module, snn: SpikingNetwork) -> Graph:
-    """The user's network with batch norms folded, in double precision, where the spiking network is.
-
-    Biases of weighted inputs of sums are in the sums, as those of the spiking network are.
-    """
-    require_spiking(snn)
-    graph = capture_sharing(model, snn.image_size)
-    # They were verified when the network was converted.
-    options: Mapping[str, Any] = snn.provenance.get("options", {})
-    first = front_end(options.get("max_pool"), pairs="pair" in snn.target.joins)
-    for one in (*first, CheckConvRelu(), FoldBatchNorm()):
-        graph = one(graph).after
-    own = graph.detached(torch.float64)
-    own.module.to(snn.device)
-    for node in own.body(Add):
-        _gather_biases(own, node)
-    return own
-
-
-def _gather_biases(graph: Graph, node: Node) -> None:
-    add: Any = graph[node]
-    shift = add.shift
-    for read, factor in zip(node.all_input_nodes, add.factor, strict=True):
-        layer: Any = graph[read] if graph.is_a(read, *Weighted) else None
-        if layer is not None and layer.bias is not None:
-            shift = shift + factor * layer.bias.detach()
-            layer.bias = None
-    graph.replace(node, Add(add.factor, shift).eval())
-
-
-def matched_layers(ann: Graph, snn: SpikingNetwork) -> list[MatchedLayer]:
-    """The layers that both networks have, in order.
-
-    Raises:
-        OptionError: they do not fit together.
-    """
-    spiking = {snn.graph.name(node): node for node in snn.graph.nodes(Integers)}
-    nodes = ann.body(*Weighted, nn.AvgPool2d, Add)
-    if [ann.name(node) for node in nodes] != list(spiking):
-        raise OptionError(
-            f"snn was not converted from this model: its layers are {', '.join(spiking)}, those of the model "
-            f"{', '.join(map(ann.name, nodes)) or 'none'}"
-        )
-    found: list[MatchedLayer] = []
-    units: dict[str, Tensor] = {}
-    for node in nodes:
-        layer, module = snn.graph[spiking[ann.name(node)]], ann[node]
-        assert isinstance(layer, Integers)
-        out = node if isinstance(module, nn.AvgPool2d) or isinstance(layer, Synapses) else next(iter(node.users))
-        ours, theirs = (_size(one) for one in (layer, module))
-        if ours != theirs:
-            raise OptionError(
-                f"snn was not converted from this model: weights of {ann.name(node)} have shape {list(ours)}, "
-                f"in the model {list(theirs)}"
-            )
-        units[ann.name(node)] = unit = _unit(snn.graph, spiking[ann.name(node)], units)
-        found.append(MatchedLayer(ann.name(node), node, out, layer, unit))
-    return found
-
-
-def _size(layer: Any) -> tuple[int, ...]:
-    """Of weights; of a sum, the number of inputs."""
-    if isinstance(layer, Add | SpikeAdd):
-        return (len(layer.factor if isinstance(layer, Add) else layer.weights),)
-    weights = getattr(layer, "codes", None) if isinstance(layer, Integers) else getattr(layer, "weight", None)
-    return () if weights is None else tuple(weights.shape)
-
-
-def _unit(graph: Graph, node: Node, units: Mapping[str, Tensor]) -> Tensor:
-    """What a spike of `node` is taken for by the layers with weights that read it; by sums and the tail, if none do.
-
-    A pooling passes on what it reads, the units of which are known.
-    """
-    layer: Any = graph[node]
-    if isinstance(layer, SpikeAvgPool2d):
-        return _unit_of(graph, node.all_input_nodes[0], units)
-    if not isinstance(layer, Spiking):
-        return torch.ones(1, dtype=torch.float64)
-    waiting = list(node.users)
-    while waiting:
-        behind = waiting.pop(0)
-        module: Any = graph[behind] if behind.op == "call_module" else None
-        if isinstance(module, Integers) and module.bits:
-            return layer.spike_value.new_tensor([module.input_unit])
-        if isinstance(module, SpikeAvgPool2d | nn.Flatten | Wiring):
-            waiting += behind.users
-    return layer.spike_value
-
-
 @neutral()
 def stage_networks(model: nn.Module, snn: SpikingNetwork) -> dict[str, Graph]:
     """The networks between an ANN and its spiking form; each runs on images, in double precision.
@@ -265,7 +140,7 @@ def stage_networks(model: nn.Module, snn: SpikingNetwork) -> dict[str, Graph]:
     Raises:
         OptionError: `snn` was not converted from `model`.
     """
-    ann, names = _float_network(model, snn), tuple(EFFECTS)
+    ann, names = float_network(model, snn), tuple(EFFECTS)
     return {"ann": ann} | {name: _stage(ann, snn, set(names[: i + 1])) for i, name in enumerate(names)}
 
 
@@ -273,7 +148,7 @@ def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
     graph = ann.copy()
     layers, body, (normalised, _) = matched_layers(graph, snn), graph.body(), normalised_images(graph)
     dynamics = snn.dynamics
-    units = {layer.name: layer.unit for layer in layers}
+    units, end = {layer.name: layer.unit for layer in layers}, graph.end()
     for layer in layers:
         source: Any = graph[layer.node]
         if layer.pools:
@@ -286,7 +161,9 @@ def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
             if isinstance(spiking, SpikeAdd):
                 graph.replace(layer.node, _with_weights(snn, layer, source, units, rounded=whole))
             else:
-                graph.replace(layer.node, _with_codes(source, spiking, rounded=whole))
+                (read,) = snn.graph.calls(layer.name)[0].all_input_nodes
+                unit = unit_of(snn.graph, read, units)
+                graph.replace(layer.node, _with_codes(source, spiking, unit, rounded=whole))
         if layer.fires and (neurons := _neurons(layer, graph[layer.out], dynamics, effects)) is not None:
             graph.replace(layer.out, neurons)
     encode = encoder_of(snn)
@@ -300,7 +177,8 @@ def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
             graph.replace(start, rounded)
     if "timing" in effects:
         graph.insert_after(start, "every_step", _Repeat(dynamics.timesteps), body)
-        last = layers[-1].out if not layers[-1].pools else next(iter(layers[-1].out.users))
+        assert end is not None
+        last = next(iter(end.users)) if graph.is_a(end, nn.AvgPool2d) else end  # a pooling has its neurons behind it
         graph.insert_after(last, "mean_over_time", _Mean(dynamics.timesteps))
     graph.tidy()
     return graph
@@ -335,18 +213,23 @@ def _insert_after_pool(graph: Graph, layer: MatchedLayer, dynamics: Dynamics, *,
     graph.insert_after(layer.out, f"{layer.name}_neurons", neurons)
 
 
-def _with_codes(source: Any, spiking: Any, *, rounded: bool) -> nn.Module:
+def _with_codes(source: Any, spiking: Any, unit: Tensor, *, rounded: bool) -> nn.Module:
     """The layer with n-bit weights, and with the bias as it was before or after it was rounded to the leak.
 
-    What a weighted input of a sum has for a bias is in the sum.
+    What a weighted input of a sum has for a bias is in the sum. What inputs are worth, `unit`, is in the codes where it
+    differs.
     """
     new: Any = layer_like(source, nn.Conv2d, nn.Linear)
-    step = spiking.step.view(-1, *[1] * (spiking.codes.dim() - 1))
+    weight = spiking.codes * spiking.step.view(-1, *[1] * (spiking.codes.dim() - 1))
+    if len(unit) > 1:
+        inputs = source.weight.shape[1] * getattr(source, "groups", 1)
+        each = unit.repeat_interleave(inputs // len(unit))
+        weight = weight * along_inputs(spiking.input_unit / each, source)
     if isinstance(spiking, Synapses):
-        new.weight, new.bias = nn.Parameter(spiking.codes * step, requires_grad=False), None
+        new.weight, new.bias = nn.Parameter(weight, requires_grad=False), None
         return new
     bias = spiking.leak * (spiking.spike_value / spiking.threshold) if rounded else spiking.real_bias
-    new.weight = nn.Parameter(spiking.codes * step, requires_grad=False)
+    new.weight = nn.Parameter(weight, requires_grad=False)
     new.bias = nn.Parameter(bias, requires_grad=False)
     return new
 
@@ -365,20 +248,10 @@ def _with_weights(
             synapses: Any = graph[read]
             factors.append(factor * (synapses.gain != 0))  # their steps fit their gains, but where these are nothing
         else:
-            unit = _unit_of(graph, read, units)
+            unit = unit_of(graph, read, units)
             unit = unit.repeat_interleave(len(weight) // len(unit)) if len(unit) > 1 else unit
             factors.append(weight * spiking.step / unit)
     return Add(torch.stack(factors), spiking.leak * spiking.step).eval()
-
-
-def _unit_of(graph: Graph, node: Node, units: Mapping[str, Tensor]) -> Tensor:
-    """What a spike that comes along an edge is taken for, or one unit of the images."""
-    while not graph.is_a(node, Spiking, Encode):
-        (node,) = node.all_input_nodes
-    encode = graph[node]
-    if isinstance(encode, Encode):
-        return torch.full((1,), encode.unit, dtype=torch.float64, device=graph.device)
-    return units[graph.name(node)]
 
 
 def encoder_of(snn: SpikingNetwork) -> Encode:
@@ -405,7 +278,7 @@ def layer_activations(model: nn.Module, snn: SpikingNetwork, images: Tensor) -> 
         OptionError: `snn` was not converted from `model`.
         DataError: the images are no images for the network.
     """
-    ann = _float_network(model, snn)
+    ann = float_network(model, snn)
     layers = [layer for layer in matched_layers(ann, snn) if layer.fires]
     check_images(images, ann.image_form)
     with torch.no_grad():

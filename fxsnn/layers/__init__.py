@@ -20,6 +20,7 @@ from fxsnn.layers.adding import Add, SpikeAdd
 from fxsnn.layers.affine import (
     Affine,
     affine_of_norm,
+    along_inputs,
     input_shift,
     norm_with_affine_behind,
     remember_input_shift,
@@ -129,6 +130,7 @@ __all__ = [
     "Turn",
     "Wiring",
     "affine_of_norm",
+    "along_inputs",
     "check_images",
     "conv_like",
     "convolution",

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Graph, Weighted
-from fxsnn.layers import Channels, PixelShuffle, Places, Repeat, Turn, Wiring
+from fxsnn.graph import Graph
+from fxsnn.layers import Channels, Concat, PixelShuffle, Places, Repeat, Turn, Wiring
 
 _CALLS = frozenset((
     "channel_shuffle", "chunk", "clone", "contiguous", "flip", "getattr", "getitem", "interpolate", "movedim", "narrow",
@@ -33,24 +33,26 @@ _SIZES = ((4, 6), (6, 10))
 
 
 def channels_of(graph: Graph, node: Node) -> int | None:
-    """How many channels a value of the body has, as the layers before it tell; `None` where they do not."""
-    while True:
-        module: Any = graph[node] if node.op == "call_module" else None
-        if isinstance(module, nn.Conv2d):
-            return module.out_channels
-        if isinstance(module, Channels):
-            return len(module.index)
-        if node.op == "placeholder":
-            return graph.input_channels
-        if module is None or isinstance(module, (nn.Flatten, *Weighted)):
-            return None
-        if isinstance(module, PixelShuffle):
-            before = channels_of(graph, node.all_input_nodes[0])
-            return None if before is None else module.channels(before)
-        if isinstance(module, Wiring) and len(node.all_input_nodes) > 1:
-            found = [channels_of(graph, one) for one in node.all_input_nodes]
-            return None if None in found else sum(filter(None, found))
-        node = node.all_input_nodes[0]
+    """How many channels a value of the body has, as the layers before it tell; `None` where they do not.
+
+    Of rows of features, how many of these, if no maps were flattened.
+    """
+    module: Any = graph[node] if node.op == "call_module" else None
+    if isinstance(module, nn.Conv2d):
+        return module.out_channels
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    if isinstance(module, Channels):
+        return len(module.index)
+    if node.op == "placeholder":
+        return graph.input_channels
+    if module is None or isinstance(module, nn.Flatten):
+        return None
+    found = [channels_of(graph, one) for one in graph.inputs(node)]
+    if isinstance(module, Concat):
+        return None if None in found else sum(filter(None, found))
+    first = next((one for one in found if one is not None), None)
+    return module.channels(first) if isinstance(module, PixelShuffle) and first is not None else first
 
 
 @dataclass(frozen=True)

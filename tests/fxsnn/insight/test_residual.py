@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from torch import nn
 
 import fxsnn
+from fxsnn.chip import Registers
 from fxsnn.errors import OptionError
-from fxsnn.insight import budget as budgets
+from fxsnn.insight.advice import advice_on
 from fxsnn.layers import Integers
 from tests.fxsnn.insight import test_effects
 from tests.nets import images
@@ -76,16 +78,24 @@ def test_without_correction_a_sum_itself_has_no_share_of_the_weights() -> None:
 def test_advice_on_a_sum_is_about_what_a_sum_has() -> None:
     _, snn = converted("blocks")
 
-    def advice(layer: str, cause: str) -> str:
-        sizes = {cause: 1.0}
-        return budgets._advice(budgets.LayerBudget(layer, "SpikeAdd", 1.0, 0.0, sizes, sizes), snn)
+    (as_it_is,) = (one for row in snn.report.layers for one in row.adds if one.error is not None)
+    low, high = as_it_is.gain
+    assert f"whole numbers of {low:,}..{high:,}" in advice_on("block1.add", "rounding", snn)
+    assert "whole numbers of" not in advice_on("block2.add", "rounding", snn)
+    assert "the weights of its inputs" in advice_on("block1.add", "weights", snn)
+    assert "a larger T than 8" in advice_on("block1.add", "timesteps", snn)
+    assert "more bits (the target allows 4)" in advice_on("block2.down.0", "weights", snn)
 
-    layer: Any = snn.graph["block1.add"]
-    low, high = int(layer.weights.min()), int(layer.weights.max())
-    assert f"whole numbers of {low}..{high}" in advice("block1.add", "rounding")
-    assert "the weights of its inputs" in advice("block1.add", "weights")
-    assert "a larger T than 8" in advice("block1.add", "timesteps")
-    assert "more bits (the target allows 4)" in advice("block2.down.0", "weights")
+
+def test_advice_on_coarse_sums_helps() -> None:
+    """Wider codebook entries, and less is lost by rounding."""
+    sizes = []
+    for codebook in (6, 14):
+        registers = Registers(codebook=codebook, threshold=24, leak=24)
+        model, snn = converted("blocks", target=replace(fxsnn.get_target("generic"), registers=registers))
+        rows = {row.layer: row for row in fxsnn.error_budget(model, snn, IMAGES).layers}
+        sizes.append(rows["block1.add"].sizes["rounding"])
+    assert sizes[0] > 2 * sizes[1]
 
 
 def test_a_network_with_another_sum_is_not_the_one_that_was_converted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ T = 8
 IMAGES = images(6)
 
 
+@cache
 def converted(name: str) -> fxsnn.SpikingNetwork:
     chip = replace(fxsnn.get_target("generic"), core_inputs=1024, core_outputs=256)
     options: Any = {"target": chip, "bits": 3, "timesteps": T, "correction": None}
@@ -150,7 +152,7 @@ def test_an_event_costs_its_fan_out_over_all_its_readers(name: str) -> None:
 
 def test_wiring_is_passed_through_and_costs_nothing() -> None:
     """Channels that are read twice and places that are repeated are events as often."""
-    graph: Graph = converted("blocks").graph
+    graph: Graph = converted("blocks").graph.copy()
     node = graph.calls("block1.conv2")[0]
     before = fan_outs(graph, node, {"block1.conv1": (6, 6, 6)})["block1.conv1"]
     source = node.all_input_nodes[0]
@@ -169,7 +171,7 @@ def test_wiring_is_passed_through_and_costs_nothing() -> None:
 
 
 def test_both_inputs_of_a_concatenation_are_sources() -> None:
-    graph: Graph = converted("no weights").graph
+    graph: Graph = converted("no weights").graph.copy()
     node = graph.calls("left")[0]
     one, other = graph.calls("one")[0], graph.calls("add_1")[0]
     with graph.module.graph.inserting_before(node):
