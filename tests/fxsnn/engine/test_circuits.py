@@ -156,6 +156,38 @@ class TestAConvertedNetworkWithBranches:
             snn(images(size=13))
 
 
+class ImagesInASum(nn.Module):
+    """3x12x12: a sum of spikes and of a convolution of the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.beside = (nn.Conv2d(count, 6, 3, padding=1) for count in (3, 6, 3))
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(F.relu(self.second(F.relu(self.first(x))) + self.beside(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("engine", FAST)
+class TestASumThatReadsImages:
+    def test_gives_the_spikes_of_pytorch(self, engine: str) -> None:
+        snn, given = converted(ImagesInASum), images(3)
+        expected = snn.simulate(given)
+        snn.engine = engine
+        found = snn.simulate(given)
+        assert same(found.spikes, expected.spikes)
+        assert found.membrane_range == expected.membrane_range
+
+    def test_runs_in_pytorch_where_these_are_not_rounded(self, engine: str) -> None:
+        snn = converted(ImagesInASum, input_bits=None)
+        expected = snn(images())
+        snn.engine = "auto"
+        assert torch.equal(snn(images()), expected)
+        snn.engine = engine
+        with pytest.raises(OptionError, match="adds up spikes and images that are not rounded"):
+            snn(images())
+
+
 class TestTheCircuit:
     def test_names_calls_with_what_they_read(self) -> None:
         calls = circuit_of(converted().graph).calls
