@@ -71,9 +71,9 @@ def substitute(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None
 
 
 def _without_activation(graph: Graph, node: Node | None) -> Node:
-    """What an activation reads: the layer whose neurons take its place, or the pooling whose levels it rounds."""
+    """The layer whose neurons take the place of an activation, or the pooling whose levels it rounds."""
     assert node is not None  # else there was nothing to convert
-    while graph.is_a(node, *Activation):
+    while graph.is_a(node, *Activation, *Norm):
         node = node.all_input_nodes[0]
     return node
 

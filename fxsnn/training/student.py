@@ -147,7 +147,7 @@ class Student:
                 low.bias_error = None if low.bias is None else error.to(low.weight.dtype)
 
     def _outputs(self) -> set[Node]:
-        """The layers whose spikes the tail reads, past activations and wiring; each of their channels counts by itself."""
+        """The layers whose spikes the tail reads, past activations and wiring: there each channel counts by itself."""
         found, waiting = set[Node](), [one for one in (self.graph.end(),) if one is not None]
         while waiting:
             node = waiting.pop()
