@@ -24,7 +24,7 @@ from fxsnn.passes.recognize_activations import RecognizeActivations
 from fxsnn.passes.recognize_affine import RecognizeAffine
 from fxsnn.passes.recognize_sums import RecognizeSums
 from fxsnn.passes.recognize_wiring import RecognizeWiring
-from fxsnn.passes.replace_max_pool import ReplaceMaxPool
+from fxsnn.passes.replace_max_pool import MAX_POOL_WAYS, ReplaceMaxPool
 from fxsnn.passes.separate_calls import SeparateCalls
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
 from fxsnn.rewriting import Pass
@@ -67,6 +67,7 @@ def front_end(max_pool: str | None = None, *, pairs: bool = False) -> tuple[Pass
 
 __all__ = [
     "FRONT_END",
+    "MAX_POOL_WAYS",
     "AbsorbPadding",
     "CalibrateThresholds",
     "Canonicalize",
