@@ -56,6 +56,8 @@ class Canonicalize(Pass):
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
+        for node in graph.nodes(*_DROPPED):  # they give the very tensor, which the next one may write into
+            graph.bypass(node)
         write_nothing(graph.module.graph, graph.module)
         for node in reversed(graph.nodes()):  # of several calls of one module, the first keeps its name
             if node.op in ("call_function", "call_method"):
@@ -63,8 +65,6 @@ class Canonicalize(Pass):
                     graph.bypass(node)
                 elif (module := _module_for(node)) is not None and not _splits_rows(graph, node):
                     graph.replace(node, module)
-            elif graph.is_a(node, *_DROPPED):
-                graph.bypass(node)
             elif graph.is_a(node, *HAND_WRITTEN):
                 graph.replace(node, _plain(graph[node]))
             elif graph.is_a(node, nn.ReLU) and graph[node].inplace:
