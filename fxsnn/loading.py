@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def _loaded(path: str | Path, target: str | HardwareTarget | None, engine: str) 
     try:
         found = rebuilt(document, arrays, None if target is None else chip)
         golden = _golden(document, arrays, found)
-        _require_known(found.target)
+        kept = _known_here(found.target)
         if clashes := name_clashes(found.graph):
             raise FileError("; ".join(map(str, clashes)))
     except FileError as error:
@@ -75,7 +76,7 @@ def _loaded(path: str | Path, target: str | HardwareTarget | None, engine: str) 
         raise FileError(f"{path} is damaged or was not written by fxsnn: {error}") from error
     sample = None if golden is None else golden.images
     provenance: dict[str, Any] = document["provenance"]
-    return SpikingNetwork(found.graph, found.target, engine, sample, found.image_size, provenance), golden
+    return SpikingNetwork(found.graph, kept, engine, sample, found.image_size, provenance), golden
 
 
 def _golden(document: dict[str, Any], arrays: dict[str, Tensor], found: Rebuilt) -> Golden | None:
@@ -87,14 +88,15 @@ def _golden(document: dict[str, Any], arrays: dict[str, Tensor], found: Rebuilt)
     return Golden.of(arrays, count, timesteps, found.image_size, found.sizes, found.logits)
 
 
-def _require_known(target: HardwareTarget) -> None:
-    """A target that is known here by the file's name for it must be the same one."""
+def _known_here(target: HardwareTarget) -> HardwareTarget:
+    """The target; one that is known here by the file's name for it must be the same one, and says how layers join."""
     try:
         known = get_target(target.name)
     except UnknownName:
-        return  # a third party's, which need not be installed: the file says all about it
+        return target  # a third party's, which need not be installed: the file says what there is to know
     if different := difference(target, known):
         raise FileError(
             f"it was made for a target {target.name!r} with other {', '.join(different)} than the one here has; "
             "load it for the one here with target=, or rename one of the two"
         )
+    return replace(target, joins=known.joins)

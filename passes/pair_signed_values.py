@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Activation, Graph, Norm, Weighted
+from fxsnn.graph import Activation, Graph, Leaky, Norm, Weighted
 from fxsnn.layers import (
     Add,
     Affine,
@@ -27,8 +28,6 @@ from fxsnn.layers import (
     with_affine_in_front,
 )
 from fxsnn.rewriting import NotRewritten, Pass, channels_of, facts
-
-_LEAKY = (nn.LeakyReLU, nn.PReLU)
 
 
 class PairSignedValues(Pass):
@@ -47,18 +46,18 @@ class PairSignedValues(Pass):
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.LeakyReLU(0.1), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Flatten())
         >>> print(PairSignedValues()(fxsnn.capture(net.append(nn.Linear(8, 2)).eval())).after.text(hashes=False))
-        name         calls                                            reads        tensors
-        -----------  -----------------------------------------------  -----------  -------
-        input        placeholder
-        0            Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))  input
-        0_positive   ReLU()                                           0
-        0_negated    Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))  input
-        0_negative   ReLU()                                           0_negated
-        2_pair       Concat()                                         0_positive, 0_negative
-        2            Conv2d(4, 2, kernel_size=(3, 3), stride=(1, 1))  2_pair
-        3            ReLU()                                           2
-        4            Flatten(start_dim=1, end_dim=-1)                 3
-        5            Linear(in_features=8, out_features=2, bias=True)  4
+        name        calls                                             reads                   tensors
+        ----------  ------------------------------------------------  ----------------------  -------
+        input       placeholder
+        0           Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))   input
+        0_positive  ReLU()                                            0
+        0_negated   Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))   input
+        0_negative  ReLU()                                            0_negated
+        2_pair      Concat()                                          0_positive, 0_negative
+        2           Conv2d(4, 2, kernel_size=(3, 3), stride=(1, 1))   2_pair
+        3           ReLU()                                            2
+        4           Flatten(start_dim=1, end_dim=-1)                  3
+        5           Linear(in_features=8, out_features=2, bias=True)  4
     """
 
     needs = facts("canonical")
@@ -84,6 +83,7 @@ class _Signed:
         shift: [C] or [1].
         direct: they are the two sides of one value.
         flattened: rows of it are read.
+        shifts: there is a shift; without values, on the meta device, that cannot be seen.
     """
 
     parts: tuple[Node, Node]
@@ -91,11 +91,13 @@ class _Signed:
     shift: Tensor
     direct: bool = True
     flattened: bool = False
+    shifts: bool = False
 
-    def scaled(self, scale: Tensor, shift: Tensor) -> _Signed:
-        """`value * scale + shift`."""
-        one, two = self.factors
-        return replace(self, factors=(one * scale, two * scale), shift=self.shift * scale + shift, direct=False)
+    def behind(self, affine: Affine) -> _Signed:
+        """What an affine makes of it."""
+        (one, two), shift = self.factors, self.shift * affine.scale + affine.shift
+        factors = one * affine.scale, two * affine.scale
+        return replace(self, factors=factors, shift=shift, direct=False, shifts=self.shifts or affine.shifts)
 
 
 def _needs_pair(graph: Graph, node: Node) -> bool:
@@ -127,9 +129,10 @@ class _Pairing:
         """
         for node in self._graph.nodes():
             if any(one in self._signed for one in node.all_input_nodes):
-                if node not in self._body:
-                    raise NotRewritten("the tail reads it", "Put a ReLU behind it")
-                self._read(node)
+                if node in self._body:
+                    self._read(node)
+                else:
+                    self._leave(node)
             makes = node in self._body and self._graph.is_a(node, *Weighted, *Norm, Add) and node not in self._gone
             if makes and _needs_pair(self._graph, node):
                 self._pair(node)
@@ -144,7 +147,7 @@ class _Pairing:
         readers = list(node.users)
         positive = graph.insert_after(node, f"{graph.name(node)}_positive", nn.ReLU().eval())
         negative = graph.insert_after(negated, f"{graph.name(node)}_negative", nn.ReLU().eval())
-        leaky = next((one for one in readers if graph.is_a(one, *_LEAKY)), None)
+        leaky = next((one for one in readers if graph.is_a(one, *Leaky)), None)
         one = torch.ones(1, dtype=torch.float64, device=self._device)
         signed = _Signed((positive, negative), (one, -one), one * 0)
         if leaky is None:
@@ -190,6 +193,38 @@ class _Pairing:
             reads.append(copied)
         return graph.call_after(node, f"{graph.name(node)}_negated", Add(-add.factor, -add.shift).eval(), reads)
 
+    def _leave(self, node: Node) -> None:
+        """Let a call of the tail read one value again: what it is of its two sides is the tail's to compute."""
+        graph = self._graph
+        for read in [one for one in node.all_input_nodes if one in self._signed]:
+            signed = self._signed[read]
+            count = self._channels(signed.parts[0])
+            if signed.shifts or signed.flattened or any(one.is_meta for one in signed.factors):
+                raise NotRewritten("the tail reads it", "Put a ReLU behind it")
+            both = graph.call_after(node.prev, f"{graph.name(read)}_pair", Concat().eval(), signed.parts)
+            sides = []
+            for side, factor in enumerate(signed.factors):
+                index = torch.arange(count, device=self._device) + side * count
+                one = graph.call_after(node.prev, f"{graph.name(read)}_side", Channels(index).eval(), [both])
+                sides.append(self._times(node, one, factor))
+            with graph.module.graph.inserting_before(node):
+                total = graph.module.graph.call_function(operator.add, tuple(sides))
+            node.replace_input_with(read, total)
+
+    def _times(self, node: Node, value: Node, factor: Tensor) -> Node:
+        """A value times a factor of each channel, computed in front of a node of the tail."""
+        graph = self._graph
+        given: Any = float(factor[0])
+        if len(factor) == 1 and given == 1:
+            return value
+        with graph.module.graph.inserting_before(node):
+            if len(factor) > 1:
+                rank = 2 if graph.reads_features(value) else 4
+                name = graph.unused_name(f"{value.name}_factor")
+                graph.module.register_buffer(name, factor.view(-1, *[1] * (rank - 2)).to(graph.dtype))
+                given = graph.module.graph.get_attr(name)
+            return graph.module.graph.call_function(operator.mul, (value, given))
+
     # Reading pairs ---------------------------------------------------------------------------------------------------
 
     def _read(self, node: Node) -> None:
@@ -207,7 +242,7 @@ class _Pairing:
             self._read_by_activation(node, module, first)
         elif isinstance(module, (Affine, *Norm)):
             affine = module if isinstance(module, Affine) else affine_of_norm(module)
-            self._replace(node, first.scaled(affine.scale, affine.shift))
+            self._replace(node, first.behind(affine))
         elif isinstance(module, nn.Flatten):
             self._replace(node, replace(first, flattened=True))
         elif isinstance(module, nn.AvgPool2d | Wiring):
@@ -229,10 +264,10 @@ class _Pairing:
         """A pooling, or what only moves numbers, is done to both."""
         (one, two), shift = signed.factors, signed.shift
         pools = isinstance(module, nn.AvgPool2d)
-        if isinstance(module, nn.AvgPool2d) and bool((shift != 0).any()) and any(pair(module.padding)):
+        if isinstance(module, nn.AvgPool2d) and signed.shifts and any(pair(module.padding)):
             raise NotRewritten("a padded pooling reads a shift", "Put a ReLU behind it")
         if isinstance(module, Wiring):
-            if bool((shift != 0).any()) and isinstance(module, Tap):
+            if signed.shifts and isinstance(module, Tap):
                 raise NotRewritten("what pads reads a shift", "Put a ReLU behind it")
             one, two, shift = (part if len(part) == 1 else module.of_channels([part]) for part in (one, two, shift))
         readers = list(node.users)
@@ -279,11 +314,10 @@ class _Pairing:
         graph = self._graph
         inputs = layer.weight.shape[1] * getattr(layer, "groups", 1)
         zero = torch.zeros(1, dtype=torch.float64, device=self._device)
-        if bool((signed.shift != 0).any()) and isinstance(layer, nn.Conv2d) and any(sides_of(layer)):
+        if signed.shifts and isinstance(layer, nn.Conv2d) and any(sides_of(layer)):
             raise NotRewritten("a padded convolution reads a shift", "Put a ReLU behind it")
-        shifts = bool((signed.shift != 0).any())
         both = [with_affine_in_front(layer, Affine(factor, zero, shifts=False)).weight for factor in signed.factors]
-        biased: Any = with_affine_in_front(layer, Affine(zero + 1, signed.shift)) if shifts else layer
+        biased: Any = with_affine_in_front(layer, Affine(zero + 1, signed.shift)) if signed.shifts else layer
         new: Any = layer_like(biased, nn.Conv2d, nn.Linear)
         new.weight = nn.Parameter(torch.cat(both, 1).detach(), requires_grad=False)
         if isinstance(new, nn.Conv2d):
@@ -304,6 +338,7 @@ class _Pairing:
         parts: list[tuple[Node, Node]] = []
         factors: list[list[Tensor]] = [[], []]
         shifts: list[Tensor] = []
+        shifted = any(self._signed[one].shifts for one in graph.inputs(node) if one in self._signed)
         for read in graph.inputs(node):
             channels = self._channels(read)
             one = torch.ones(channels, dtype=torch.float64, device=self._device)
@@ -317,11 +352,12 @@ class _Pairing:
             for side, factor in zip(factors, given, strict=True):
                 side.append(factor)
             shifts.append(shift)
+        readers = list(node.users)
         other = graph.call_after(node, f"{graph.name(node)}_negative", Concat().eval(), [two for _, two in parts])
         node.args = tuple(first for first, _ in parts)
-        self._signed[node] = _Signed(
-            (node, other), (torch.cat(factors[0]), torch.cat(factors[1])), torch.cat(shifts), False
-        )
+        one, two = map(torch.cat, factors)
+        joined = _Signed((node, other), (one, two), torch.cat(shifts), direct=False, shifts=shifted)
+        self._stand_for(node, joined, readers)
 
     def _channels(self, node: Node) -> int:
         found = channels_of(self._graph, node)

@@ -9,7 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import fxsnn
 from tests.nets import seeded
+
+UNPAIRED = fxsnn.HardwareTarget("unpaired", joins=("add", "concatenate"))
+"""On which values with a sign are refused."""
 
 Function = Callable[[Any, Tensor, Tensor], Tensor]
 

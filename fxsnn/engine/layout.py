@@ -16,7 +16,7 @@ from fxsnn.engine.lookups import Array, Weights, window_of
 from fxsnn.engine.planes import Grid, Pair, Window, phases_of, shared_grid
 from fxsnn.engine.tables import groups_of
 from fxsnn.errors import DataError
-from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SynapseConv2d, SynapseLinear, Wiring
+from fxsnn.layers import Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SynapseConv2d, SynapseLinear, Wiring
 
 Shape = tuple[int, ...]
 """Channels, height and width; or the number of features."""
@@ -157,10 +157,10 @@ def _shape(circuit: Circuit, number: int, shapes: list[Shape], numbers: dict[int
         return numbers[number].shape
     if isinstance(module, SpikeLinear | SynapseLinear):
         if (features := prod(given[0])) != module.in_features:
-            before = circuit.calls[flattened_source(circuit, call.inputs[0])].name
-            raise DataError(
-                f"{call.name} reads {module.in_features} features; with images of this size {before} gives {features}"
-            )
+            before = circuit.calls[flattened_source(circuit, call.inputs[0])]
+            gives = "they give" if isinstance(before.module, Encode) else f"{before.name} gives"
+            reads = f"{call.name} reads {module.in_features} features, and {gives} {features}"
+            raise DataError(f"images of this size do not fit: {reads}")
         return (module.out_features,)
     if isinstance(module, SpikeConv2d | SynapseConv2d):
         return (module.out_channels, *window_of(module).output(size_of(given[0])))

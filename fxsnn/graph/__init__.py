@@ -11,6 +11,7 @@ from fxsnn.graph.graph import Graph, Interpreter, largest_difference, require_gr
 from fxsnn.graph.in_place import write_nothing, writes
 from fxsnn.graph.kinds import (
     Activation,
+    Leaky,
     Norm,
     Weighted,
     is_torchvision_normalize,
@@ -31,6 +32,7 @@ __all__ = [
     "Activation",
     "Graph",
     "Interpreter",
+    "Leaky",
     "Norm",
     "Tracer",
     "Weighted",

@@ -8,6 +8,7 @@ from torch.fx.node import Node
 
 from fxsnn.graph.kinds import (
     Activation,
+    Leaky,
     Weighted,
     calls_a,
     looks_like_activation,
@@ -56,7 +57,8 @@ def last_of_body(module: fx.GraphModule) -> Node | None:
         layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(layer, Decode):
             return node.all_input_nodes[0]
-        activates, spikes = isinstance(layer, Activation), isinstance(layer, Integers) and layer.dynamics is not None
+        activates = isinstance(layer, (*Activation, *Leaky))
+        spikes = isinstance(layer, Integers) and layer.dynamics is not None
         if spikes or (activates and node in inner):
             last, of_convolution = node, None
         elif activates and _is_of_convolution(module, node):

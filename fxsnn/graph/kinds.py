@@ -9,6 +9,8 @@ from torch.fx.node import Argument, Node
 from fxsnn.layers import BoundedReLU, ClippedReLU, RateReLU, pair
 
 Activation = (nn.ReLU, BoundedReLU, ClippedReLU, RateReLU)
+Leaky = (nn.LeakyReLU, nn.PReLU)
+"""Activations that two layers of neurons can stand for, one for each sign."""
 Norm = (nn.BatchNorm1d, nn.BatchNorm2d)
 Weighted = (nn.Conv2d, nn.Linear)
 _HOLDS_OTHERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)

@@ -24,6 +24,9 @@ from tests.nets import images, in_front, seeded
 from tests.random_networks import quiet, random_seeds
 from tests.test_against_reference import whole
 
+UNPAIRED = fxsnn.HardwareTarget("unpaired", joins=())
+"""Where two linear layers in a row that are not one are no pairs of layers either."""
+
 
 def network(*layers: nn.Module, given: Tensor | None = None) -> nn.Module:
     """The layers, a ReLU, and a classifier of any size."""
@@ -217,15 +220,15 @@ REFUSED: dict[str, tuple[list[nn.Module], list[nn.Module], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_exact_says_why_and_the_remedy_is_taken(name: str) -> None:
     layers, better, says = REFUSED[name]
-    report = fxsnn.check(network(*layers), target="generic", bits=4, example=images())
+    report = fxsnn.check(network(*layers), target=UNPAIRED, bits=4, example=images())
     assert says in str(report)
-    assert fxsnn.check(network(*better), target="generic", bits=4, example=images()).ok
+    assert fxsnn.check(network(*better), target=UNPAIRED, bits=4, example=images()).ok
 
 
 def test_a_size_that_is_not_known_is_asked_for() -> None:
     model = network(nn.Conv2d(3, 6, 2, stride=2, bias=False), nn.Conv2d(6, 6, 3, padding=1))
-    assert "the size of the map that it reads is not known" in str(fxsnn.check(model, target="generic", bits=4))
-    assert fxsnn.check(model, target="generic", bits=4, example=images()).ok
+    assert "the size of the map that it reads is not known" in str(fxsnn.check(model, target=UNPAIRED, bits=4))
+    assert fxsnn.check(model, target=UNPAIRED, bits=4, example=images()).ok
 
 
 def test_a_layer_that_others_read_is_left() -> None:
@@ -240,7 +243,7 @@ def test_a_layer_that_others_read_is_left() -> None:
 
     graph = fxsnn.capture(seeded(Net))
     assert MergeLinear()(graph).after.text() == graph.text()
-    assert "it is read by two, add" in str(fxsnn.check(seeded(Net), target="generic", bits=4))
+    assert "it is read by two, add" in str(fxsnn.check(seeded(Net), target=UNPAIRED, bits=4))
 
 
 def test_a_kernel_that_the_chip_does_not_have_is_said() -> None:
@@ -253,7 +256,7 @@ def test_a_kernel_that_the_chip_does_not_have_is_said() -> None:
 
 def test_weights_without_values_are_no_zeros() -> None:
     model = network(nn.Conv2d(3, 6, 1), depthwise(6, padding=1)).to("meta")
-    assert "1 pads with zeros what has a bias" in str(fxsnn.check(model, target="generic", bits=4))
+    assert "1 pads with zeros what has a bias" in str(fxsnn.check(model, target=UNPAIRED, bits=4))
 
 
 # Through everything --------------------------------------------------------------------------------------------------

@@ -154,6 +154,16 @@ def test_a_chip_whose_convolutions_need_their_relu_has_no_pairs() -> None:
     assert fxsnn.check(seeded(leaky), target=chip, bits=2, example=images()).ok
 
 
+@pytest.mark.parametrize("last", [nn.LeakyReLU(0.1), nn.PReLU(6)], ids=["one slope", "slopes of channels"])
+def test_it_may_be_the_last_activation(convert: Any, last: nn.Module) -> None:
+    layers = (nn.Conv2d(3, 6, 3), nn.LeakyReLU(0.2), nn.Conv2d(6, 6, 3), last, nn.AvgPool2d(8), nn.Flatten())
+    model, x = seeded(lambda: nn.Sequential(*layers, nn.Linear(6, 5))), images(16)
+    step = PairSignedValues()(in_front(model, x), x)
+    assert not CheckConvRelu().findings(step.after)
+    snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+
+
 def test_rows_are_put_behind_one_another_as_maps_are() -> None:
     graph = PairSignedValues()(in_front(seeded(leaky), images()), images()).after
     assert [graph.name(node) for node in graph.nodes(Concat)] == ["4_pair", "6_pair", "9_pair", "11_pair"]

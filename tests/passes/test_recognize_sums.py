@@ -13,7 +13,7 @@ import fxsnn
 from fxsnn.graph import Graph
 from fxsnn.layers import Add
 from fxsnn.passes import CheckConvRelu, RecognizeSums
-from tests.joining import Residual, correlation, joined
+from tests.joining import UNPAIRED, Residual, correlation, joined
 from tests.nets import images, in_front, seeded
 
 SPELLINGS: dict[str, tuple[Any, list[float]]] = {
@@ -84,7 +84,7 @@ def test_a_chain_of_sums_that_are_read_is_a_chain_of_layers() -> None:
     ids=["a sum that is read twice", "a product", "tensors of two shapes", "a convolution that is read twice"],
 )
 def test_what_is_no_sum_of_neurons_is_refused(function: Any, words: str) -> None:
-    report = fxsnn.check(joined(function), target="generic", bits=4, example=images())
+    report = fxsnn.check(joined(function), target=UNPAIRED, bits=4, example=images())
     assert words in str(report)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fxsnn
 from fxsnn.layers import Channels, Concat, FixedSize, PixelShuffle, Places, Repeat, Turn, Wiring
 from fxsnn.passes import FRONT_END, CheckConvRelu
-from tests.joining import correlation, joined
+from tests.joining import UNPAIRED, correlation, joined
 from tests.nets import images, in_front
 
 
@@ -82,7 +82,7 @@ def test_what_is_so_at_one_size_only_takes_images_of_that_size() -> None:
     ids=["no activation", "rows", "a new axis", "between neighbours", "round about"],
 )
 def test_what_is_no_wiring_is_refused(function: Any, channels: int, words: str) -> None:
-    report = fxsnn.check(joined(function, channels), target="generic", bits=4, example=images())
+    report = fxsnn.check(joined(function, channels), target=UNPAIRED, bits=4, example=images())
     assert not report.ok
     assert words in str(report)
 

@@ -232,7 +232,7 @@ TUNED = "convert net.py --data data.npz --finetune-epochs 1"
         (f"{TUNED} --finetune-distillation 1.5", "distillation is 1.5; allowed are numbers from 0 to 1"),
         (f"{TUNED} --finetune-validation 1", "validation is 1.0; allowed are shares between 0 and 1"),
         (f"{TUNED} --finetune-patience 2", "patience needs validation"),
-        ("budget net.fxsnn net.py:wide", "Train it with average pooling (nn.AvgPool2d)"),
+        ("budget net.fxsnn net.py:wide", "or train it with average pooling (nn.AvgPool2d)"),
         ("budget net.fxsnn net.py:Net --plot x.txt", "--plot is x.txt; its name must end in one of: "),
         ("sweep net.fxsnn --plot nowhere/x.png", "there is no folder nowhere; make it first"),
         ("sweep net.fxsnn --weights w.pt", "--weights needs --model"),
