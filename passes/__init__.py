@@ -15,6 +15,7 @@ from fxsnn.passes.fix_windows import FixWindows
 from fxsnn.passes.fold_batch_norm import FoldBatchNorm
 from fxsnn.passes.fold_constants import FoldConstants
 from fxsnn.passes.gather_weights import GatherWeights
+from fxsnn.passes.give_affine_neurons import GiveAffineNeurons
 from fxsnn.passes.lift_dimensions import LiftDimensions
 from fxsnn.passes.merge_linear import MergeLinear
 from fxsnn.passes.move_affine import MoveAffine
@@ -24,7 +25,7 @@ from fxsnn.passes.recognize_activations import RecognizeActivations
 from fxsnn.passes.recognize_affine import RecognizeAffine
 from fxsnn.passes.recognize_sums import RecognizeSums
 from fxsnn.passes.recognize_wiring import RecognizeWiring
-from fxsnn.passes.replace_max_pool import ReplaceMaxPool
+from fxsnn.passes.replace_max_pool import MAX_POOL_WAYS, ReplaceMaxPool
 from fxsnn.passes.separate_calls import SeparateCalls
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
 from fxsnn.rewriting import Pass
@@ -44,6 +45,7 @@ FRONT_END = (
     AbsorbPadding(),
     MoveAffine(),
     MergeLinear(),
+    GiveAffineNeurons(),
 )
 """What makes of a network as it was written one that the other passes can read, in order; its function is kept.
 
@@ -67,6 +69,7 @@ def front_end(max_pool: str | None = None, *, pairs: bool = False) -> tuple[Pass
 
 __all__ = [
     "FRONT_END",
+    "MAX_POOL_WAYS",
     "AbsorbPadding",
     "CalibrateThresholds",
     "Canonicalize",
@@ -79,6 +82,7 @@ __all__ = [
     "FoldBatchNorm",
     "FoldConstants",
     "GatherWeights",
+    "GiveAffineNeurons",
     "LiftDimensions",
     "MergeLinear",
     "MoveAffine",

@@ -15,7 +15,8 @@ from fxsnn.layers import Add, Tap, Taps, pair
 from fxsnn.options import is_one_of, shown
 from fxsnn.rewriting import Pass, facts, pools_activations
 
-WAYS = ("rectifiers", "average", "stride")
+MAX_POOL_WAYS = ("rectifiers", "average", "stride")
+"""What `ReplaceMaxPool` can put in the place of max pooling."""
 
 
 class ReplaceMaxPool(Pass):
@@ -67,8 +68,8 @@ class ReplaceMaxPool(Pass):
     gives = facts("no-max-pooling")
 
     def __post_init__(self) -> None:
-        if not is_one_of(self.by, WAYS):
-            raise OptionError(f"max_pool is {shown(self.by)}; allowed are {', '.join(map(repr, WAYS))}")
+        if not is_one_of(self.by, MAX_POOL_WAYS):
+            raise OptionError(f"max_pool is {shown(self.by)}; allowed are {', '.join(map(repr, MAX_POOL_WAYS))}")
         object.__setattr__(self, "preserves", self.by == "rectifiers")
 
     def rewrite(self, graph: Graph) -> None:

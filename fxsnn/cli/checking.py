@@ -15,7 +15,12 @@ from fxsnn.file import target_data
 
 def check_command(options: argparse.Namespace) -> Answer:
     """Whether a network, trained or not, can be converted for a chip; everything that stands in the way, at once."""
-    report = check(model_named(options, trained=False), target=options.target, bits=bits_from(options.bits))
+    report = check(
+        model_named(options, trained=False),
+        target=options.target,
+        bits=bits_from(options.bits),
+        max_pool=options.max_pool,
+    )
     return Answer(str(report), report.to_dict(), 0 if report.ok else 1)
 
 

@@ -44,7 +44,7 @@ def convert_command(options: argparse.Namespace) -> Answer:
         raise OptionError("fine-tuning and correction need --data")
     if not tuned:
         _refuse_options_of_finetuning(options)
-    fit = check(network, target=options.target, bits=bits_from(options.bits))
+    fit = check(network, target=options.target, bits=bits_from(options.bits), max_pool=options.max_pool)
     if fit.ok and fit.unwritable:
         raise FileError(f"the network cannot be written: {listing(fit.unwritable)}")
     finetune = None
@@ -65,6 +65,7 @@ def convert_command(options: argparse.Namespace) -> Answer:
         percentile=options.percentile,
         input_bits=options.input_bits,
         per_channel=not options.per_layer,
+        max_pool=options.max_pool,
         correction=None if options.correction == "none" else options.correction,
         finetune=finetune,
         engine=options.engine,

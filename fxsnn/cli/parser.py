@@ -17,6 +17,7 @@ from fxsnn.cli.inspecting import report_command, verify_command
 from fxsnn.cli.measuring import eval_command
 from fxsnn.cli.option_values import not_negative, positive, random_seed
 from fxsnn.data import datasets
+from fxsnn.passes import MAX_POOL_WAYS
 from fxsnn.version import __version__
 
 CALIBRATION_IMAGES = 2000
@@ -177,6 +178,11 @@ def _add_model(parser: argparse.ArgumentParser, *, required: bool, use: str = "c
 def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default="hw_v1.0", help="the chip; `fxsnn targets` lists them")
     parser.add_argument("--bits", default=AUTOMATIC, help='weight bits: 1 to 4, "auto", or by layer: conv1=4,conv2=2')
+    parser.add_argument(
+        "--max-pool",
+        choices=MAX_POOL_WAYS,
+        help="what takes its place between layers; none: it is refused there",
+    )
 
 
 def _add_data(parser: argparse.ArgumentParser, use: str) -> None:

@@ -15,7 +15,7 @@ from fxsnn.graph.kinds import (
     pools_maxima,
     what_is_called,
 )
-from fxsnn.layers import Decode, Integers
+from fxsnn.layers import Decode, Integers, Wiring
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 _CALLED_CONVOLUTIONS = (F.conv1d, F.conv2d)
@@ -90,15 +90,33 @@ def _ends_hidden_layer(name: str) -> bool:
 
 
 def _with_poolings(module: fx.GraphModule, node: Node) -> Node:
-    """The last of the average poolings directly behind an activation, or itself; training rounds behind each."""
+    """The last of the average poolings and wiring directly behind an activation, or itself.
+
+    Training rounds behind each pooling. A concatenation is one of these where all that it reads is.
+    """
     while len(node.users) == 1:
         (user,) = node.users
-        if not calls_a(module, user, *Activation):
-            pool = module.get_submodule(str(user.target)) if calls_a(module, user, nn.AvgPool2d) else None
-            if not isinstance(pool, nn.AvgPool2d) or not pools_evenly(pool):
-                break
+        if not calls_a(module, user, *Activation) and not (
+            _passes_on(module, user) and all(_is_activation(module, one) for one in user.all_input_nodes)
+        ):
+            break
         node = user
     return node
+
+
+def _passes_on(module: fx.GraphModule, node: Node) -> bool:
+    """Whether a call gives spikes of spikes without weights of its own."""
+    layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return isinstance(layer, Wiring) or (isinstance(layer, nn.AvgPool2d) and pools_evenly(layer))
+
+
+def _is_activation(module: fx.GraphModule, node: Node) -> bool:
+    """Whether it gives activations, pooled or put elsewhere."""
+    while _passes_on(module, node) and not calls_a(module, node, *Activation):
+        if len(node.all_input_nodes) > 1:
+            return all(_is_activation(module, one) for one in node.all_input_nodes)
+        node = node.all_input_nodes[0]
+    return calls_a(module, node, *Activation)
 
 
 def _is_of_convolution(module: fx.GraphModule, node: Node) -> bool:

@@ -111,6 +111,26 @@ def neurons_of(
         ModelError: weights or thresholds are missing.
         TargetError: values that fit no register, all of them.
     """
+    return _signals(graph, target, known, until)[0]
+
+
+def decoded_values(graph: Graph, target: HardwareTarget) -> tuple[list[Neurons], Tensor]:
+    """All layers that are to spike, and what a spike of each channel is worth that the tail reads, float64 [C].
+
+    Raises:
+        ModelError: as `neurons_of`.
+        TargetError: as `neurons_of`.
+    """
+    layers, signals = _signals(graph, target)
+    end = graph.end()
+    assert end is not None  # else there was nothing to convert
+    return layers, signals[end].value
+
+
+def _signals(
+    graph: Graph, target: HardwareTarget, known: Mapping[Node, Neurons] | None = None, until: Node | None = None
+) -> tuple[list[Neurons], dict[Node, Signal]]:
+    """The layers, and what each node of the body gives."""
     _require_calibrated(graph)
     signals = {graph.input(): encoding(graph)[1]}
     synapses: dict[Node, Input] = {}
@@ -150,7 +170,7 @@ def neurons_of(
             break
     if findings:
         raise TargetError(findings)
-    return found
+    return found, signals
 
 
 def has_neurons_elsewhere(graph: Graph, node: Node) -> bool:

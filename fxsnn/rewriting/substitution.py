@@ -26,6 +26,7 @@ from fxsnn.layers import (
     SpikeLinear,
     SynapseConv2d,
     SynapseLinear,
+    Wiring,
     layer_like,
     spiking_form,
 )
@@ -34,9 +35,9 @@ from fxsnn.rewriting.neurons import (
     Neurons,
     bias_of,
     branches_of,
+    decoded_values,
     encoding,
     has_neurons_elsewhere,
-    neurons_of,
     step_ratio,
 )
 
@@ -53,7 +54,8 @@ def substitute(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None
         ModelError: weights or thresholds are missing.
         TargetError: values that fit no register, all of them.
     """
-    layers = neurons_of(graph, target)
+    layers, value = decoded_values(graph, target)
+    end = _without_activation(graph, graph.end())
     dtype = graph.dtype  # of all layers with weights: nothing between them could cast
     encode, _ = encoding(graph)
     body = graph.body()  # while it has its activations
@@ -65,7 +67,15 @@ def substitute(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None
     for node in graph.body(ClippedReLU, RateReLU):
         graph.bypass(node)  # its threshold is in the neurons now
     graph.insert_after(graph.input(), "encode", encode, body)
-    graph.insert_after(layers[-1].node, "decode", Decode(layers[-1].signal.value, dtype, dynamics))
+    graph.insert_after(end, "decode", Decode(value, dtype, dynamics))
+
+
+def _without_activation(graph: Graph, node: Node | None) -> Node:
+    """The layer whose neurons take the place of an activation, or the pooling whose levels it rounds."""
+    assert node is not None  # else there was nothing to convert
+    while graph.is_a(node, *Activation, *Norm):
+        node = node.all_input_nodes[0]
+    return node
 
 
 def spiking_layers(graph: Graph, layer: Neurons, dynamics: Dynamics) -> dict[Node, nn.Module]:
@@ -137,7 +147,8 @@ def outline(graph: Graph) -> Graph:
         graph: canonical and convertible; it stays as it is.
     """
     other = graph.copy()
-    encode, decode, body = Encode(1.0, 8, graph.image_form, normalised_images(graph)[1]), list[Node](), other.body()
+    encode, body = Encode(1.0, 8, graph.image_form, normalised_images(graph)[1]), other.body()
+    end = _without_activation(other, other.end()) if body else None
     values: dict[Node, Tensor] = {}
     for node in body:
         if other.is_a(node, *Norm, *Activation, Affine, FixedSize, Lift):
@@ -147,10 +158,9 @@ def outline(graph: Graph) -> Graph:
         values[node] = _value_behind(other, node, values)
     for node in layers:
         other.replace(node, _without_numbers(other, node, values[node]))
-        decode = [node]
     other.insert_after(other.input(), "encode", encode, body)
-    for node in decode:
-        other.insert_after(node, "decode", Decode(values[node], graph.dtype, Dynamics()))
+    if end is not None:
+        other.insert_after(end, "decode", Decode(values[end], graph.dtype, Dynamics()))
     other.tidy()
     return other
 
@@ -160,7 +170,11 @@ def _value_behind(graph: Graph, node: Node, values: dict[Node, Tensor]) -> Tenso
     if graph.is_a(node, *Weighted):
         layer: Any = graph[node]
         return torch.ones(layer.weight.shape[0], dtype=torch.float64)
-    read = (values[one] for one in node.all_input_nodes if one in values)
+    read = [values[one] for one in graph.inputs(node) if one in values]
+    if graph.is_a(node, Wiring):
+        wiring: Any = graph[node]
+        found: Tensor = wiring.of_channels(read)
+        return found
     return max(read, key=len, default=torch.ones(graph.input_channels or 1, dtype=torch.float64))
 
 

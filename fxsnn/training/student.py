@@ -126,11 +126,11 @@ class Student:
         layers = neurons_of(self.graph, self.target, known, until)
         self._neurons = {layer.node: layer for layer in layers}
         self._scale_inputs(layers)
-        output = self.graph.body(LowBit, Add, nn.AvgPool2d)[-1]
+        outputs = self._outputs()
         for layer in layers:
             if layer.node in known:
                 continue
-            last = layer.node is output
+            last = layer.node in outputs
             if layer.neuron is None:
                 levels: Any = self.graph[self._pooled[layer.node]]
                 levels.spike_value = levels.spike_value.new_tensor([layer.source.unit])
@@ -145,6 +145,17 @@ class Student:
             else:
                 low: Any = self.graph[layer.node]
                 low.bias_error = None if low.bias is None else error.to(low.weight.dtype)
+
+    def _outputs(self) -> set[Node]:
+        """The layers whose spikes the tail reads, past activations and wiring: there each channel counts by itself."""
+        found, waiting = set[Node](), [one for one in (self.graph.end(),) if one is not None]
+        while waiting:
+            node = waiting.pop()
+            if self.graph.is_a(node, RateReLU, Wiring):
+                waiting += node.all_input_nodes
+            else:
+                found.add(node)
+        return found
 
     def _scale_inputs(self, layers: list[Neurons]) -> None:
         """Let codes hold what spikes of the inputs behind a concatenation are worth by now."""
