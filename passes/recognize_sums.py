@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch.fx.node import Node
 
 from fxsnn.graph import Activation, Graph, in_front_of_layers, value_sizes
 from fxsnn.layers import Add, Affine, FixedSize, Lift, Lower
-from fxsnn.rewriting import Pass, facts, name_inside, terms_of
+from fxsnn.rewriting import Pass, facts, put_sum, terms_of
 
 
 class RecognizeSums(Pass):
@@ -57,7 +56,7 @@ class RecognizeSums(Pass):
         for node in graph:
             if node in inner and (terms := terms_of(node, sizes)) is not None:
                 zero = torch.zeros(1, dtype=torch.float64, device=graph.device)
-                _put(graph, node, [(read, zero + factor) for read, factor in terms], zero)
+                put_sum(graph, node, [(read, zero + factor) for read, factor in terms], zero)
         for node in graph.nodes(Add):
             _take_in(graph, node)
         for node in graph.nodes(Affine):
@@ -103,19 +102,6 @@ def _take_in(graph: Graph, node: Node) -> None:
         shift = shift + factor * inner.shift
         gone.append(read)
     if gone:
-        _put(graph, node, terms, shift)
+        put_sum(graph, node, terms, shift)
         for read in gone:
             graph.module.graph.erase_node(read)
-
-
-def _put(graph: Graph, node: Node, terms: Iterable[tuple[Node, Tensor]], shift: Tensor) -> None:
-    """Let a node be a sum; what is read several times counts as often."""
-    factors: dict[Node, Tensor] = {}
-    for read, factor in terms:
-        factors[read] = factors[read] + factor if read in factors else factor
-    channels = max(len(factor) for factor in factors.values())
-    add = Add(torch.stack([factor.expand(channels) for factor in factors.values()]), shift)
-    if node.op != "call_module":
-        node.target, node.op = graph.unused_name(name_inside(node, "add")), "call_module"
-    node.args, node.kwargs = tuple(factors), {}
-    graph.replace(node, add.eval())

@@ -8,8 +8,8 @@ import torch
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph, in_front_of_layers, value_sizes
-from fxsnn.layers import Concat
-from fxsnn.rewriting import Pass, facts, fix_size, movement_of, name_inside
+from fxsnn.layers import Add, Concat
+from fxsnn.rewriting import Pass, facts, fix_size, movement_of, name_inside, put_sum
 
 _CONCATENATIONS = frozenset((torch.cat, torch.concat, torch.concatenate))
 
@@ -54,6 +54,11 @@ class RecognizeWiring(Pass):
                     _put(graph, node, type(found.layer).__name__.lower(), found.layer.eval(), [found.source])
         if not of_any_size:
             fix_size(graph)
+        for node in graph.nodes(Add):
+            read, add = graph.inputs(node), graph[node]
+            if len(set(read)) < len(read):  # now that nothing is left between them
+                assert isinstance(add, Add)
+                put_sum(graph, node, zip(read, add.factor, strict=True), add.shift)
 
 
 def _concatenated(node: Node) -> list[Node] | None:

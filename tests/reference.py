@@ -6,7 +6,7 @@ spikes are int64; float64 appears only where the contract rounds a real number o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -117,6 +117,9 @@ def largest_gain(threshold: float, bias: Reals, step: Reals, unit: float, bits: 
     while everything_fits(gain + 1):
         gain += 1
     return gain
+
+
+# Input ---------------------------------------------------------------------------------------------------------------
 
 
 def normalised(images: Reals, scale: Reals, shift: Reals) -> Reals:
@@ -249,7 +252,71 @@ class AveragePooling:
         return pooled(x, self.kernel, self.stride, self.padding)
 
 
-Layer = Convolution | FullyConnected | AveragePooling
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """Neurons that add up several inputs, each times an integer of every channel, [inputs, C]."""
+
+    neurons: Neurons
+    weights: Integers
+
+    def sums(self, *inputs: Integers) -> Integers:
+        """Σ m_i·x_i."""
+        assert len(inputs) == len(self.weights)
+        total = np.zeros_like(inputs[0])
+        for weight, x in zip(self.weights, inputs, strict=True):
+            assert x.shape == total.shape
+            total = total + per_channel(weight, x) * x
+        return total
+
+
+Layer = Convolution | FullyConnected | AveragePooling | Sum
+
+
+# What has no neurons -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Synapses:
+    """Codes without neurons of their own, and m of every output channel."""
+
+    gain: Integers
+    weighted: Callable[[Integers], Integers]
+
+    def given(self, x: Integers) -> Integers:
+        """m·Σ q·x, at this step."""
+        sums = self.weighted(x)
+        return per_channel(self.gain, sums) * sums
+
+
+@dataclass(frozen=True, eq=False)
+class Wiring:
+    """Outputs are inputs, or zero."""
+
+    given: Callable[..., Integers]
+
+
+def concatenated(*inputs: Integers) -> Integers:
+    """The channels of all behind one another."""
+    return np.concatenate(inputs, axis=1)
+
+
+def enlarged(x: Integers, down: int, across: int) -> Integers:
+    """Every row `down` times, every column `across` times."""
+    return np.repeat(np.repeat(x, down, axis=2), across, axis=3)
+
+
+def tap(x: Integers, place: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Integers:
+    """The same place of every window; zeros are padded."""
+    return taps(x, kernel, stride, even_sides(padding), (1, 1))[place]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """Something in a graph, and the names of what it reads; "" is the input."""
+
+    name: str
+    does: Layer | Synapses | Wiring
+    reads: tuple[str, ...]
 
 
 # Dynamics ------------------------------------------------------------------------------------------------------------
@@ -272,22 +339,40 @@ def simulated(
     layers: Sequence[Layer], current: Integers, *, timesteps: int, reset: Reset, half_start: bool
 ) -> list[Trace]:
     """Run all layers step by step: the first gets `current` at every step, each other the spikes of its producer."""
-    membranes: list[Integers | None] = [None] * len(layers)
-    seen: list[list[tuple[Integers, Integers]]] = [[] for _ in layers]
+    names = ["", *(str(place) for place in range(len(layers)))]
+    chain = [Node(name, layer, (read,)) for name, layer, read in zip(names[1:], layers, names, strict=False)]
+    found = simulated_graph(chain, current, timesteps=timesteps, reset=reset, half_start=half_start)
+    return list(found[1].values())
+
+
+def simulated_graph(
+    nodes: Sequence[Node], current: Integers, *, timesteps: int, reset: Reset, half_start: bool
+) -> tuple[dict[str, Integers], dict[str, Trace]]:
+    """What every node gives, [T, N, C, ...], and what its neurons did, where it has any.
+
+    The graph is run step by step, what is read before what reads it; every step gets `current`.
+    """
+    given: dict[str, list[Integers]] = {node.name: [] for node in nodes}
+    membranes: dict[str, Integers] = {}
+    before_reset: dict[str, list[Integers]] = {}
     for _ in range(timesteps):
-        x = current
-        for place, layer in enumerate(layers):
-            sums = layer.sums(x)
-            theta, beta = (per_channel(values, sums) for values in (layer.neurons.theta, layer.neurons.beta))
-            before = membranes[place]
-            if before is None:
-                before = np.zeros_like(sums) + (theta // 2 if half_start else 0)
-            membrane = before + layer.neurons.gain * sums + beta
-            spikes = (membrane >= theta).astype(np.int64)
-            seen[place].append((spikes, membrane))
-            membranes[place] = membrane - spikes * theta if reset == "subtraction" else membrane * (1 - spikes)
-            x = spikes
-    return [Trace(np.stack([s for s, _ in steps]), np.stack([v for _, v in steps])) for steps in seen]
+        values = {"": current}
+        for node in nodes:
+            inputs = [values[name] for name in node.reads]
+            if isinstance(node.does, Synapses | Wiring):
+                values[node.name] = node.does.given(*inputs)
+            else:
+                sums, neurons = node.does.sums(*inputs), node.does.neurons
+                theta, beta = (per_channel(integers, sums) for integers in (neurons.theta, neurons.beta))
+                start = np.zeros_like(sums) + (theta // 2 if half_start else 0)
+                membrane = membranes.get(node.name, start) + neurons.gain * sums + beta
+                spikes = (membrane >= theta).astype(np.int64)
+                before_reset.setdefault(node.name, []).append(membrane)
+                kept = membrane - spikes * theta if reset == "subtraction" else membrane * (1 - spikes)
+                membranes[node.name], values[node.name] = kept, spikes
+            given[node.name].append(values[node.name])
+    outputs = {name: np.stack(steps) for name, steps in given.items()}
+    return outputs, {name: Trace(outputs[name], np.stack(steps)) for name, steps in before_reset.items()}
 
 
 def decoded(spikes: Integers, value: Reals) -> Reals:

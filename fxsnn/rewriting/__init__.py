@@ -26,7 +26,7 @@ from fxsnn.rewriting.padding import is_padding, padded, padding_of, reader_of
 from fxsnn.rewriting.reasons import NotRewritten
 from fxsnn.rewriting.stages import Pass, Pipeline, Step, facts, require_example, require_not_spiking
 from fxsnn.rewriting.substitution import outline, spiking_layers, substitute
-from fxsnn.rewriting.sums import name_inside, terms_of
+from fxsnn.rewriting.sums import name_inside, put_sum, terms_of
 from fxsnn.rewriting.windows import (
     FixedWindow,
     fix_size,
@@ -78,6 +78,7 @@ __all__ = [
     "padding_of",
     "pools_activations",
     "pools_alike",
+    "put_sum",
     "reader_of",
     "require_example",
     "require_not_spiking",

@@ -163,7 +163,7 @@ def _signals(
             if graph.is_a(node, nn.AvgPool2d):
                 found.append(Neurons(node, inputs, None, None))
             signals[node] = inputs[0].source
-            if isinstance(layer, Wiring) and len(inputs[0].source.value) > 1:  # else of images
+            if isinstance(layer, Wiring) and not inputs[0].source.constant:  # images have one value for all channels
                 value = layer.of_channels([one.source.value for one in inputs])
                 signals[node] = replace(inputs[0].source, value=value)
         if node is until:

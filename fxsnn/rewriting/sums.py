@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx.node import Node
 
+from fxsnn.graph import Graph
+from fxsnn.layers import Add
 from fxsnn.options import real_number
 
 _ADD = frozenset({operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__"})
@@ -34,6 +37,26 @@ def terms_of(node: Node, sizes: Mapping[Node, tuple[int, ...]]) -> list[tuple[No
     if sizes.get(first) != sizes.get(second):
         return None
     return [(first, 1.0), (second, -alpha if node.target in _SUBTRACT else alpha)]
+
+
+def put_sum(graph: Graph, node: Node, terms: Iterable[tuple[Node, Tensor]], shift: Tensor) -> None:
+    """Let a node be a sum; what is read several times counts as often.
+
+    Args:
+        graph: is edited.
+        node: the call.
+        terms: what is added up, and its factor for each channel, or for all.
+        shift: what is added besides, for each channel, or for all.
+    """
+    factors: dict[Node, Tensor] = {}
+    for read, factor in terms:
+        factors[read] = factors[read] + factor if read in factors else factor
+    channels = max(len(factor) for factor in factors.values())
+    add = Add(torch.stack([factor.expand(channels) for factor in factors.values()]), shift)
+    if node.op != "call_module":
+        node.target, node.op = graph.unused_name(name_inside(node, "add")), "call_module"
+    node.args, node.kwargs = tuple(factors), {}
+    graph.replace(node, add.eval())
 
 
 def name_inside(node: Node, name: str) -> str:

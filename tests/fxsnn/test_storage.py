@@ -52,3 +52,12 @@ def test_values_that_are_views_with_another_sign_are_written_as_they_are(tmp_pat
     values = torch.arange(6.0)._neg_view()
     arrays, _ = load_arrays(save_arrays(tmp_path / "x", {"values": values}, {}))
     assert torch.equal(arrays["values"], values)
+
+
+def test_a_single_number_of_a_larger_tensor_is_written(tmp_path: Path) -> None:
+    """It counts as contiguous, whatever lies between it and a next one."""
+    values = torch.arange(6).view(2, 3)[1:, 1]
+    assert values.is_contiguous()
+    assert values.stride() == (3,)
+    arrays, _ = load_arrays(save_arrays(tmp_path / "x", {"values": values}, {}))
+    assert torch.equal(arrays["values"], values)

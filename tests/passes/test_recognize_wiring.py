@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxsnn
-from fxsnn.layers import Channels, Concat, FixedSize, PixelShuffle, Places, Repeat, Turn, Wiring
+from fxsnn.layers import Channels, Concat, FixedSize, PixelShuffle, Places, Repeat, SpikeAdd, Turn, Wiring
 from fxsnn.passes import FRONT_END, CheckConvRelu
 from tests.joining import UNPAIRED, correlation, joined
 from tests.nets import images, in_front
@@ -117,6 +117,26 @@ def test_spikes_of_unlike_value_behind_one_another_are_worth_what_they_are(conve
     assert correlation(model(x).detach(), snn(x).detach()) > 0.98
     values = [snn.graph[name].spike_value.mean() for name in ("first", "second")]
     assert values[0] > 3 * values[1]
+
+
+def test_a_single_channel_in_front_of_others_is_worth_what_it_is(convert: Any) -> None:
+    """It is 20 times as strong as they are; it was taken for images, which have one value for all channels."""
+    model, x = joined(lambda m, x, y: torch.cat([20 * x[:, :1], y.relu()], 1), 5), images(16)
+    with torch.no_grad():
+        model.last.weight[:, :1] /= 20
+    snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+    first, second = (snn.graph[name].spike_value for name in ("first", "second"))
+    each = torch.cat([first[:1], second])
+    assert float(snn.graph["last"].input_unit) == pytest.approx(float(each.mean()))
+
+
+def test_a_sum_of_what_is_the_same_once_wiring_that_moves_nothing_is_gone_reads_it_once(convert: Any) -> None:
+    model, x = joined(lambda m, x, y: F.relu(y + x - 0.5 * x[:, :4])), images(16)
+    snn = convert(model, target="generic", bits=4, timesteps=128, calibration_data=x)
+    (add,) = snn.graph.nodes(SpikeAdd)
+    assert len(snn.graph.inputs(add)) == 2
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
 
 
 def test_a_chip_may_refuse_concatenation() -> None:
