@@ -132,11 +132,11 @@ def examined(name: str, build: Callable[[], nn.Module], options: argparse.Namesp
         torch.manual_seed(0)
         model = build().eval()
         size = image_size(model)
-        result, reasons = verdict(model, size)
-        layers, agreement = 0, None
+        result, reasons, layers = verdict(model, size)
+        agreement = None
         if result in (CONVERTED, REPLACED) and not options.check:
             pool = _REPLACEMENT if result == REPLACED else None
-            layers, agreement = converted(model, size, pool, options)
+            agreement = converted(model, size, pool, options)
     except MemoryError as error:
         return Entry(name, size, LIMIT, (f"memory: {error}",), time.process_time() - start)
     except Exception as error:
@@ -148,14 +148,15 @@ def examined(name: str, build: Callable[[], nn.Module], options: argparse.Namesp
     return Entry(name, size, result, reasons, time.process_time() - start, layers, agreement)
 
 
-def verdict(model: nn.Module, size: int) -> tuple[str, tuple[str, ...]]:
-    """Whether it can be converted, and the kinds of reasons if not."""
-    example = torch.randn(2, 3, size, size)
-    report = fxsnn.check(model, **_OPTIONS, example=example, max_pool=_REPLACEMENT)
-    if not report.ok:
-        return REFUSED, tuple(dict.fromkeys(kind(finding.problem) for finding in report.problems))
-    plain = fxsnn.check(model, **_OPTIONS, example=example)
-    return CONVERTED if plain.ok else REPLACED, ()
+def verdict(model: nn.Module, size: int) -> tuple[str, tuple[str, ...], int]:
+    """Whether it can be converted, the kinds of reasons if not, and how many layers with weights spike if so."""
+    example, result = torch.randn(2, 3, size, size), CONVERTED
+    report = fxsnn.check(model, **_OPTIONS, example=example)
+    if any("MaxPool" in finding.problem for finding in report.problems):
+        result, report = REPLACED, fxsnn.check(model, **_OPTIONS, example=example, max_pool=_REPLACEMENT)
+    if report.ok:
+        return result, (), len(report.layers)
+    return REFUSED, tuple(dict.fromkeys(kind(finding.problem) for finding in report.problems)), 0
 
 
 def kind(problem: str) -> str:
@@ -165,27 +166,20 @@ def kind(problem: str) -> str:
     return re.sub(r"\b\d+\b", "n", general)
 
 
-def converted(
-    model: nn.Module, size: int, pool: str | None, options: argparse.Namespace
-) -> tuple[int, dict[str, float] | None]:
-    """Convert a network, and simulate it if that is asked for and is not too much.
-
-    Returns:
-        The number of spiking layers, and correlations of logits.
-    """
+def converted(model: nn.Module, size: int, pool: str | None, options: argparse.Namespace) -> dict[str, float] | None:
+    """Convert a network, and simulate it if that is asked for and is not too much: correlations of logits, if so."""
     images = random_images(_SEEN, size)
     fill_batch_norms(model, images)
     given: dict[str, Any] = {"calibration_data": images, "calibration": "max", "correction": None, "max_pool": pool}
     run: dict[str, Any] = {"timesteps": options.timesteps, "engine": options.engine}
     snn = fxsnn.convert(model, **_OPTIONS, **given, example=images[:2], **run)
-    layers = sum(1 for _ in snn.report.layers)
     shown = images[:_SHOWN]
     if not options.simulate or multiplications(model, size) * _SHOWN * options.timesteps > options.most * 1e9:
-        return layers, None
+        return None
     with torch.no_grad():
         stages = fxsnn.stage_networks(model, snn)
         floats, quantised, spikes = model(shown), stages["rounding"].run(shown.double()), snn(shown)
-    return layers, {"float": correlation(floats, quantised), "spikes": correlation(quantised, spikes)}
+    return {"float": correlation(floats, quantised), "spikes": correlation(quantised, spikes)}
 
 
 def multiplications(model: nn.Module, size: int) -> float:
@@ -214,25 +208,24 @@ def correlation(one: Tensor, other: Tensor) -> float:
 
 
 def _in_process(name: str, options: argparse.Namespace, answer: Connection) -> None:
-    memory = int(options.memory * 2**30)
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    for kind_of_limit, most in ((resource.RLIMIT_DATA, options.memory * 2**30), (resource.RLIMIT_CPU, options.seconds)):
+        resource.setrlimit(kind_of_limit, (int(most), int(most)))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     answer.send(examined(name, networks()[name], options))
 
 
 def bounded(name: str, options: argparse.Namespace) -> Entry:
-    """What comes of a network in a process of its own, which ends when its time is over."""
+    """What comes of a network in a process of its own, which ends when its processor time is over."""
     context = multiprocessing.get_context("forkserver")
     answers, answer = context.Pipe(duplex=False)
     process = context.Process(target=_in_process, args=(name, options, answer), daemon=True)
     process.start()
     answer.close()
     try:
-        entry: Entry = answers.recv() if answers.poll(options.seconds) else Entry(name, 0, LIMIT, ("time",))
+        entry: Entry = answers.recv()
     except EOFError:
-        entry = Entry(name, 0, ERROR, ("the process ended without an answer",))
-    process.kill()
+        entry = Entry(name, 0, LIMIT, (f"ended within {options.seconds:g} seconds, by time or memory",))
     process.join()
     return entry
 
@@ -246,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--timesteps", type=int, default=256, help="of the simulation")
     parser.add_argument("--engine", default="auto", help="of the simulation")
     parser.add_argument("--most", type=float, default=400, help="simulate up to so many 10^9 additions")
-    parser.add_argument("--seconds", type=float, default=180, help="for one network")
+    parser.add_argument("--seconds", type=float, default=180, help="of the processor, for one network")
     parser.add_argument("--memory", type=float, default=10, help="GiB for one network")
     parser.add_argument("--jobs", type=int, default=2, help="networks at a time")
     parser.add_argument("--out", type=Path, default=Path("out/zoo"))

@@ -33,7 +33,7 @@ class Entry:
         result: one of `RESULTS`.
         reasons: the kinds of reasons for which it did not convert.
         seconds: of the processor.
-        layers: spiking layers; 0: it was not converted, only checked.
+        layers: layers with weights that spike, 0 where it does not convert.
         agreement: correlations of logits, "float" of the network as it was with that of n-bit weights, "spikes" of the
             latter with the spiking network; `None`: it was not simulated.
     """

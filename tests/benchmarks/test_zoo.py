@@ -48,7 +48,7 @@ def broken() -> nn.Module:
 
 def test_what_converts_is_simulated_and_agrees_with_the_network_that_does_not_spike() -> None:
     entry = zoo.examined("tiny/residual", Residual, OPTIONS)
-    assert (entry.result, entry.reasons, entry.layers) == (CONVERTED, (), 3)
+    assert (entry.result, entry.reasons, entry.layers) == (CONVERTED, (), 2)
     assert entry.agreement is not None
     assert entry.agreement["spikes"] > 0.95
 
@@ -59,7 +59,7 @@ def test_what_converts_only_with_another_pooling_is_told_apart() -> None:
 
 def test_what_is_too_large_is_converted_but_not_simulated() -> None:
     entry = zoo.examined("tiny/residual", Residual, argparse.Namespace(**{**vars(OPTIONS), "most": 1e-6}))
-    assert (entry.layers, entry.agreement) == (3, None)
+    assert (entry.layers, entry.agreement) == (2, None)
 
 
 def test_a_refusal_has_its_reasons_and_an_error_its_place() -> None:
@@ -116,5 +116,5 @@ def test_the_script_examines_each_network_in_a_process_that_ends_in_time(
     asked = ["--only", "torchvision/mnasnet0_5", "--check", "--jobs", "1", "--out", str(tmp_path)]
     assert zoo.main(asked) == 0
     assert "| torchvision/mnasnet0\\_5 | 64x64 | converted |" in capsys.readouterr().out
-    assert zoo.main([*asked, "--seconds", "0.01"]) == 0
+    assert zoo.main([*asked, "--seconds", "1"]) == 0
     assert "| not finished |" in (tmp_path / "zoo.md").read_text()
