@@ -91,6 +91,7 @@ def pipeline(
         AbsorbPadding()
         MoveAffine()
         MergeLinear()
+        GiveAffineNeurons()
         CheckConvRelu()
         CheckLimits(bits=2)
         FoldBatchNorm()

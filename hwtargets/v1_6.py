@@ -1,13 +1,13 @@
 """The chip that later versions of the same tool describe, up to its version 1.6 of January 2021.
 
-Documented: weights through an index of at most 4 bits into a codebook of 11 bits, thresholds of 18, the bias as a leak of
-19, cores of 1,024 inputs and outputs; convolutions, transposed ones, fully connected layers, average pooling with
-neurons, residual sums (a spiking layer of its own with weights 1 and 1 and a threshold) and concatenation, whose channels
-keep what their spikes are worth.
+Documented: weights through an index of at most 4 bits into a codebook of 11 bits, thresholds of 18, the bias as a leak
+of 19, cores of 1,024 inputs and outputs; convolutions, transposed ones, fully connected layers, average pooling with
+neurons, residual sums (a spiking layer of its own with weights 1 and 1 and a threshold) and concatenation, whose
+channels keep what their spikes are worth.
 
-Not documented, and left open: which kernels and how many input channels such a core takes. The rule of version 1.0 counts
-weight bits, the estimate of cores of version 1.6 does not, and the two disagree; so there is no table here. Sums with
-several weighted inputs in one membrane are our reading of its residual sums. A convolution without a ReLU is not
+Not documented, and left open: which kernels and how many input channels such a core takes. The rule of version 1.0
+counts weight bits, the estimate of cores of version 1.6 does not, and the two disagree; so there is no table here. Sums
+with several weighted inputs in one membrane are our reading of its residual sums. A convolution without a ReLU is not
 described, so it has none.
 """
 

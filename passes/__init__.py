@@ -15,6 +15,7 @@ from fxsnn.passes.fix_windows import FixWindows
 from fxsnn.passes.fold_batch_norm import FoldBatchNorm
 from fxsnn.passes.fold_constants import FoldConstants
 from fxsnn.passes.gather_weights import GatherWeights
+from fxsnn.passes.give_affine_neurons import GiveAffineNeurons
 from fxsnn.passes.lift_dimensions import LiftDimensions
 from fxsnn.passes.merge_linear import MergeLinear
 from fxsnn.passes.move_affine import MoveAffine
@@ -44,6 +45,7 @@ FRONT_END = (
     AbsorbPadding(),
     MoveAffine(),
     MergeLinear(),
+    GiveAffineNeurons(),
 )
 """What makes of a network as it was written one that the other passes can read, in order; its function is kept.
 
@@ -80,6 +82,7 @@ __all__ = [
     "FoldBatchNorm",
     "FoldConstants",
     "GatherWeights",
+    "GiveAffineNeurons",
     "LiftDimensions",
     "MergeLinear",
     "MoveAffine",

@@ -222,6 +222,8 @@ def _has_node(options: dict[str, Any]) -> bool:
 
 def _is_inactive_dropout(node: Node) -> bool:
     """A functional dropout that does nothing in evaluation mode; `F.dropout(x)` without `training=` always acts."""
+    if getattr(node.target, "__name__", "") == "stochastic_depth":  # of torchvision, which need not be installed
+        return _bound(node, "p", "mode", "training", training=True)["training"] is False
     if node.target not in _DROPOUTS:
         return False
     return _bound(node, "p", "training", "inplace", training=True)["training"] is False

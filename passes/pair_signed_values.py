@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,11 +68,10 @@ class PairSignedValues(Pass):
         """Edit `graph` in place."""
         if not any(_needs_pair(graph, node) for node in graph.body(*Weighted, *Norm, Add)):
             return
-        try:
-            _Pairing(graph.copy()).run()  # whether all of it can be done
-        except NotRewritten:
-            return
-        _Pairing(graph).run()
+        other = graph.copy()  # all of it can be done, or nothing
+        with suppress(NotRewritten):
+            _Pairing(other).run()
+            graph.module = other.module
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class _Pairing:
     """Goes through a graph once, in order of execution."""
 
     def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+        self._graph, self._device = graph, graph.device
         self._body = set(graph.body())
         self._signed: dict[Node, _Signed] = {}
         self._gone: set[Node] = set()
@@ -145,7 +145,7 @@ class _Pairing:
         positive = graph.insert_after(node, f"{graph.name(node)}_positive", nn.ReLU().eval())
         negative = graph.insert_after(negated, f"{graph.name(node)}_negative", nn.ReLU().eval())
         leaky = next((one for one in readers if graph.is_a(one, *_LEAKY)), None)
-        one = torch.ones(1, dtype=torch.float64, device=graph.device)
+        one = torch.ones(1, dtype=torch.float64, device=self._device)
         signed = _Signed((positive, negative), (one, -one), one * 0)
         if leaky is None:
             self._stand_for(positive, signed, [one for one in readers if one in positive.users])
@@ -167,7 +167,7 @@ class _Pairing:
 
     def _negated_layer(self, node: Node) -> Node:
         """Another layer, that gives the negative of what a layer gives."""
-        graph, one = self._graph, torch.ones(1, dtype=torch.float64, device=self._graph.device)
+        graph, one = self._graph, torch.ones(1, dtype=torch.float64, device=self._device)
         layer: Any = graph[node]
         other = with_affine_behind(layer, Affine(-one, one * 0, shifts=False)).eval()
         return graph.call_after(node, f"{graph.name(node)}_negated", other, node.all_input_nodes)
@@ -267,7 +267,7 @@ class _Pairing:
         if signed.direct and type(module) is nn.ReLU:
             node.replace_all_uses_with(signed.parts[0])
             return
-        zero = torch.zeros(1, dtype=torch.float64, device=self._graph.device)
+        zero = torch.zeros(1, dtype=torch.float64, device=self._device)
         total = self._graph.call_after(
             node.all_input_nodes[0], f"{self._graph.name(node)}_sum", Add(zero[None], zero), [signed.parts[0]]
         )
@@ -278,7 +278,7 @@ class _Pairing:
     def _read_by_layer(self, node: Node, layer: Any, signed: _Signed) -> None:
         graph = self._graph
         inputs = layer.weight.shape[1] * getattr(layer, "groups", 1)
-        zero = torch.zeros(1, dtype=torch.float64, device=graph.device)
+        zero = torch.zeros(1, dtype=torch.float64, device=self._device)
         if bool((signed.shift != 0).any()) and isinstance(layer, nn.Conv2d) and any(sides_of(layer)):
             raise NotRewritten("a padded convolution reads a shift", "Put a ReLU behind it")
         shifts = bool((signed.shift != 0).any())
@@ -292,7 +292,7 @@ class _Pairing:
             new.in_features = 2 * inputs
         both_read = graph.call_after(node.prev, f"{graph.name(node)}_pair", Concat().eval(), list(signed.parts))
         if isinstance(new, nn.Conv2d) and new.groups > 1:
-            order = torch.arange(2 * inputs, device=graph.device).view(2, new.groups, -1).transpose(0, 1).reshape(-1)
+            order = torch.arange(2 * inputs, device=self._device).view(2, new.groups, -1).transpose(0, 1).reshape(-1)
             both_read = graph.call_after(both_read, f"{graph.name(node)}_order", Channels(order).eval(), [both_read])
         if signed.flattened:
             both_read = graph.call_after(both_read, f"{graph.name(node)}_flatten", nn.Flatten().eval(), [both_read])
@@ -306,7 +306,7 @@ class _Pairing:
         shifts: list[Tensor] = []
         for read in graph.inputs(node):
             channels = self._channels(read)
-            one = torch.ones(channels, dtype=torch.float64, device=graph.device)
+            one = torch.ones(channels, dtype=torch.float64, device=self._device)
             signed = self._signed.get(read)
             if signed is None:  # it is no pair: the second time it counts nothing
                 parts.append((read, read))

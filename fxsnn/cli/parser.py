@@ -181,7 +181,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pool",
         choices=MAX_POOL_WAYS,
-        help="what takes the place of max pooling; none: it is refused between layers",
+        help="what takes its place between layers; none: it is refused there",
     )
 
 

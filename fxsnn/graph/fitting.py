@@ -58,7 +58,11 @@ def _joins(graph: Graph, target: HardwareTarget, meant: set[Node]) -> Iterator[F
         if graph.is_a(node, Add) and "add" not in target.joins:
             remedy = "Concatenate instead of adding (torch.cat)" if "concatenate" in target.joins else "Leave it out"
             remedy = f'{remedy}, and train again, or convert for a target with sums, such as "generic"'
-            yield graph.finding(node, f"it adds up several layers; {target.name} has neurons of {named} only", remedy)
+            does = "adds up several layers"
+            if len(node.all_input_nodes) == 1:
+                does = "scales and shifts each channel between activations"
+                remedy = 'Put it in front of the ReLU, directly behind the layer, or use a target such as "generic"'
+            yield graph.finding(node, f"it {does}; {target.name} has neurons of {named} only", remedy)
         elif graph.is_a(node, Concat) and "concatenate" not in target.joins:
             problem = f"it concatenates several layers; {target.name} has layers that read one other only"
             yield graph.finding(node, problem, 'Make it a chain of layers, or use a target such as "generic"')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 
 import fxsnn
+from fxsnn.layers import SpikeAdd
 from tests.joining import Residual, joined
 from tests.nets import images, seeded
 
@@ -21,9 +22,9 @@ def test_residual_networks_fit_and_values_with_a_sign_do_not() -> None:
     assert "no ReLU of its own behind it" in str(report)
 
 
-def test_a_sum_keeps_to_its_registers(convert: object) -> None:
+def test_a_sum_keeps_to_its_registers() -> None:
     snn = fxsnn.convert(seeded(Residual), target="hw_v1.6", bits=3, timesteps=8, calibration_data=images(16))
-    registers = snn.target.registers
-    add = snn.graph["blocks.0.add"]
-    assert int(add.threshold.max()) <= registers.range_of(registers.threshold)[1]  # type: ignore[union-attr, operator]
-    assert int(add.weights.abs().max()) <= registers.range_of(registers.codebook)[1]  # type: ignore[operator]
+    registers, add = snn.target.registers, snn.graph["blocks.0.add"]
+    assert isinstance(add, SpikeAdd)
+    assert int(add.threshold.max()) <= registers.range_of(registers.threshold)[1]
+    assert int(add.weights.abs().max()) <= registers.range_of(registers.codebook)[1]
