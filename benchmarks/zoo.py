@@ -4,8 +4,8 @@
     python benchmarks/zoo.py --simulate --out docs/benchmarks
 
 Weights are random, images small. Each network has a process of its own, which may take so much time and memory. With
---simulate, those that convert run for many timesteps too, and their logits are held against those of the network with
-4-bit weights that does not spike: the two must agree, or something was converted wrongly.
+--simulate, those that convert run, too, and logits are compared from stage to stage: what is converted wrongly shows
+between two of them.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ _SIZES = (64, 75, 96, 128, 224, 240, 256, 299)
 """The first that a network takes is the one of its images."""
 _DESIGNED_FOR = 224
 """The size of images for networks that pool adaptively to maps of several rows."""
+
+_MANY, _FEW = 4096, 8
+"""Timesteps for rates, which cost nothing, and for comparing every spike."""
 
 _SEEN, _SHOWN = 8, 4
 """Images for the statistics and thresholds, and those that are simulated."""
@@ -171,15 +174,26 @@ def converted(model: nn.Module, size: int, pool: str | None, options: argparse.N
     images = random_images(_SEEN, size)
     fill_batch_norms(model, images)
     given: dict[str, Any] = {"calibration_data": images, "calibration": "max", "correction": None, "max_pool": pool}
-    run: dict[str, Any] = {"timesteps": options.timesteps, "engine": options.engine}
+    run: dict[str, Any] = {"timesteps": _MANY, "engine": options.engine}
     snn = fxsnn.convert(model, **_OPTIONS, **given, example=images[:2], **run)
     shown = images[:_SHOWN]
-    if not options.simulate or multiplications(model, size) * _SHOWN * options.timesteps > options.most * 1e9:
+    if not options.simulate:
         return None
     with torch.no_grad():
-        stages = fxsnn.stage_networks(model, snn)
-        floats, quantised, spikes = model(shown), stages["rounding"].run(shown.double()), snn(shown)
-    return {"float": correlation(floats, quantised), "spikes": correlation(quantised, spikes)}
+        floats, stages = model(shown), fxsnn.stage_networks(model, snn)
+        clipped, quantised, rates = (stages[one].run(shown.double()) for one in ("clipping", "rounding", "timesteps"))
+        agreement = {
+            "rewritten": correlation(floats, clipped),
+            "weights": correlation(clipped, quantised),
+            "rates": correlation(quantised, rates),
+        }
+        del stages
+        snn.timesteps = _FEW
+        agreement["spikes"] = correlation(fxsnn.stage_networks(model, snn)["timing"].run(shown.double()), snn(shown))
+        if multiplications(model, size) * _SHOWN * options.timesteps <= options.most * 1e9:
+            snn.timesteps = options.timesteps
+            agreement["late"] = correlation(quantised, snn(shown))
+    return agreement
 
 
 def multiplications(model: nn.Module, size: int) -> float:

@@ -46,20 +46,25 @@ def broken() -> nn.Module:
     raise OSError("no such weights")
 
 
+@pytest.mark.slow
 def test_what_converts_is_simulated_and_agrees_with_the_network_that_does_not_spike() -> None:
     entry = zoo.examined("tiny/residual", Residual, OPTIONS)
     assert (entry.result, entry.reasons, entry.layers) == (CONVERTED, (), 2)
     assert entry.agreement is not None
-    assert entry.agreement["spikes"] > 0.95
+    exact = {stage: value for stage, value in entry.agreement.items() if stage not in ("weights", "late")}
+    assert exact.keys() == {"rewritten", "rates", "spikes"}
+    assert min(exact.values()) > 0.98
 
 
 def test_what_converts_only_with_another_pooling_is_told_apart() -> None:
-    assert zoo.examined("tiny/pooled", pooled, OPTIONS).result == REPLACED
+    assert zoo.examined("tiny/pooled", pooled, argparse.Namespace(check=True)).result == REPLACED
 
 
-def test_what_is_too_large_is_converted_but_not_simulated() -> None:
+@pytest.mark.slow
+def test_what_is_too_large_does_not_run_for_many_timesteps() -> None:
     entry = zoo.examined("tiny/residual", Residual, argparse.Namespace(**{**vars(OPTIONS), "most": 1e-6}))
-    assert (entry.layers, entry.agreement) == (2, None)
+    assert entry.agreement is not None
+    assert (entry.layers, "late" in entry.agreement) == (2, False)
 
 
 def test_a_refusal_has_its_reasons_and_an_error_its_place() -> None:
@@ -83,7 +88,7 @@ def test_agreement_is_about_what_tells_images_apart() -> None:
 
 def test_the_page_counts_results_and_what_stands_in_the_way(tmp_path: Path) -> None:
     entries = [
-        Entry("one/a", 64, CONVERTED, layers=3, agreement={"float": 0.5, "spikes": 0.99}),
+        Entry("one/a", 64, CONVERTED, layers=3, agreement={"weights": 0.5, "spikes": 0.99}),
         Entry("one/b", 64, REFUSED, ("a product",)),
         Entry("two/c", 32, REFUSED, ("a product", "a maximum")),
     ]
@@ -94,7 +99,7 @@ def test_the_page_counts_results_and_what_stands_in_the_way(tmp_path: Path) -> N
         "| all | 1 | 0 | 2 | 0 | 0 | 3 |",
         "| a product | 2 | 1 |",
         "| a maximum | 1 | 0 |",
-        "| one/a | 64x64 | converted | 3 | 0.500 | 0.990 |  |",
+        "| one/a | 64x64 | converted | 3 |  | 0.500 |  | 0.990 |  |  |",
     ):
         assert row in page
     data = json.loads((tmp_path / "zoo.json").read_text())
