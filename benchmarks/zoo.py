@@ -1,0 +1,280 @@
+"""Which networks that people have can be converted: torchvision's, and the convolutional families of timm.
+
+    pip install timm  # if its networks are wanted, too
+    python benchmarks/zoo.py --simulate --out docs/benchmarks
+
+Weights are random, images small. Each network has a process of its own, which may take so much time and memory. With
+--simulate, those that convert run, too, and logits are compared from stage to stage: what is converted wrongly shows
+between two of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import re
+import resource
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zoo_report import CONVERTED, ERROR, LIMIT, REFUSED, REPLACED, Entry, machine, results_table, write
+
+import fxsnn
+
+_OPTIONS: dict[str, Any] = {"target": "generic", "bits": 4}
+_REPLACEMENT = "rectifiers"
+"""What takes the place of max pooling where a network does not convert without."""
+
+_SIZES = (64, 75, 96, 128, 224, 240, 256, 299)
+"""The first that a network takes is the one of its images."""
+_DESIGNED_FOR = 224
+"""The size of images for networks that pool adaptively to maps of several rows."""
+
+_MANY, _FEW = 4096, 8
+"""Timesteps for rates, which cost nothing, and for comparing every spike."""
+
+_SEEN, _SHOWN = 8, 4
+"""Images for the statistics and thresholds, and those that are simulated."""
+
+TIMM = """
+resnet10t resnet14t resnet18 resnet18d resnet26 resnet26d resnet34 resnet50 resnet50d resnext50_32x4d wide_resnet50_2
+resnetblur18 resnetaa50 legacy_seresnet18 ecaresnet26t skresnet18 res2net50_26w_4s res2next50 resnest14d resnet33ts
+resnext26ts resnetv2_18 resnetv2_18d resnetv2_50 resnetv2_50d resnetv2_50x1_bit densenet121 densenet169
+densenetblur121d mobilenetv1_100 mobilenetv2_035 mobilenetv2_050 mobilenetv2_100 mobilenetv2_110d mobilenetv3_small_050
+mobilenetv3_small_100 mobilenetv3_large_100 tf_mobilenetv3_small_minimal_100 tf_mobilenetv3_large_minimal_100
+mobilenet_edgetpu_100 mobilenetv4_conv_small_035 mobilenetv4_conv_small mobilenetv4_conv_medium efficientnet_lite0
+efficientnet_lite1 tf_efficientnet_lite0 efficientnet_b0 efficientnet_es efficientnet_es_pruned tf_efficientnet_es
+mnasnet_050 mnasnet_100 mnasnet_small semnasnet_050 fbnetc_100 spnasnet_100 tinynet_e mixnet_s hardcorenas_a lcnet_050
+lcnetv2_small fbnetv3_b regnetx_002 regnetx_004 regnetx_006 regnetx_008 regnety_002 regnetz_005 vgg11 vgg11_bn vgg16
+vgg16_bn repvgg_a0 repvgg_a1 repvgg_b0 repvgg_d2se mobileone_s0 mobileone_s1 mobileone_s4 gernet_s gernet_m ghostnet_050
+ghostnet_100 ghostnetv2_100 repghostnet_050 repghostnet_100 dla34 dla46_c dla46x_c dla60 dla60x_c dla60_res2net
+hrnet_w18_small hrnet_w18_small_v2 selecsls42 selecsls42b selecsls60 darknet17 darknet21 darknet53 cspresnet50
+cspresnext50 cspdarknet53 cs3darknet_focus_s cs3darknet_s vovnet39a ese_vovnet19b_slim dpn48b dpn68 hgnetv2_b0
+hgnet_tiny inception_v3 inception_v4 legacy_xception xception41 tresnet_m rexnet_100 nf_resnet26 fasternet_t0
+starnet_s050 convnext_atto repvit_m0_9
+"""
+"""Small members of families of convolutions."""
+
+
+# Networks -------------------------------------------------------------------------------------------------------------
+
+
+def networks() -> Mapping[str, Callable[[], nn.Module]]:
+    """What builds each network: all that torchvision has for classification and, where timm is installed, `TIMM`."""
+    from torchvision import models
+
+    found = {f"torchvision/{name}": partial(_torchvision, name) for name in models.list_models(models)}
+    return found | ({f"timm/{name}": partial(_timm, name) for name in TIMM.split()} if find_spec("timm") else {})
+
+
+def _torchvision(name: str) -> nn.Module:
+    from torchvision import models
+
+    plain = {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    return models.get_model(name, weights=None, **plain)
+
+
+def _timm(name: str) -> nn.Module:
+    import timm
+
+    return timm.create_model(name, pretrained=False)
+
+
+def image_size(model: nn.Module) -> int:
+    """Rows and columns of the smallest square images that a network takes, of those that were tried."""
+    pools = [one.output_size for one in model.modules() if isinstance(one, nn.AdaptiveAvgPool2d)]
+    if any(size not in (1, (1, 1)) for size in pools):
+        return _DESIGNED_FOR
+    for size in _SIZES:
+        with torch.no_grad(), suppress(Exception):
+            model(torch.zeros(1, 3, size, size))
+            return size
+    raise ValueError(f"takes no images of {', '.join(map(str, _SIZES))} rows")
+
+
+def random_images(count: int, size: int) -> Tensor:
+    """[N, 3, size, size]: coarse patterns and fine noise, so that images differ in more than the latter."""
+    coarse = nn.functional.interpolate(torch.randn(count, 3, 4, 4), size=(size, size), mode="bilinear")
+    return coarse + torch.randn(count, 1, 1, 1) / 2 + torch.randn(count, 3, size, size) / 4
+
+
+@torch.no_grad()
+def fill_batch_norms(model: nn.Module, images: Tensor) -> None:
+    """Give batch norms scales and shifts, none of them zero, and the statistics of these images."""
+    norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+        norm.momentum = None  # the mean of all that is seen
+        if norm.affine:
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.normal_(0, 0.2)
+    model(images)
+    model.eval()
+
+
+# One network ----------------------------------------------------------------------------------------------------------
+
+
+def examined(name: str, build: Callable[[], nn.Module], options: argparse.Namespace) -> Entry:
+    """What comes of a network; no error leaves here."""
+    start, size = time.process_time(), 0
+    try:
+        torch.manual_seed(0)
+        model = build().eval()
+        size = image_size(model)
+        result, reasons, layers = verdict(model, size)
+        agreement = None
+        if result in (CONVERTED, REPLACED) and not options.check:
+            pool = _REPLACEMENT if result == REPLACED else None
+            agreement = converted(model, size, pool, options)
+    except MemoryError as error:
+        return Entry(name, size, LIMIT, (f"memory: {error}",), time.process_time() - start)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__} in {Path(place.filename).name}, {place.name}: {error}".splitlines()[0]
+        limit = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        print(f"{name}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        return Entry(name, size, LIMIT if limit else ERROR, (told,), time.process_time() - start)
+    return Entry(name, size, result, reasons, time.process_time() - start, layers, agreement)
+
+
+def verdict(model: nn.Module, size: int) -> tuple[str, tuple[str, ...], int]:
+    """Whether it can be converted, the kinds of reasons if not, and how many layers with weights spike if so."""
+    example, result = torch.randn(2, 3, size, size), CONVERTED
+    report = fxsnn.check(model, **_OPTIONS, example=example)
+    if any("MaxPool" in finding.problem for finding in report.problems):
+        result, report = REPLACED, fxsnn.check(model, **_OPTIONS, example=example, max_pool=_REPLACEMENT)
+    if report.ok:
+        return result, (), len(report.layers)
+    return REFUSED, tuple(dict.fromkeys(kind(finding.problem) for finding in report.problems)), 0
+
+
+def kind(problem: str) -> str:
+    """A problem without names of layers and numbers."""
+    general = re.sub(r"; it is read by .*|, in front of .*", "", problem)
+    general = re.sub(r"\b\w+(\.\w+)+\b|\b[a-z]\w*_\d+\b", "…", general)
+    return re.sub(r"\b\d+\b", "n", general)
+
+
+def converted(model: nn.Module, size: int, pool: str | None, options: argparse.Namespace) -> dict[str, float] | None:
+    """Convert a network, and simulate it if that is asked for and is not too much: correlations of logits, if so."""
+    images = random_images(_SEEN, size)
+    fill_batch_norms(model, images)
+    given: dict[str, Any] = {"calibration_data": images, "calibration": "max", "correction": None, "max_pool": pool}
+    run: dict[str, Any] = {"timesteps": _MANY, "engine": options.engine}
+    snn = fxsnn.convert(model, **_OPTIONS, **given, example=images[:2], **run)
+    shown = images[:_SHOWN]
+    if not options.simulate:
+        return None
+    with torch.no_grad():
+        floats, stages = model(shown), fxsnn.stage_networks(model, snn)
+        clipped, quantised, rates = (stages[one].run(shown.double()) for one in ("clipping", "rounding", "timesteps"))
+        agreement = {
+            "rewritten": correlation(floats, clipped),
+            "weights": correlation(clipped, quantised),
+            "rates": correlation(quantised, rates),
+        }
+        del stages
+        snn.timesteps = _FEW
+        agreement["spikes"] = correlation(fxsnn.stage_networks(model, snn)["timing"].run(shown.double()), snn(shown))
+        if multiplications(model, size) * _SHOWN * options.timesteps <= options.most * 1e9:
+            snn.timesteps = options.timesteps
+            agreement["late"] = correlation(quantised, snn(shown))
+    return agreement
+
+
+def multiplications(model: nn.Module, size: int) -> float:
+    """Multiplications of layers with weights for one image."""
+    counts: list[int] = []
+
+    def count(layer: Any, _: Any, out: Tensor) -> None:
+        counts.append(out.numel() * layer.weight[0].numel())
+
+    layers = [one for one in model.modules() if isinstance(one, nn.Conv2d | nn.Linear)]
+    hooks = [one.register_forward_hook(count) for one in layers]
+    with torch.no_grad():
+        model(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    return float(sum(counts))
+
+
+def correlation(one: Tensor, other: Tensor) -> float:
+    """Pearson's, of all logits, each class without its mean over the images: what tells images apart."""
+    pair = torch.stack([(one - one.mean(0)).flatten().double(), (other - other.mean(0)).flatten().double()])
+    return float(torch.corrcoef(pair)[0, 1])
+
+
+# All of them ----------------------------------------------------------------------------------------------------------
+
+
+def _in_process(name: str, options: argparse.Namespace, answer: Connection) -> None:
+    for kind_of_limit, most in ((resource.RLIMIT_DATA, options.memory * 2**30), (resource.RLIMIT_CPU, options.seconds)):
+        resource.setrlimit(kind_of_limit, (int(most), int(most)))
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    answer.send(examined(name, networks()[name], options))
+
+
+def bounded(name: str, options: argparse.Namespace) -> Entry:
+    """What comes of a network in a process of its own, which ends when its processor time is over."""
+    context = multiprocessing.get_context("forkserver")
+    answers, answer = context.Pipe(duplex=False)
+    process = context.Process(target=_in_process, args=(name, options, answer), daemon=True)
+    process.start()
+    answer.close()
+    try:
+        entry: Entry = answers.recv()
+    except EOFError:
+        entry = Entry(name, 0, LIMIT, (f"ended within {options.seconds:g} seconds, by time or memory",))
+    process.join()
+    return entry
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Examine, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="such as torchvision/resnet18; a / at the end: all")
+    parser.add_argument("--check", action="store_true", help="do not convert what can be converted")
+    parser.add_argument("--simulate", action="store_true", help="run what was converted")
+    parser.add_argument("--timesteps", type=int, default=256, help="of the simulation")
+    parser.add_argument("--engine", default="auto", help="of the simulation")
+    parser.add_argument("--most", type=float, default=400, help="simulate up to so many 10^9 additions")
+    parser.add_argument("--seconds", type=float, default=180, help="of the processor, for one network")
+    parser.add_argument("--memory", type=float, default=10, help="GiB for one network")
+    parser.add_argument("--jobs", type=int, default=2, help="networks at a time")
+    parser.add_argument("--out", type=Path, default=Path("out/zoo"))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = parser.parse_args(given)
+    known = list(networks())
+    wanted = options.only or known
+    names = [
+        name for name in known if any(name == one or (one.endswith("/") and name.startswith(one)) for one in wanted)
+    ]
+    if not names:
+        parser.error(f"--only {' '.join(wanted)}: there is no such network among {', '.join(known)}")
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torchvision", "fxsnn"])
+    entries: list[Entry] = []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for entry in pool.map(partial(bounded, options=options), names):
+            entries.append(entry)
+            print(results_table([entry]).splitlines()[-1], flush=True)
+            write(options.out, machine(given), entries)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""What `zoo.py` writes: tables, and plain data."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+
+from simulators_report import markdown, processor
+
+import fxsnn
+from fxsnn.storage import write_whole
+
+CONVERTED, REPLACED, REFUSED, LIMIT, ERROR = "converted", "with max_pool", "refused", "not finished", "error"
+RESULTS = (CONVERTED, REPLACED, REFUSED, LIMIT, ERROR)
+"""What can come of a network; the second: it converts after `max_pool="rectifiers"` has replaced max pooling."""
+
+STAGES = {
+    "rewritten": "rewritten, clipped",
+    "weights": "4 bits",
+    "rates": "steady rates",
+    "spikes": "every spike",
+    "late": "spikes, 4 bits",
+}
+"""Columns of the table: which logits are correlated with those of the stage before."""
+
+_PACKAGES = ("torch", "torchvision", "timm", "numba")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What came of a network.
+
+    Attributes:
+        name: library and network.
+        size: rows and columns of its images; 0: not known.
+        result: one of `RESULTS`.
+        reasons: the kinds of reasons for which it did not convert.
+        seconds: of the processor.
+        layers: layers with weights that spike, 0 where it does not convert.
+        agreement: correlations of logits, see `STAGES`; `None`: it was not simulated.
+    """
+
+    name: str
+    size: int
+    result: str
+    reasons: tuple[str, ...] = ()
+    seconds: float = 0.0
+    layers: int = 0
+    agreement: Mapping[str, float] | None = None
+
+    @property
+    def library(self) -> str:
+        """Whose network it is."""
+        return self.name.partition("/")[0]
+
+
+def machine(arguments: Sequence[str]) -> dict[str, str]:
+    """Where this runs, with what, and how it was called."""
+    installed = {dist.name.lower(): dist.version for dist in distributions() if dist.name}
+    packages = [f"{name} {installed[name]}" for name in _PACKAGES if name in installed]
+    return {
+        "device": processor(),
+        "versions": ", ".join([f"Python {platform.python_version()}", *packages, f"fxsnn {fxsnn.__version__}"]),
+        "command": shlex.join(["python", "benchmarks/zoo.py", *arguments]),
+    }
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def counts_table(entries: Sequence[Entry]) -> str:
+    """How many networks of each library have each result."""
+    libraries = dict.fromkeys(entry.library for entry in entries)
+    counts = Counter((entry.library, entry.result) for entry in entries)
+    rows = [
+        [
+            library,
+            *(str(counts[library, result]) for result in RESULTS),
+            str(sum(e.library == library for e in entries)),
+        ]
+        for library in libraries
+    ]
+    total = [str(sum(entry.result == result for entry in entries)) for result in RESULTS]
+    return markdown(["library", *RESULTS, "networks"], [*rows, ["all", *total, str(len(entries))]])
+
+
+def reasons_table(entries: Iterable[Entry]) -> str:
+    """What stands in the way, of how many networks, and of how many nothing else."""
+    blocked = [entry for entry in entries if entry.reasons]
+    networks = Counter(reason for entry in blocked for reason in entry.reasons)
+    alone = Counter(entry.reasons[0] for entry in blocked if len(entry.reasons) == 1)
+    rows = [[_cell(reason), str(count), str(alone[reason])] for reason, count in networks.most_common()]
+    return markdown(["reason", "networks", "nothing else"], rows)
+
+
+def results_table(entries: Iterable[Entry]) -> str:
+    """A line for each network."""
+    header = ["network", "images", "result", "spiking layers", *STAGES.values(), "reasons"]
+    return markdown(header, [_cells(entry) for entry in entries])
+
+
+def _cells(entry: Entry) -> list[str]:
+    size = f"{entry.size}x{entry.size}" if entry.size else ""
+    agreement = entry.agreement or {}
+    shown = [f"{agreement[one]:.3f}" if one in agreement else "" for one in STAGES]
+    return [entry.name, size, entry.result, str(entry.layers or ""), *shown, _cell("; ".join(entry.reasons))]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("_", "\\_")
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def document(where: Mapping[str, str], entries: Sequence[Entry]) -> str:
+    """The Markdown page."""
+    parts = ["# Networks of torchvision and timm", "\n".join(f"- {name}: {value}" for name, value in where.items())]
+    parts += [
+        'Target "generic", 4 bits, random weights. "with max_pool": it converts with `max_pool="rectifiers"`,\n'
+        "and not without. Figures are correlations of logits less their means over the images, on random\n"
+        "images, of one stage of the conversion with the next: the network with what the rewrites made of it,\n"
+        "images rounded and activations clipped; that with 4-bit weights, which are untrained; that with the\n"
+        "rates of 4,096 timesteps if spikes came evenly. All but the second are near 1 unless something is\n"
+        "converted wrongly. The fourth holds the spikes of 8 timesteps against those that the stages predict:\n"
+        "it is 1. The last is of 4-bit weights with the spikes of 256 timesteps (`--timesteps`), low in deep\n"
+        "networks, whose layers wait for the spikes of those before; it is missing where it would take too\n"
+        "long.",
+        counts_table(entries),
+    ]
+    if any(entry.reasons for entry in entries):
+        parts += ["## What stands in the way", reasons_table(entries)]
+    return "\n\n".join([*parts, "## Every network", results_table(entries)]) + "\n"
+
+
+def write(folder: Path, where: Mapping[str, str], entries: Sequence[Entry]) -> None:
+    """Both files, each of them whole or not at all."""
+    data = {"where": dict(where), "networks": [asdict(entry) for entry in entries]}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "zoo.md", document(where, entries).encode())
+    write_whole(folder / "zoo.json", (json.dumps(data, indent=1) + "\n").encode())
