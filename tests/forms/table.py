@@ -13,6 +13,7 @@ _PERMANENT = "made permanent on the copy"
 _TAIL = "the tail, which stays as it is"
 _FOLDED = "folded into the layer in front of it"
 _SUM = "`SpikeAdd`: neurons that add up several inputs"
+_PAIR = "a pair of `SpikeConv2d`, one for each sign, on a chip that has pairs"
 _WIRING = "wiring, which has no neurons"
 _SIGNALS = (2, 24)
 _VECTORS = (20,)
@@ -85,10 +86,7 @@ LAYERS = (
     Form("self.conv = nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.BatchNorm2d(3), nn.Conv2d(3, 6, 1))",
          "one `SpikeConv2d`", "made"),
     Form("x = self.conv(F.avg_pool2d(x, 2))", "one `SpikeConv2d` with a kernel of 6x6", "convolution"),
-    Form("x = self.same(self.conv(x))", "a pair of `SpikeConv2d`, one for each sign, on a chip that has pairs",
-         "convolution", _SAME),
-    Form("x = F.leaky_relu(x, 0.1)", "a pair of `SpikeConv2d`, one for each sign, on a chip that has pairs",
-         "activation"),
+    Form("x = self.same(self.conv(x))", _PAIR, "convolution", _SAME),
     Form("x = self.conv(x) + self.other(x)", _SUM, "convolution", "self.other = nn.Conv2d(3, 6, 3)"),
     Form("x = F.relu(x)\nx = x + F.relu(self.same(x))", _SUM, made=_SAME),
     Form("x = F.relu(x)\nx = F.relu(torch.sub(x, self.same(x), alpha=2))", _SUM, made=_SAME),
@@ -153,7 +151,7 @@ ACTIVATIONS = (
     Form("x = self.relu(x)", "`ReLU`", made="self.relu = fxsnn.SpikeReLU()"),
     Form("x = F.relu(F.avg_pool2d(x, 2))", "taken out: what it reads is never negative", "pooling"),
     Form("x = torch.sigmoid(x)", refused="sigmoid"),
-    Form("x = F.leaky_relu(x)", refused="leaky_relu"),
+    Form("x = F.leaky_relu(x)", _PAIR),
     Form("x = F.relu6(x)", "`BoundedReLU`, whose end is the threshold"),
     Form("x = F.hardtanh(x, 0, 1)", "`BoundedReLU`"),
     Form("x = x.clamp(0, 2)", "`BoundedReLU`"),
