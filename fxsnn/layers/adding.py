@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fxsnn.layers.kept_types import KeptTypes
 from fxsnn.layers.spiking import Spiking
 from fxsnn.numerics import Dynamics, IntegerNeuron, JointNeuron
 
 
-class Add(nn.Module):
+class Add(KeptTypes):
     """The sum of several inputs, each times a factor of each channel, and a shift.
 
     Args:
@@ -57,18 +55,6 @@ class Add(nn.Module):
         for x, one in zip(inputs, factor, strict=True):
             total = total + x * one.to(x.dtype).view(view)
         return total
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move to a device as any module does, but keep the type."""
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
-        for name, exact in before.items():
-            moved = self._buffers[name]
-            assert moved is not None
-            assert exact is not None
-            if moved.dtype != exact.dtype:
-                self._buffers[name] = exact.to(moved.device)
-        return self
 
     def extra_repr(self) -> str:
         """Shown in dumps."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -10,12 +9,13 @@ from torch import Tensor, nn
 
 from fxsnn.layers.folded import FoldedConv2d, FoldedLinear
 from fxsnn.layers.geometry import conv_like, linear_like
+from fxsnn.layers.kept_types import KeptTypes
 
 _Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
 _Norm = TypeVar("_Norm", nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-class Affine(nn.Module):
+class Affine(KeptTypes):
     """`x * scale + shift`, channel by channel, in double precision and rounded to the type of `x` at last.
 
     Args:
@@ -58,18 +58,6 @@ class Affine(nn.Module):
         """The same for rows of so many features, which maps of its channels were flattened to."""
         scale, shift = (part.repeat_interleave(count // self.channels) for part in (self.scale, self.shift))
         return Affine(scale, shift, shifts=self.shifts)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move to a device as any module does, but keep the type: it decides how images are rounded."""
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
-        for name, exact in before.items():
-            moved = self._buffers[name]
-            assert moved is not None
-            assert exact is not None
-            if moved.dtype != exact.dtype:
-                self._buffers[name] = exact.to(moved.device)
-        return self
 
     def extra_repr(self) -> str:
         """Shown in dumps."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxsnn.layers.kept_types import KeptTypes
 from fxsnn.layers.padded import PaddedConv2d
 from fxsnn.layers.plain_numbers import PlainNumbers
 from fxsnn.numerics import Dynamics
@@ -16,7 +16,7 @@ from fxsnn.numerics import Dynamics
 _EXACT_IN_BFLOAT16 = 1 << 8
 
 
-class Integers(PlainNumbers):
+class Integers(PlainNumbers, KeptTypes):
     """A layer that holds integers once it is converted; a cast does not change them.
 
     Attributes:
@@ -66,19 +66,9 @@ class Integers(PlainNumbers):
         """Use other dynamics from now on."""
         self.dynamics = dynamics
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move to a device as any module does, but keep the types: a cast must not change a spike."""
-        types = {name: buffer.dtype for name, buffer in self._buffers.items() if buffer is not None}
-        originals = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
-        if self.dynamics is not None:
-            for name, dtype in types.items():
-                moved, original = self._buffers[name], originals[name]
-                assert moved is not None
-                assert original is not None
-                if moved.dtype != dtype:
-                    self._buffers[name] = original.to(moved.device)
-        return self
+    def keeps_types(self) -> bool:
+        """See `KeptTypes`: a cast must not change a spike."""
+        return self.dynamics is not None
 
 
 class Synapses(Integers):
