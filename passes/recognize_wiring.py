@@ -8,8 +8,8 @@ import torch
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph, in_front_of_layers, value_sizes
-from fxsnn.layers import Add, Concat
-from fxsnn.rewriting import Pass, facts, fix_size, movement_of, name_inside, put_sum
+from fxsnn.layers import Add, Channels, Concat
+from fxsnn.rewriting import Pass, channels_of, facts, fix_size, movement_of, name_inside, put_sum
 
 _CONCATENATIONS = frozenset((torch.cat, torch.concat, torch.concatenate))
 
@@ -59,6 +59,27 @@ class RecognizeWiring(Pass):
             if len(set(read)) < len(read):  # now that nothing is left between them
                 assert isinstance(add, Add)
                 put_sum(graph, node, zip(read, add.factor, strict=True), add.shift)
+        for node in graph.nodes(Concat):
+            _read_once(graph, node)
+
+
+def _read_once(graph: Graph, node: Node) -> None:
+    """Let a concatenation read each value once, and repeat its channels behind it."""
+    read = graph.inputs(node)
+    once = list(dict.fromkeys(read))
+    sizes = {one: channels_of(graph, one) for one in once}
+    if len(once) == len(read) or None in sizes.values():
+        return
+    first, count = dict[Node, int](), 0
+    for one in once:
+        first[one], count = count, count + int(sizes[one] or 0)
+    index = [first[one] + channel for one in read for channel in range(int(sizes[one] or 0))]
+    node.args = tuple(once)
+    channels = Channels(torch.tensor(index, device=graph.device)).eval()
+    if len(once) == 1:  # one value, several times
+        _put(graph, node, "channels", channels, once)
+    else:
+        graph.insert_after(node, f"{graph.name(node)}_channels", channels)
 
 
 def _concatenated(node: Node) -> list[Node] | None:

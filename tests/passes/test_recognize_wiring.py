@@ -25,7 +25,9 @@ def shuffled(x: Tensor, groups: int) -> Tensor:
 
 ONE: dict[str, tuple[Any, int, list[type[Wiring]]]] = {
     "cat": (lambda m, x, y: torch.cat([x, y.relu()], 1), 8, [Concat]),
-    "cat from behind": (lambda m, x, y: torch.cat((x, y.relu(), x), dim=-3), 12, [Concat]),
+    "cat from behind": (lambda m, x, y: torch.cat((x, y.relu(), x), dim=-3), 12, [Concat, Channels]),
+    "cat of one": (lambda m, x, y: torch.cat([x, x, x], 1), 12, [Channels]),
+    "cat of what is the same": (lambda m, x, y: torch.cat([x, x[:, :], y.relu()], 1), 12, [Concat, Channels]),
     "a slice": (lambda m, x, y: x[:, 1:3], 2, [Channels]),
     "every second channel": (lambda m, x, y: x[:, ::2], 2, [Channels]),
     "chunk": (lambda m, x, y: x.chunk(2, 1)[1], 2, [Channels]),
@@ -100,7 +102,19 @@ def test_images_are_not_put_beside_spikes() -> None:
     assert "it puts the images beside spikes" in str(report)
 
 
-@pytest.mark.parametrize("name", ["cat", "cat from behind", "shuffle", "nearest", "pixel unshuffle", "mirrored"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cat",
+        "cat from behind",
+        "cat of one",
+        "cat of what is the same",
+        "shuffle",
+        "nearest",
+        "pixel unshuffle",
+        "mirrored",
+    ],
+)
 def test_a_network_with_wiring_is_converted(convert: Any, name: str) -> None:
     function, channels, _ = ONE[name]
     model, x = joined(function, channels), images(16)
