@@ -234,7 +234,6 @@ def test_a_divisor_in_front_of_the_tail_is_a_multiplication_there() -> None:
         ([nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1), *end(400)], ["3, which pads with zeros", "padding=0"]),
         ([nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding="same"), *end(400)], ["2:", "pads with zeros"]),
         ([Scale(1, 1), nn.AvgPool2d(3, 1, 1), nn.Conv2d(4, 4, 3), *end(256)], ["average zeros", "padding=0 in 3"]),
-        ([nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), *end(256)], ["between activations", "front of 3"]),
         ([nn.BatchNorm2d(4, track_running_stats=False), nn.Conv2d(4, 4, 3), *end(256)], ["running_stats=True"]),
     ],
 )  # fmt: skip
