@@ -39,37 +39,6 @@ def joined(function: Function, channels: int = 4) -> Any:
     return seeded(lambda: Joined(function, channels))
 
 
-class Block(nn.Module):
-    """A residual block as torchvision writes it."""
-
-    def __init__(self, here: int, there: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(here, there, 3, stride, 1, bias=False), nn.BatchNorm2d(there)
-        self.conv2, self.bn2 = nn.Conv2d(there, there, 3, 1, 1, bias=False), nn.BatchNorm2d(there)
-        self.relu = nn.ReLU(inplace=True)
-        self.shortcut = nn.Sequential()
-        if stride > 1 or here != there:
-            self.shortcut = nn.Sequential(nn.Conv2d(here, there, 1, stride, bias=False), nn.BatchNorm2d(there))
-
-    def forward(self, x: Tensor) -> Any:
-        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        out += self.shortcut(x)
-        return self.relu(out)
-
-
-class Residual(nn.Module):
-    """3x12x12: a stem, a block that keeps the size and one that halves it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU())
-        self.blocks = nn.Sequential(Block(6, 6), Block(6, 10, 2))
-        self.fc = nn.Linear(10, 5)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.fc(F.adaptive_avg_pool2d(self.blocks(self.stem(x)), 1).flatten(1))
-
-
 def correlation(left: Tensor, right: Tensor) -> float:
     """Of all outputs of two networks."""
     return float(torch.corrcoef(torch.stack([left.flatten().double(), right.flatten().double()]))[0, 1])

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 import fxsnn
 from fxsnn.layers import SpikeAdd
-from tests.joining import Residual, joined
+from tests.joining import joined
 from tests.nets import images, seeded
+from tests.residual import Residual
 
 
 def test_it_is_found_by_its_name_and_says_what_it_can() -> None:
@@ -24,7 +25,7 @@ def test_residual_networks_fit_and_values_with_a_sign_do_not() -> None:
 
 def test_a_sum_keeps_to_its_registers() -> None:
     snn = fxsnn.convert(seeded(Residual), target="hw_v1.6", bits=3, timesteps=8, calibration_data=images(16))
-    registers, add = snn.target.registers, snn.graph["blocks.0.add"]
+    registers, add = snn.target.registers, snn.graph["block1.add"]
     assert isinstance(add, SpikeAdd)
     assert int(add.threshold.max()) <= registers.range_of(registers.threshold)[1]
     assert int(add.weights.abs().max()) <= registers.range_of(registers.codebook)[1]

@@ -13,8 +13,9 @@ import fxsnn
 from fxsnn.graph import Graph
 from fxsnn.layers import Add
 from fxsnn.passes import CheckConvRelu, RecognizeSums
-from tests.joining import UNPAIRED, Residual, correlation, joined
+from tests.joining import UNPAIRED, correlation, joined
 from tests.nets import images, in_front, seeded
+from tests.residual import Residual
 
 SPELLINGS: dict[str, tuple[Any, list[float]]] = {
     "operator": (lambda m, x, y: F.relu(y + x), [1, 1]),
@@ -55,7 +56,7 @@ def test_a_batch_norm_behind_a_sum_is_a_part_of_it() -> None:
 
 def test_sums_go_by_the_module_in_which_they_stand() -> None:
     graph = in_front(seeded(Residual), images())
-    assert [graph.name(node) for node in graph.nodes(Add)] == ["blocks.0.add", "blocks.1.add"]
+    assert [graph.name(node) for node in graph.nodes(Add)] == ["block1.add", "block2.add"]
 
 
 def test_a_sum_of_activations_gets_its_relu() -> None:
@@ -107,11 +108,11 @@ def test_a_sum_is_converted_and_refused_by_a_chip_without_sums(convert: Any) -> 
     snn = convert(model, target="generic", bits=4, timesteps=128, calibration_data=x)
     assert correlation(model(x).detach(), snn(x).detach()) > 0.99
     with pytest.raises(
-        fxsnn.TargetError, match=r"blocks.0.add .*it adds up several layers; hw_v1.0 has neurons of"
+        fxsnn.TargetError, match=r"block1.add .*it adds up several layers; hw_v1.0 has neurons of"
     ) as told:
         fxsnn.convert(model, target="hw_v1.0", bits=2, calibration_data=x)
     assert "Concatenate instead of adding" in str(told.value)
-    assert "blocks.1.add" in str(told.value)
+    assert "block2.add" in str(told.value)
 
 
 def test_nothing_changes_where_nothing_is_added() -> None:
