@@ -158,9 +158,9 @@ def _shape(circuit: Circuit, number: int, shapes: list[Shape], numbers: dict[int
     if isinstance(module, SpikeLinear | SynapseLinear):
         if (features := prod(given[0])) != module.in_features:
             before = circuit.calls[flattened_source(circuit, call.inputs[0])]
-            gives = "they give" if isinstance(before.module, Encode) else f"{before.name} gives"
-            reads = f"{call.name} reads {module.in_features} features, and {gives} {features}"
-            raise DataError(f"images of this size do not fit: {reads}")
+            gives = "it is given" if isinstance(before.module, Encode) else f"{before.name} gives"
+            reads = f"{call.name} reads {module.in_features} features"
+            raise DataError(f"{reads}; with images of this size {gives} {features}")
         return (module.out_features,)
     if isinstance(module, SpikeConv2d | SynapseConv2d):
         return (module.out_channels, *window_of(module).output(size_of(given[0])))

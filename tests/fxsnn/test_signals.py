@@ -170,7 +170,7 @@ REFUSED: dict[str, list[tuple[tuple[int, ...], str]]] = {
     ],
     "flattened signals": [
         ((64,), r"expected \[N, C, H, W\], \[N, C, L\] or \[N, F\]"),
-        ((3, 2, 31), r"does not accept images of shape \[3, 2, 31\]|reads 64 features, and they give 62"),
+        ((3, 2, 31), r"does not accept images of shape \[3, 2, 31\]|with images of this size it is given 62"),
     ],
 }
 
