@@ -46,8 +46,8 @@ from fxsnn.rewriting import (
 _KNOWN = (*Weighted, *Norm, *Activation, Add, Wiring, nn.AvgPool2d, nn.Flatten, QuantizedInput, FixedSize)
 _KEEP_CHANNELS = (*Activation, Affine, nn.AvgPool2d, nn.AdaptiveAvgPool2d, QuantizedInput, FixedSize, Lift)
 _POOLING = (
-    "Pass max_pool='rectifiers' (fxsnn.passes.ReplaceMaxPool), which keeps the function, or train it with average "
-    "pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
+    "Pass max_pool='rectifiers' (fxsnn.passes.ReplaceMaxPool), which keeps the function where the chip has sums, or "
+    "train it with average pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
 )
 _MAXIMA = "Let it pool activations, without return_indices; or train it with average pooling (nn.AvgPool{}d)"
 _BRANCHES = "Joining two branches in this way is not supported: supported are sums of tensors of one shape"
