@@ -23,10 +23,12 @@ _CALLS = frozenset((
     "channel_shuffle", "chunk", "clone", "contiguous", "flip", "getattr", "getitem", "interpolate", "movedim", "narrow",
     "native_channel_shuffle", "permute", "pixel_shuffle", "pixel_unshuffle", "repeat_interleave", "reshape", "size",
     "split", "split_with_sizes", "swapaxes", "swapdims", "tensor_split", "transpose", "unflatten", "upsample", "view",
-    "flatten", "index_select", "unsafe_chunk", "moveaxis", "rot90", "fliplr", "flipud", "roll", "unbind", "select",
-    "unsqueeze", "squeeze", "stack", "add", "sub", "mul", "floordiv", "truediv", "mod", "int",
+    "flatten", "index_select", "unsafe_chunk", "moveaxis", "rot90", "fliplr", "flipud", "roll", "unbind",
+    "add", "sub", "mul", "floordiv", "truediv", "mod", "int",
 ))  # fmt: skip
-"""Functions and methods, and arithmetic with sizes; where they put numbers is tried, whatever they are called."""
+"""Functions and methods, and arithmetic with sizes; where they put numbers is tried, whatever they are called.
+
+Not those that do something else where a side is 1, such as `squeeze`: maps of other sizes do not show it."""
 _MODULES = (nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unflatten, nn.Flatten)
 _SIZES = ((4, 6), (6, 10))
 """Sides of maps on which movements are tried; what is not the same on all of them is no wiring of any size."""

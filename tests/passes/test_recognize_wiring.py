@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fxsnn
 from fxsnn.layers import Channels, Concat, FixedSize, PixelShuffle, Places, Repeat, SpikeAdd, Turn, Wiring
-from fxsnn.passes import FRONT_END, CheckConvRelu
+from fxsnn.passes import FRONT_END, Canonicalize, CheckConvRelu, RecognizeWiring
 from tests.joining import UNPAIRED, correlation, joined
 from tests.nets import images, in_front
 
@@ -87,6 +87,12 @@ def test_what_is_no_wiring_is_refused(function: Any, channels: int, words: str) 
     report = fxsnn.check(joined(function, channels), target=UNPAIRED, bits=4, example=images())
     assert not report.ok
     assert words in str(report)
+
+
+def test_a_squeeze_is_not_taken_for_nothing_where_sizes_are_not_known() -> None:
+    """It does nothing to maps of most sizes, and drops a dimension of those of one row."""
+    graph = RecognizeWiring()(Canonicalize()(fxsnn.capture(joined(lambda m, x, y: x.squeeze(3)))).after).after
+    assert any(node.target == "squeeze" for node in graph)
 
 
 def test_images_are_not_put_beside_spikes() -> None:
