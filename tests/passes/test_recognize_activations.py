@@ -19,6 +19,7 @@ from fxsnn.layers import ClippedReLU
 from fxsnn.passes import Canonicalize, CheckConvRelu, RecognizeActivations
 from fxsnn.rewriting import Step
 from tests.clipped import BOUNDED, LEVELS, REFUSED, RELUS, Levels, Own, network
+from tests.joining import UNPAIRED
 from tests.nets import CONVERTIBLE, images, seeded
 from tests.random_networks import random_seeds
 from tests.sharing import cases
@@ -113,7 +114,7 @@ def test_another_activation_is_left_and_refused_with_a_remedy_that_helps(name: s
     assert any("nn.ReLU" in finding.remedy for finding in found)
     assert len(found) <= 3
     with pytest.raises(ModelError):
-        fxsnn.convert(model, target="generic", bits=4)
+        fxsnn.convert(model, target=UNPAIRED, bits=4)
     assert findings(seeded(lambda: network(better(), nn.ReLU()))) == []
 
 
