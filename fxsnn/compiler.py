@@ -105,7 +105,7 @@ def pipeline(
     progress = require_flag("progress", progress)
     dynamics = Dynamics(timesteps, reset, initial_membrane)
     passes: list[Pass] = [
-        *_front_end(chip, max_pool),
+        *front_end(chip, max_pool),
         CheckConvRelu(),
         CheckLimits(chip, bits),
         FoldBatchNorm(),
@@ -209,7 +209,7 @@ def check(
     bits = chip.require_choice(bits)
     if example is not None:
         require_images(example, ImageForm())
-    first = _front_end(chip, max_pool)
+    first = front_end(chip, max_pool)
     try:
         graph = capture_sharing(model, None if example is None else tuple(example.shape[1:]))
         return _checked(graph, chip, bits, example, first, model)
@@ -253,11 +253,6 @@ def _checked(
     spiking = outline(graph)
     size = None if example is None else tuple(example.shape[1:])
     return replace(report, findings=tuple(name_clashes(spiking)), unwritable=tuple(unwritable(spiking, chip, size)))
-
-
-def _front_end(chip: HardwareTarget, max_pool: str | None) -> tuple[Pass, ...]:
-    """The passes that make of a network one whose layers can spike."""
-    return front_end(max_pool, pairs="pair" in chip.joins)
 
 
 def _rewrite_in_front(graph: Graph, first: Sequence[Pass]) -> Graph:
@@ -356,7 +351,7 @@ def convert(
     if passes.example is not None:
         require_images(passes.example, ImageForm())
     graph = capture_untried(model, None if passes.example is None else tuple(passes.example.shape[1:]))
-    report = _checked(graph.copy(), chip, chip.require_choice(bits), passes.example, _front_end(chip, max_pool))
+    report = _checked(graph.copy(), chip, chip.require_choice(bits), passes.example, front_end(chip, max_pool))
     if not report.fits:
         raise TargetError(report.problems, report)
     if report.findings:
@@ -378,7 +373,7 @@ def convert(
     if example is not None:
         require_example(example, graph)
     if passes.example is None:
-        passes = replace(passes, example=_rewrite_in_front(graph.copy(), _front_end(chip, max_pool)).example_input())
+        passes = replace(passes, example=_rewrite_in_front(graph.copy(), front_end(chip, max_pool)).example_input())
         if passes.example is not None:
             with suppress(DataError):  # the size was tried on the graph alone
                 require_agreement(model, graph, passes.example)

@@ -3,6 +3,7 @@
 if __name__ != "fxsnn.passes":
     raise ImportError("this is the package fxsnn.passes: import it by that name")
 
+from fxsnn.chip import HardwareTarget
 from fxsnn.passes.absorb_padding import AbsorbPadding
 from fxsnn.passes.calibrate_thresholds import CalibrateThresholds
 from fxsnn.passes.canonicalize import Canonicalize
@@ -53,18 +54,18 @@ They leave alone what they cannot rewrite, for `CheckConvRelu` to speak about.
 """
 
 
-def front_end(max_pool: str | None = None, *, pairs: bool = False) -> tuple[Pass, ...]:
-    """`FRONT_END`, and what else keeps a network from being one of layers that spike.
+def front_end(target: HardwareTarget, max_pool: str | None = None) -> tuple[Pass, ...]:
+    """`FRONT_END`, and what else makes of a network one whose layers can spike on a chip.
 
     Args:
+        target: the chip; where it has pairs, values with a sign become such, see `PairSignedValues`.
         max_pool: what is to take the place of max pooling, see `ReplaceMaxPool`; `None`: nothing.
-        pairs: values with a sign become pairs of layers, see `PairSignedValues`.
 
     Raises:
         OptionError: there is no such way.
     """
     pooling = () if max_pool is None else (ReplaceMaxPool(max_pool),)
-    return (*FRONT_END, *pooling, *((PairSignedValues(),) if pairs else ()))
+    return (*FRONT_END, *pooling, *((PairSignedValues(),) if "pair" in target.joins else ()))
 
 
 __all__ = [

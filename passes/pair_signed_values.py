@@ -27,7 +27,7 @@ from fxsnn.layers import (
     with_affine_behind,
     with_affine_in_front,
 )
-from fxsnn.rewriting import NotRewritten, Pass, channels_of, facts
+from fxsnn.rewriting import NotRewritten, Pass, channels_of, facts, put_sum, sum_of
 
 
 class PairSignedValues(Pass):
@@ -105,10 +105,10 @@ def _needs_pair(graph: Graph, node: Node) -> bool:
     behind = graph.sole_user(node)
     if graph.is_a(node, *Weighted) and graph.is_a(behind, *Norm):
         return False  # the norm is asked
-    if graph.is_a(node, *Norm) and not graph.is_a(node.all_input_nodes[0], *Weighted):
-        return False
-    if graph.is_a(node, *Norm) and graph.sole_user(node.all_input_nodes[0]) is not node:
-        return False
+    if graph.is_a(node, *Norm):
+        layer = node.all_input_nodes[0]
+        if not graph.is_a(layer, *Weighted) or graph.sole_user(layer) is not node:
+            return False
     return not graph.is_a(behind, *Activation) and not (graph.is_a(behind, Add) and not graph.is_a(node, Add))
 
 
@@ -201,11 +201,11 @@ class _Pairing:
             count = self._channels(signed.parts[0])
             if signed.shifts or signed.flattened or any(one.is_meta for one in signed.factors):
                 raise NotRewritten("the tail reads it", "Put a ReLU behind it")
-            both = graph.call_after(node.prev, f"{graph.name(read)}_pair", Concat().eval(), signed.parts)
+            both = graph.call_before(node, f"{graph.name(read)}_pair", Concat().eval(), signed.parts)
             sides = []
             for side, factor in enumerate(signed.factors):
                 index = torch.arange(count, device=self._device) + side * count
-                one = graph.call_after(node.prev, f"{graph.name(read)}_side", Channels(index).eval(), [both])
+                one = graph.call_before(node, f"{graph.name(read)}_side", Channels(index).eval(), [both])
                 sides.append(self._times(node, one, factor))
             with graph.module.graph.inserting_before(node):
                 total = graph.module.graph.call_function(operator.add, tuple(sides))
@@ -288,26 +288,14 @@ class _Pairing:
                 continue
             terms += [(part, factor * own) for part, own in zip(signed.parts, signed.factors, strict=True)]
             shift = shift + factor * signed.shift
-        self._put_sum(node, terms, shift)
-
-    def _put_sum(self, node: Node, terms: list[tuple[Node, Tensor]], shift: Tensor) -> None:
-        factors: dict[Node, Tensor] = {}
-        for read, factor in terms:
-            factors[read] = factors[read] + factor if read in factors else factor
-        channels = max(len(one) for one in factors.values())
-        node.args = tuple(factors)
-        self._graph.replace(node, Add(torch.stack([one.expand(channels) for one in factors.values()]), shift).eval())
+        put_sum(self._graph, node, terms, shift)
 
     def _read_by_activation(self, node: Node, module: nn.Module, signed: _Signed) -> None:
         if signed.direct and type(module) is nn.ReLU:
             node.replace_all_uses_with(signed.parts[0])
             return
-        zero = torch.zeros(1, dtype=torch.float64, device=self._device)
-        total = self._graph.call_after(
-            node.all_input_nodes[0], f"{self._graph.name(node)}_sum", Add(zero[None], zero), [signed.parts[0]]
-        )
-        node.prepend(total)
-        self._put_sum(total, list(zip(signed.parts, signed.factors, strict=True)), signed.shift)
+        reads, add = sum_of(zip(signed.parts, signed.factors, strict=True), signed.shift)
+        total = self._graph.call_before(node, f"{self._graph.name(node)}_sum", add, reads)
         node.args = (total,)
 
     def _read_by_layer(self, node: Node, layer: Any, signed: _Signed) -> None:
@@ -324,7 +312,7 @@ class _Pairing:
             new.in_channels = 2 * inputs
         else:
             new.in_features = 2 * inputs
-        both_read = graph.call_after(node.prev, f"{graph.name(node)}_pair", Concat().eval(), list(signed.parts))
+        both_read = graph.call_before(node, f"{graph.name(node)}_pair", Concat().eval(), list(signed.parts))
         if isinstance(new, nn.Conv2d) and new.groups > 1:
             order = torch.arange(2 * inputs, device=self._device).view(2, new.groups, -1).transpose(0, 1).reshape(-1)
             both_read = graph.call_after(both_read, f"{graph.name(node)}_order", Channels(order).eval(), [both_read])

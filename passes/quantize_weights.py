@@ -11,7 +11,7 @@ from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Weighted, fit
 from fxsnn.layers import LowBitConv2d, LowBitLinear, input_shift, layer_like, through
 from fxsnn.options import require_flag, shown
-from fxsnn.rewriting import Pass, facts, input_scales, require_not_spiking
+from fxsnn.rewriting import Pass, channel_units, facts, input_scales, require_not_spiking
 
 
 class QuantizeWeights(Pass):
@@ -50,7 +50,7 @@ class QuantizeWeights(Pass):
         widths: dict[str, Any] = {graph.name(node): self.bits for node in graph.body(*Weighted)}
         if self.target is not None:
             widths = {row.layer: row.bits for row in fit(graph, self.target, self.bits).layers}
-        scales = input_scales(graph)
+        scales = input_scales(graph, channel_units(graph))
         for node in graph.body(*Weighted):
             layer: Any = graph[node]
             low: LowBitConv2d | LowBitLinear

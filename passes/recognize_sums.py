@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Activation, Graph, in_front_of_layers, value_sizes
-from fxsnn.layers import Add, Affine, FixedSize, Lift, Lower
-from fxsnn.rewriting import Pass, facts, put_sum, terms_of
+from fxsnn.layers import Add, Affine
+from fxsnn.rewriting import Pass, adds_up_activations, facts, put_sum, terms_of
 
 
 class RecognizeSums(Pass):
@@ -68,22 +68,8 @@ class RecognizeSums(Pass):
                 graph.replace(source, Add(add.factor * behind.scale, add.shift * behind.scale + behind.shift).eval())
                 graph.bypass(node)
         for node in graph.nodes(Add):
-            if _adds_up_activations(graph, node) and not graph.is_a(graph.sole_user(node), Add, *Activation):
+            if adds_up_activations(graph, node) and not graph.is_a(graph.sole_user(node), Add, *Activation):
                 graph.insert_after(node, f"{graph.name(node)}_relu", nn.ReLU().eval())
-
-
-def _adds_up_activations(graph: Graph, node: Node) -> bool:
-    """Whether what a sum adds up is nowhere negative."""
-    add: Any = graph[node]
-    if add.factor.is_meta or bool((add.factor < 0).any() or (add.shift < 0).any()):
-        return False
-    return all(_is_positive(graph, read) for read in node.all_input_nodes)
-
-
-def _is_positive(graph: Graph, node: Node) -> bool:
-    while graph.is_a(node, nn.AvgPool2d, nn.Flatten, FixedSize, Lift, Lower):
-        node = node.all_input_nodes[0]
-    return graph.is_a(node, *Activation)
 
 
 def _take_in(graph: Graph, node: Node) -> None:

@@ -120,9 +120,7 @@ def _by_rectifiers(graph: Graph, node: Node) -> None:
     down, across = _windows(graph[node])
 
     def call(name: str, module: nn.Module, reads: list[Node]) -> Node:
-        made = graph.call_after(node.prev, f"{graph.name(node)}.{name}", module.eval(), reads)
-        made.meta = {**node.meta, **made.meta}
-        return made
+        return graph.call_before(node, f"{graph.name(node)}.{name}", module.eval(), reads)
 
     terms = [node.all_input_nodes[0]]
     for taps, axis in ((down, 0), (across, 1)):

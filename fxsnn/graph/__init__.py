@@ -4,7 +4,7 @@ Open `graph.py` first. It imports data, layers, chip, display and the ground.
 """
 
 from fxsnn.graph.agreement import require_agreement
-from fxsnn.graph.body import in_front_of_layers, meant_to_spike
+from fxsnn.graph.body import in_front_of_layers, made_of_activations, meant_to_spike
 from fxsnn.graph.copying import copied
 from fxsnn.graph.fitting import fit
 from fxsnn.graph.graph import Graph, Interpreter, largest_difference, require_graph
@@ -48,6 +48,7 @@ __all__ = [
     "largest_difference",
     "layer_rows",
     "looks_like_activation",
+    "made_of_activations",
     "meant_to_spike",
     "normalised_images",
     "place_of",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.node import Node
@@ -98,9 +101,7 @@ def _with_poolings(module: fx.GraphModule, node: Node) -> Node:
     """
     while len(node.users) == 1:
         (user,) = node.users
-        if not calls_a(module, user, *Activation) and not (
-            _passes_on(module, user) and all(_is_activation(module, one) for one in user.all_input_nodes)
-        ):
+        if not made_of_activations(module, user, partial(_passes_on, module)):
             break
         node = user
     return node
@@ -112,13 +113,11 @@ def _passes_on(module: fx.GraphModule, node: Node) -> bool:
     return isinstance(layer, Wiring) or (isinstance(layer, nn.AvgPool2d) and pools_evenly(layer))
 
 
-def _is_activation(module: fx.GraphModule, node: Node) -> bool:
-    """Whether it gives activations, pooled or put elsewhere."""
-    while _passes_on(module, node) and not calls_a(module, node, *Activation):
-        if len(node.all_input_nodes) > 1:
-            return all(_is_activation(module, one) for one in node.all_input_nodes)
-        node = node.all_input_nodes[0]
-    return calls_a(module, node, *Activation)
+def made_of_activations(module: fx.GraphModule, node: Node, passes_on: Callable[[Node], bool]) -> bool:
+    """Whether a call gives activations, or what calls that pass them on make of nothing else."""
+    if calls_a(module, node, *Activation):
+        return True
+    return passes_on(node) and all(made_of_activations(module, one, passes_on) for one in node.all_input_nodes)
 
 
 def _is_of_convolution(module: fx.GraphModule, node: Node) -> bool:

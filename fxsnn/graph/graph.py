@@ -352,10 +352,19 @@ class Graph:
 
     def call_after(self, node: Node, name: str, module: nn.Module, reads: Collection[Node]) -> Node:
         """A new call of `module` behind `node`, which reads some values and is read by nothing yet."""
+        with self.module.graph.inserting_after(node):
+            return self._call(node, name, module, reads)
+
+    def call_before(self, node: Node, name: str, module: nn.Module, reads: Collection[Node]) -> Node:
+        """The same in front of `node`."""
+        with self.module.graph.inserting_before(node):
+            return self._call(node, name, module, reads)
+
+    def _call(self, node: Node, name: str, module: nn.Module, reads: Collection[Node]) -> Node:
+        """A call that stands where `node` does in the user's code."""
         target = self.unused_name(name.replace(".", "_"))
         self.module.add_submodule(target, module)
-        with self.module.graph.inserting_after(node):
-            new = self.module.graph.call_module(target, tuple(reads))
+        new = self.module.graph.call_module(target, tuple(reads))
         if node.stack_trace:
             new.meta["stack_trace"] = node.stack_trace
         return new

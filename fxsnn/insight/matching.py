@@ -57,8 +57,7 @@ def float_network(model: nn.Module, snn: SpikingNetwork) -> Graph:
     graph = capture_sharing(model, snn.image_size)
     # They were verified when the network was converted.
     options: Mapping[str, Any] = snn.provenance.get("options", {})
-    first = front_end(options.get("max_pool"), pairs="pair" in snn.target.joins)
-    for one in (*first, CheckConvRelu(), FoldBatchNorm()):
+    for one in (*front_end(snn.target, options.get("max_pool")), CheckConvRelu(), FoldBatchNorm()):
         graph = one(graph).after
     own = graph.detached(torch.float64)
     own.module.to(snn.device)

@@ -15,6 +15,7 @@ from fxsnn.rewriting.neurons import (
     Neurons,
     bias_of,
     branches_of,
+    channel_units,
     decoded_values,
     encoding,
     has_neurons_elsewhere,
@@ -26,7 +27,7 @@ from fxsnn.rewriting.padding import is_padding, padded, padding_of, reader_of
 from fxsnn.rewriting.reasons import NotRewritten
 from fxsnn.rewriting.stages import Pass, Pipeline, Step, facts, require_example, require_not_spiking
 from fxsnn.rewriting.substitution import outline, spiking_layers, substitute
-from fxsnn.rewriting.sums import name_inside, put_sum, terms_of
+from fxsnn.rewriting.sums import adds_up_activations, name_inside, put_sum, sum_of, terms_of
 from fxsnn.rewriting.windows import (
     FixedWindow,
     fix_size,
@@ -48,10 +49,12 @@ __all__ = [
     "Step",
     "about_affine",
     "about_constant",
+    "adds_up_activations",
     "affine_of",
     "bias_of",
     "branches_of",
     "can_give",
+    "channel_units",
     "channels_of",
     "composed",
     "decoded_values",
@@ -87,6 +90,7 @@ __all__ = [
     "squeezed_map",
     "step_ratio",
     "substitute",
+    "sum_of",
     "terms_of",
     "unknown_activations",
     "way_forward",

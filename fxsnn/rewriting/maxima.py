@@ -7,8 +7,10 @@ from typing import Any
 from torch import nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Activation, Graph
+from fxsnn.graph import Activation, Graph, made_of_activations
 from fxsnn.layers import Wiring
+
+_PASS_ON = (nn.AvgPool2d, nn.MaxPool2d, Wiring)
 
 
 def pools_activations(graph: Graph, node: Node) -> bool:
@@ -17,14 +19,7 @@ def pools_activations(graph: Graph, node: Node) -> bool:
     """
     pool: Any = graph[node]
     behind, source = graph.sole_user(node), node.all_input_nodes[0]
-    before = _is_positive(graph, source) or (
+    before = made_of_activations(graph.module, source, lambda one: graph.is_a(one, *_PASS_ON)) or (
         graph.is_a(behind, *Activation) and graph.sole_user(source) is node and source.op == "call_module"
     )
     return before and not pool.return_indices
-
-
-def _is_positive(graph: Graph, node: Node) -> bool:
-    """Whether it is made of activations by pooling and wiring alone."""
-    if graph.is_a(node, nn.AvgPool2d, nn.MaxPool2d, Wiring):
-        return all(_is_positive(graph, one) for one in node.all_input_nodes)
-    return graph.is_a(node, *Activation)

@@ -187,8 +187,7 @@ def _candidates(numbers: Tensor, moved: Tensor) -> list[Wiring | None]:
     elif (factor := height // max(1, moved.shape[2])) > 1 and height % factor == 0 and width % factor == 0:
         found.append(PixelShuffle(factor, back=True))
     rows, columns = row[0, :, 0].tolist(), column[0, 0].tolist()
-    if len(rows) > 0 and len(columns) > 0:
-        steps = [one[1] - one[0] if len(one) > 1 else 1 for one in (rows, columns)]
-        if min(steps) > 0:
-            found.append(Places((rows[0], steps[0]), (columns[0], steps[1])))
+    steps = [one[1] - one[0] if len(one) > 1 else 1 for one in (rows, columns)]
+    if min(steps) > 0:
+        found.append(Places((rows[0], steps[0]), (columns[0], steps[1])))
     return found

@@ -13,7 +13,18 @@ from torch.fx.node import Node
 from fxsnn.chip import HardwareTarget
 from fxsnn.errors import Finding, ModelError, TargetError
 from fxsnn.graph import Graph, Weighted, normalised_images
-from fxsnn.layers import Add, ClippedReLU, Encode, LowBit, LowBitConv2d, LowBitLinear, QuantizedInput, RateReLU, Wiring
+from fxsnn.layers import (
+    Add,
+    Affine,
+    ClippedReLU,
+    Encode,
+    LowBit,
+    LowBitConv2d,
+    LowBitLinear,
+    QuantizedInput,
+    RateReLU,
+    Wiring,
+)
 from fxsnn.numerics import (
     Branch,
     IntegerNeuron,
@@ -144,6 +155,9 @@ def _signals(
             synapses[read] if read in synapses else Input(_signal(graph, node, read, signals))
             for read in graph.inputs(node)
         )
+        if isinstance(layer, Affine) and not inputs[0].source.constant:
+            remedy = "Run MoveAffine and GiveAffineNeurons first"
+            raise ModelError([graph.finding(node, "it scales or shifts spikes, which no neurons can compute", remedy)])
         if isinstance(layer, LowBit) and layer.input_scale is not None:
             value = inputs[0].source.value  # of all inputs together, whose differences are in the codes
             each = value.repeat_interleave(len(layer.input_scale) // len(value))
@@ -178,29 +192,41 @@ def has_neurons_elsewhere(graph: Graph, node: Node) -> bool:
     return graph.is_a(graph.sole_user(node), Add)
 
 
-def input_scales(graph: Graph, units: Mapping[Node, float] | None = None) -> dict[Node, Tensor]:
-    """What spikes of each input are worth, relative to their mean, for the layers with weights where it differs.
+def channel_units(graph: Graph, units: Mapping[Node, float] | None = None) -> dict[Node, Tensor]:
+    """What readers take a spike of each channel for, float64 [C], of what comes of activations by pooling and wiring.
 
     Args:
-        graph: with calibrated thresholds; without them nothing differs.
-        units: what a spike of each activation is worth; `None`: as its threshold says.
+        graph: with calibrated thresholds; without them all channels are alike.
+        units: what they take a spike of each activation for; `None`: as its threshold says.
     """
     values: dict[Node, Tensor] = {}
-    found: dict[Node, Tensor] = {}
     for node in graph.body():
         read = [values[one] for one in graph.inputs(node) if one in values]
         module: Any = graph[node] if node.op == "call_module" else None
         if isinstance(module, Weighted):
-            inputs = module.weight.shape[1] * getattr(module, "groups", 1)
-            if read and float(read[0].min()) != float(read[0].max()):
-                value = read[0].repeat_interleave(inputs // len(read[0]))
-                found[node] = value / value.mean()
             values[node] = torch.ones(module.weight.shape[0], dtype=torch.float64, device=graph.device)
         elif read:
             values[node] = module.of_channels(read) if isinstance(module, Wiring) else max(read, key=len)
             unit = getattr(module, "threshold", None) if units is None else units.get(node)
             if isinstance(module, ClippedReLU | RateReLU) and unit is not None:
                 values[node] = torch.full_like(values[node], unit)
+    return values
+
+
+def input_scales(graph: Graph, units: Mapping[Node, Tensor]) -> dict[Node, Tensor]:
+    """What spikes of each input are worth, relative to their mean, for the layers with weights where it differs.
+
+    Args:
+        graph: the network.
+        units: see `channel_units`.
+    """
+    found: dict[Node, Tensor] = {}
+    for node in graph.body(*Weighted):
+        layer: Any = graph[node]
+        read = units.get(node.all_input_nodes[0])
+        if read is not None and float(read.min()) != float(read.max()):
+            value = read.repeat_interleave(layer.weight.shape[1] * getattr(layer, "groups", 1) // len(read))
+            found[node] = value / value.mean()
     return found
 
 
@@ -298,7 +324,8 @@ def bias_of(graph: Graph, node: Node, inputs: tuple[Input, ...]) -> Tensor:
         step = layer.step.detach().double().expand(layer.weight.shape[0])
         return torch.zeros_like(step) if layer.bias is None else layer.bias.detach().double()
     total: Tensor = layer.shift.expand(_channels(graph, node, inputs))
-    for (_, weighted), factor in zip(branches_of(graph, node, inputs), layer.factor, strict=True):
+    for one, factor in zip(inputs, layer.factor, strict=True):
+        weighted: Any = None if one.synapses is None else graph[one.synapses]
         if weighted is not None and weighted.bias is not None:
             total = total + factor * weighted.bias.detach().double()
     return total

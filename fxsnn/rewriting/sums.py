@@ -7,15 +7,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Graph
-from fxsnn.layers import Add
+from fxsnn.graph import Graph, made_of_activations
+from fxsnn.layers import Add, FixedSize, Lift, Lower
 from fxsnn.options import real_number
 
 _ADD = frozenset({operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__"})
 _SUBTRACT = frozenset({operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "subtract", "subtract_"})
+_PASS_ON = (nn.AvgPool2d, nn.Flatten, FixedSize, Lift, Lower)
 
 
 def terms_of(node: Node, sizes: Mapping[Node, tuple[int, ...]]) -> list[tuple[Node, float]] | None:
@@ -39,12 +40,20 @@ def terms_of(node: Node, sizes: Mapping[Node, tuple[int, ...]]) -> list[tuple[No
     return [(first, 1.0), (second, -alpha if node.target in _SUBTRACT else alpha)]
 
 
-def put_sum(graph: Graph, node: Node, terms: Iterable[tuple[Node, Tensor]], shift: Tensor) -> None:
-    """Let a node be a sum; what is read several times counts as often.
+def adds_up_activations(graph: Graph, node: Node) -> bool:
+    """Whether what a sum adds up, activations and what is made of them, is nowhere negative."""
+    add: Any = graph[node]
+    if add.factor.is_meta or bool((add.factor < 0).any() or (add.shift < 0).any()):
+        return False
+    return all(
+        made_of_activations(graph.module, read, lambda one: graph.is_a(one, *_PASS_ON)) for read in node.all_input_nodes
+    )
+
+
+def sum_of(terms: Iterable[tuple[Node, Tensor]], shift: Tensor) -> tuple[tuple[Node, ...], Add]:
+    """What a sum reads, each once, and the sum; what is added up several times counts as often.
 
     Args:
-        graph: is edited.
-        node: the call.
         terms: what is added up, and its factor for each channel, or for all.
         shift: what is added besides, for each channel, or for all.
     """
@@ -53,10 +62,16 @@ def put_sum(graph: Graph, node: Node, terms: Iterable[tuple[Node, Tensor]], shif
         factors[read] = factors[read] + factor if read in factors else factor
     channels = max(len(factor) for factor in factors.values())
     add = Add(torch.stack([factor.expand(channels) for factor in factors.values()]), shift)
+    return tuple(factors), add.eval()
+
+
+def put_sum(graph: Graph, node: Node, terms: Iterable[tuple[Node, Tensor]], shift: Tensor) -> None:
+    """Let a node of a graph be the sum of these terms and a shift: see `sum_of`."""
+    reads, add = sum_of(terms, shift)
     if node.op != "call_module":
         node.target, node.op = graph.unused_name(name_inside(node, "add")), "call_module"
-    node.args, node.kwargs = tuple(factors), {}
-    graph.replace(node, add.eval())
+    node.args, node.kwargs = reads, {}
+    graph.replace(node, add)
 
 
 def name_inside(node: Node, name: str) -> str:

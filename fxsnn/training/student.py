@@ -21,6 +21,7 @@ from fxsnn.rewriting import (
     Neurons,
     bias_of,
     branches_of,
+    channel_units,
     has_neurons_elsewhere,
     input_scales,
     neurons_of,
@@ -125,7 +126,7 @@ class Student:
             known = {node: self._neurons[node] for node in ordered[: ordered.index(until)]}
         layers = neurons_of(self.graph, self.target, known, until)
         self._neurons = {layer.node: layer for layer in layers}
-        self._scale_inputs(layers)
+        units = self._channel_units(layers)
         outputs = self._outputs()
         for layer in layers:
             if layer.node in known:
@@ -133,7 +134,8 @@ class Student:
             last = layer.node in outputs
             if layer.neuron is None:
                 levels: Any = self.graph[self._pooled[layer.node]]
-                levels.spike_value = levels.spike_value.new_tensor([layer.source.unit])
+                given = units.get(layer.node, layer.source.value.new_tensor([layer.source.unit]))
+                levels.spike_value = given.to(levels.unit.dtype)
                 levels.unit = layer.source.value.to(levels.unit.dtype) if last else levels.spike_value
                 continue
             activation: Any = self.graph[layer.activation] if layer.activation is not None else None
@@ -141,7 +143,7 @@ class Student:
             activation.unit = activation.spike_value if last else activation.spike_value.new_tensor([layer.signal.unit])
             error = self._error_of_leak(layer, layer.neuron)
             if isinstance(layer.neuron, JointNeuron):
-                self._round_inputs(layer, layer.neuron, error)
+                self._round_inputs(layer, layer.neuron, error, units)
             else:
                 low: Any = self.graph[layer.node]
                 low.bias_error = None if low.bias is None else error.to(low.weight.dtype)
@@ -157,15 +159,21 @@ class Student:
                 found.add(node)
         return found
 
-    def _scale_inputs(self, layers: list[Neurons]) -> None:
-        """Let codes hold what spikes of the inputs behind a concatenation are worth by now."""
-        scaled = [node for node in self.graph.body(LowBit) if self.graph[node].input_scale is not None]
-        if scaled:
-            units = {one.activation: one.signal.unit for one in layers if one.activation is not None}
-            scales = input_scales(self.graph, units)
-            for node in scaled:
-                low: Any = self.graph[node]
+    def _channel_units(self, layers: list[Neurons]) -> dict[Node, Tensor]:
+        """What readers take a spike of each channel for, if wiring puts unlike channels together; else nothing.
+
+        Codes that hold it follow what it is by now.
+        """
+        if not self.graph.body(Wiring):
+            return {}
+        of_layers = {one.activation: one.signal.unit for one in layers if one.activation is not None}
+        units = channel_units(self.graph, of_layers)
+        scales = input_scales(self.graph, units)
+        for node in self.graph.body(LowBit):
+            low: Any = self.graph[node]
+            if low.input_scale is not None:
                 low.input_scale = scales.get(node, torch.ones_like(low.input_scale))
+        return units
 
     def _error_of_leak(self, layer: Neurons, neuron: IntegerNeuron | JointNeuron) -> Tensor:
         """What rounding to the leak adds to a bias, in activation units, [C]."""
@@ -173,16 +181,19 @@ class Student:
         error: Tensor = neuron.leak * grain - bias_of(self.graph, layer.node, layer.inputs)
         return error
 
-    def _round_inputs(self, layer: Neurons, neuron: JointNeuron, error: Tensor) -> None:
+    def _round_inputs(self, layer: Neurons, neuron: JointNeuron, error: Tensor, units: Mapping[Node, Tensor]) -> None:
         """Let a sum add what its neurons do: weights that fit whole gains, spikes times whole numbers.
 
         An activation gives its readers rates times one unit; in a sum each channel counts by its own spike value.
+        Where wiring stands between, `units` has that unit for each channel.
         """
         add: Any = self.graph[layer.node]
         ratios = []
         branches = branches_of(self.graph, layer.node, layer.inputs)
-        for number, (one, (branch, low)) in enumerate(zip(layer.inputs, branches, strict=True)):
-            given = (add.factor[number] * one.source.unit).expand(len(error))
+        for number, (read, one) in enumerate(zip(self.graph.inputs(layer.node), layer.inputs, strict=True)):
+            branch, low = branches[number]
+            unit = units.get(read, error.new_tensor([one.source.unit]))
+            given = (add.factor[number] * unit.repeat_interleave(len(error) // len(unit))).expand(len(error))
             if low is not None:
                 ratio = step_ratio(neuron, number, branch)
                 low.step_ratio, given = ratio.to(low.step.dtype), branch.weight * ratio
