@@ -13,7 +13,7 @@ from torch.fx.node import Node
 
 from fxsnn.errors import Finding
 from fxsnn.graph import Activation, Graph, Norm, Weighted, normalised_images
-from fxsnn.layers import Affine, FixedSize, Lift, LowBit, Spiking
+from fxsnn.layers import Add, Affine, FixedSize, Lift, LowBit, Spiking, Wiring
 from fxsnn.rewriting.affine_calls import affine_of, is_arithmetic, source_of_affine
 
 _IN_FRONT = "put the batch norm between the layer and its ReLU, where it can always be folded in"
@@ -133,6 +133,9 @@ def about_affine(graph: Graph, node: Node) -> Finding | None:
     elif graph.is_a(blocked, *Activation):
         where = f"between activations, in front of {graph.name(blocked)}: no layer with weights reads it"
         remedy = "Put a convolution or fully connected layer between, or leave one activation out"
+    elif graph.is_a(blocked, Add, Wiring):
+        where = f"in front of {graph.name(blocked)}, which no layer can do for it there"
+        remedy = "Put it behind a ReLU of its own, or in front of the ReLU that it reads"
     elif not graph.is_a(blocked, *Weighted, *Norm):
         return None  # that is refused itself
     else:

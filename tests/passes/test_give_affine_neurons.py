@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+import torch
 import torch.nn.functional as F
 
+import fxsnn
 from fxsnn.layers import Add, Affine
 from fxsnn.passes import CheckConvRelu, GiveAffineNeurons
 from tests.joining import correlation, joined
@@ -31,3 +34,31 @@ def test_what_a_layer_can_take_in_costs_no_neurons() -> None:
     graph = in_front(joined(lambda m, x, y: F.relu(m.norm(y))), images())
     assert not graph.nodes(Add)
     assert GiveAffineNeurons()(graph, images()).diff().summary() == "nothing changed"
+
+
+SCALED = {
+    "pooled": joined(lambda m, x, y: F.avg_pool2d(torch.cat([20 * x, y.relu()], 1), 2), 8),
+    "turned": joined(lambda m, x, y: torch.cat([5 * x, y.relu()], 1).flip(3), 8),
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_a_scale_of_one_branch_is_not_lost(convert: Any, name: str) -> None:
+    """The activation has another reader, so that no layer in front of it can take the scale in."""
+    model, x = SCALED[name], images(16)
+    snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+
+
+def test_where_it_cannot_be_done_it_is_refused() -> None:
+    model = joined(lambda m, x, y: torch.cat([5 * x, y.relu()], 1), 8)
+    report = fxsnn.check(model, target="hw_v1.0", bits=2, example=images())
+    assert "it scales and shifts each channel between activations" in str(report)
+    graph = in_front(model, images())
+    (node,) = graph.nodes(Add)
+    kept, relu = graph[node], graph.sole_user(node)
+    assert isinstance(kept, Add)
+    assert relu is not None
+    graph.replace(node, Affine(kept.factor[0], kept.shift))
+    graph.bypass(relu)
+    assert "which no layer can do for it there" in str(CheckConvRelu().findings(graph)[0])
