@@ -17,19 +17,20 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph
-from fxsnn.layers import Channels, Concat, PixelShuffle, Places, Repeat, Turn, Wiring
+from fxsnn.layers import Channels, Concat, PixelShuffle, Places, Repeat, Select, Turn, Wiring
 
 _CALLS = frozenset((
     "channel_shuffle", "chunk", "clone", "contiguous", "flip", "getattr", "getitem", "interpolate", "movedim", "narrow",
     "native_channel_shuffle", "permute", "pixel_shuffle", "pixel_unshuffle", "repeat_interleave", "reshape", "size",
     "split", "split_with_sizes", "swapaxes", "swapdims", "tensor_split", "transpose", "unflatten", "upsample", "view",
     "flatten", "index_select", "unsafe_chunk", "moveaxis", "rot90", "fliplr", "flipud", "roll", "unbind",
-    "add", "sub", "mul", "floordiv", "truediv", "mod", "int",
+    "pad", "add", "sub", "mul", "floordiv", "truediv", "mod", "int",
 ))  # fmt: skip
 """Functions and methods, and arithmetic with sizes; where they put numbers is tried, whatever they are called.
 
 Not those that do something else where a side is 1, such as `squeeze`: maps of other sizes do not show it."""
-_MODULES = (nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unflatten, nn.Flatten)
+_MODULES = (nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unflatten, nn.Flatten,
+            nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)  # fmt: skip
 _SIZES = ((4, 6), (6, 10))
 """Sides of maps on which movements are tried; what is not the same on all of them is no wiring of any size."""
 
@@ -167,7 +168,7 @@ def _does(layer: Wiring | None, numbers: Tensor, moved: Tensor) -> bool:
     """Whether a layer puts numbers where calls have put them."""
     try:
         expected = numbers if layer is None else layer(numbers)
-    except RuntimeError:  # it is for maps of other sizes
+    except (IndexError, RuntimeError):  # it is for maps of other sizes
         return False
     return bool(expected.shape == moved.shape and torch.equal(expected, moved))
 
@@ -190,4 +191,4 @@ def _candidates(numbers: Tensor, moved: Tensor) -> list[Wiring | None]:
     steps = [one[1] - one[0] if len(one) > 1 else 1 for one in (rows, columns)]
     if min(steps) > 0:
         found.append(Places((rows[0], steps[0]), (columns[0], steps[1])))
-    return found
+    return [*found, Select(rows, columns)]
