@@ -8,7 +8,7 @@ from fxsnn.rewriting.activations import find_activations, unknown_activations
 from fxsnn.rewriting.affine_calls import affine_of, source_of_affine
 from fxsnn.rewriting.affine_ways import about_affine, about_constant, can_give, is_on_images, pools_alike, way_forward
 from fxsnn.rewriting.composition import composed, is_in_front_of_activation, layer_in_front, why_apart
-from fxsnn.rewriting.maxima import pools_activations
+from fxsnn.rewriting.maxima import is_padded, pools_activations, pools_signed
 from fxsnn.rewriting.movement import channels_of, movement_of
 from fxsnn.rewriting.neurons import (
     NOTHING_TO_CONVERT,
@@ -68,6 +68,7 @@ __all__ = [
     "input_scales",
     "is_in_front_of_activation",
     "is_on_images",
+    "is_padded",
     "is_padding",
     "is_squeeze",
     "join_means",
@@ -81,6 +82,7 @@ __all__ = [
     "padding_of",
     "pools_activations",
     "pools_alike",
+    "pools_signed",
     "put_sum",
     "reader_of",
     "require_example",

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Activation, Graph, made_of_activations
-from fxsnn.layers import Wiring
+from fxsnn.graph import Activation, Graph, Weighted, made_of_activations
+from fxsnn.layers import Wiring, pair
 
 _PASS_ON = (nn.AvgPool2d, nn.MaxPool2d, Wiring)
 
@@ -23,3 +23,15 @@ def pools_activations(graph: Graph, node: Node) -> bool:
         graph.is_a(behind, *Activation) and graph.sole_user(source) is node and source.op == "call_module"
     )
     return before and not pool.return_indices
+
+
+def pools_signed(graph: Graph, node: Node) -> bool:
+    """Whether a max pooling reads values with a sign of layers with weights, so that pairs can do it."""
+    pool: Any = graph[node]
+    computed = any(graph.is_a(one, *Weighted) for one in graph.ancestors(node))
+    return computed and not pool.return_indices and not pools_activations(graph, node)
+
+
+def is_padded(pool: Any) -> bool:
+    """Whether windows of a max pooling may hold places that are not in the map."""
+    return bool(pool.ceil_mode) or any(pair(pool.padding))
