@@ -85,7 +85,7 @@ def movement_of(graph: Graph, node: Node, sizes: Mapping[Node, tuple[int, ...]])
         return None
     region, sources = _region(graph, node)
     maps = [one for one in sources if any(user in region and not _asks_for_count(user) for user in one.users)]
-    if len(maps) != 1 or maps[0].op != "call_module":
+    if len(maps) != 1 or maps[0].op not in ("call_module", "placeholder"):
         return None
     channels = channels_of(graph, maps[0])
     known = sizes.get(maps[0], ())
@@ -101,7 +101,10 @@ def movement_of(graph: Graph, node: Node, sizes: Mapping[Node, tuple[int, ...]])
         everywhere = _agreeing(run, channels, size, everywhere)
     if not everywhere and not known:
         return None
-    return Movement(maps[0], (everywhere or candidates)[0], bool(everywhere))
+    layer = (everywhere or candidates)[0]
+    if maps[0].op == "placeholder" and not isinstance(layer, Select):  # the first layer tells how many channels it has
+        return None
+    return Movement(maps[0], layer, bool(everywhere))
 
 
 def _agreeing(

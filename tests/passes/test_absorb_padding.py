@@ -204,8 +204,6 @@ def test_any_sides_any_padding_and_any_geometry_keep_the_function(
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "another value": (lambda: network(nn.ConstantPad2d(1, 0.5)), "it pads with 0.5. Pad with zeros"),
-    "reflection": (lambda: network(nn.ReflectionPad2d(1)), "ReflectionPad2d pads with values of the map"),
-    "replication": (lambda: Calls(lambda x: F.pad(x, (1, 1, 1, 1), "replicate")), "its mode is 'replicate'"),
     "negative": (lambda: network(nn.ZeroPad2d(-1)), r"its padding (-1, -1, -1, -1) is negative: it cuts the map"),
     "half of it negative": (lambda: network(nn.ZeroPad2d((1, -1, 0, 0))), "is negative"),
     "channels": (lambda: Calls(lambda x: F.pad(x[:, :2], (0, 0, 0, 0, 0, 1))), "adds channels or images"),

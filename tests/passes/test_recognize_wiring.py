@@ -13,7 +13,7 @@ import fxsnn
 from fxsnn.layers import Channels, Concat, FixedSize, PixelShuffle, Places, Repeat, Select, SpikeAdd, Turn, Wiring
 from fxsnn.passes import FRONT_END, Canonicalize, CheckConvRelu, RecognizeWiring
 from tests.joining import UNPAIRED, correlation, joined
-from tests.nets import images, in_front
+from tests.nets import images, in_front, seeded
 
 
 def shuffled(x: Tensor, groups: int) -> Tensor:
@@ -73,6 +73,14 @@ def test_without_a_size_of_images_it_is_the_same() -> None:
 def test_reflections_are_seen_where_the_size_of_images_is_known() -> None:
     report = fxsnn.check(joined(ONE["reflected"][0]), target="generic", bits=4)
     assert "its mode is 'reflect'. Pad with zeros, or give example=" in str(report)
+
+
+@pytest.mark.parametrize("front", [nn.ReflectionPad2d(1), nn.Sequential(nn.BatchNorm2d(3), nn.ReflectionPad2d(1))])
+def test_images_may_be_reflected_at_their_edges(convert: Any, front: nn.Module) -> None:
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    model, x = seeded(lambda: nn.Sequential(front, *layers)), images(16)
+    snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
 
 
 def test_what_is_so_at_one_size_only_takes_images_of_that_size() -> None:
