@@ -113,7 +113,9 @@ def wired(read: list[np.ndarray], node: dict[str, Any], arrays: dict[str, np.nda
     if node["op"] == "concat":
         return np.concatenate(read, leading)
     if node["op"] == "channels":
-        return np.take(read[0], arrays[node["name"] + ".index"], leading)
+        index = arrays[node["name"] + ".index"]
+        zero = (index < 0).reshape(-1, *[1] * (read[0].ndim - leading - 1))
+        return np.where(zero, 0, np.take(read[0], np.maximum(index, 0), leading))
     if node["op"] == "places":
         (top, down), (left, across) = node["rows"], node["columns"]
         return read[0][..., top::down, left::across]

@@ -276,7 +276,7 @@ class _Pairing:
         if isinstance(module, nn.AvgPool2d) and signed.shifts and any(pair(module.padding)):
             raise NotRewritten("a padded pooling reads a shift", "Put a ReLU behind it")
         if isinstance(module, Wiring):
-            if signed.shifts and isinstance(module, Tap):
+            if signed.shifts and (isinstance(module, Tap) or getattr(module, "pads", False)):
                 raise NotRewritten("what pads reads a shift", "Put a ReLU behind it")
             one, two, shift = (part if len(part) == 1 else module.of_channels([part]) for part in (one, two, shift))
         readers = list(node.users)

@@ -37,10 +37,13 @@ class Concat(Wiring):
 
 
 class Channels(Wiring):
-    """Some of the channels, in any order, each as often as it is named: slices, splits, shuffles, flips.
+    """Some of the channels, in any order, each as often as it is named: slices, splits, shuffles, flips, padding.
 
     Args:
-        index: int64 [C'], which of the channels.
+        index: int64 [C'], which of the channels; -1: zeros.
+
+    Attributes:
+        pads: whether some channels are zero.
     """
 
     index: Tensor
@@ -48,10 +51,18 @@ class Channels(Wiring):
     def __init__(self, index: Tensor) -> None:
         super().__init__()
         self.register_buffer("index", index)
+        self.pads = not index.is_meta and bool((index < 0).any())
+
+    def of_channels(self, values: Sequence[Tensor]) -> Tensor:
+        """Of channels of zeros it is as good as any other: they never spike."""
+        return values[0].index_select(0, self.index.clamp(min=0))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...] to [N, C', ...]."""
-        return x.index_select(1, self.index)
+        if not self.pads:
+            return x.index_select(1, self.index)
+        zero = (self.index < 0).view(-1, *[1] * (x.dim() - 2))
+        return x.index_select(1, self.index.clamp(min=0)).masked_fill(zero, 0)
 
     def extra_repr(self) -> str:
         """Shown in dumps."""

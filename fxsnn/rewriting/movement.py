@@ -182,7 +182,8 @@ def _candidates(numbers: Tensor, moved: Tensor) -> list[Wiring | None]:
     first = moved[0]
     place = (first - numbers.flatten()[0]).long().clamp(0, numbers[0].numel() - 1)
     channel, row, column = place // (height * width), place % (height * width) // width, place % width
-    found: list[Wiring | None] = [None, Channels(channel[:, 0, 0].clone())]
+    zero = (first == 0).all(2).all(1)  # none of the numbers is
+    found: list[Wiring | None] = [None, Channels(torch.where(zero, -1, channel[:, 0, 0]))]
     found += [Turn(True, False, False), Turn(False, True, False), Turn(True, True, False), Turn(False, False, True)]
     if (down := moved.shape[2] // height) >= 1 and (across := moved.shape[3] // width) >= 1:
         found.append(Repeat(down, across))

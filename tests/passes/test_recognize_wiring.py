@@ -34,6 +34,12 @@ ONE: dict[str, tuple[Any, int, list[type[Wiring]]]] = {
     "split": (lambda m, x, y: torch.split(x, [1, 3], dim=1)[1], 3, [Channels]),
     "shuffle": (lambda m, x, y: shuffled(x, 2), 4, [Channels]),
     "shuffle as a layer": (lambda m, x, y: nn.functional.channel_shuffle(x, 2), 4, [Channels]),
+    "more channels": (lambda m, x, y: F.pad(x, (0, 0, 0, 0, 1, 3)), 8, [Channels]),
+    "more channels of every second place": (
+        lambda m, x, y: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)),
+        8,
+        [Places, Channels],
+    ),
     "flip of channels": (lambda m, x, y: x.flip(1), 4, [Channels]),
     "nearest": (lambda m, x, y: F.interpolate(x, scale_factor=2, mode="nearest"), 4, [Repeat]),
     "repeated": (lambda m, x, y: x.repeat_interleave(2, 2).repeat_interleave(3, dim=3), 4, [Repeat, Repeat]),
@@ -137,6 +143,7 @@ def test_images_are_not_put_beside_spikes() -> None:
         "pixel unshuffle",
         "mirrored",
         "reflected",
+        "more channels",
     ],
 )
 def test_a_network_with_wiring_is_converted(convert: Any, name: str) -> None:
