@@ -332,7 +332,7 @@ def _densenet40() -> nn.Module:
         for _ in range(6):
             layers.append(_DenseLayer(channels, growth))
             channels += growth
-        if number < 2:  # noqa: PLR2004  # the last block has no transition behind it
+        if number < 2:  # the last block has no transition behind it
             narrow = nn.Conv2d(channels, channels // 2, 1, bias=False)
             layers += [nn.BatchNorm2d(channels), nn.ReLU(), narrow, nn.AvgPool2d(2)]
             channels //= 2
@@ -386,7 +386,10 @@ class _Shuffled(nn.Module):
         middle = there // 4
         first = 1 if here == _SHUFFLENET_STEM else groups
         self.groups, self.pools = groups, stride > 1
-        self.narrow, self.spatial = _conv(here, middle, 1, 1, first), _conv(middle, middle, 3, stride, middle, act=False)
+        self.narrow, self.spatial = (
+            _conv(here, middle, 1, 1, first),
+            _conv(middle, middle, 3, stride, middle, act=False),
+        )
         self.widen = _conv(middle, added, 1, 1, groups, act=False)
 
     def forward(self, x: Tensor) -> Tensor:

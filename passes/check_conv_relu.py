@@ -33,6 +33,7 @@ from fxsnn.rewriting import (
     about_affine,
     about_constant,
     facts,
+    find_nearly_rectifiers,
     fixed_window,
     has_open_window,
     is_padded,
@@ -57,6 +58,7 @@ _BRANCHES = "Joining two branches in this way is not supported: supported are su
 _PAST = "Only the last layer that spikes is decoded: let what stands behind it read that one alone"
 _BESIDE = "Let it follow the other layers, or leave out its activation"
 _ACTIVATION = "Train it with nn.ReLU or nn.ReLU6: only numbers from zero up can be firing rates"
+_NEARLY = "Train it with nn.ReLU, which fxsnn.passes.ReplaceActivation puts in its place"
 _BY_HAND = "Use nn.ReLU, clamp(x, 0, c) or floor(clamp(x / c, 0, 1) * L + 0.5) / L * c, with one number c for the layer"
 
 
@@ -369,7 +371,8 @@ def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
     if len(together) > 1:
         if node is together[0]:
             problem = f"with what follows up to {graph.name(together[-1])} it is no activation that is supported"
-            yield graph.finding(node, problem, _BY_HAND)
+            remedy = _NEARLY if find_nearly_rectifiers(graph, together) else _BY_HAND
+            yield graph.finding(node, problem, remedy)
         return
     if (about := about_constant(graph, node)) is not None:
         yield about
@@ -394,6 +397,8 @@ def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
         remedy = "Use a layer of torch.nn instead of a parameter or constant of your own"
     elif "add" in lowered or "cat" in lowered:
         remedy = _BRANCHES
+    elif together and find_nearly_rectifiers(graph, together):
+        remedy = _NEARLY
     elif (looks_like_activation(lowered) and "clamp" not in lowered) or "softmax" in lowered:
         remedy = _ACTIVATION
     elif node.op in calls and together:

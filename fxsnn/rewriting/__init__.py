@@ -4,7 +4,12 @@ Open `stages.py` first (Pass, Step, Pipeline); `neurons.py` says what is to spik
 and `activations.py` knows an activation when it sees one. It imports graph and what lies below.
 """
 
-from fxsnn.rewriting.activations import find_activations, unknown_activations
+from fxsnn.rewriting.activations import (
+    find_activations,
+    find_nearly_rectifiers,
+    put_activations,
+    unknown_activations,
+)
 from fxsnn.rewriting.affine_calls import affine_of, source_of_affine
 from fxsnn.rewriting.affine_ways import about_affine, about_constant, can_give, is_on_images, pools_alike, way_forward
 from fxsnn.rewriting.composition import composed, is_in_front_of_activation, layer_in_front, why_apart
@@ -61,6 +66,7 @@ __all__ = [
     "encoding",
     "facts",
     "find_activations",
+    "find_nearly_rectifiers",
     "fix_size",
     "fixed_window",
     "has_neurons_elsewhere",
@@ -83,6 +89,7 @@ __all__ = [
     "pools_activations",
     "pools_alike",
     "pools_signed",
+    "put_activations",
     "put_sum",
     "reader_of",
     "require_example",
