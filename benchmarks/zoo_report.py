@@ -10,15 +10,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 from simulators_report import markdown, processor
 
 import fxsnn
 from fxsnn.storage import write_whole
 
-CONVERTED, REPLACED, REFUSED, LIMIT, ERROR = "converted", "with max_pool", "refused", "not finished", "error"
-RESULTS = (CONVERTED, REPLACED, REFUSED, LIMIT, ERROR)
-"""What can come of a network; the second: it converts after `max_pool="rectifiers"` has replaced max pooling."""
+CONVERTED, REPLACED, ACTIVATED = "converted", "with max_pool", "with ReLUs"
+REFUSED, LIMIT, ERROR = "refused", "not finished", "error"
+RESULTS = (CONVERTED, REPLACED, ACTIVATED, REFUSED, LIMIT, ERROR)
+"""What can come of a network.
+
+The second: it converts after `max_pool="rectifiers"` has replaced max pooling. The third: after `ReplaceActivation` too,
+which makes another function of it, to be trained.
+"""
+
+Size = tuple[int, int, int]
+"""Of images, channels first."""
 
 STAGES = {
     "rewritten": "rewritten, clipped",
@@ -38,7 +47,7 @@ class Entry:
 
     Attributes:
         name: library and network.
-        size: rows and columns of its images; 0: not known.
+        size: of its images, channels first; `None`: not known.
         result: one of `RESULTS`.
         reasons: the kinds of reasons for which it did not convert.
         seconds: of the processor.
@@ -47,7 +56,7 @@ class Entry:
     """
 
     name: str
-    size: int
+    size: Size | None
     result: str
     reasons: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -58,6 +67,11 @@ class Entry:
     def library(self) -> str:
         """Whose network it is."""
         return self.name.partition("/")[0]
+
+    @property
+    def converts(self) -> bool:
+        """Whether it does, whatever was replaced."""
+        return self.result in (CONVERTED, REPLACED, ACTIVATED)
 
 
 def machine(arguments: Sequence[str]) -> dict[str, str]:
@@ -106,7 +120,7 @@ def results_table(entries: Iterable[Entry]) -> str:
 
 
 def _cells(entry: Entry) -> list[str]:
-    size = f"{entry.size}x{entry.size}" if entry.size else ""
+    size = "x".join(map(str, entry.size)) if entry.size else ""
     agreement = entry.agreement or {}
     shown = [f"{agreement[one]:.3f}" if one in agreement else "" for one in STAGES]
     return [entry.name, size, entry.result, str(entry.layers or ""), *shown, _cell("; ".join(entry.reasons))]
@@ -137,6 +151,23 @@ def document(where: Mapping[str, str], entries: Sequence[Entry]) -> str:
     if any(entry.reasons for entry in entries):
         parts += ["## What stands in the way", reasons_table(entries)]
     return "\n\n".join([*parts, "## Every network", results_table(entries)]) + "\n"
+
+
+def keep(folder: Path, entry: Entry) -> None:
+    """Keep what came of a network in a file of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / f"{entry.name.replace('/', '-')}.json", (json.dumps(asdict(entry)) + "\n").encode())
+
+
+def rows(folder: Path) -> dict[str, Entry]:
+    """What was kept, by name of the network."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return {row["name"]: _entry(row) for row in found}
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    size = row["size"]
+    return Entry(**{**row, "size": size and tuple(size), "reasons": tuple(row["reasons"])})
 
 
 def write(folder: Path, where: Mapping[str, str], entries: Sequence[Entry]) -> None:
