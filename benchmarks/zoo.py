@@ -43,12 +43,13 @@ from zoo_report import (
     REPLACED,
     Entry,
     Size,
+    answers,
     keep,
     machine,
     results_table,
     rows,
     write,
-)  # fmt: skip
+)
 
 import fxsnn
 from fxsnn.passes import Canonicalize, ReplaceActivation
@@ -88,6 +89,10 @@ starnet_s050 convnext_atto repvit_m0_9
 """Small members of families of convolutions."""
 
 
+Examine = Callable[[str, "Network", argparse.Namespace], Any]
+"""Says something about a network of a name."""
+
+
 # Networks -------------------------------------------------------------------------------------------------------------
 
 
@@ -110,7 +115,7 @@ def networks() -> Mapping[str, Network]:
 
     found = {f"torchvision/{name}": Network(partial(_torchvision, name)) for name in models.list_models(models)}
     if find_spec("timm"):
-        found |= {f"timm/{name}": Network(partial(_timm, name)) for name in TIMM.split()}
+        found |= {f"timm/{name}": Network(partial(_timm, name), _timm_size(name)) for name in TIMM.split()}
     return found | {f"papers/{name}": Network(paper.build, paper.size) for name, paper in PAPERS.items()}
 
 
@@ -125,6 +130,11 @@ def _timm(name: str) -> nn.Module:
     import timm
 
     return timm.create_model(name, pretrained=False)
+
+
+def _timm_size(name: str) -> Size | None:
+    """Of small images, timm's VGGs enlarge the last maps, to as many rows as those of large ones have."""
+    return (3, _DESIGNED_FOR, _DESIGNED_FOR) if name.startswith("vgg") else None
 
 
 def image_size(model: nn.Module) -> Size:
@@ -289,66 +299,83 @@ def correlation(one: Tensor, other: Tensor) -> float:
 # All of them ----------------------------------------------------------------------------------------------------------
 
 
-def _in_process(name: str, options: argparse.Namespace, answer: Connection) -> None:
+def _in_process(examine: Examine, name: str, options: argparse.Namespace, answer: Connection) -> None:
     for kind_of_limit, most in ((resource.RLIMIT_DATA, options.memory * 2**30), (resource.RLIMIT_CPU, options.seconds)):
         resource.setrlimit(kind_of_limit, (int(most), int(most)))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    answer.send(examined(name, networks()[name], options))
+    answer.send(examine(name, networks()[name], options))
 
 
-def bounded(name: str, options: argparse.Namespace) -> Entry:
-    """What comes of a network in a process of its own, which ends when its processor time is over."""
+def bounded(name: str, examine: Examine, options: argparse.Namespace) -> Any:
+    """What a function says of a network, in a process of its own that ends when its processor time or memory is over;
+    `None` if it did.
+    """
     context = multiprocessing.get_context("forkserver")
     answers, answer = context.Pipe(duplex=False)
-    process = context.Process(target=_in_process, args=(name, options, answer), daemon=True)
+    process = context.Process(target=_in_process, args=(examine, name, options, answer), daemon=True)
     process.start()
     answer.close()
     try:
-        entry: Entry = answers.recv()
+        said = answers.recv()
     except EOFError:
-        entry = Entry(name, None, LIMIT, (f"ended within {options.seconds:g} seconds, by time or memory",))
+        said = None
     process.join()
-    return entry
+    return said
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Examine, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """Options that say which networks, and what they may take."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="such as torchvision/resnet18; a / at the end: all")
-    parser.add_argument("--check", action="store_true", help="do not convert what can be converted")
-    parser.add_argument("--simulate", action="store_true", help="run what was converted")
-    parser.add_argument("--timesteps", type=int, default=256, help="of the simulation")
-    parser.add_argument("--engine", default="auto", help="of the simulation")
-    parser.add_argument("--most", type=float, default=400, help="simulate up to so many 10^9 additions")
     parser.add_argument("--seconds", type=float, default=180, help="of the processor, for one network")
     parser.add_argument("--memory", type=float, default=10, help="GiB for one network")
     parser.add_argument("--jobs", type=int, default=2, help="networks at a time")
     parser.add_argument("--again", action="store_true", help="those, too, of which there is a row already")
     parser.add_argument("--work", type=Path, default=Path("out/zoo/rows"), help="what is finished is kept here")
-    parser.add_argument("--out", type=Path, default=Path("out/zoo"))
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    options = parser.parse_args(given)
+    return parser
+
+
+def chosen(parser: argparse.ArgumentParser, only: Sequence[str] | None) -> list[str]:
+    """The names of the networks that are wanted, in order."""
     known = list(networks())
-    wanted = options.only or known
+    wanted = only or known
     names = [
         name for name in known if any(name == one or (one.endswith("/") and name.startswith(one)) for one in wanted)
     ]
     if not names:
         parser.error(f"--only {' '.join(wanted)}: there is no such network among {', '.join(known)}")
+    return names
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Examine, print, write."""
+    parser = parser_of(__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--check", action="store_true", help="do not convert what can be converted")
+    parser.add_argument("--simulate", action="store_true", help="run what was converted")
+    parser.add_argument("--timesteps", type=int, default=256, help="of the simulation")
+    parser.add_argument("--engine", default="auto", help="of the simulation")
+    parser.add_argument("--most", type=float, default=400, help="simulate up to so many 10^9 additions")
+    parser.add_argument("--out", type=Path, default=Path("out/zoo"))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = parser.parse_args(given)
+    names, kept = chosen(parser, options.only), rows(options.work)
+
+    def is_left(name: str) -> bool:
+        unseen = name not in kept or (options.simulate and kept[name].converts and kept[name].agreement is None)
+        return options.again or unseen
+
     multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torchvision", "fxsnn"])
-    kept = rows(options.work)
-    left = [
-        name
-        for name in names
-        if options.again or name not in kept or (options.simulate and kept[name].converts and not kept[name].agreement)
-    ]
+    left = [name for name in names if is_left(name)]
     with ThreadPoolExecutor(options.jobs) as pool:
-        for entry in pool.map(partial(bounded, options=options), left):
+        for name, said in zip(left, pool.map(partial(bounded, examine=examined, options=options), left), strict=True):
+            ended = f"ended within {options.seconds:g} seconds, by time or memory"
+            entry = Entry(name, None, LIMIT, (ended,)) if said is None else said
             keep(options.work, entry)
             print(results_table([entry]).splitlines()[-1], flush=True)
     kept = rows(options.work)
-    write(options.out, machine(given), [kept[name] for name in known if name in kept])
+    entries = [kept[name] for name in networks() if name in kept]
+    write(options.out, machine(given), entries, answers(options.work))
     return 0
 
 

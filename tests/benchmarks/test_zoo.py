@@ -12,7 +12,7 @@ import zoo
 import zoo_report
 from torch import Tensor, nn
 from zoo_papers import PAPERS
-from zoo_report import ACTIVATED, CONVERTED, ERROR, REFUSED, REPLACED, Entry
+from zoo_report import ACTIVATED, CONVERTED, ERROR, PARTLY, REFUSED, REPLACED, WHOLE, Answer, Entry
 
 OPTIONS = argparse.Namespace(check=False, simulate=True, timesteps=64, engine="torch", most=1.0)
 
@@ -112,13 +112,17 @@ def test_the_page_counts_results_and_what_stands_in_the_way(tmp_path: Path) -> N
         Entry("one/b", (3, 64, 64), REFUSED, ("a product",)),
         Entry("two/c", (2, 32, 32), REFUSED, ("a product", "a maximum")),
     ]
-    zoo_report.write(tmp_path, {"device": "a processor"}, entries)
+    others = {"one/a": Answer("one/a", PARTLY, ("MaxPool2d",)), "two/c": Answer("two/c", WHOLE, agreement=0.75)}
+    zoo_report.write(tmp_path, {"device": "a processor"}, entries, others)
     page = (tmp_path / "zoo.md").read_text()
     for row in (
         "| one | 1 | 0 | 0 | 1 | 0 | 0 | 2 |",
         "| all | 1 | 0 | 0 | 2 | 0 | 0 | 3 |",
         "| a product | 2 | 1 |",
         "| a maximum | 1 | 0 |",
+        "| all | 1 | 1 | 0 | 0 |",
+        "| one/a | converted | analog layers left |  | MaxPool2d |",
+        "| two/c | refused | whole | 0.750 |  |",
         "| one/a | 3x64x64 | converted | 3 |  | 0.500 |  | 0.990 |  |  |",
     ):
         assert row in page
