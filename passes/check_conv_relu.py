@@ -315,7 +315,7 @@ def _about_pool(graph: Graph, node: Node) -> Iterator[Finding]:
         yield graph.finding(
             node,
             "its padding is not counted (count_include_pad=False), so its windows differ in size",
-            "Use count_include_pad=True or no padding",
+            "Use count_include_pad=True or no padding, or give example=..., images of the size that the network is for",
         )
     if not any(graph.is_a(before, *Weighted) for before in graph.ancestors(node)):
         yield graph.finding(

@@ -35,12 +35,14 @@ from fxsnn.rewriting.substitution import outline, spiking_layers, substitute
 from fxsnn.rewriting.sums import adds_up_activations, name_inside, put_sum, sum_of, terms_of
 from fxsnn.rewriting.windows import (
     FixedWindow,
+    counts_unevenly,
     fix_size,
     fixed_window,
     has_open_window,
     is_squeeze,
     join_means,
     maps_of,
+    spread_places,
     squeezed_map,
 )
 
@@ -62,6 +64,7 @@ __all__ = [
     "channel_units",
     "channels_of",
     "composed",
+    "counts_unevenly",
     "decoded_values",
     "encoding",
     "facts",
@@ -96,6 +99,7 @@ __all__ = [
     "require_not_spiking",
     "source_of_affine",
     "spiking_layers",
+    "spread_places",
     "squeezed_map",
     "step_ratio",
     "substitute",
