@@ -156,9 +156,15 @@ def random_images(count: int, size: Size) -> Tensor:
 
 
 @torch.no_grad()
-def fill_batch_norms(model: nn.Module, images: Tensor) -> None:
-    """Give batch norms scales and shifts, none of them zero, and the statistics of these images."""
+def fill(model: nn.Module, images: Tensor) -> None:
+    """Give batch norms scales and shifts, none of them zero, and the statistics of these images.
+
+    Where there are none, weights are such that deep layers still tell images apart.
+    """
     norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    for layer in () if norms else model.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     for norm in norms:
         norm.reset_running_stats()
         norm.train()
@@ -245,7 +251,7 @@ def converted(found: Verdict, size: Size, options: argparse.Namespace) -> dict[s
     """Convert a network, and simulate it if that is asked for and is not too much: correlations of logits, if so."""
     model, images = found.model, random_images(_SEEN, size)
     assert model is not None
-    fill_batch_norms(model, images)
+    fill(model, images)
     given: dict[str, Any] = {
         "calibration_data": images,
         "calibration": "max",

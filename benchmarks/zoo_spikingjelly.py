@@ -26,7 +26,7 @@ from zoo import (
     bounded,
     chosen,
     correlation,
-    fill_batch_norms,
+    fill,
     image_size,
     multiplications,
     parser_of,
@@ -50,7 +50,7 @@ def answer(name: str, network: Network, options: argparse.Namespace) -> Answer:
     model = network.build().eval()
     size = network.size or image_size(model)
     images = random_images(_SEEN, size)
-    fill_batch_norms(model, images)
+    fill(model, images)
     try:
         recipe = ann2snn.RateCodingRecipe(dataloader=[images], mode="Max")
         snn = ann2snn.Converter(recipe=recipe, device="cpu").convert(copy.deepcopy(model))

@@ -36,24 +36,16 @@ from fxsnn.rewriting import (
     find_nearly_rectifiers,
     fixed_window,
     has_open_window,
-    is_padded,
     is_padding,
     padding_of,
-    pools_activations,
-    pools_signed,
     reader_of,
+    remedy_for_maxima,
     unknown_activations,
     why_apart,
 )
 
 _KNOWN = (*Weighted, *Norm, *Activation, Add, Wiring, nn.AvgPool2d, nn.Flatten, QuantizedInput, FixedSize)
 _KEEP_CHANNELS = (*Activation, Affine, nn.AvgPool2d, nn.AdaptiveAvgPool2d, QuantizedInput, FixedSize, Lift)
-_AVERAGE = "or train it with average pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
-_BY_RECTIFIERS = "Pass max_pool='rectifiers' (fxsnn.passes.ReplaceMaxPool), which keeps the function where the chip has"
-_POOLING = f"{_BY_RECTIFIERS} sums, {_AVERAGE}"
-_SIGNED = f"{_BY_RECTIFIERS} sums and pairs, for it pools what may be negative"
-_SIGNED_OF_A_SIZE = f"{_SIGNED}, and give example=..., images of the size that the network is for"
-_MAXIMA = "Let it pool activations, without return_indices; or train it with average pooling (nn.AvgPool{}d)"
 _BRANCHES = "Joining two branches in this way is not supported: supported are sums of tensors of one shape"
 _PAST = "Only the last layer that spikes is decoded: let what stands behind it read that one alone"
 _BESIDE = "Let it follow the other layers, or leave out its activation"
@@ -355,16 +347,6 @@ def _about_branch(graph: Graph, node: Node, body: set[Node]) -> list[Finding]:
     return [graph.finding(node, "it stands on a branch beside the layers that will spike", _BESIDE)]
 
 
-def _about_maxima(graph: Graph, node: Node) -> str:
-    """What to do about a max pooling."""
-    if not graph.is_a(node, nn.MaxPool2d) or pools_activations(graph, node):
-        return _POOLING
-    if not pools_signed(graph, node):
-        return _MAXIMA
-    unknown = is_padded(graph[node]) and graph.image_size is None
-    return f"{_SIGNED_OF_A_SIZE if unknown else _SIGNED}; {_AVERAGE}"
-
-
 def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
     reads = set(node.users) if node.op == "get_attr" else {node}
     together = next((nodes for nodes in unknown_activations(graph) if reads.issubset(nodes)), [])
@@ -382,7 +364,7 @@ def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
     lowered = what.lower()
     sides, calls = 1 if "1d" in lowered else 2, ("call_function", "call_method")
     if pools_maxima(lowered):
-        remedy = _about_maxima(graph, node).format(sides)
+        remedy = remedy_for_maxima(graph, node).format(sides)
     elif "avgpool" in lowered or "avg_pool" in lowered:
         remedy = f"Use nn.AvgPool{sides}d with a fixed window, or move it behind the last ReLU"
     elif "dropout" in lowered:

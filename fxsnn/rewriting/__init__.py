@@ -13,7 +13,7 @@ from fxsnn.rewriting.activations import (
 from fxsnn.rewriting.affine_calls import affine_of, source_of_affine
 from fxsnn.rewriting.affine_ways import about_affine, about_constant, can_give, is_on_images, pools_alike, way_forward
 from fxsnn.rewriting.composition import composed, is_in_front_of_activation, layer_in_front, why_apart
-from fxsnn.rewriting.maxima import is_padded, pools_activations, pools_signed
+from fxsnn.rewriting.maxima import is_padded, pools_activations, pools_signed, remedy_for_maxima
 from fxsnn.rewriting.movement import channels_of, movement_of
 from fxsnn.rewriting.neurons import (
     NOTHING_TO_CONVERT,
@@ -95,6 +95,7 @@ __all__ = [
     "put_activations",
     "put_sum",
     "reader_of",
+    "remedy_for_maxima",
     "require_example",
     "require_not_spiking",
     "source_of_affine",
