@@ -38,19 +38,14 @@ from fxsnn.rewriting import (
     has_open_window,
     is_padding,
     padding_of,
-    pools_activations,
     reader_of,
+    remedy_for_maxima,
     unknown_activations,
     why_apart,
 )
 
 _KNOWN = (*Weighted, *Norm, *Activation, Add, Wiring, nn.AvgPool2d, nn.Flatten, QuantizedInput, FixedSize)
 _KEEP_CHANNELS = (*Activation, Affine, nn.AvgPool2d, nn.AdaptiveAvgPool2d, QuantizedInput, FixedSize, Lift)
-_POOLING = (
-    "Pass max_pool='rectifiers' (fxsnn.passes.ReplaceMaxPool), which keeps the function where the chip has sums, or "
-    "train it with average pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
-)
-_MAXIMA = "Let it pool activations, without return_indices; or train it with average pooling (nn.AvgPool{}d)"
 _BRANCHES = "Joining two branches in this way is not supported: supported are sums of tensors of one shape"
 _PAST = "Only the last layer that spikes is decoded: let what stands behind it read that one alone"
 _BESIDE = "Let it follow the other layers, or leave out its activation"
@@ -312,7 +307,7 @@ def _about_pool(graph: Graph, node: Node) -> Iterator[Finding]:
         yield graph.finding(
             node,
             "its padding is not counted (count_include_pad=False), so its windows differ in size",
-            "Use count_include_pad=True or no padding",
+            "Use count_include_pad=True or no padding, or give example=..., images of the size that the network is for",
         )
     if not any(graph.is_a(before, *Weighted) for before in graph.ancestors(node)):
         yield graph.finding(
@@ -369,8 +364,7 @@ def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
     lowered = what.lower()
     sides, calls = 1 if "1d" in lowered else 2, ("call_function", "call_method")
     if pools_maxima(lowered):
-        others = graph.is_a(node, nn.MaxPool2d) and not pools_activations(graph, node)
-        remedy = (_MAXIMA if others else _POOLING).format(sides)
+        remedy = remedy_for_maxima(graph, node).format(sides)
     elif "avgpool" in lowered or "avg_pool" in lowered:
         remedy = f"Use nn.AvgPool{sides}d with a fixed window, or move it behind the last ReLU"
     elif "dropout" in lowered:
