@@ -27,6 +27,7 @@ from fxsnn.passes.recognize_affine import RecognizeAffine
 from fxsnn.passes.recognize_sums import RecognizeSums
 from fxsnn.passes.recognize_wiring import RecognizeWiring
 from fxsnn.passes.replace_max_pool import MAX_POOL_WAYS, ReplaceMaxPool
+from fxsnn.passes.rewrite_transposed import RewriteTransposed
 from fxsnn.passes.separate_calls import SeparateCalls
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
 from fxsnn.rewriting import Pass
@@ -40,6 +41,7 @@ FRONT_END = (
     RecognizeAffine(),
     LiftDimensions(),
     SeparateCalls(),
+    RewriteTransposed(),
     RecognizeSums(),
     RecognizeWiring(),
     FixWindows(),
@@ -94,6 +96,7 @@ __all__ = [
     "RecognizeSums",
     "RecognizeWiring",
     "ReplaceMaxPool",
+    "RewriteTransposed",
     "SeparateCalls",
     "SubstituteSpikes",
     "front_end",

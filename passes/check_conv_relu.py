@@ -15,6 +15,7 @@ from fxsnn.graph import (
     Activation,
     Graph,
     Norm,
+    Transposed,
     Weighted,
     in_front_of_layers,
     looks_like_activation,
@@ -182,6 +183,8 @@ def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
         yield from filter(None, [about_affine(graph, node)])
     elif node.op == "get_attr" and all(about_constant(graph, user) for user in node.users):
         return  # its readers are refused
+    elif graph.is_a(node, *Transposed):
+        yield _about_transposed(graph, node)
     elif not graph.is_a(node, *_KNOWN, Lift, Lower):
         yield from _unsupported(graph, node)
 
@@ -209,6 +212,13 @@ def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
         if behind is not None and (reason := why_apart(graph, node, behind)) is not None:
             problem, remedy = f"{problem}, and is not one layer with it: {reason.problem}", reason.remedy
         yield graph.finding(node, problem, remedy)
+
+
+def _about_transposed(graph: Graph, node: Node) -> Finding:
+    if len(node.args) == 1 and not node.kwargs:
+        return graph.finding(node, "it can be rewritten", "Run the passes of the front end (fxsnn.pipeline) first")
+    problem = "the size of its output is given in the call, and the size of the map that it reads is not known"
+    return graph.finding(node, problem, "Use output_padding instead, or give example=...")
 
 
 def _about_sum(graph: Graph, node: Node) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from fxsnn.layers import (
     Affine,
     Channels,
     Concat,
+    Spread,
     Tap,
     Wiring,
     affine_of_norm,
@@ -267,7 +268,7 @@ class _Pairing:
         if isinstance(module, nn.AvgPool2d) and signed.shifts and any(pair(module.padding)):
             raise NotRewritten("a padded pooling reads a shift", "Put a ReLU behind it")
         if isinstance(module, Wiring):
-            if signed.shifts and isinstance(module, Tap):
+            if signed.shifts and isinstance(module, Spread | Tap):
                 raise NotRewritten("what pads reads a shift", "Put a ReLU behind it")
             one, two, shift = (part if len(part) == 1 else module.of_channels([part]) for part in (one, two, shift))
         readers = list(node.users)

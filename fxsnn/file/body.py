@@ -31,6 +31,7 @@ from fxsnn.layers import (
     SynapseConv2d,
     SynapseLinear,
     Synapses,
+    WithinChannels,
     fill,
 )
 from fxsnn.numerics import Dynamics, IntegerNeuron, JointNeuron, largest_code
@@ -280,7 +281,7 @@ class BodyBuilder:
             if low < 0 or (total is not None and high >= total):
                 self._problem(f"{name}: it takes the channels {low} to {high} of {total or 'those that it reads'}")
         signal = replace(given[0], channels=len(layer.index) if isinstance(layer, Channels) else total)
-        if not word.moves_channels:
+        if isinstance(layer, WithinChannels):
             return layer, signal
         values = [read.value for read in given if read.value is not None]
         if total is None or len(values) < len(given) or len(self._problem.found) > before:

@@ -12,6 +12,7 @@ from torch.fx.node import Node
 from fxsnn.graph.kinds import (
     Activation,
     Leaky,
+    Transposed,
     Weighted,
     calls_a,
     looks_like_activation,
@@ -21,8 +22,8 @@ from fxsnn.graph.kinds import (
 )
 from fxsnn.layers import Decode, Integers, Wiring
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
-_CALLED_CONVOLUTIONS = (F.conv1d, F.conv2d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, *Transposed)
+_CALLED_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv_transpose1d, F.conv_transpose2d)
 
 
 def ancestors(node: Node) -> set[Node]:
@@ -138,4 +139,4 @@ def _alone_is_read(end: Node) -> bool:
 
 def _is_layer(module: fx.GraphModule, node: Node) -> bool:
     """Whether it calls a layer with weights, as a function or on signals, too: the front end makes one of it."""
-    return calls_a(module, node, nn.Conv1d, *Weighted) or node.target in (*_CALLED_CONVOLUTIONS, F.linear)
+    return calls_a(module, node, *_CONVOLUTIONS, *Weighted) or node.target in (*_CALLED_CONVOLUTIONS, F.linear)

@@ -11,7 +11,7 @@ batch norm folded       FoldedConv2d, FoldedLinear
 thresholds calibrated   QuantizedInput, ClippedReLU
 weights quantised       LowBitConv2d, LowBitLinear
 in training             RateReLU
-only put elsewhere      Concat, Channels, Places, Repeat, PixelShuffle, Turn, Tap
+only put elsewhere      Concat, Channels, Places, Repeat, Spread, PixelShuffle, Turn, Tap
 spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeAdd, Decode
 whose sums it adds up   SynapseConv2d, SynapseLinear
 """
@@ -58,7 +58,19 @@ from fxsnn.layers.spiking import (
     spiking_form,
 )
 from fxsnn.layers.synapses import Integers, SynapseConv2d, SynapseLinear, Synapses
-from fxsnn.layers.wiring import Channels, Concat, PixelShuffle, Places, Repeat, Tap, Taps, Turn, Wiring
+from fxsnn.layers.wiring import (
+    Channels,
+    Concat,
+    PixelShuffle,
+    Places,
+    Repeat,
+    Spread,
+    Tap,
+    Taps,
+    Turn,
+    Wiring,
+    WithinChannels,
+)
 
 HAND_WRITTEN = (SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeReLU)
 """Layers that a user may write into a network."""
@@ -122,6 +134,7 @@ __all__ = [
     "SpikeLinear",
     "SpikeReLU",
     "Spiking",
+    "Spread",
     "SynapseConv2d",
     "SynapseLinear",
     "Synapses",
@@ -129,6 +142,7 @@ __all__ = [
     "Taps",
     "Turn",
     "Wiring",
+    "WithinChannels",
     "affine_of_norm",
     "along_inputs",
     "check_images",

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxsnn.layers.padded import Sides
+
 _SQUARE = 12
 """Side of maps on which channels are tried: what is taken to blocks of two or three places fits."""
 
@@ -63,7 +65,16 @@ class Channels(Wiring):
         return f"{len(self.index)} channels, {', '.join(map(str, self.index[:4].tolist()))}, ..."
 
 
-class Places(Wiring):
+class WithinChannels(Wiring):
+    """Wiring that puts each channel elsewhere by itself: all of its outputs are of the channel of their number."""
+
+    def of_channels(self, values: Sequence[Tensor]) -> Tensor:
+        """See `Wiring`."""
+        (value,) = values
+        return value
+
+
+class Places(WithinChannels):
     """Some of the rows and columns of maps: crops, every second one.
 
     Args:
@@ -85,7 +96,7 @@ class Places(Wiring):
         return f"rows {self.rows[0]}::{self.rows[1]}, columns {self.columns[0]}::{self.columns[1]}"
 
 
-class Repeat(Wiring):
+class Repeat(WithinChannels):
     """Every place of maps several times: upsampling by whole factors, to the nearest neighbour.
 
     Args:
@@ -104,6 +115,32 @@ class Repeat(Wiring):
     def extra_repr(self) -> str:
         """Shown in dumps."""
         return f"{self.down} x {self.across}"
+
+
+class Spread(WithinChannels):
+    """Maps with zeros between their places and around them: what a transposed convolution reads.
+
+    Args:
+        down: from one row to the next.
+        across: from one column to the next.
+        sides: zeros above, below, left and right; where it is negative, so many rows or columns less.
+    """
+
+    def __init__(self, down: int, across: int, sides: Sides = (0, 0, 0, 0)) -> None:
+        super().__init__()
+        self.down, self.across, self.sides = down, across, sides
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C, (H - 1) * down + 1 + above + below, (W - 1) * across + 1 + left + right]."""
+        top, bottom, left, right = self.sides
+        images, channels, height, width = x.shape
+        apart = F.pad(x.view(images, channels, height, 1, width, 1), (0, self.across - 1, 0, 0, 0, self.down - 1))
+        apart = apart.reshape(images, channels, height * self.down, width * self.across)
+        return F.pad(apart, (left, right + 1 - self.across, top, bottom + 1 - self.down))
+
+    def extra_repr(self) -> str:
+        """Shown in dumps."""
+        return f"{self.down} x {self.across}{f', sides={self.sides}' if any(self.sides) else ''}"
 
 
 @dataclass(frozen=True)
@@ -133,7 +170,7 @@ class Taps:
         return count - ((count - 1) * self.stride >= size + self.padding)
 
 
-class Tap(Wiring):
+class Tap(WithinChannels):
     """The same place of every window, zero where it is padding.
 
     Args:
@@ -190,7 +227,7 @@ class PixelShuffle(Wiring):
         return f"{self.factor}{', back' if self.back else ''}"
 
 
-class Turn(Wiring):
+class Turn(WithinChannels):
     """Maps with their rows or columns in the other order, or with rows for columns.
 
     Args:
