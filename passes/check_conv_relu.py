@@ -25,7 +25,7 @@ from fxsnn.graph import (
     view_sizes,
     what_is_called,
 )
-from fxsnn.layers import Add, Affine, ClippedReLU, Concat, FixedSize, Lift, Lower, QuantizedInput, Wiring
+from fxsnn.layers import Add, Affine, ClippedReLU, Concat, FixedSize, FlattenMaps, Lift, Lower, QuantizedInput, Wiring
 from fxsnn.numerics import all_finite
 from fxsnn.rewriting import (
     NOTHING_TO_CONVERT,
@@ -240,15 +240,15 @@ def _about_concatenation(graph: Graph, node: Node) -> Iterator[Finding]:
         problem = "it puts the images beside spikes, and a layer reads either numbers or spikes"
         yield graph.finding(node, problem, "Let a convolution and a ReLU read the images first")
     elif any(_is_flattened(graph, before) for before in read):
-        problem = "it puts flattened maps behind one another"
-        yield graph.finding(node, problem, "Concatenate the maps, and flatten them together")
+        problem = "it puts flattened maps behind one another, whose size is not known"
+        yield graph.finding(node, problem, "Give example=..., images of the size that the network is for")
 
 
 def _is_flattened(graph: Graph, node: Node) -> bool:
-    """Whether rows are the places of maps, several to a channel."""
+    """Whether rows are the places of maps, several to a channel, and it is not known how many."""
     while node.all_input_nodes and not graph.is_a(node, nn.Flatten, *Weighted):
         node = node.all_input_nodes[0]
-    return graph.is_a(node, nn.Flatten)
+    return graph.is_a(node, nn.Flatten) and not graph.is_a(node, FlattenMaps)
 
 
 def _about_flatten(graph: Graph, node: Node) -> Iterator[Finding]:

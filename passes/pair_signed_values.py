@@ -244,7 +244,7 @@ class _Pairing:
         elif isinstance(module, (Affine, *Norm)):
             affine = module if isinstance(module, Affine) else affine_of_norm(module)
             self._replace(node, first.behind(affine))
-        elif isinstance(module, nn.Flatten):
+        elif type(module) is nn.Flatten:
             self._replace(node, replace(first, flattened=True))
         elif isinstance(module, nn.AvgPool2d | Wiring):
             self._read_by_both(node, module, first)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from fxsnn.layers import (
     Channels,
     Decode,
     Encode,
+    FlattenMaps,
     SpikeAdd,
     SpikeAvgPool2d,
     SpikeConv2d,
@@ -102,6 +104,8 @@ class BodyBuilder:
         layer, signal = self._made(node, given)
         if node["op"] == "flatten" and self._sizes:
             signal = replace(signal, channels=self._sizes[place][0])
+            if any(place in reads(one) and one["op"] in WORDS for one in self._nodes):
+                layer = FlattenMaps(prod(self._sizes[node["reads"]][1:]))
         self._signals[place] = signal if len(self._problem.found) == before else replace(signal, value=None)
         return layer
 

@@ -29,6 +29,7 @@ from fxsnn.layers import (
     Concat,
     Decode,
     Encode,
+    FlattenMaps,
     Lower,
     SpikeAdd,
     SpikeAvgPool2d,
@@ -233,7 +234,7 @@ def _module(module: Any) -> tuple[dict[str, Any], list[Array]]:
         return _spiking(module)
     if isinstance(module, Synapses):
         return _synapses(module)
-    if isinstance(module, Wiring):
+    if isinstance(module, Wiring) and kind is not FlattenMaps:
         return described_wiring(module)
     if kind is Encode:
         bits = None if module.bits is None else int(module.bits)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxsnn.layers import FoldedLinear, PaddedConv2d, pair, said, sides_of
+from fxsnn.layers import FlattenMaps, FoldedLinear, PaddedConv2d, pair, said, sides_of
 
 FLOAT_TYPES: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
@@ -65,7 +65,7 @@ def described_layer(module: Any) -> tuple[Fields, list[Array]]:
         return fields, []
     if kind is nn.Upsample and not module.recompute_scale_factor:
         return upsampling(module.size, module.scale_factor, module.mode, module.align_corners), []
-    if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
+    if kind in (nn.Flatten, FlattenMaps) and (module.start_dim, module.end_dim) == (1, -1):
         return {"op": "flatten"}, []
     if kind in (nn.Softmax, nn.LogSoftmax):
         return {"op": "softmax" if kind is nn.Softmax else "log_softmax", "dim": module.dim}, []

@@ -11,7 +11,7 @@ batch norm folded       FoldedConv2d, FoldedLinear
 thresholds calibrated   QuantizedInput, ClippedReLU
 weights quantised       LowBitConv2d, LowBitLinear
 in training             RateReLU
-only put elsewhere      Concat, Channels, Places, Repeat, Spread, PixelShuffle, Turn, Tap
+only put elsewhere      Concat, Channels, FlattenMaps, Places, Repeat, Spread, PixelShuffle, Turn, Tap
 spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeAdd, Decode
 whose sums it adds up   SynapseConv2d, SynapseLinear
 """
@@ -61,6 +61,7 @@ from fxsnn.layers.synapses import Integers, SynapseConv2d, SynapseLinear, Synaps
 from fxsnn.layers.wiring import (
     Channels,
     Concat,
+    FlattenMaps,
     PixelShuffle,
     Places,
     Repeat,
@@ -111,6 +112,7 @@ __all__ = [
     "Decode",
     "Encode",
     "FixedSize",
+    "FlattenMaps",
     "Folded",
     "FoldedConv2d",
     "FoldedLinear",

@@ -74,6 +74,29 @@ class WithinChannels(Wiring):
         return value
 
 
+class FlattenMaps(Wiring, nn.Flatten):
+    """A flatten of maps of a known size: as many features of each channel as these have places.
+
+    Behind it, wiring knows which feature is of which channel. What only layers with weights read is a plain flatten.
+
+    Args:
+        places: of a map.
+    """
+
+    def __init__(self, places: int) -> None:
+        super().__init__()
+        self.places = places
+
+    def of_channels(self, values: Sequence[Tensor]) -> Tensor:
+        """See `Wiring`: what it makes of the values of channels, one for each feature."""
+        (value,) = values
+        return value.repeat_interleave(self.places)
+
+    def extra_repr(self) -> str:
+        """Shown in dumps."""
+        return f"{self.places} places"
+
+
 class Places(WithinChannels):
     """Some of the rows and columns of maps: crops, every second one.
 
