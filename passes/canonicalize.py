@@ -98,7 +98,9 @@ def _plain(layer: nn.Module) -> nn.Module:
 def _batch_norm(graph: Graph, node: Node) -> nn.Module:
     """The batch norm that one synchronised between processes is in evaluation mode."""
     norm: Any = graph[node]
-    flat = graph.reads_features(node) or any(graph.is_a(before, nn.Conv1d) for before in graph.ancestors(node))
+    flat = graph.reads_features(node) or any(
+        graph.is_a(before, nn.Conv1d, nn.ConvTranspose1d) for before in graph.ancestors(node)
+    )
     return (norm_like(nn.BatchNorm1d, norm) if flat else norm_like(nn.BatchNorm2d, norm)).eval()
 
 

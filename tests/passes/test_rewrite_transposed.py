@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fxsnn
-from fxsnn.layers import FixedSize, SpikeAdd, SpikeConv2d, Spread
+from fxsnn.layers import Affine, FixedSize, FoldedConv2d, SpikeAdd, SpikeConv2d, Spread
 from fxsnn.passes import Canonicalize, RewriteTransposed
 from tests.engines import ENGINES
 from tests.joining import UNPAIRED, correlation
@@ -143,6 +143,14 @@ def test_it_keeps_its_name(name: str, convert: Any) -> None:
     assert {"wide", "up"}.intersection(name for name, _ in snn.graph.module.named_modules())
     kinds = [type(snn.graph[node]) for node in snn.graph.nodes(SpikeConv2d, SpikeAdd)]
     assert kinds[2] is (SpikeAdd if "added" in name else SpikeConv2d)
+
+
+@pytest.mark.parametrize("name", ["a batch norm", "beside a skip", "two of them added"])
+def test_a_batch_norm_behind_it_is_folded_into_it(name: str) -> None:
+    passes = fxsnn.pipeline(target=UNPAIRED, bits=4, calibration_data=images()).until("fold-batch-norm")
+    graph = passes.run(net(name))
+    assert len(graph.nodes(FoldedConv2d)) == 1
+    assert not graph.nodes(Affine)
 
 
 def test_its_stages_are_fine_tuned(convert: Any) -> None:
