@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph
-from fxsnn.layers import Lift, Lower, Sides, conv_like, said
+from fxsnn.layers import Add, Lift, Lower, Sides, Spread, Wiring, conv_like, said
 from fxsnn.rewriting import NotRewritten, Pass, facts, is_padding, padded, padding_of, reader_of
 
 
@@ -16,8 +17,8 @@ class AbsorbPadding(Pass):
     """`ZeroPad2d`, `ConstantPad2d` with 0 and `F.pad` go into the convolution or average pooling behind them.
 
     What maps zero to zero, such as a ReLU, may stand between. Where the sides of a convolution then differ, it is a
-    `PaddedConv2d` with the kernel that it had. Padding that no layer of the body can take in is left, for
-    `CheckConvRelu` to speak about, and so is that of the tail.
+    `PaddedConv2d` with the kernel that it had. In front of wiring and sums it is wiring itself (`Spread`). Padding that
+    no layer of the body can take in is left, for `CheckConvRelu` to speak about, and so is that of the tail.
 
     Examples:
         >>> import torch, fxsnn
@@ -44,12 +45,22 @@ class AbsorbPadding(Pass):
                     sides = padding_of(graph, node)
                     reader = reader_of(graph, node, sides) if any(sides) else None
                 except NotRewritten:
+                    _put_zeros(graph, node)
                     continue
                 if reader is not None and reader not in body:
                     continue
                 if reader is not None:
                     graph.replace(reader, _with_padding(graph[reader], sides))
                 _take_out(graph, node)
+
+
+def _put_zeros(graph: Graph, node: Node) -> None:
+    """Make wiring of a padding that joins read, which no layer can do instead."""
+    with suppress(NotRewritten):
+        sides = padding_of(graph, node)
+        if graph.nodes(Lift) or not all(graph.is_a(reader, Wiring, Add) for reader in node.users):
+            return
+        graph.replace(node, Spread(1, 1, sides).eval())
 
 
 def _with_padding(layer: Any, more: Sides) -> nn.Module:

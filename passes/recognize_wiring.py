@@ -21,7 +21,7 @@ class RecognizeWiring(Pass):
     """`torch.cat` of channels or features becomes `Concat`; calls that only put numbers elsewhere, one layer each time.
 
     These are `Channels` (slices, `chunk`, `split`, channel shuffles), `Repeat` (upsampling to the nearest neighbour),
-    `PixelShuffle`, `Places` (every second row and column, crops), `Turn` (flips, transposes). What several calls do
+    `PixelShuffle`, `Places` and `Spread` (every second row, crops), `Turn` (flips, transposes). What several calls do
     together is one layer, or none where all numbers come back to their places.
 
     A flatten of maps that such a layer reads becomes `FlattenMaps`, where the size of images is known; the graph then

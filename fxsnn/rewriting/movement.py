@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph
-from fxsnn.layers import Channels, Concat, FlattenMaps, PixelShuffle, Places, Repeat, Turn, Wiring
+from fxsnn.layers import Channels, Concat, FlattenMaps, PixelShuffle, Places, Repeat, Spread, Turn, Wiring
 
 _CALLS = frozenset((
     "channel_shuffle", "chunk", "clone", "contiguous", "flip", "getattr", "getitem", "interpolate", "movedim", "narrow",
@@ -205,4 +205,6 @@ def _candidates(numbers: Tensor, moved: Tensor) -> list[Wiring | None]:
     steps = [one[1] - one[0] if len(one) > 1 else 1 for one in (rows, columns)]
     if min(steps) > 0:
         found.append(Places((rows[0], steps[0]), (columns[0], steps[1])))
+    if steps == [1, 1]:
+        found.append(Spread(1, 1, (-rows[0], rows[-1] + 1 - height, -columns[0], columns[-1] + 1 - width)))
     return found

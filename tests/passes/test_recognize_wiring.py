@@ -12,7 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxsnn
-from fxsnn.layers import Channels, Concat, FixedSize, FlattenMaps, PixelShuffle, Places, Repeat, SpikeAdd, Turn, Wiring
+from fxsnn.layers import (
+    Channels,
+    Concat,
+    FixedSize,
+    FlattenMaps,
+    PixelShuffle,
+    Places,
+    Repeat,
+    SpikeAdd,
+    Spread,
+    Turn,
+    Wiring,
+)
 from fxsnn.passes import FRONT_END, Canonicalize, CheckConvRelu, RecognizeWiring
 from tests.engines import ENGINES
 from tests.joining import UNPAIRED, correlation, joined, rows
@@ -45,6 +57,13 @@ ONE: dict[str, tuple[Any, int, list[type[Wiring]]]] = {
     "every second row": (lambda m, x, y: x[:, :, ::2], 4, [Places]),
     "a crop": (lambda m, x, y: x[:, :, 2:, 1:], 4, [Places]),
     "a crop of many": (lambda m, x, y: F.interpolate(x, scale_factor=2)[:, :, 14:, 1:], 4, [Repeat, Places]),
+    "a crop at all sides": (lambda m, x, y: x[:, :, 1:-1, 2:-1], 4, [Spread]),
+    "a crop of some rows": (lambda m, x, y: x[:, :, 3:9], 4, [Spread]),
+    "padded beside others": (
+        lambda m, x, y: torch.cat([F.pad(x[:, :, 2:, 1:], (1, 0, 1, 1)), y.relu()], 1),
+        8,
+        [Places, Spread, Concat],
+    ),
     "mirrored": (lambda m, x, y: torch.flip(x, [3]), 4, [Turn]),
     "transposed": (lambda m, x, y: x.transpose(2, 3), 4, [Turn]),
     "there and back": (lambda m, x, y: shuffled(shuffled(x, 2), 2), 4, []),
@@ -61,7 +80,7 @@ def test_it_is_a_layer_of_its_kind(name: str) -> None:
 
 
 def test_without_a_size_of_images_it_is_the_same() -> None:
-    for name in ("chunk", "shuffle", "nearest", "cat"):
+    for name in ("chunk", "shuffle", "nearest", "cat", "a crop at all sides"):
         function, channels, kinds = ONE[name]
         graph = fxsnn.capture(joined(function, channels))
         for one in FRONT_END:
@@ -123,6 +142,8 @@ def test_images_are_not_put_beside_spikes() -> None:
         "nearest",
         "pixel unshuffle",
         "a crop of many",
+        "a crop at all sides",
+        "padded beside others",
         "mirrored",
     ],
 )
