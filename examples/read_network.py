@@ -108,6 +108,17 @@ def tapped(x: np.ndarray, axis: int, windows: dict[str, Any], place: int) -> np.
     return np.take(np.pad(x, around), range(first, end, stride), axis)
 
 
+def spread(x: np.ndarray, axis: int, distance: int, before: int, behind: int) -> np.ndarray:
+    """Places along an axis so far apart, zeros between, before and behind; where negative, so many places less."""
+    x = np.moveaxis(x, axis, -1)
+    places = before + distance * np.arange(x.shape[-1])
+    size = places[-1] + 1 + behind
+    kept = np.flatnonzero((places >= 0) & (places < size))
+    made = np.zeros((*x.shape[:-1], size))
+    made[..., places[kept]] = x[..., kept]
+    return np.moveaxis(made, -1, axis)
+
+
 def wired(read: list[np.ndarray], node: dict[str, Any], arrays: dict[str, np.ndarray], leading: int) -> np.ndarray:
     """Numbers put elsewhere; so many dimensions stand before that of the channels."""
     if node["op"] == "concat":
@@ -126,6 +137,9 @@ def wired(read: list[np.ndarray], node: dict[str, Any], arrays: dict[str, np.nda
         return read[0]
     if node["op"] == "repeat":
         return read[0].repeat(node["down"], -2).repeat(node["across"], -1)
+    if node["op"] == "spread":
+        top, bottom, left, right = node["sides"]
+        return spread(spread(read[0], -2, node["down"], top, bottom), -1, node["across"], left, right)
     if node["op"] == "turn":
         turned = read[0][..., :: -1 if node["rows"] else 1, :: -1 if node["columns"] else 1]
         return turned.swapaxes(-1, -2) if node["transposed"] else turned
@@ -167,7 +181,7 @@ def main(path: str) -> int:
             wrong += errors
         elif op == "decode":  # from here on there is no time any more
             x, leading = x.mean(0) * arrays[name + ".spike_value"].reshape(-1, *[1] * (x.ndim - 3)), 1
-        elif op in ("concat", "channels", "places", "select", "repeat", "pixel_shuffle", "turn", "tap"):
+        elif op in ("concat", "channels", "places", "select", "repeat", "spread", "pixel_shuffle", "turn", "tap"):
             x = wired(given, node, arrays, leading)
         elif op == "flatten":
             x = x.reshape(*x.shape[:leading], -1)

@@ -85,6 +85,7 @@ def pipeline(
         RecognizeAffine()
         LiftDimensions()
         SeparateCalls()
+        RewriteTransposed()
         RecognizeSums()
         RecognizeWiring()
         FixWindows()

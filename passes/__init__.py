@@ -28,6 +28,7 @@ from fxsnn.passes.recognize_sums import RecognizeSums
 from fxsnn.passes.recognize_wiring import RecognizeWiring
 from fxsnn.passes.replace_activation import ReplaceActivation
 from fxsnn.passes.replace_max_pool import MAX_POOL_WAYS, ReplaceMaxPool
+from fxsnn.passes.rewrite_transposed import RewriteTransposed
 from fxsnn.passes.separate_calls import SeparateCalls
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
 from fxsnn.rewriting import Pass
@@ -41,6 +42,7 @@ FRONT_END = (
     RecognizeAffine(),
     LiftDimensions(),
     SeparateCalls(),
+    RewriteTransposed(),
     RecognizeSums(),
     RecognizeWiring(),
     FixWindows(),
@@ -96,6 +98,7 @@ __all__ = [
     "RecognizeWiring",
     "ReplaceActivation",
     "ReplaceMaxPool",
+    "RewriteTransposed",
     "SeparateCalls",
     "SubstituteSpikes",
     "front_end",

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx.node import Argument, Node
 
-from fxsnn.graph import Activation, Graph, view_sizes, write_nothing
+from fxsnn.graph import Activation, Graph, Transposed, in_front_of_layers, value_sizes, view_sizes, write_nothing
 from fxsnn.layers import (
     HAND_WRITTEN,
     SpikeAvgPool2d,
@@ -23,7 +23,7 @@ from fxsnn.layers import (
     linear_like,
     norm_like,
 )
-from fxsnn.rewriting import Pass, facts
+from fxsnn.rewriting import Pass, facts, fix_size
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 _DROPPED = (
@@ -75,6 +75,7 @@ class Canonicalize(Pass):
         for node in reversed(graph.nodes(*kinds, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.MaxPool1d)):
             if len(graph.calls(str(node.target))) > 1:
                 graph.replace(node, copy.copy(graph[node]))
+        _know_output_sizes(graph)
         for node in graph.nodes(nn.SyncBatchNorm):  # what flattens is known by now
             graph.replace(node, _batch_norm(graph, node))
 
@@ -97,8 +98,33 @@ def _plain(layer: nn.Module) -> nn.Module:
 def _batch_norm(graph: Graph, node: Node) -> nn.Module:
     """The batch norm that one synchronised between processes is in evaluation mode."""
     norm: Any = graph[node]
-    flat = graph.reads_features(node) or any(graph.is_a(before, nn.Conv1d) for before in graph.ancestors(node))
+    flat = graph.reads_features(node) or any(
+        graph.is_a(before, nn.Conv1d, nn.ConvTranspose1d) for before in graph.ancestors(node)
+    )
     return (norm_like(nn.BatchNorm1d, norm) if flat else norm_like(nn.BatchNorm2d, norm)).eval()
+
+
+def _know_output_sizes(graph: Graph) -> None:
+    """Let transposed convolutions that are told the size of their output have what that comes to as output_padding.
+
+    Those of the tail go on being told: it may be for images of any size.
+    """
+    inner = in_front_of_layers(graph.module)
+    told = [node for node in graph.nodes(*Transposed) if node in inner and (len(node.args) > 1 or node.kwargs)]
+    sizes = value_sizes(graph) if told else {}
+    for node in told:
+        given: Any = node.args[0] if node.args else node.kwargs["input"]
+        if node in sizes and given in sizes:
+            layer: Any = copy.copy(graph[node])
+            sides = zip(sizes[given][1:], sizes[node][1:], layer.kernel_size, layer.stride, layer.padding,
+                        layer.dilation, strict=True)  # fmt: skip
+            layer.output_padding = tuple(
+                behind - ((side - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1)
+                for side, behind, kernel, stride, padding, dilation in sides
+            )
+            node.args, node.kwargs = (given,), {}
+            graph.replace(node, layer)
+            fix_size(graph)
 
 
 def _is_idle_contiguous(graph: Graph, node: Node) -> bool:

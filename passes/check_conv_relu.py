@@ -15,6 +15,7 @@ from fxsnn.graph import (
     Activation,
     Graph,
     Norm,
+    Transposed,
     Weighted,
     in_front_of_layers,
     looks_like_activation,
@@ -24,7 +25,7 @@ from fxsnn.graph import (
     view_sizes,
     what_is_called,
 )
-from fxsnn.layers import Add, Affine, ClippedReLU, Concat, FixedSize, Lift, Lower, QuantizedInput, Wiring
+from fxsnn.layers import Add, Affine, ClippedReLU, Concat, FixedSize, FlattenMaps, Lift, Lower, QuantizedInput, Wiring
 from fxsnn.numerics import all_finite
 from fxsnn.rewriting import (
     NOTHING_TO_CONVERT,
@@ -179,6 +180,8 @@ def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
         yield from filter(None, [about_affine(graph, node)])
     elif node.op == "get_attr" and all(about_constant(graph, user) for user in node.users):
         return  # its readers are refused
+    elif graph.is_a(node, *Transposed):
+        yield _about_transposed(graph, node)
     elif not graph.is_a(node, *_KNOWN, Lift, Lower):
         yield from _unsupported(graph, node)
 
@@ -208,6 +211,13 @@ def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
         yield graph.finding(node, problem, remedy)
 
 
+def _about_transposed(graph: Graph, node: Node) -> Finding:
+    if len(node.args) == 1 and not node.kwargs:
+        return graph.finding(node, "it can be rewritten", "Run the passes of the front end (fxsnn.pipeline) first")
+    problem = "the size of its output is given in the call, and the size of the map that it reads is not known"
+    return graph.finding(node, problem, "Use output_padding instead, or give example=...")
+
+
 def _about_sum(graph: Graph, node: Node) -> Iterator[Finding]:
     behind = graph.sole_user(node)
     if graph.is_a(behind, *Activation) or (behind is not None and not graph.is_a(behind, *_KNOWN)):
@@ -227,15 +237,15 @@ def _about_concatenation(graph: Graph, node: Node) -> Iterator[Finding]:
         problem = "it puts the images beside spikes, and a layer reads either numbers or spikes"
         yield graph.finding(node, problem, "Let a convolution and a ReLU read the images first")
     elif any(_is_flattened(graph, before) for before in read):
-        problem = "it puts flattened maps behind one another"
-        yield graph.finding(node, problem, "Concatenate the maps, and flatten them together")
+        problem = "it puts flattened maps behind one another, whose size is not known"
+        yield graph.finding(node, problem, "Give example=..., images of the size that the network is for")
 
 
 def _is_flattened(graph: Graph, node: Node) -> bool:
-    """Whether rows are the places of maps, several to a channel."""
+    """Whether rows are the places of maps, several to a channel, and it is not known how many."""
     while node.all_input_nodes and not graph.is_a(node, nn.Flatten, *Weighted):
         node = node.all_input_nodes[0]
-    return graph.is_a(node, nn.Flatten)
+    return graph.is_a(node, nn.Flatten) and not graph.is_a(node, FlattenMaps)
 
 
 def _about_flatten(graph: Graph, node: Node) -> Iterator[Finding]:

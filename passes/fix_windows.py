@@ -9,7 +9,7 @@ from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph, value_sizes
-from fxsnn.layers import Lift, Lower, Select, pair
+from fxsnn.layers import FlattenMaps, Lift, Lower, Select, Wiring, pair
 from fxsnn.rewriting import (
     FixedWindow,
     NotRewritten,
@@ -68,7 +68,7 @@ class FixWindows(Pass):
         sizes = value_sizes(graph) if nodes or squeezes else {}
         for node in squeezes:
             if (maps := squeezed_map(graph, node, sizes)) is not None:
-                graph.replace(node, nn.Flatten().eval())
+                graph.replace(node, _row(graph, node))
                 node.args = (maps,)
         nodes = join_means(graph, nodes, sizes)
         for node in nodes:
@@ -95,7 +95,7 @@ def _fix(graph: Graph, node: Node, window: FixedWindow) -> None:
     if maps is not signals:
         _between_signals(graph, node, maps, flat=window.flat)
     elif window.flat:
-        graph.insert_after(node, "flatten", nn.Flatten().eval())
+        graph.insert_after(node, "flatten", _row(graph, node))
     elif (window.kernel, window.stride, window.padding) == ((1, 1), (1, 1), (0, 0)) and pool.divisor_override is None:
         graph.bypass(node)
 
@@ -112,12 +112,18 @@ def _spread(graph: Graph, node: Node, size: tuple[int, ...]) -> None:
     fix_size(graph)
 
 
+def _row(graph: Graph, node: Node) -> nn.Module:
+    """What makes a row of a map of one place, for those that read a node."""
+    wired = any(graph.is_a(reader, Wiring) for reader in node.users)
+    return (FlattenMaps(1) if wired else nn.Flatten()).eval()
+
+
 def _between_signals(graph: Graph, node: Node, maps: Node, *, flat: bool) -> None:
     """Let a pooling read maps instead of signals; what reads signals of it gets them."""
     node.args = (maps,)
     readers = list(node.users)
     if flat:
-        graph.insert_after(node, "flatten", nn.Flatten().eval())
+        graph.insert_after(node, "flatten", _row(graph, node))
         return
     others = [reader for reader in readers if not graph.is_a(reader, Lift, nn.Flatten)]
     for reader in readers:

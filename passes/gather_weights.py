@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.node import Argument, Node
 
-from fxsnn.graph import Graph
+from fxsnn.graph import Graph, Transposed
 from fxsnn.rewriting import Pass, facts
 
 
 class GatherWeights(Pass):
-    """F.conv2d, F.conv1d, F.linear, F.batch_norm and products with a matrix → the layers that compute the same.
+    """F.conv2d, F.conv_transpose2d, those of one dimension, F.linear, F.batch_norm, products with a matrix → layers.
 
-    Their weights must be parameters or buffers of the network. A product with a matrix becomes a fully connected layer
-    where what it multiplies are rows. The new layer is called like the call.
+    They compute the same. Their weights must be parameters or buffers of the network. A product with a matrix becomes a
+    fully connected layer where what it multiplies are rows. The new layer is called like the call.
 
     Examples:
         >>> import torch, fxsnn
@@ -100,13 +100,18 @@ def _parameter(value: Tensor | None) -> nn.Parameter | None:
 def _convolution(kind: Any) -> Callable[[_Call], nn.Module | None]:
     def build(call: _Call) -> nn.Module | None:
         weight: Any = call.get("weight")
-        sides = 1 if kind is nn.Conv1d else 2
+        sides = 1 if kind in (nn.Conv1d, nn.ConvTranspose1d) else 2
         if not isinstance(weight, Tensor) or weight.dim() != sides + 2:
             return None
         groups = call.get("groups", 1)
-        options = {name: call.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))}
+        defaults = {"stride": 1, "padding": 0, "dilation": 1}
+        outputs, inputs = weight.shape[0], weight.shape[1] * groups
+        if kind in Transposed:
+            outputs, inputs = inputs, outputs
+            defaults["output_padding"] = 0
+        options = {name: call.get(name, default) for name, default in defaults.items()}
         layer = kind(
-            weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), groups=groups,
+            inputs, outputs, tuple(weight.shape[2:]), groups=groups,
             bias=call.get("bias") is not None, device="meta", **options,
         )  # fmt: skip
         layer.weight, layer.bias = _parameter(weight), _parameter(call.get("bias"))
@@ -150,6 +155,8 @@ def _batch_norm(call: _Call) -> nn.Module | None:
 _FUNCTIONS: dict[Any, Callable[[_Call], nn.Module | None]] = {
     F.conv1d: _convolution(nn.Conv1d),
     F.conv2d: _convolution(nn.Conv2d),
+    F.conv_transpose1d: _convolution(nn.ConvTranspose1d),
+    F.conv_transpose2d: _convolution(nn.ConvTranspose2d),
     F.linear: _linear,
     F.batch_norm: _batch_norm,
     operator.matmul: _product,
@@ -159,9 +166,12 @@ _FUNCTIONS: dict[Any, Callable[[_Call], nn.Module | None]] = {
     "mm": _product,
 }
 _CONVOLVED = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _ARGUMENTS: dict[Any, tuple[str, ...]] = {
     F.conv1d: _CONVOLVED,
     F.conv2d: _CONVOLVED,
+    F.conv_transpose1d: _TRANSPOSED,
+    F.conv_transpose2d: _TRANSPOSED,
     F.linear: ("input", "weight", "bias"),
     F.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
 }

@@ -15,7 +15,7 @@ from fxsnn.rewriting import Pass, facts
 
 
 class LiftDimensions(Pass):
-    """Conv1d → Conv2d with a kernel of one row; poolings of one dimension and BatchNorm1d on signals likewise.
+    """Conv1d → Conv2d with a kernel of one row; transposed ones, poolings and BatchNorm1d on signals likewise.
 
     Behind the images stands `Lift`, [N, C, L] to [N, C, 1, L], and in front of what reads signals in the tail `Lower`,
     the way back: the tail is left as it is. A flatten reads the same numbers of either. What has no equal with two
@@ -125,20 +125,22 @@ def _equal(layer: nn.Module) -> nn.Module:
     return build(layer).train(layer.training)
 
 
-def _convolution(conv: nn.Conv1d) -> nn.Module:
+def _convolution(conv: nn.Conv1d | nn.ConvTranspose1d) -> nn.Module:
     given: Any = conv  # torch types kernel_size and its like as longer tuples than they are
-    (kernel,), (stride,), (dilation,) = given.kernel_size, given.stride, given.dilation
-    new = nn.Conv2d(
+    transposed = isinstance(conv, nn.ConvTranspose1d)
+    kind: Any = nn.ConvTranspose2d if transposed else nn.Conv2d
+    new = kind(
         given.in_channels,
         given.out_channels,
-        (1, kernel),
-        (1, stride),
+        (1, *given.kernel_size),
+        (1, *given.stride),
         given.padding if isinstance(given.padding, str) else (0, *given.padding),
-        (1, dilation),
-        given.groups,
-        given.bias is not None,
-        given.padding_mode,
+        dilation=(1, *given.dilation),
+        groups=given.groups,
+        bias=given.bias is not None,
+        padding_mode=given.padding_mode,
         device="meta",
+        **({"output_padding": (0, *given.output_padding)} if transposed else {}),
     )
     new.weight = nn.Parameter(conv.weight.detach().unsqueeze(2), conv.weight.requires_grad)
     new.bias = conv.bias
@@ -172,6 +174,7 @@ def _padding(pad: nn.ZeroPad1d) -> nn.Module:
 
 _EQUALS: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
     nn.Conv1d: _convolution,
+    nn.ConvTranspose1d: _convolution,
     nn.AvgPool1d: _average,
     nn.AdaptiveAvgPool1d: _adaptive_average,
     nn.MaxPool1d: _maximum,

@@ -18,7 +18,6 @@ from fxsnn.layers import (
     Affine,
     Channels,
     Concat,
-    Tap,
     Wiring,
     affine_of_norm,
     layer_like,
@@ -252,7 +251,7 @@ class _Pairing:
         elif isinstance(module, (Affine, *Norm)):
             affine = module if isinstance(module, Affine) else affine_of_norm(module)
             self._replace(node, first.behind(affine))
-        elif isinstance(module, nn.Flatten):
+        elif type(module) is nn.Flatten:
             self._replace(node, replace(first, flattened=True))
         elif isinstance(module, nn.AvgPool2d | Wiring):
             self._read_by_both(node, module, first)
@@ -276,7 +275,7 @@ class _Pairing:
         if isinstance(module, nn.AvgPool2d) and signed.shifts and any(pair(module.padding)):
             raise NotRewritten("a padded pooling reads a shift", "Put a ReLU behind it")
         if isinstance(module, Wiring):
-            if signed.shifts and (isinstance(module, Tap) or getattr(module, "pads", False)):
+            if signed.shifts and module.pads:
                 raise NotRewritten("what pads reads a shift", "Put a ReLU behind it")
             one, two, shift = (part if len(part) == 1 else module.of_channels([part]) for part in (one, two, shift))
         readers = list(node.users)

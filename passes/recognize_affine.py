@@ -9,9 +9,11 @@ from typing import Any
 from torch import nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Activation, Graph, Norm, Weighted
+from fxsnn.graph import Activation, Graph, Norm, Transposed, Weighted
 from fxsnn.layers import Affine, pair
 from fxsnn.rewriting import Pass, affine_of, facts, source_of_affine, way_forward
+
+_LAYERS = (*Weighted, *Transposed, nn.Conv1d)
 
 
 class RecognizeAffine(Pass):
@@ -80,11 +82,11 @@ def _do_for_each_reader(graph: Graph, node: Node, body: set[Node]) -> None:
 def _is_norm_of_layer(graph: Graph, node: Node) -> bool:
     """Whether it is the first batch norm behind a layer with weights, other scales and shifts aside."""
     before = source_of_affine(graph, node)
-    while before is not None and not graph.is_a(before, *Norm, *Weighted, nn.Conv1d):
+    while before is not None and not graph.is_a(before, *Norm, *_LAYERS):
         if affine_of(graph, before) is None or graph.sole_user(before) is None:
             return False
         before = source_of_affine(graph, before)
-    return graph.is_a(node, *Norm) and graph.is_a(before, *Weighted, nn.Conv1d)
+    return graph.is_a(node, *Norm) and graph.is_a(before, *_LAYERS)
 
 
 def _multiply_behind(graph: Graph, node: Node) -> None:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import torch
+from torch import nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Graph, in_front_of_layers, value_sizes
-from fxsnn.layers import Add, Channels, Concat
+from fxsnn.graph import Graph, in_front_of_layers, keeps_shape, value_sizes
+from fxsnn.layers import Add, Channels, Concat, FlattenMaps, Wiring
 from fxsnn.rewriting import Pass, channels_of, facts, fix_size, movement_of, name_inside, put_sum
 
 _CONCATENATIONS = frozenset((torch.cat, torch.concat, torch.concatenate))
 
 
 class RecognizeWiring(Pass):
-    """`torch.cat` of channels becomes `Concat`; calls that only put numbers elsewhere become one layer each time.
+    """`torch.cat` of channels or features becomes `Concat`; calls that only put numbers elsewhere, one layer each time.
 
     These are `Channels` (slices, `chunk`, `split`, channel shuffles), `Repeat` (upsampling to the nearest neighbour),
-    `PixelShuffle`, `Places` (every second row and column, crops), `Turn` (flips, transposes). What several calls do
+    `PixelShuffle`, `Places` and `Spread` (every second row, crops), `Turn` (flips, transposes). What several calls do
     together is one layer, or none where all numbers come back to their places.
+
+    A flatten of maps that such a layer reads becomes `FlattenMaps`, where the size of images is known; the graph then
+    takes images of that size only.
 
     Examples:
         >>> import torch, fxsnn
@@ -42,7 +48,7 @@ class RecognizeWiring(Pass):
         """Edit `graph` in place."""
         inner = in_front_of_layers(graph.module)
         for node in graph:
-            if node in inner and (read := _concatenated(node)) is not None:
+            if node in inner and (read := _concatenated(graph, node)) is not None:
                 _put(graph, node, "cat", Concat().eval(), read)
         sizes, of_any_size = value_sizes(graph), True
         for node in graph:  # what stands before it are layers by then
@@ -52,6 +58,8 @@ class RecognizeWiring(Pass):
                     node.replace_all_uses_with(found.source)
                 else:
                     _put(graph, node, type(found.layer).__name__.lower(), found.layer.eval(), [found.source])
+        for node in graph.nodes(nn.Flatten):
+            of_any_size = _know_places(graph, node, sizes) and of_any_size
         if not of_any_size:
             fix_size(graph)
         for node in graph.nodes(Add):
@@ -61,6 +69,18 @@ class RecognizeWiring(Pass):
                 put_sum(graph, node, zip(read, add.factor, strict=True), add.shift)
         for node in graph.nodes(Concat):
             _read_once(graph, node)
+
+
+def _know_places(graph: Graph, node: Node, sizes: Mapping[Node, tuple[int, ...]]) -> bool:
+    """Let wiring that reads a flatten know of which channels its features are; whether that is so of any size."""
+    size, waiting = sizes.get(node.all_input_nodes[0], ()), list(node.users)
+    while waiting and not graph.is_a(waiting[0], Wiring):
+        one = waiting.pop(0)
+        waiting += one.users if keeps_shape(one, graph.module) else ()
+    if not size or not waiting or graph.is_a(node, Wiring):
+        return True
+    graph.replace(node, FlattenMaps(prod(size[1:])).eval())
+    return False
 
 
 def _read_once(graph: Graph, node: Node) -> None:
@@ -82,13 +102,14 @@ def _read_once(graph: Graph, node: Node) -> None:
         graph.insert_after(node, f"{graph.name(node)}_channels", channels)
 
 
-def _concatenated(node: Node) -> list[Node] | None:
-    """What a call puts behind one another along the channels; `None` if it does something else."""
+def _concatenated(graph: Graph, node: Node) -> list[Node] | None:
+    """What a call puts behind one another along the channels or features; `None` if it does something else."""
     if node.op != "call_function" or node.target not in _CONCATENATIONS:
         return None
     given: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | dict(node.kwargs)
     tensors = given.get("tensors")
-    if given.get("dim", given.get("axis", 0)) not in (1, -3) or not isinstance(tensors, list | tuple):
+    last = -1 if graph.reads_features(node) else -3
+    if given.get("dim", given.get("axis", 0)) not in (1, last) or not isinstance(tensors, list | tuple):
         return None
     return list(tensors) if all(isinstance(one, Node) and one.op != "get_attr" for one in tensors) else None
 

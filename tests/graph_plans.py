@@ -20,8 +20,29 @@ IMAGES = ""
 
 
 @dataclass(frozen=True)
+class TransposedPlan(LayerPlan):
+    """A transposed convolution and its ReLU; `more` is its output padding."""
+
+    kernel: Pair = (2, 2)
+    stride: Pair = (2, 2)
+    padding: Pair = (0, 0)
+    more: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    def size(self, size: Pair) -> Pair:
+        """Height and width of what it gives."""
+        height, width = (
+            (size[axis] - 1) * self.stride[axis] - 2 * self.padding[axis] + self.more[axis] + 1
+            + self.dilation[axis] * (self.kernel[axis] - 1)
+            for axis in (0, 1)
+        )  # fmt: skip
+        return height, width
+
+
+@dataclass(frozen=True)
 class Layer:
-    """A convolution, or of the flattened map a fully connected layer, with its ReLU."""
+    """A convolution, transposed or not, or of the flattened map a fully connected layer, with its ReLU."""
 
     name: str
     reads: str
@@ -208,6 +229,11 @@ class PlannedGraph(nn.Module):
         if isinstance(plan, ConvPlan):
             options: dict[str, Any] = {"dilation": plan.dilation, "groups": plan.groups, "bias": plan.bias}
             layer = nn.Conv2d(shape[0], plan.outputs, plan.kernel, plan.stride, plan.padding, **options)
+        elif isinstance(plan, TransposedPlan):
+            layer = nn.ConvTranspose2d(
+                shape[0], plan.outputs, plan.kernel, plan.stride, plan.padding, plan.more, plan.groups, plan.bias,
+                plan.dilation,
+            )  # fmt: skip
         else:
             layer = nn.Linear(_features(shape), plan.outputs, plan.bias)
         self.add_module(name, layer)
@@ -252,7 +278,7 @@ class PlannedGraph(nn.Module):
         return total
 
     def _weighted(self, name: str, x: Tensor, plan: LayerPlan) -> Tensor:
-        if not isinstance(plan, ConvPlan):
+        if not isinstance(plan, ConvPlan | TransposedPlan):
             x = x.flatten(1)
         return self._normed(name, self.get_submodule(name)(x))
 
@@ -278,6 +304,8 @@ def _features(shape: tuple[int, ...]) -> int:
 
 def behind_layer(plan: LayerPlan, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of what a layer gives for one image."""
+    if isinstance(plan, TransposedPlan):
+        return plan.outputs, *plan.size((shape[1], shape[2]))
     if not isinstance(plan, ConvPlan):
         return (plan.outputs,)
     return plan.outputs, *sizes((shape[1], shape[2]), plan.kernel, plan.stride, plan.sides, plan.dilation)

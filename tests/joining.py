@@ -34,6 +34,30 @@ class Joined(nn.Module):
         return self.fc(F.relu(self.last(self.function(self, x, y))).mean((2, 3)))
 
 
+class Rows(nn.Module):
+    """3x12x12: maps x of four channels and y of six, half as large, of which `function` makes rows of features.
+
+    A hidden layer reads them, or the classifier.
+    """
+
+    def __init__(self, function: Function, features: int, hidden: bool) -> None:
+        super().__init__()
+        self.function, self.is_hidden = function, hidden
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2)
+        self.vector, self.hidden = nn.Linear(6 * 25, 7), nn.Linear(features, 12)
+        self.fc = nn.Linear(12 if hidden else features, 5)
+
+    def forward(self, images: Tensor) -> Any:
+        x = F.relu(self.first(images))
+        rows = self.function(self, x, F.relu(self.second(x)))
+        return self.fc(F.relu(self.hidden(rows)) if self.is_hidden else rows)
+
+
+def rows(function: Function, features: int, hidden: bool = True) -> Any:
+    """Such a network with random weights, in evaluation mode."""
+    return seeded(lambda: Rows(function, features, hidden))
+
+
 def joined(function: Function, channels: int = 4) -> Any:
     """Such a network with random weights, in evaluation mode."""
     return seeded(lambda: Joined(function, channels))

@@ -24,6 +24,7 @@ from tests.graph_plans import (
     PlannedGraph,
     Pool,
     Step,
+    TransposedPlan,
     behind_layer,
     images_for,
     reads_of,
@@ -122,12 +123,17 @@ def _grow(growing: _Growing) -> None:
     read = growing.steps[-1].name if random.random() < 0.75 else random.choice(list(growing.shapes))
     channels, height, width = growing.shapes[read]
     kinds = ["conv", "conv", "add", "add", "add", "add", "plain", "plain", "join", "join", "pick", "pick"]
-    kinds += ["pool", "pool", "pool", "max", "max"] * (height > 1 and width > 1) + ["enlarge"] * (height * width <= 40)
+    kinds += ["pool", "pool", "pool", "max", "max"] * (height > 1 and width > 1)
+    kinds += ["enlarge", "up", "up"] * (height * width <= 40)
     kind = random.choice(kinds)
     name = growing.name(kind)
     if kind == "conv":
         conv, _ = random_conv(random, "generic", channels, (height, width))
         growing.append(Layer(name, read, replace(conv, pools=(), norm=_norm(random))))
+    elif kind == "up":
+        plan = _random_transposed(random, channels)
+        if min(plan.size((height, width))) > 0:
+            growing.append(Layer(name, read, replace(plan, norm=_norm(random))))
     elif kind == "add":
         growing.append(_random_sum(growing, read, (channels, height, width)))
     elif kind == "plain":
@@ -149,6 +155,24 @@ def _grow(growing: _Growing) -> None:
             growing.append(Pool(name, read, pool))
         elif pool.kernel != (1, 1):
             growing.append(MaxPool(name, read, _small(pool)))
+
+
+def _random_transposed(random: Random, channels: int) -> TransposedPlan:
+    """Kernels that strides divide and others, groups where they divide channels."""
+    groups = random.choice([groups for groups in (1, 1, 2, 3) if channels % groups == 0])
+    stride = (random.randint(1, 3), random.randint(1, 3))
+    dilation = random.choice(((1, 1), (1, 1), (2, 1)))
+    more = tuple(random.randint(0, max(stride[axis], dilation[axis]) - 1) for axis in (0, 1))
+    return TransposedPlan(
+        groups * random.randint(1, 3),
+        random.random() < 0.5,
+        kernel=(random.randint(1, 4), random.randint(1, 4)),
+        stride=stride,
+        padding=(random.choice((0, 0, 1, 2)), random.choice((0, 1))),
+        more=(more[0], more[1]),
+        dilation=dilation,
+        groups=groups,
+    )
 
 
 def _random_pick(random: Random, name: str, read: str, channels: int) -> Pick | None:
@@ -192,6 +216,13 @@ def _branches(growing: _Growing, read: str, shape: tuple[int, ...], behind: tupl
     for name, own in {**growing.shapes, read: shape}.items():
         if own == behind:
             yield Branch(name)
+        for kernel, more in itertools.product((2, 3, 4), (0, 1)):  # of stride 2, the halves of others
+            edge, bias = ((kernel - 1) // 2, (kernel - 1) // 2), random.random() < 0.5
+            up = TransposedPlan(
+                behind[0], bias, _norm(random), kernel=(kernel, kernel), padding=edge, more=(more, more)
+            )
+            if up.size((own[1], own[2])) == behind[1:]:
+                yield Branch(name, up)
         for kernel, stride in itertools.product((1, 3), (1, 2)):
             edge = (kernel // 2, kernel // 2)
             if sizes((own[1], own[2]), (kernel, kernel), (stride, stride), even_sides(edge)) == behind[1:]:

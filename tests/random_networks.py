@@ -200,8 +200,11 @@ def randomise(model: nn.Module, seed: int) -> None:
     """Random weights and batch norms; scales of batch norms may be negative."""
     generator = torch.Generator().manual_seed(seed)
     for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            deviation = (2 / layer.weight[0].numel()) ** 0.5
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            fan_in = layer.weight[0].numel()
+            if isinstance(layer, nn.ConvTranspose2d):
+                fan_in = layer.weight[:, 0].numel() // layer.groups
+            deviation = (2 / fan_in) ** 0.5
             nn.init.normal_(layer.weight, 0, deviation, generator=generator)
             if layer.bias is not None:
                 nn.init.normal_(layer.bias, 0, 0.3, generator=generator)

@@ -182,6 +182,42 @@ def convolved(x: Integers, codes: Integers, stride: Pair, padding: Sides, dilati
     return total
 
 
+def transposed(
+    x: Integers, codes: Integers, stride: Pair, padding: Pair, more: Pair, dilation: Pair, groups: int
+) -> Integers:
+    """What every place adds to those around i·s - p, [N, C, H', W']; `codes` as of a convolution, turned round."""
+    outputs, inputs, height, width = codes.shape
+    per_group = outputs // groups
+    reach = (dilation[0] * (height - 1), dilation[1] * (width - 1))
+    size = [
+        (x.shape[2 + axis] - 1) * stride[axis] - 2 * padding[axis] + reach[axis] + more[axis] + 1 for axis in (0, 1)
+    ]
+    found = np.zeros((len(x), outputs, *size), np.int64)
+    for output in range(outputs):
+        first = output // per_group * inputs
+        for i in range(x.shape[2]):
+            for j in range(x.shape[3]):
+                for row in range(height):
+                    for column in range(width):
+                        y = i * stride[0] + row * dilation[0] - padding[0]
+                        z = j * stride[1] + column * dilation[1] - padding[1]
+                        if 0 <= y < size[0] and 0 <= z < size[1]:
+                            tap = codes[output, :, height - 1 - row, width - 1 - column]
+                            found[:, output, y, z] += x[:, first : first + inputs, i, j] @ tap
+    return found
+
+
+def turned(weight: Reals, groups: int) -> Reals:
+    """The weight of a transposed convolution, [in, out / groups, ...], as [out, in / groups, ...], turned round."""
+    inputs, outputs, height, width = weight.shape
+    found = np.empty((groups * outputs, inputs // groups, height, width))
+    for group in range(groups):
+        own = weight[group * (inputs // groups) : (group + 1) * (inputs // groups)]
+        for output in range(outputs):
+            found[group * outputs + output] = own[:, output, ::-1, ::-1]
+    return found
+
+
 def multiplied(x: Integers, codes: Integers) -> Integers:
     """Σ q·x of a fully connected layer, [N, C]; a map in front of it is flattened."""
     return np.einsum("oi,ni->no", codes, x.reshape(len(x), -1))
@@ -218,6 +254,23 @@ class Convolution:
     def sums(self, x: Integers) -> Integers:
         """Σ q·x."""
         return convolved(x, self.codes, self.stride, self.padding, self.dilation, self.groups)
+
+
+@dataclass(frozen=True, eq=False)
+class TransposedConvolution:
+    """A transposed convolution with its ReLU; `more` is its output padding."""
+
+    neurons: Neurons
+    codes: Integers
+    stride: Pair
+    padding: Pair
+    more: Pair
+    dilation: Pair
+    groups: int
+
+    def sums(self, x: Integers) -> Integers:
+        """Σ q·x."""
+        return transposed(x, self.codes, self.stride, self.padding, self.more, self.dilation, self.groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,7 +322,7 @@ class Sum:
         return total
 
 
-Layer = Convolution | FullyConnected | AveragePooling | Sum
+Layer = Convolution | TransposedConvolution | FullyConnected | AveragePooling | Sum
 
 
 # What has no neurons -------------------------------------------------------------------------------------------------

@@ -178,15 +178,18 @@ class Folded:
 def folded(model: Planned, name: str, dtype: torch.dtype) -> Folded:
     """The layer of that name, folded in float64."""
     layer: Any = model.get_submodule(name)
-    bias = real(layer.bias) if layer.bias is not None else np.zeros(len(layer.weight))
+    weight = real(layer.weight)
+    if isinstance(layer, nn.ConvTranspose2d):
+        weight = reference.turned(weight, layer.groups)
+    bias = real(layer.bias) if layer.bias is not None else np.zeros(len(weight))
     rounding = FLOAT32_ROUNDING if dtype == torch.float32 else 2.0**-53
     found: Any = dict(model.named_children()).get(f"{name}_norm")
     if found is None:
-        return Folded(real(layer.weight), bias, np.zeros_like(bias))
+        return Folded(weight, bias, np.zeros_like(bias))
     scale = real(found.weight) if found.affine else np.ones_like(bias)
     shift = real(found.bias) if found.affine else np.zeros_like(bias)
     norm = reference.BatchNorm(real(found.running_mean), real(found.running_var), scale, shift, found.eps)
-    weight, new_bias = reference.folded(real(layer.weight), bias, norm)
+    weight, new_bias = reference.folded(weight, bias, norm)
     size = (np.abs(bias) + np.abs(norm.mean)) * np.abs(scale) / np.sqrt(norm.variance + norm.eps) + np.abs(shift)
     return Folded(weight, new_bias, 8 * rounding * size)
 

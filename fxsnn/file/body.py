@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from fxsnn.layers import (
     Channels,
     Decode,
     Encode,
+    FlattenMaps,
     SpikeAdd,
     SpikeAvgPool2d,
     SpikeConv2d,
@@ -31,6 +33,7 @@ from fxsnn.layers import (
     SynapseConv2d,
     SynapseLinear,
     Synapses,
+    WithinChannels,
     fill,
 )
 from fxsnn.numerics import Dynamics, IntegerNeuron, JointNeuron, largest_code
@@ -101,6 +104,8 @@ class BodyBuilder:
         layer, signal = self._made(node, given)
         if node["op"] == "flatten" and self._sizes:
             signal = replace(signal, channels=self._sizes[place][0])
+            if any(place in reads(one) and one["op"] in WORDS for one in self._nodes):
+                layer = FlattenMaps(prod(self._sizes[node["reads"]][1:]))
         self._signals[place] = signal if len(self._problem.found) == before else replace(signal, value=None)
         return layer
 
@@ -280,7 +285,7 @@ class BodyBuilder:
             if low < -1 or (total is not None and high >= total):
                 self._problem(f"{name}: it takes the channels {low} to {high} of {total or 'those that it reads'}")
         signal = replace(given[0], channels=len(layer.index) if isinstance(layer, Channels) else total)
-        if not word.moves_channels:
+        if isinstance(layer, WithinChannels):
             return layer, signal
         values = [read.value for read in given if read.value is not None]
         if total is None or len(values) < len(given) or len(self._problem.found) > before:

@@ -29,6 +29,7 @@ from fxsnn.layers import (
     Concat,
     Decode,
     Encode,
+    FlattenMaps,
     Lower,
     SpikeAdd,
     SpikeAvgPool2d,
@@ -55,7 +56,8 @@ METHODS = frozenset({
 """Methods of a tensor that a tail may call; the functions of torch of the same names are written as these."""
 
 OPERATIONS_OF_2 = frozenset((
-    "adaptive_avg_pool1d", "avg_pool2d", "conv2d", "spike_add", "synapse_conv2d", "synapse_linear", "upsample", *WORDS,
+    "adaptive_avg_pool1d", "avg_pool2d", "conv2d", "conv_transpose2d", "spike_add", "synapse_conv2d", "synapse_linear",
+    "upsample", *WORDS,
 ))  # fmt: skip
 """Kinds of nodes that there are since version 2."""
 
@@ -220,6 +222,8 @@ def _described(graph: Graph, node: Node, places: Mapping[Node, int]) -> tuple[di
         return {**fields, "reads": [places[one] for one in node.args if isinstance(one, Node)]}, arrays
     if len(sources) != 1:
         raise NoName(f"a layer that reads {len(sources)} values")
+    if len(node.args) != 1 or node.kwargs:
+        raise NoName("a layer that is told more than what it reads")
     return {**fields, "reads": places[sources[0]]}, arrays
 
 
@@ -230,7 +234,7 @@ def _module(module: Any) -> tuple[dict[str, Any], list[Array]]:
         return _spiking(module)
     if isinstance(module, Synapses):
         return _synapses(module)
-    if isinstance(module, Wiring):
+    if isinstance(module, Wiring) and kind is not FlattenMaps:
         return described_wiring(module)
     if kind is Encode:
         bits = None if module.bits is None else int(module.bits)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxsnn.layers import FoldedLinear, PaddedConv2d, pair, said, sides_of
+from fxsnn.layers import FlattenMaps, FoldedLinear, PaddedConv2d, pair, said, sides_of
 
 FLOAT_TYPES: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
@@ -26,6 +26,8 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = {
 }
 
 MODES = frozenset(("area", "bicubic", "bilinear", "nearest", "nearest-exact"))
+
+_OF_TRANSPOSED = ("kernel_size", "stride", "padding", "output_padding", "dilation")
 
 Fields = dict[str, Any]
 Array = tuple[str, Tensor]
@@ -49,6 +51,11 @@ def described_layer(module: Any) -> tuple[Fields, list[Array]]:
         return {"op": "linear", **sizes, "bias": module.bias is not None}, _weights(module)
     if kind in (nn.Conv2d, PaddedConv2d) and module.padding_mode == "zeros":
         return {"op": "conv2d", **convolution(module), "bias": module.bias is not None}, _weights(module)
+    if kind is nn.ConvTranspose2d:
+        sizes = {"in_channels": module.in_channels, "out_channels": module.out_channels}
+        pairs = {name: list(pair(getattr(module, name))) for name in _OF_TRANSPOSED}
+        fields = {"op": "conv_transpose2d", **sizes, **pairs, "groups": module.groups}
+        return {**fields, "bias": module.bias is not None}, _weights(module)
     if kind is nn.AvgPool2d and not module.ceil_mode and module.divisor_override is None:
         fields = {
             "op": "avg_pool2d",
@@ -58,7 +65,7 @@ def described_layer(module: Any) -> tuple[Fields, list[Array]]:
         return fields, []
     if kind is nn.Upsample and not module.recompute_scale_factor:
         return upsampling(module.size, module.scale_factor, module.mode, module.align_corners), []
-    if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
+    if kind in (nn.Flatten, FlattenMaps) and (module.start_dim, module.end_dim) == (1, -1):
         return {"op": "flatten"}, []
     if kind in (nn.Softmax, nn.LogSoftmax):
         return {"op": "softmax" if kind is nn.Softmax else "log_softmax", "dim": module.dim}, []
@@ -135,6 +142,11 @@ def rebuilt_layer(node: Mapping[str, Any], find: Find, problem: Callable[[str], 
         two = arguments["padding"] == "same" or len(arguments["padding"]) == 2
         conv = (nn.Conv2d if two else PaddedConv2d)(**arguments, bias=node["bias"], device="meta")
         return _filled(conv, node, tuple(conv.weight.shape), find)
+    if op == "conv_transpose2d":
+        inputs, outputs, groups = _grouped(node, problem)
+        pairs: dict[str, Any] = {name: tuple(node[name]) for name in _OF_TRANSPOSED}
+        transposed = nn.ConvTranspose2d(inputs, outputs, groups=groups, bias=node["bias"], device="meta", **pairs)
+        return _filled(transposed, node, tuple(transposed.weight.shape), find)
     if op == "batch_norm":
         kind = nn.BatchNorm1d if node["dimensions"] == 1 else nn.BatchNorm2d
         norm = kind(1, node["epsilon"], affine=node["affine"])
@@ -168,17 +180,14 @@ def rebuilt_layer(node: Mapping[str, Any], find: Find, problem: Callable[[str], 
 
 def convolution_arguments(node: Mapping[str, Any], problem: Callable[[str], None]) -> Fields:
     """What PyTorch wants to be told of a convolution: channels, kernel, stride, padding, dilation and groups."""
-    groups, kernel, dilation = node["groups"], node["kernel_size"], node["dilation"]
-    inputs, outputs = node["in_channels"], node["out_channels"]
+    kernel, dilation = node["kernel_size"], node["dilation"]
+    inputs, outputs, groups = _grouped(node, problem)
     top, bottom, left, right = node["padding"]
     padding: str | tuple[int, ...] = said((top, bottom, left, right))
     if len(padding) == 4 and list(node["stride"]) == [1, 1]:
         same = [space * (side - 1) for space, side in zip(dilation, kernel, strict=True)]
         if list(padding) == [part for whole in same for part in (whole // 2, whole - whole // 2)]:
             padding = "same"
-    if inputs % groups or outputs % groups:
-        problem(f"{node['name']}: {groups} groups do not divide {inputs} and {outputs} channels")
-        groups = 1
     return {
         "in_channels": inputs,
         "out_channels": outputs,
@@ -190,10 +199,19 @@ def convolution_arguments(node: Mapping[str, Any], problem: Callable[[str], None
     }
 
 
+def _grouped(node: Mapping[str, Any], problem: Callable[[str], None]) -> tuple[int, int, int]:
+    """Input channels, output channels and groups of a convolution."""
+    inputs, outputs, groups = node["in_channels"], node["out_channels"], node["groups"]
+    if inputs % groups or outputs % groups:
+        problem(f"{node['name']}: {groups} groups do not divide {inputs} and {outputs} channels")
+        groups = 1
+    return inputs, outputs, groups
+
+
 def _filled(layer: Any, node: Mapping[str, Any], shape: tuple[int, ...], find: Find) -> Any:
     layer.weight = _frozen(find("weight", shape))
     if node["bias"]:
-        layer.bias = _frozen(find("bias", shape[:1]))
+        layer.bias = _frozen(find("bias", tuple(layer.bias.shape)))
     return layer
 
 

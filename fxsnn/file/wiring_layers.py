@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fxsnn.file.tail_layers import Array, Fields, Find, NoName
-from fxsnn.layers import Channels, Concat, PixelShuffle, Places, Repeat, Select, Tap, Taps, Turn, Wiring
+from fxsnn.layers import Channels, Concat, PixelShuffle, Places, Repeat, Select, Spread, Tap, Taps, Turn, Wiring
 
 
 @dataclass(frozen=True)
@@ -24,26 +24,23 @@ class Word:
         kind: the class of layers.
         described: fields and arrays of a layer.
         made: a layer from its node, and from its arrays, whose numbers are int64.
-        moves_channels: whether it puts channels elsewhere; if not, only what lies within each.
     """
 
     op: str
     kind: type[Wiring]
     described: Callable[[Any], tuple[Fields, list[Array]]]
     made: Callable[[Mapping[str, Any], Find], Wiring]
-    moves_channels: bool = False
 
 
 WORDS: Mapping[str, Word] = {
     word.op: word
     for word in (
-        Word("concat", Concat, lambda _: ({}, []), lambda _, __: Concat(), moves_channels=True),
+        Word("concat", Concat, lambda _: ({}, []), lambda _, __: Concat()),
         Word(
             "channels",
             Channels,
             lambda layer: ({"channels": len(layer.index)}, [("index", layer.index)]),
             lambda node, find: Channels(find("index", (node["channels"],))),
-            moves_channels=True,
         ),
         Word(
             "places",
@@ -64,11 +61,16 @@ WORDS: Mapping[str, Word] = {
             lambda node, _: Repeat(node["down"], node["across"]),
         ),
         Word(
+            "spread",
+            Spread,
+            lambda layer: ({"down": layer.down, "across": layer.across, "sides": list(layer.sides)}, []),
+            lambda node, _: Spread(node["down"], node["across"], tuple(node["sides"])),
+        ),
+        Word(
             "pixel_shuffle",
             PixelShuffle,
             lambda layer: ({"factor": layer.factor, "back": layer.back}, []),
             lambda node, _: PixelShuffle(node["factor"], back=node["back"]),
-            moves_channels=True,
         ),
         Word(
             "turn",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.node import Node
@@ -12,6 +13,7 @@ from torch.fx.node import Node
 from fxsnn.graph.kinds import (
     Activation,
     Leaky,
+    Transposed,
     Weighted,
     calls_a,
     looks_like_activation,
@@ -19,10 +21,10 @@ from fxsnn.graph.kinds import (
     pools_maxima,
     what_is_called,
 )
-from fxsnn.layers import Decode, Integers, Wiring
+from fxsnn.layers import Concat, Decode, Integers, Wiring
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
-_CALLED_CONVOLUTIONS = (F.conv1d, F.conv2d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, *Transposed)
+_CALLED_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv_transpose1d, F.conv_transpose2d)
 
 
 def ancestors(node: Node) -> set[Node]:
@@ -99,12 +101,34 @@ def _with_poolings(module: fx.GraphModule, node: Node) -> Node:
 
     Training rounds behind each pooling. A concatenation is one of these where all that it reads is.
     """
-    while len(node.users) == 1:
-        (user,) = node.users
-        if not made_of_activations(module, user, partial(_passes_on, module)):
-            break
-        node = user
+    while (behind := _made_of(module, node)) is not None:
+        node = behind
     return node
+
+
+def _made_of(module: fx.GraphModule, node: Node) -> Node | None:
+    """A pooling or wiring that alone reads an activation, or what becomes of such.
+
+    It may be a concatenation of averages of whole maps: one of them alone is left to the tail.
+    """
+    sole = node.users if len(node.users) == 1 else ()
+    for user in sole:
+        if made_of_activations(module, user, partial(_passes_on, module)):
+            return user
+    averages = partial(_averages, module)
+    while len(node.users) == 1:
+        (node,) = node.users
+        if not averages(node):
+            break
+        if calls_a(module, node, Concat):
+            return node if made_of_activations(module, node, averages) else None
+    return None
+
+
+def _averages(module: fx.GraphModule, node: Node) -> bool:
+    """Whether a call gives spikes of spikes once it is known over how many places it averages."""
+    mean = (node.op, node.target) in (("call_method", "mean"), ("call_function", torch.mean))
+    return mean or _passes_on(module, node) or calls_a(module, node, nn.AdaptiveAvgPool2d, nn.Flatten)
 
 
 def _passes_on(module: fx.GraphModule, node: Node) -> bool:
@@ -138,4 +162,4 @@ def _alone_is_read(end: Node) -> bool:
 
 def _is_layer(module: fx.GraphModule, node: Node) -> bool:
     """Whether it calls a layer with weights, as a function or on signals, too: the front end makes one of it."""
-    return calls_a(module, node, nn.Conv1d, *Weighted) or node.target in (*_CALLED_CONVOLUTIONS, F.linear)
+    return calls_a(module, node, *_CONVOLUTIONS, *Weighted) or node.target in (*_CALLED_CONVOLUTIONS, F.linear)

@@ -30,7 +30,7 @@ from fxsnn.graph.copying import ONE_TRACES, copied
 from fxsnn.graph.description import KINDS, described, digest_of, in_short, tensors_of
 from fxsnn.graph.image_sizes import likely_lengths, likely_sizes
 from fxsnn.graph.in_place import drop_unread, writes
-from fxsnn.graph.kinds import Activation, Norm, Weighted, place_of
+from fxsnn.graph.kinds import Activation, Norm, Transposed, Weighted, place_of
 from fxsnn.graph.shapes import image_form
 from fxsnn.graph.sources import source_of
 from fxsnn.layers import (
@@ -251,7 +251,7 @@ class Graph:
 
     def _likely_sizes(self) -> Iterator[tuple[int, ...]]:
         """Of images, without the batch; none of a network without weights."""
-        first: Any = next((self[node] for node in self.nodes(nn.Conv1d, *Weighted)), None)
+        first: Any = next((self[node] for node in self.nodes(nn.Conv1d, *Transposed, *Weighted)), None)
         rank = self.image_form.rank
         if self.image_form.size is not None:
             yield self.image_form.size
@@ -260,7 +260,7 @@ class Graph:
             return
         if rank == 2:
             yield (first.in_features,)
-        elif rank == 3 or isinstance(first, nn.Conv1d):
+        elif rank == 3 or isinstance(first, nn.Conv1d | nn.ConvTranspose1d):
             yield from ((first.in_channels, length) for length in likely_lengths(*self._windows()))
         else:
             dense = isinstance(first, nn.Linear)

@@ -12,6 +12,8 @@ Activation = (nn.ReLU, BoundedReLU, ClippedReLU, RateReLU)
 Leaky = (nn.LeakyReLU, nn.PReLU)
 """Activations that two layers of neurons can stand for, one for each sign."""
 Norm = (nn.BatchNorm1d, nn.BatchNorm2d)
+Transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+"""Layers with weights of which the front end makes convolutions."""
 Weighted = (nn.Conv2d, nn.Linear)
 _HOLDS_OTHERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 

@@ -8,8 +8,8 @@ from torch import fx, nn
 from torch.fx.node import Node
 
 from fxsnn.graph.body import ancestors
-from fxsnn.graph.kinds import Activation, Norm, Weighted, calls_a
-from fxsnn.layers import Affine, Encode, FixedSize, ImageForm, Lift, QuantizedInput
+from fxsnn.graph.kinds import Activation, Norm, Transposed, Weighted, calls_a
+from fxsnn.layers import Affine, Encode, FixedSize, ImageForm, Lift, QuantizedInput, WithinChannels
 
 _KEEP_SHAPES = (
     *Activation, *Norm, Affine, QuantizedInput, FixedSize, nn.Identity, nn.modules.dropout._DropoutNd, nn.ReLU6,
@@ -53,7 +53,7 @@ def image_form(module: fx.GraphModule, image_size: tuple[int, ...] | None) -> Im
 
 
 def _form_for_layers(module: fx.GraphModule, image_size: tuple[int, ...] | None) -> ImageForm:
-    kinds = (Encode, nn.Conv1d, *Weighted)
+    kinds = (Encode, nn.Conv1d, *Transposed, *Weighted)
     calls = ((node, module.get_submodule(str(node.target))) for node in module.graph.nodes if node.op == "call_module")
     first, layer = next(((node, one) for node, one in calls if isinstance(one, kinds)), (None, None))
     if first is None or layer is None:
@@ -62,9 +62,9 @@ def _form_for_layers(module: fx.GraphModule, image_size: tuple[int, ...] | None)
         return layer.form
     before = [node for node in ancestors(first) if node.op != "placeholder"]
     lifts = [node for node in before if calls_a(module, node, Lift)]
-    if isinstance(layer, nn.Conv2d) and not lifts:
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and not lifts:
         return ImageForm(layer.in_channels, 4)
-    windows = (Lift, nn.AvgPool1d, nn.AvgPool2d, nn.ConstantPad1d, nn.ConstantPad2d)
+    windows = (Lift, WithinChannels, nn.AvgPool1d, nn.AvgPool2d, nn.ConstantPad1d, nn.ConstantPad2d)
     if not all(keeps_shape(node, module) or calls_a(module, node, *windows) for node in before):
         return ImageForm()
     if not isinstance(layer, nn.Linear):

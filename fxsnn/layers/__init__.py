@@ -11,7 +11,7 @@ batch norm folded       FoldedConv2d, FoldedLinear
 thresholds calibrated   QuantizedInput, ClippedReLU
 weights quantised       LowBitConv2d, LowBitLinear
 in training             RateReLU
-only put elsewhere      Concat, Channels, Places, Select, Repeat, PixelShuffle, Turn, Tap
+only put elsewhere      Concat, Channels, FlattenMaps, Places, Select, Repeat, Spread, PixelShuffle, Turn, Tap
 spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeAdd, Decode
 whose sums it adds up   SynapseConv2d, SynapseLinear
 """
@@ -58,7 +58,21 @@ from fxsnn.layers.spiking import (
     spiking_form,
 )
 from fxsnn.layers.synapses import Integers, SynapseConv2d, SynapseLinear, Synapses
-from fxsnn.layers.wiring import Channels, Concat, PixelShuffle, Places, Repeat, Select, Tap, Taps, Turn, Wiring
+from fxsnn.layers.wiring import (
+    Channels,
+    Concat,
+    FlattenMaps,
+    PixelShuffle,
+    Places,
+    Repeat,
+    Select,
+    Spread,
+    Tap,
+    Taps,
+    Turn,
+    Wiring,
+    WithinChannels,
+)
 
 HAND_WRITTEN = (SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeReLU)
 """Layers that a user may write into a network."""
@@ -99,6 +113,7 @@ __all__ = [
     "Decode",
     "Encode",
     "FixedSize",
+    "FlattenMaps",
     "Folded",
     "FoldedConv2d",
     "FoldedLinear",
@@ -123,6 +138,7 @@ __all__ = [
     "SpikeLinear",
     "SpikeReLU",
     "Spiking",
+    "Spread",
     "SynapseConv2d",
     "SynapseLinear",
     "Synapses",
@@ -130,6 +146,7 @@ __all__ = [
     "Taps",
     "Turn",
     "Wiring",
+    "WithinChannels",
     "affine_of_norm",
     "along_inputs",
     "check_images",

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxsnn.layers.padded import Sides
+
 _SQUARE = 12
 """Side of maps on which channels are tried: what is taken to blocks of two or three places fits."""
 
@@ -18,7 +20,12 @@ class Wiring(nn.Module):
 
     It stands in the network before conversion and after it alike, and is told apart by its class alone: what it does to
     maps whose numbers are all different says where each of its outputs comes from.
+
+    Attributes:
+        pads: whether some of its outputs may be zero whatever it reads.
     """
+
+    pads = False
 
     def of_channels(self, values: Sequence[Tensor]) -> Tensor:
         """What it makes of values of the channels that it reads, [C] each: one for each channel that it gives."""
@@ -41,9 +48,6 @@ class Channels(Wiring):
 
     Args:
         index: int64 [C'], which of the channels; -1: zeros.
-
-    Attributes:
-        pads: whether some channels are zero.
     """
 
     index: Tensor
@@ -74,7 +78,39 @@ class Channels(Wiring):
         return f"{len(self.index)} channels, {', '.join(map(str, self.index[:4].tolist()))}, ..."
 
 
-class Places(Wiring):
+class WithinChannels(Wiring):
+    """Wiring that puts each channel elsewhere by itself: all of its outputs are of the channel of their number."""
+
+    def of_channels(self, values: Sequence[Tensor]) -> Tensor:
+        """See `Wiring`."""
+        (value,) = values
+        return value
+
+
+class FlattenMaps(Wiring, nn.Flatten):
+    """A flatten of maps of a known size: as many features of each channel as these have places.
+
+    Behind it, wiring knows which feature is of which channel. What only layers with weights read is a plain flatten.
+
+    Args:
+        places: of a map.
+    """
+
+    def __init__(self, places: int) -> None:
+        super().__init__()
+        self.places = places
+
+    def of_channels(self, values: Sequence[Tensor]) -> Tensor:
+        """See `Wiring`: what it makes of the values of channels, one for each feature."""
+        (value,) = values
+        return value.repeat_interleave(self.places)
+
+    def extra_repr(self) -> str:
+        """Shown in dumps."""
+        return f"{self.places} places"
+
+
+class Places(WithinChannels):
     """Some of the rows and columns of maps: crops, every second one.
 
     Args:
@@ -96,7 +132,7 @@ class Places(Wiring):
         return f"rows {self.rows[0]}::{self.rows[1]}, columns {self.columns[0]}::{self.columns[1]}"
 
 
-class Select(Wiring):
+class Select(WithinChannels):
     """Any rows and columns of maps of one size, each as often as it is named: reflections, edges, zeros around.
 
     Args:
@@ -107,15 +143,7 @@ class Select(Wiring):
     def __init__(self, rows: Sequence[int], columns: Sequence[int]) -> None:
         super().__init__()
         self.rows, self.columns = tuple(rows), tuple(columns)
-
-    @property
-    def pads(self) -> bool:
-        """Whether some places are zero."""
-        return -1 in self.rows or -1 in self.columns
-
-    def of_channels(self, values: Sequence[Tensor]) -> Tensor:
-        """Channels stay where they are; maps to try it on would have to be of the right size."""
-        return values[0]
+        self.pads = -1 in self.rows or -1 in self.columns
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C, H', W']."""
@@ -137,7 +165,7 @@ class Select(Wiring):
         )
 
 
-class Repeat(Wiring):
+class Repeat(WithinChannels):
     """Every place of maps several times: upsampling by whole factors, to the nearest neighbour.
 
     Args:
@@ -156,6 +184,33 @@ class Repeat(Wiring):
     def extra_repr(self) -> str:
         """Shown in dumps."""
         return f"{self.down} x {self.across}"
+
+
+class Spread(WithinChannels):
+    """Maps with zeros between their places and around them: what a transposed convolution reads.
+
+    Args:
+        down: from one row to the next.
+        across: from one column to the next.
+        sides: zeros above, below, left and right; where it is negative, so many rows or columns less.
+    """
+
+    def __init__(self, down: int, across: int, sides: Sides = (0, 0, 0, 0)) -> None:
+        super().__init__()
+        self.down, self.across, self.sides = down, across, sides
+        self.pads = max(down, across) > 1 or max(sides) > 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C, (H - 1) * down + 1 + above + below, (W - 1) * across + 1 + left + right]."""
+        top, bottom, left, right = self.sides
+        images, channels, height, width = x.shape
+        apart = F.pad(x.view(images, channels, height, 1, width, 1), (0, self.across - 1, 0, 0, 0, self.down - 1))
+        apart = apart.reshape(images, channels, height * self.down, width * self.across)
+        return F.pad(apart, (left, right + 1 - self.across, top, bottom + 1 - self.down))
+
+    def extra_repr(self) -> str:
+        """Shown in dumps."""
+        return f"{self.down} x {self.across}{f', sides={self.sides}' if any(self.sides) else ''}"
 
 
 @dataclass(frozen=True)
@@ -185,7 +240,7 @@ class Taps:
         return count - ((count - 1) * self.stride >= size + self.padding)
 
 
-class Tap(Wiring):
+class Tap(WithinChannels):
     """The same place of every window, zero where it is padding.
 
     Args:
@@ -198,6 +253,7 @@ class Tap(Wiring):
     def __init__(self, rows: Taps, columns: Taps, row: int, column: int) -> None:
         super().__init__()
         self.rows, self.columns, self.row, self.column = rows, columns, row, column
+        self.pads = any(taps.padding or taps.ceil for taps in (rows, columns))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C, windows down, windows across]."""
@@ -242,7 +298,7 @@ class PixelShuffle(Wiring):
         return f"{self.factor}{', back' if self.back else ''}"
 
 
-class Turn(Wiring):
+class Turn(WithinChannels):
     """Maps with their rows or columns in the other order, or with rows for columns.
 
     Args:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph
-from fxsnn.layers import Channels, Concat, PixelShuffle, Places, Repeat, Select, Turn, Wiring
+from fxsnn.layers import Channels, Concat, FlattenMaps, PixelShuffle, Places, Repeat, Select, Spread, Turn, Wiring
 
 _CALLS = frozenset((
     "channel_shuffle", "chunk", "clone", "contiguous", "flip", "getattr", "getitem", "interpolate", "movedim", "narrow",
@@ -49,9 +50,11 @@ def channels_of(graph: Graph, node: Node) -> int | None:
         return len(module.index)
     if node.op == "placeholder":
         return graph.input_channels
-    if module is None or isinstance(module, nn.Flatten):
+    if module is None or type(module) is nn.Flatten:
         return None
     found = [channels_of(graph, one) for one in graph.inputs(node)]
+    if isinstance(module, FlattenMaps):
+        return None if found[0] is None else found[0] * module.places
     if isinstance(module, Concat):
         return None if None in found else sum(filter(None, found))
     first = next((one for one in found if one is not None), None)
@@ -83,22 +86,32 @@ def movement_of(graph: Graph, node: Node, sizes: Mapping[Node, tuple[int, ...]])
     """
     if not _may_move(graph, node):
         return None
-    region, sources = _region(graph, node)
+    found = _movement(graph, node, sizes, _region(graph, node, set()))
+    return found or _movement(graph, node, sizes, _region(graph, node, set(graph.nodes(nn.Flatten))))
+
+
+def _movement(
+    graph: Graph, node: Node, sizes: Mapping[Node, tuple[int, ...]], part: tuple[set[Node], list[Node]]
+) -> Movement | None:
+    region, sources = part
     maps = [one for one in sources if any(user in region and not _asks_for_count(user) for user in one.users)]
     if len(maps) != 1 or maps[0].op not in ("call_module", "placeholder"):
         return None
-    channels = channels_of(graph, maps[0])
-    known = sizes.get(maps[0], ())
+    channels, known = channels_of(graph, maps[0]), sizes.get(maps[0], ())
+    run = _program(graph, node, region, sources)
+    features = known[0] if len(known) == 1 else channels
+    rows = len(known) == 1 or (not known and (graph.is_a(maps[0], nn.Linear) or graph.reads_features(maps[0])))
+    if rows and features is not None and maps[0].op == "call_module" and (chosen := _agreeing(run, (features,), None)):
+        return Movement(maps[0], chosen[0], True)
     if channels is None or len(known) not in (0, 3):
         return None
-    run = _program(graph, node, region, sources)
     first, *others = [(known[1], known[2]), *_SIZES] if known else _SIZES
-    candidates = _agreeing(run, channels, first, None)
+    candidates = _agreeing(run, (channels, *first), None)
     if not candidates:
         return None
     everywhere = candidates
     for size in others:
-        everywhere = _agreeing(run, channels, size, everywhere)
+        everywhere = _agreeing(run, (channels, *size), everywhere)
     if not everywhere and not known:
         return None
     layer = (everywhere or candidates)[0]
@@ -108,16 +121,16 @@ def movement_of(graph: Graph, node: Node, sizes: Mapping[Node, tuple[int, ...]])
 
 
 def _agreeing(
-    run: Callable[[Tensor], Any], channels: int, size: tuple[int, int], layers: list[Wiring | None] | None
+    run: Callable[[Tensor], Any], size: tuple[int, ...], layers: list[Wiring | None] | None
 ) -> list[Wiring | None]:
-    """Which of some layers does to maps of a size what calls do; `None`: of all that may."""
-    count = 2 * channels * size[0] * size[1]
-    numbers = (torch.arange(count, dtype=torch.float64) - count / 2 + 0.25).view(2, channels, *size)
+    """Which of some layers does to maps, or rows, of a size what calls do; `None`: of all that may."""
+    count = 2 * prod(size)
+    numbers = (torch.arange(count, dtype=torch.float64) - count / 2 + 0.25).view(2, *size)
     try:
         moved = run(numbers)
     except Exception:  # whatever a view of maps of another size raises
         return []
-    if not isinstance(moved, Tensor) or moved.dim() != 4 or len(moved) != 2 or not moved.numel():
+    if not isinstance(moved, Tensor) or moved.dim() != numbers.dim() or len(moved) != 2 or not moved.numel():
         return []
     return [one for one in (_candidates(numbers, moved) if layers is None else layers) if _does(one, numbers, moved)]
 
@@ -129,14 +142,14 @@ def _may_move(graph: Graph, node: Node) -> bool:
     return node.op in ("call_function", "call_method") and name in _CALLS
 
 
-def _region(graph: Graph, node: Node) -> tuple[set[Node], list[Node]]:
-    """The calls that may move numbers up to `node`, and what they read."""
+def _region(graph: Graph, node: Node, outside: set[Node]) -> tuple[set[Node], list[Node]]:
+    """The calls that may move numbers up to `node`, but for those that are to be outside, and what they read."""
     region, sources, waiting = {node}, dict[Node, None](), list(node.all_input_nodes)
     while waiting:
         one = waiting.pop()
         if one in region or one in sources:
             continue
-        if _may_move(graph, one):
+        if _may_move(graph, one) and one not in outside:
             region.add(one)
             waiting.extend(one.all_input_nodes)
         else:
@@ -178,9 +191,11 @@ def _does(layer: Wiring | None, numbers: Tensor, moved: Tensor) -> bool:
 
 def _candidates(numbers: Tensor, moved: Tensor) -> list[Wiring | None]:
     """The layers of which one may do it, the simplest first."""
-    height, width = numbers.shape[2:]
     first = moved[0]
     place = (first - numbers.flatten()[0]).long().clamp(0, numbers[0].numel() - 1)
+    if numbers.dim() == 2:
+        return [None, Channels(place)]
+    height, width = numbers.shape[2:]
     channel, row, column = place // (height * width), place % (height * width) // width, place % width
     zero = (first == 0).all(2).all(1)  # none of the numbers is
     found: list[Wiring | None] = [None, Channels(torch.where(zero, -1, channel[:, 0, 0]))]
@@ -195,4 +210,6 @@ def _candidates(numbers: Tensor, moved: Tensor) -> list[Wiring | None]:
     steps = [one[1] - one[0] if len(one) > 1 else 1 for one in (rows, columns)]
     if min(steps) > 0:
         found.append(Places((rows[0], steps[0]), (columns[0], steps[1])))
+    if steps == [1, 1]:
+        found.append(Spread(1, 1, (-rows[0], rows[-1] + 1 - height, -columns[0], columns[-1] + 1 - width)))
     return [*found, Select(rows, columns)]

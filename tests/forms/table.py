@@ -15,6 +15,7 @@ _FOLDED = "folded into the layer in front of it"
 _SUM = "`SpikeAdd`: neurons that add up several inputs"
 _PAIR = "a pair of `SpikeConv2d`, one for each sign, on a chip that has pairs"
 _WIRING = "wiring, which has no neurons"
+_UP = "`SpikeConv2d` of the same kernel, that reads zeros between the places of maps"
 _SIGNALS = (2, 24)
 _VECTORS = (20,)
 _SAME = "self.same = nn.Conv2d(6, 6, 3, padding=1)"
@@ -99,6 +100,15 @@ LAYERS = (
     Form("x = F.relu(self.same(F.interpolate(F.relu(x), scale_factor=2)))", _WIRING, made=_SAME),
     Form("x = F.relu(self.few(F.pixel_shuffle(F.relu(x).repeat_interleave(2, 1), 2)))", _WIRING,
          made="self.few = nn.Conv2d(3, 3, 1)"),
+    Form("x = torch.cat([x.flatten(1), F.relu(self.one(x)).flatten(1)], 1)", _WIRING, "flatten",
+         "self.one = nn.Conv2d(6, 6, 1)"),
+    Form("x = F.relu(self.hidden(torch.cat([x.flatten(1)[:, ::2], x.mean([2, 3])], 1)))", _WIRING, "flatten",
+         "self.hidden = nn.LazyLinear(20)"),
+    Form("x = F.relu(self.up(F.relu(x)))", _UP, made="self.up = nn.ConvTranspose2d(6, 6, 3, stride=2, padding=1)"),
+    Form("x = F.relu(self.up(F.relu(x), output_size=(12, 12)))", _UP,
+         made="self.up = nn.ConvTranspose2d(6, 6, 3, stride=2, padding=1)"),
+    Form("x = F.relu(F.conv_transpose2d(F.relu(x), self.matrix, stride=2))", _UP,
+         made="self.matrix = nn.Parameter(torch.randn(6, 6, 2, 2) / 5)"),
     Form("x = F.relu(self.same(F.interpolate(F.relu(x), scale_factor=2, mode='bilinear')))", made=_SAME,
          refused="interpolate is not supported"),
 )

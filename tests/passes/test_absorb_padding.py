@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import fxsnn
 from fxsnn.errors import ModelError
 from fxsnn.insight import error_budget
-from fxsnn.layers import Lift, Lower, PaddedConv2d, Select, sides_of
-from fxsnn.passes import AbsorbPadding, Canonicalize
+from fxsnn.layers import Lift, Lower, PaddedConv2d, Spread, sides_of
+from fxsnn.passes import AbsorbPadding, Canonicalize, CheckConvRelu
 from tests.engines import ENGINES, same
 from tests.joining import correlation, joined
 from tests.nets import images, in_front, seeded
@@ -120,8 +120,9 @@ def test_an_average_pooling_pads_both_sides_alike() -> None:
         (3, {}), (1, {"padding": 2}), (1, {"padding": 1, "count_include_pad": False}),
     ]  # fmt: skip
     for around, options in left:
-        report = fxsnn.check(build(around, **options), target="generic", bits=4)
-        assert "by no more than half of the pooling's window" in str(report)
+        graph = in_front(build(around, **options).eval(), images())  # verified
+        assert [graph[node].pads for node in graph.nodes(Spread)] == [True]
+        assert not CheckConvRelu().findings(graph)
 
 
 @cases("pad", [nn.ZeroPad1d((2, 1)), lambda x: F.pad(x, (2, 1)), nn.ConstantPad1d((2, 1), 0)], quick=1)
@@ -155,21 +156,19 @@ def padded_once(pool: nn.Module) -> Any:
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1)], ids=["maximum", "average"])
-def test_padding_that_several_read_is_wiring_where_sizes_are_known(pool: nn.Module, convert: Any) -> None:
+def test_padding_that_several_read_is_wiring(pool: nn.Module, convert: Any) -> None:
     model, x = padded_once(pool), images(8)
     options: dict[str, Any] = {"target": "generic", "bits": 4, "max_pool": "rectifiers"}
+    assert fxsnn.check(model, **options).ok
     snn = convert(model, **options, calibration_data=x, timesteps=512)
-    assert len([node for node in snn.graph.nodes(Select) if snn.graph[node].pads]) == 1
+    assert len(snn.graph.nodes(Spread)) == 1
     assert correlation(model(x).detach(), snn(x).detach()) > 0.98
-    assert "which cannot pad instead" in str(fxsnn.check(model, **options))
 
 
 def test_padding_in_front_of_a_flatten_is_wiring() -> None:
     layers = nn.Flatten(), nn.Linear(576, 4), nn.ReLU(), nn.Linear(4, 5)
     model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ZeroPad2d(1), *layers))
-    graph = in_front(model, images())
-    assert graph.nodes(Select)
-    assert "it is read by 3, which cannot pad instead" in str(fxsnn.check(model, target="generic", bits=4))
+    assert in_front(model, images()).nodes(Spread)
 
 
 @settings(max_examples=30, deadline=None)
@@ -222,17 +221,20 @@ def test_what_no_layer_can_take_in_says_why(name: str) -> None:
     assert says in str(report)
 
 
-def test_two_readers_are_named() -> None:
+def test_padded_images_may_be_read_by_two() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.pad, self.one, self.two = nn.ZeroPad2d(1), nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+            self.fc = nn.Linear(4, 5)
 
         def forward(self, x: Tensor) -> Any:
             x = self.pad(x)
-            return F.relu(self.one(x) + self.two(x))
+            return self.fc(F.relu(self.one(x) + self.two(x)).mean((2, 3)))
 
-    assert "it is read by one, two, which cannot pad instead" in str(fxsnn.check(Net(), target="generic", bits=4))
+    graph = in_front(seeded(Net), images())
+    assert len(graph.nodes(Spread)) == 1
+    assert not CheckConvRelu().findings(graph)
 
 
 def test_sides_that_depend_on_sizes_need_an_example() -> None:

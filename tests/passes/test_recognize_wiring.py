@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import read_network
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxsnn
-from fxsnn.layers import Channels, Concat, FixedSize, PixelShuffle, Places, Repeat, Select, SpikeAdd, Turn, Wiring
+from fxsnn.layers import (
+    Channels,
+    Concat,
+    FixedSize,
+    FlattenMaps,
+    PixelShuffle,
+    Places,
+    Repeat,
+    Select,
+    SpikeAdd,
+    Spread,
+    Turn,
+    Wiring,
+)
 from fxsnn.passes import FRONT_END, Canonicalize, CheckConvRelu, RecognizeWiring
-from tests.joining import UNPAIRED, correlation, joined
+from tests.engines import ENGINES
+from tests.joining import UNPAIRED, correlation, joined, rows
 from tests.nets import images, in_front, seeded
 
 
@@ -47,6 +63,14 @@ ONE: dict[str, tuple[Any, int, list[type[Wiring]]]] = {
     "pixel unshuffle": (lambda m, x, y: F.pixel_unshuffle(x, 2), 16, [PixelShuffle]),
     "every second row": (lambda m, x, y: x[:, :, ::2], 4, [Places]),
     "a crop": (lambda m, x, y: x[:, :, 2:, 1:], 4, [Places]),
+    "a crop of many": (lambda m, x, y: F.interpolate(x, scale_factor=2)[:, :, 14:, 1:], 4, [Repeat, Places]),
+    "a crop at all sides": (lambda m, x, y: x[:, :, 1:-1, 2:-1], 4, [Spread]),
+    "a crop of some rows": (lambda m, x, y: x[:, :, 3:9], 4, [Spread]),
+    "padded beside others": (
+        lambda m, x, y: torch.cat([F.pad(x[:, :, 2:, 1:], (1, 0, 1, 1)), y.relu()], 1),
+        8,
+        [Places, Spread, Concat],
+    ),
     "mirrored": (lambda m, x, y: torch.flip(x, [3]), 4, [Turn]),
     "transposed": (lambda m, x, y: x.transpose(2, 3), 4, [Turn]),
     "reflected": (lambda m, x, y: F.pad(x, (1, 2, 0, 3), mode="reflect"), 4, [Select]),
@@ -68,7 +92,7 @@ def test_it_is_a_layer_of_its_kind(name: str) -> None:
 
 
 def test_without_a_size_of_images_it_is_the_same() -> None:
-    for name in ("chunk", "shuffle", "nearest", "cat"):
+    for name in ("chunk", "shuffle", "nearest", "cat", "a crop at all sides"):
         function, channels, kinds = ONE[name]
         graph = fxsnn.capture(joined(function, channels))
         for one in FRONT_END:
@@ -141,6 +165,9 @@ def test_images_are_not_put_beside_spikes() -> None:
         "shuffle",
         "nearest",
         "pixel unshuffle",
+        "a crop of many",
+        "a crop at all sides",
+        "padded beside others",
         "mirrored",
         "reflected",
         "more channels",
@@ -189,3 +216,85 @@ def test_a_chip_may_refuse_concatenation() -> None:
     report = fxsnn.check(joined(ONE["cat"][0], 8), target=chip, bits=4, example=images())
     assert "it concatenates several layers; chain has layers that read one other only" in str(report)
     assert fxsnn.check(joined(ONE["cat"][0], 8), target="hw_v1.0", bits=2, example=images()).ok
+
+
+# Rows of features ----------------------------------------------------------------------------------------------------
+
+BOTH: list[type[Wiring]] = [FlattenMaps, FlattenMaps, Concat]
+ROWS: dict[str, tuple[Any, int, list[type[Wiring]]]] = {
+    "flattened maps": (lambda m, x, y: torch.cat([x.flatten(1), y.flatten(1)], 1), 726, BOTH),
+    "views": (lambda m, x, y: torch.cat((x.view(len(x), -1), y.flatten(1)), -1), 726, BOTH),
+    "pooled maps": (lambda m, x, y: torch.cat([F.avg_pool2d(x, 4).flatten(1), y.flatten(1)], 1), 186, BOTH),
+    "means": (lambda m, x, y: torch.cat([x.mean((2, 3)), y.mean((2, 3))], 1), 10, BOTH),
+    "a vector beside maps": (
+        lambda m, x, y: torch.cat([F.relu(m.vector(y.flatten(1))), x.flatten(1)], 1), 583, [FlattenMaps, Concat]
+    ),
+    "a part of maps": (lambda m, x, y: y.flatten(1)[:, 30:110], 80, [FlattenMaps, Channels]),
+    "a part of a vector": (lambda m, x, y: F.relu(m.vector(y.flatten(1))).chunk(2, 1)[0], 4, [Channels]),
+    "parts of maps": (
+        lambda m, x, y: torch.cat([y.flatten(1)[:, ::2], x.flatten(1)[:, :20]], 1), 95,
+        [FlattenMaps, Channels, FlattenMaps, Channels, Concat],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("hidden", [True, False], ids=["hidden", "tail"])
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_are_converted(name: str, hidden: bool, convert: Any, tmp_path: Path) -> None:
+    """Their spikes are the same in all engines, in files and for the reader in numpy."""
+    function, features, kinds = ROWS[name]
+    model, x = rows(function, features, hidden), images(8)
+    graph = in_front(model, x)
+    assert [type(graph[node]) for node in graph.nodes(Wiring)] == kinds
+    snn = convert(model, target="generic", bits=4, timesteps=64, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+    runs = []
+    for engine in ENGINES:
+        snn.engine = engine
+        runs.append(snn.simulate(x[:2]).spikes)
+    assert all(torch.equal(run[layer], runs[0][layer]) for run in runs for layer in runs[0])
+    path = snn.save(tmp_path / "net.fxsnn")
+    assert read_network.main(str(path)) == 0
+    found = fxsnn.load(path)
+    assert torch.equal(found(x), snn(x))
+    assert found.save(tmp_path / "again.fxsnn").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("hidden", [True, False], ids=["hidden", "tail"])
+def test_features_of_unlike_value_are_worth_what_they_are(hidden: bool, convert: Any) -> None:
+    """Some maps are 400 times as strong as others beside them: with one value for all, either would drown."""
+    model, x = rows(*ROWS["flattened maps"][:2], hidden), images(16)
+    with torch.no_grad():
+        model.first.weight *= 20
+        model.first.bias *= 20
+        model.second.weight /= 400
+        model.second.bias /= 20
+        reader = model.hidden if hidden else model.fc
+        reader.weight[:, :576] /= 20
+        reader.weight[:, 576:] *= 20
+    snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+    values = [snn.graph[name].spike_value.mean() for name in ("first", "second")]
+    assert values[0] > 50 * values[1]
+    if hidden:
+        worth = torch.cat([snn.graph["first"].spike_value.repeat_interleave(144),
+                           snn.graph["second"].spike_value.repeat_interleave(25)])  # fmt: skip
+        assert float(snn.graph["hidden"].input_unit) == pytest.approx(float(worth.mean()))
+
+
+def test_a_value_with_a_sign_is_flattened_beside_another(convert: Any) -> None:
+    function = lambda m, x, y: torch.cat([F.leaky_relu(m.second(x), 0.3).flatten(1), y.flatten(1)], 1)  # noqa: E731
+    model, x = rows(function, 300), images(8)
+    snn = convert(model, target="generic", bits=4, timesteps=96, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+
+
+def test_rows_of_maps_of_unknown_size_are_refused() -> None:
+    report = fxsnn.check(rows(*ROWS["flattened maps"][:2]), target=UNPAIRED, bits=4)
+    assert "it puts flattened maps behind one another, whose size is not known. Give example=..." in str(report)
+
+
+def test_such_a_network_takes_images_of_one_size(convert: Any) -> None:
+    snn = convert(rows(*ROWS["means"][:2]), target="generic", bits=4, timesteps=4, calibration_data=images(4))
+    with pytest.raises(fxsnn.errors.DataError, match=r"\[N, 3, 12, 12\]"):
+        snn(images(2, size=14))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fxsnn
 from fxsnn.errors import FileError
-from fxsnn.layers import Channels, Concat, Places, Repeat
+from fxsnn.layers import Channels, Concat, Places, Repeat, Spread
 from fxsnn.storage import load_arrays, save_arrays
 from tests.converted_graphs import converted, wired
 
@@ -149,21 +149,23 @@ WIRED: dict[str, tuple[Edit, str]] = {
     "more places": (field("wire5", "columns", [0, 1, 2]), "columns"),
     "fewer repeats": (field("wire7", "down", 0), "0 is less than the minimum"),
     "more repeats": (field("wire7", "down", 4097), "4097 is greater than the maximum"),
+    "more taken than there is": (field("wire9", "sides", [-9, 0, 0, 0]), "wire9: nothing is left of an input of"),
+    "three sides": (field("wire9", "sides", [0, 0, 0]), "sides"),
     "a concatenation of more": (
-        lambda document, _: of(document, "wire10")["reads"].append(2), "wire10: nothing is left of an input of"
+        lambda document, _: of(document, "wire12")["reads"].append(2), "wire12: nothing is left of an input of"
     ),
     "of images and spikes": (
-        lambda document, _: of(document, "wire10").update(reads=[1, of(document, "wire10")["reads"][0]]),
-        "wire10: it joins spikes and what is the same at every step",
+        lambda document, _: of(document, "wire12").update(reads=[1, of(document, "wire12")["reads"][0]]),
+        "wire12: it joins spikes and what is the same at every step",
     ),
-    "a plain reading": (field("wire10", "reads", 8), "is not of type 'array'"),
+    "a plain reading": (field("wire12", "reads", 10), "is not of type 'array'"),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def wired_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With wiring of all kinds."""
-    layers = Channels(torch.tensor([3, 0, 0, 2])), Places((1, 2), (0, 2)), Repeat(2, 3), Concat()
+    layers = Channels(torch.tensor([3, 0, 0, 2])), Places((1, 2), (0, 2)), Repeat(2, 3), Spread(1, 2), Concat()
     return wired(*layers).save(tmp_path_factory.mktemp("files") / "net.fxsnn", golden=0)
 
 

@@ -38,6 +38,7 @@ class Tail(nn.Module):
         self.flat, self.up = nn.Flatten(), nn.Upsample(12, mode="nearest-exact")
         self.pool = nn.AvgPool2d(3, 2, 1, count_include_pad=False)
         self.deconv = nn.ConvTranspose2d(6, 2, 2)
+        self.odd_deconv = nn.ConvTranspose2d(6, 4, (3, 2), (2, 3), (1, 0), (1, 2), 2, False, (1, 2))
         self.register_buffer("weights", torch.linspace(0, 1, 30).view(6, 5))
 
     def forward(self, x: Tensor) -> Any:
@@ -47,6 +48,7 @@ class Tail(nn.Module):
 NEW: dict[str, Callable[[Any, Any], Any]] = {
     "a convolution": lambda net, x: net.maps(x),
     "of odd windows": lambda net, x: (net.same(x), net.wide(x)),
+    "transposed convolutions": lambda net, x: (net.deconv(x), net.odd_deconv(x)),
     "a convolution squeezed": lambda net, x: net.maps(x).mean((2, 3)).squeeze(),
     "a pooling behind a convolution": lambda net, x: net.pool(net.maps(x)),
     "interpolated": lambda net, x: (
@@ -81,7 +83,10 @@ NOT: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "a size that is read": (lambda net, x: F.interpolate(x, x.shape[2]), "interpolate: this kind of interpolation has"),
     "smoothed": (lambda net, x: F.interpolate(x, 2, mode="bilinear", antialias=True), "this kind of interpolation has"),
     "of other dimensions": (lambda net, x: F.interpolate(x.flatten(2), 3, mode="linear"), "this kind of interpolation"),
-    "transposed convolution": (lambda net, x: net.deconv(x), "deconv: a ConvTranspose2d has no name in the format"),
+    "a size that is asked for": (
+        lambda net, x: net.odd_deconv(x, output_size=(8, 13)),
+        "odd_deconv: a layer that is told more than what it reads",
+    ),
 }
 
 

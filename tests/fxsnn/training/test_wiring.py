@@ -16,7 +16,7 @@ from fxsnn.passes import CalibrateThresholds, FoldBatchNorm, QuantizeWeights, fr
 from fxsnn.rewriting import Pipeline
 from fxsnn.training import Student
 from tests.fxsnn.training.test_residual import drives_of
-from tests.joining import joined
+from tests.joining import joined, rows
 from tests.nets import images
 
 GENERIC = fxsnn.get_target("generic")
@@ -35,10 +35,16 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+def flattened(m: Any, x: Tensor, y: Tensor) -> Tensor:
+    """Features of maps, of unlike strength."""
+    return torch.cat([x.flatten(1), F.relu(0.05 * y).flatten(1)], 1)
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "flattened"])
 def test_for_the_rates_that_spikes_have_each_layer_is_driven_as_its_neurons_are(name: str) -> None:
     passes = (*front_end(GENERIC), FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(4))
-    student = Student(Pipeline(passes).run(joined(NETWORKS[name], 8).double()), GENERIC, Dynamics(8))
+    model = joined(NETWORKS[name], 8) if name in NETWORKS else rows(flattened, 726)
+    student = Student(Pipeline(passes, IMAGES).run(model.double()), GENERIC, Dynamics(8))
     wanted = drives_of(student.spiking(), IMAGES)
     student.simulate(IMAGES)
     graph, found = student.graph, dict[str, Tensor]()
