@@ -150,7 +150,7 @@ class TestOtherSimulators:
 
 class TestBackFromNir:
     @cases("reset", ["subtraction", "zero"], quick=1)
-    @pytest.mark.parametrize("name", CONVERTIBLE)
+    @cases("name", CONVERTIBLE, quick=("modules", "one relu", "dense", "hand-written"))
     def test_gives_the_very_network(self, name: str, reset: str, tmp_path: Path) -> None:
         snn = network(seeded(CONVERTIBLE[name]), reset=reset, initial_membrane=0.5 if reset == "subtraction" else 0)
         with quiet():
