@@ -432,8 +432,7 @@ def miscounting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 class TestAnEngineThatMakesOtherSpikes:
     """There was one once: a pooling of one place."""
 
-    @pytest.mark.parametrize("data", [None, images(16)])
-    @pytest.mark.parametrize("engine", ["auto", "numba"])
+    @cases("engine, data", [("auto", images(16)), ("numba", None), ("auto", None), ("numba", images(16))], quick=2)
     def test_is_found_by_convert_and_pytorch_takes_its_place(
         self, engine: str, data: torch.Tensor | None, miscounting: Callable[[], None]
     ) -> None:

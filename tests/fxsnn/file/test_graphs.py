@@ -32,6 +32,7 @@ from tests.converted_graphs import NETWORKS, converted, wired
 from tests.engines import same
 from tests.nets import seeded
 from tests.random_networks import random_seeds
+from tests.sharing import cases
 from tests.spiking_graphs import SpikingGraph, random_graph
 
 
@@ -56,7 +57,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+@cases("name, options", CASES, quick=CASES[1:], ids=str)
 def test_sums_of_several_inputs_come_back(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     snn = converted(name, **options)
     assert snn.graph.nodes(SpikeAdd)

@@ -57,7 +57,7 @@ def through_a_file(graph: Any, folder: Path) -> Any:
 
 class TestOtherSimulators:
     @cases("bits", [4, 1], quick=1)
-    @pytest.mark.parametrize("name", ["modules", "dense", "hand-written"])
+    @cases("name", ["modules", "dense", "hand-written"], quick=2)
     def test_norse_as_it_is_and_sinabs_make_the_same_spikes_and_logits(
         self, name: str, bits: int, tmp_path: Path
     ) -> None:
