@@ -143,7 +143,7 @@ def test_signals_are_padded_too(pad: Any) -> None:
     assert snn.graph.image_form.rank == 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     sides=st.tuples(*[st.integers(0, 4)] * 4),

@@ -14,6 +14,7 @@ from fxsnn.layers import Channels, Concat, FixedSize, PixelShuffle, Places, Repe
 from fxsnn.passes import FRONT_END, Canonicalize, CheckConvRelu, RecognizeWiring
 from tests.joining import UNPAIRED, correlation, joined
 from tests.nets import images, in_front
+from tests.sharing import cases
 
 
 def shuffled(x: Tensor, groups: int) -> Tensor:
@@ -108,7 +109,7 @@ def test_images_are_not_put_beside_spikes() -> None:
     assert "it puts the images beside spikes" in str(report)
 
 
-@pytest.mark.parametrize(
+@cases(
     "name",
     [
         "cat",
@@ -120,6 +121,7 @@ def test_images_are_not_put_beside_spikes() -> None:
         "pixel unshuffle",
         "mirrored",
     ],
+    quick=("cat from behind", "nearest", "pixel unshuffle"),
 )
 def test_a_network_with_wiring_is_converted(convert: Any, name: str) -> None:
     function, channels, _ = ONE[name]
