@@ -16,6 +16,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -272,31 +273,29 @@ def edits() -> Iterator[tuple[str, Edit]]:
     yield "nodes in another order", backwards
 
 
-def damaged(folder: Path, good: Path, trap: Path) -> list[Path]:
-    """Write all damaged forms of a good file into a folder."""
+def damaged(folder: Path, good: Path, trap: Path, every: int = 1) -> list[Path]:
+    """Write damaged forms of a good file into a folder: all of them, or the first of so many."""
     content = good.read_bytes()
-    files: list[Path] = []
 
-    def place() -> Path:
-        files.append(folder / f"{len(files):03}.fxsnn")
-        return files[-1]
-
-    names = {}
-    for name, bad in [*cut(content), *flipped(content), *strange(trap)]:
-        path = place()
-        path.write_bytes(bad)
-        names[path.name] = name
-    for name, edit in edits():
+    def edited(path: Path, edit: Edit) -> None:
         arrays, document = load_arrays(good)
         edit(document, arrays)
-        path = save_arrays(place(), {key: one.contiguous() for key, one in arrays.items()}, document)
-        names[path.name] = name
-    arrays, document = load_arrays(good)
-    document["provenance"] = {"a": list(range(10))}
-    path = save_arrays(place(), arrays, document)
-    bad = path.read_bytes().replace(b"[0,1,2", b"[1,0,2")
-    path.write_bytes(bad)
-    names[path.name] = "another document under the seal of the first"
+        save_arrays(path, {key: one.contiguous() for key, one in arrays.items()}, document)
+
+    def unsealed(path: Path) -> None:
+        edited(path, lambda document, _: document.update(provenance={"a": list(range(10))}))
+        path.write_bytes(path.read_bytes().replace(b"[0,1,2", b"[1,0,2"))
+
+    forms: list[tuple[str, Callable[[Path], object]]] = [
+        (name, partial(Path.write_bytes, data=bad)) for name, bad in [*cut(content), *flipped(content), *strange(trap)]
+    ]
+    forms += [(name, partial(edited, edit=edit)) for name, edit in edits()]
+    forms.append(("another document under the seal of the first", unsealed))
+    files, names = [], {}
+    for number, (name, write) in list(enumerate(forms))[::every]:
+        files.append(folder / f"{number:03}.fxsnn")
+        write(files[-1])
+        names[files[-1].name] = name
     (folder / "names.json").write_text(json.dumps(names))
     return files
 

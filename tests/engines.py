@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 from torch import nn
@@ -16,17 +18,18 @@ def tiny() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(200, 2))
 
 
-def can_run(engine: str) -> bool:
-    """Whether this machine has what the engine needs."""
-    snn = fxsnn.convert(seeded(tiny), target="generic", bits=3, calibration_data=images(), engine=engine)
-    try:
-        snn(images())
-    except OptionError:
-        return False
-    return True
+def engines() -> tuple[str, ...]:
+    """Those for which this machine has what they need."""
+    snn, found = fxsnn.convert(seeded(tiny), target="generic", bits=3, calibration_data=images()), []
+    for name in ("torch", "numba", "triton"):
+        snn.engine = name
+        with suppress(OptionError):
+            snn(images())
+            found.append(name)
+    return tuple(found)
 
 
-ENGINES = tuple(name for name in ("torch", "numba", "triton") if can_run(name))
+ENGINES = engines()
 
 needs_numba = pytest.mark.skipif("numba" not in ENGINES, reason="needs numba and a processor with AVX2")
 

@@ -1,29 +1,40 @@
-"""Less work for the quick run: networks that are converted once for many tests, and cases that only slow tests try."""
+"""Less work for the quick run: what is made once for many tests, and cases that only slow tests try."""
 
 from __future__ import annotations
 
 import copy
 import functools
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import pytest
 from _pytest.mark import ParameterSet
 
 import fxsnn
+from fxsnn.graph import Graph
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def converted_once(make: Callable[P, fxsnn.SpikingNetwork]) -> Callable[P, fxsnn.SpikingNetwork]:
     """Makes a network once for all calls with the same arguments; each call gets a copy of its own."""
+    return _made_once(make, copy.deepcopy)
+
+
+def rewritten_once(make: Callable[P, Graph]) -> Callable[P, Graph]:
+    """Makes a graph once for all calls with the same arguments; each call gets one with tensors of its own."""
+    return _made_once(make, Graph.detached)
+
+
+def _made_once(make: Callable[P, T], copy_of: Callable[[T], T]) -> Callable[P, T]:
     kept: Any = functools.cache(make)
 
     @functools.wraps(make)
-    def its_copy(*args: P.args, **kwargs: P.kwargs) -> fxsnn.SpikingNetwork:
+    def its_copy(*args: P.args, **kwargs: P.kwargs) -> T:
         if not all(map(_is_hashable, (*args, *kwargs.values()))):
             return make(*args, **kwargs)
-        return copy.deepcopy(kept(*args, **kwargs))
+        return copy_of(kept(*args, **kwargs))
 
     return its_copy
 

@@ -275,13 +275,13 @@ def assert_same_integers(model: Planned, plan: NetworkPlan, options: Options) ->
 # The rules -----------------------------------------------------------------------------------------------------------
 
 
-@random_seeds(3, slow=297)
+@random_seeds(2, slow=298)
 def test_every_spike_and_membrane_is_that_of_the_contract(seed: int) -> None:
     case = convertible_case(seed, finetuned=seed % 8 == 0)
     assert_same_dynamics(case.snn, case.model, 1.2 * noise(case.plan, 2, seed=2), case.options)
 
 
-@random_seeds(2, slow=98)
+@random_seeds(1, slow=99)
 def test_signals_are_maps_of_one_row_to_the_contract(seed: int) -> None:
     case = convertible_case(seed, signals=True)
     images = noise(case.plan, 2, seed=2).squeeze(2)
@@ -289,7 +289,7 @@ def test_signals_are_maps_of_one_row_to_the_contract(seed: int) -> None:
     assert_same_dynamics(case.snn, case.model, 1.2 * images, case.options)
 
 
-@random_seeds(2, slow=98)
+@random_seeds(1, slow=99)
 def test_padding_by_layers_of_its_own_is_that_of_the_convolutions_behind_them(seed: int) -> None:
     case = convertible_case(seed, finetuned=seed % 8 == 0, padded=True, signals=seed % 4 == 3)
     images = noise(case.plan, 2, seed=2)
@@ -313,7 +313,7 @@ class Normalised(Planned):
         return super().forward((x - self.centre[:, None, None]) / self.deviation[:, None, None])
 
 
-@random_seeds(2, slow=64)
+@random_seeds(1, slow=65)
 def test_images_that_the_network_normalises_are_normalised_in_front_of_the_rounding(seed: int) -> None:
     plan, options = random_case(f"normalised {seed}")
     first = replace(plan.convs[0], kernel=(3, 3), padding=(1, 1), dilation=(1, 1), pools=())
@@ -334,7 +334,9 @@ def test_vectors_are_read_as_they_are() -> None:
     assert_same_dynamics(snn, model, images[:3], options)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=["float32", "float64"]
+)
 @random_seeds(1, slow=31)
 def test_every_integer_follows_from_the_trained_floats(seed: int, dtype: torch.dtype) -> None:
     plan, options = random_case(seed)

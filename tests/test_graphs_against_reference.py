@@ -345,7 +345,7 @@ def assert_same_dynamics(case: GraphCase, snn: fxsnn.SpikingNetwork, images: Ten
         assert_same_run(snn, images, {names[name]: trace for name, trace in traces.items()}, logits)
 
 
-@random_seeds(4, slow=56)
+@random_seeds(2, slow=58)
 def test_graphs_follow_the_contract(seed: int, tmp_path: Path) -> None:
     case = convertible_graph(seed)
     worth = assert_same_integers(case)

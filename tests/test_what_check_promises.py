@@ -243,7 +243,7 @@ def outcome(seed: int) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:Implicit dimension choice")
-@random_seeds(3, slow=227)
+@random_seeds(2, slow=228)
 def test_what_check_promises_of_random_networks_is_kept(seed: int) -> None:
     outcome(seed)
 

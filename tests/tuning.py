@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -38,8 +39,14 @@ V1 = fxsnn.get_target("hw_v1.0")
 def finetune(data: Any = DATA, **options: Any) -> Finetune:
     return Finetune(
         data,
-        **{"epochs": 3, "spiking_epochs": 0, "lr": 0.02, "batch_size": 32, "timesteps": 8, "target": V1, **options},
+        **{"epochs": 2, "spiking_epochs": 0, "lr": 0.02, "batch_size": 32, "timesteps": 8, "target": V1, **options},
     )
+
+
+@functools.cache
+def tuned(**options: Any) -> Graph:
+    """What fine-tuning makes of the small network; made once for all calls with the same options."""
+    return finetune(**options)(GRAPH).after
 
 
 def layers(graph: Graph) -> list[Any]:

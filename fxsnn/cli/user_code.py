@@ -142,19 +142,20 @@ def _imported(code: str, place: str) -> ModuleType:
 def _script(path: Path, place: str) -> ModuleType:
     if not path.is_file():
         raise ModelError([Finding(place, f"there is no file {path}", "Give the path of a script, or package.module")])
+    file = path.resolve()
     for known in list(sys.modules.values()):  # a script that is named twice runs once
-        if getattr(known, "__file__", None) == str(path.resolve()):
+        if getattr(known, "__file__", None) == str(file):
             return known
     name = path.stem
     while name in sys.modules:
         name = f"{name}_"
-    specification = importlib.util.spec_from_file_location(name, path.resolve())
+    specification = importlib.util.spec_from_file_location(name, file)
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # dataclasses and pickles look their module up
     try:
-        with _on_path(path.resolve().parent):
+        with _on_path(file.parent):
             specification.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]

@@ -13,6 +13,7 @@ import fxsnn
 from fxsnn import datasets
 from fxsnn.data.datasets import Splits
 from fxsnn.insight import accuracy
+from tests.sharing import cases
 
 
 @pytest.fixture
@@ -113,12 +114,10 @@ def test_a_reset_that_does_not_exist_is_refused_by_the_parser() -> None:
         transform_example.main(["--reset_mode", "soft"])
 
 
-def test_the_networks_are_legal_where_they_say_so() -> None:
-    for bits in (1, 2, 3, 4):
-        assert fxsnn.check(DigitNet(), target="hw_v1.0", bits=bits).ok
-    for bits, channels in ((1, 56), (2, 56), (3, 28), (4, 28)):
-        for build in (ColourNet, StridedColourNet):
-            assert fxsnn.check(build(channels), target="hw_v1.0", bits=bits).ok
+@cases("bits, channels", [(2, 56), (4, 28), (1, 56), (3, 28)], quick=2)
+def test_the_networks_are_legal_where_they_say_so(bits: int, channels: int) -> None:
+    for network in (DigitNet(), ColourNet(channels), StridedColourNet(channels)):
+        assert fxsnn.check(network, target="hw_v1.0", bits=bits).ok
 
 
 def test_the_embedded_network_knows_its_digits() -> None:

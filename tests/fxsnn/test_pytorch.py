@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import warnings
 from pathlib import Path
@@ -22,9 +23,14 @@ from tests.tails import with_tail
 @converted_once
 def network(name: str = "modules", **options: Any) -> fxsnn.SpikingNetwork:
     """A small converted network."""
-    given: dict[str, Any] = {"target": "hw_v1.0", "bits": 2, "timesteps": 5, "calibration_data": images(32), **options}
+    given: dict[str, Any] = {"target": "hw_v1.0", "bits": 2, "timesteps": 3, "calibration_data": images(32), **options}
     with quiet():
         return fxsnn.convert(seeded(CONVERTIBLE[name]), **given)
+
+
+@functools.cache
+def exported(name: str = "modules") -> torch.export.ExportedProgram:
+    return torch.export.export(network(name), (images(),))
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:torch")
@@ -34,9 +40,9 @@ class TestExport:
     )
     def test_gives_a_program_with_the_same_logits(self, name: str) -> None:
         snn = network(name)
-        program = torch.export.export(snn, (images(),))
         with torch.no_grad():
-            torch.testing.assert_close(program.module()(images(seed=3)), snn(images(seed=3)), rtol=1e-6, atol=1e-6)
+            found, expected = exported(name).module()(images(seed=3)), snn(images(seed=3))
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
     def test_takes_any_number_of_images_if_it_is_told_so(self) -> None:
         snn = network(reset="zero")
@@ -48,7 +54,7 @@ class TestExport:
 
     def test_can_be_saved_and_loaded_without_fxsnn_in_it(self, tmp_path: Path) -> None:
         snn = network()
-        torch.export.save(torch.export.export(snn, (images(),)), tmp_path / "net.pt2")
+        torch.export.save(exported(), tmp_path / "net.pt2")
         loaded = torch.export.load(tmp_path / "net.pt2")
         targets = {str(node.target) for node in loaded.graph.nodes if node.op == "call_function"}
         assert all("fxsnn" not in target for target in targets)

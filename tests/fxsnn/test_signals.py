@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -72,9 +73,12 @@ def of_a_tensor(name: str) -> str:
     return str(converted(name, correction=None).graph)
 
 
-@each
 @cases(
-    "data", ["a loader", "an iterator", "a pair", "a tensor", "a pair with a column", "two batches", "a list"], quick=2
+    "name, data",
+    itertools.product(
+        NETWORKS, ["a loader", "an iterator", "a pair", "a tensor", "a pair with a column", "two batches", "a list"]
+    ),
+    quick=[("signals", "a loader"), ("vectors", "an iterator"), ("flattened signals", "a pair")],
 )
 def test_data_of_any_kind_calibrate_alike(name: str, data: str) -> None:
     given = NETWORKS[name][1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
@@ -18,10 +19,17 @@ from fxsnn.layers import Bound, BoundedReLU, ClippedReLU, QuantizedInput
 from fxsnn.numerics import Dynamics, steady_spike_counts
 from fxsnn.passes import CalibrateThresholds, Canonicalize, FoldBatchNorm, QuantizeWeights
 from tests.nets import CONVERTIBLE, Small, images, seeded
+from tests.sharing import cases
 
 
 def prepared(model: nn.Module) -> Graph:
     return FoldBatchNorm()(Canonicalize()(fxsnn.capture(model)).after).after
+
+
+@functools.cache
+def small() -> Graph:
+    """In front of the pass, which leaves it as it is."""
+    return prepared(seeded(Small))
 
 
 def thresholds(graph: Graph) -> dict[str, float]:
@@ -31,7 +39,7 @@ def thresholds(graph: Graph) -> dict[str, float]:
 def calibrated(data: Any, model: nn.Module | None = None, **options: Any) -> Graph:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CalibrationWarning)
-        return CalibrateThresholds(data, **options)(prepared(model or seeded(Small))).after
+        return CalibrateThresholds(data, **options)(small() if model is None else prepared(model)).after
 
 
 def activations(model: nn.Module, name: str, data: Tensor) -> Tensor:
@@ -49,7 +57,7 @@ def unit_of(graph: Graph) -> float:
     return float(quantized.unit)
 
 
-DATA = images(64)
+DATA = images(32)
 
 
 @pytest.mark.parametrize("layer", ["relu1", "relu2", "relu3"])
@@ -58,7 +66,7 @@ def test_max_is_the_largest_activation(layer: str) -> None:
     assert thresholds(calibrated(DATA, method="max"))[layer] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("percentile", [50.0, 90.0, 99.0, 99.9, 100.0])
+@cases("percentile", [50.0, 90.0, 99.0, 99.9, 100.0], quick=(50.0, 99.9, 100.0))
 def test_percentile_is_that_of_all_activations(percentile: float) -> None:
     values = activations(seeded(Small), "relu1", DATA).numpy()
     expected = np.percentile(values, percentile)
@@ -95,7 +103,7 @@ def test_mse_is_that_of_the_dynamics_that_the_network_will_have() -> None:
 
 @pytest.mark.parametrize("method", ["max", "percentile", "mse"])
 def test_the_order_of_the_batches_does_not_matter(method: str) -> None:
-    batches = list(DATA.split(8))
+    batches = list(DATA.split(6))
     forward = thresholds(calibrated(batches, method=method))
     assert forward == thresholds(calibrated(batches[::-1], method=method))
     assert forward == thresholds(calibrated(iter(batches[3:] + batches[:3]), method=method))
@@ -105,9 +113,9 @@ def test_the_order_of_the_batches_does_not_matter(method: str) -> None:
     "data",
     [
         DATA,
-        (DATA, torch.zeros(64)),
+        (DATA, torch.zeros(32)),
         [DATA],
-        DataLoader(TensorDataset(DATA, torch.zeros(64)), batch_size=64),
+        DataLoader(TensorDataset(DATA, torch.zeros(32)), batch_size=32),
         ((part, 0) for part in [DATA]),
     ],
     ids=["tensor", "pair", "list", "loader", "generator"],
@@ -202,16 +210,16 @@ class TestReports:
         stuck = torch.rand(32, 3, 12, 12)
         stuck[:, 0, 3, 3] = 1000.0
         with pytest.warns(CalibrationWarning) as told:
-            CalibrateThresholds(stuck)(prepared(seeded(Small)))
+            CalibrateThresholds(stuck)(small())
         message = str(told[0].message)
         assert "the input: 100% of the numbers of the images that are not zero round to zero, at 8 bits" in message
         assert "range from -1000 to 1000; half of them are below 0.5" in message
         assert "the largest is 1000; use input_bits=11, or take hot pixels and other outliers off the images" in message
         with pytest.warns(CalibrationWarning, match="at 10 bits"):
-            CalibrateThresholds(stuck, input_bits=10)(prepared(seeded(Small)))
-        CalibrateThresholds(stuck, input_bits=11)(prepared(seeded(Small)))  # any warning is an error here
+            CalibrateThresholds(stuck, input_bits=10)(small())
+        CalibrateThresholds(stuck, input_bits=11)(small())  # any warning is an error here
         stuck[:, 0, 3, 3] = 0.5
-        CalibrateThresholds(stuck)(prepared(seeded(Small)))
+        CalibrateThresholds(stuck)(small())
 
     def test_an_input_that_clips_many_numbers_is_named(self) -> None:
         """One frame of sixteen was not scaled to 0..1."""
@@ -220,23 +228,23 @@ class TestReports:
         with pytest.warns(
             CalibrationWarning, match=r"the input: 5\.\d% of .* clipped from more than 2 times the range"
         ):
-            CalibrateThresholds(mixed)(prepared(seeded(Small)))
+            CalibrateThresholds(mixed)(small())
 
     def test_where_no_width_helps_it_says_so(self) -> None:
         stuck = torch.rand(32, 3, 12, 12)
         stuck[:, 0, 3, 3] = 1e6
         with pytest.warns(CalibrationWarning, match=r"; no input_bits up to 16 helps; take hot pixels"):
-            CalibrateThresholds(stuck)(prepared(seeded(Small)))
+            CalibrateThresholds(stuck)(small())
 
     def test_max_is_told_of_what_would_do_without_more_bits(self) -> None:
         hot = torch.rand(32, 3, 12, 12)
         hot[5, 0, 3, 3] = 1000.0
         with pytest.warns(CalibrationWarning, match=r"use input_bits=11, or use method 'percentile' or 'mse', which"):
-            CalibrateThresholds(hot, method="max")(prepared(seeded(Small)))
-        CalibrateThresholds(hot)(prepared(seeded(Small)))
+            CalibrateThresholds(hot, method="max")(small())
+        CalibrateThresholds(hot)(small())
 
     def test_a_healthy_network_is_not_spoken_about(self) -> None:
-        CalibrateThresholds(DATA)(prepared(seeded(Small)))  # any warning is an error here
+        CalibrateThresholds(DATA)(small())  # any warning is an error here
 
 
 class TestWithoutData:
@@ -268,7 +276,7 @@ class TestWithoutData:
 
 
 def test_the_graph_before_stays() -> None:
-    graph = prepared(seeded(Small))
+    graph = small()
     text = graph.text()
     CalibrateThresholds(DATA)(graph)
     assert graph.text() == text

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -34,10 +35,18 @@ from fxsnn.training import Frontier, Student, float_form
 from tests import clipped
 from tests.nets import CONVERTIBLE, Small, images, seeded
 from tests.residual import RESIDUAL
+from tests.sharing import cases, rewritten_once
 
 V1 = fxsnn.get_target("hw_v1.0")
 GENERIC = fxsnn.get_target("generic")
-IMAGES = images(64)
+IMAGES = images(48)
+
+
+@rewritten_once
+def residual(name: str) -> Graph:
+    """A network with sums, in front of the pass."""
+    passes = (*FRONT_END, FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(2))
+    return Pipeline(passes).run(RESIDUAL[name]())
 
 
 def quantised(model: nn.Module) -> Graph:
@@ -73,7 +82,7 @@ def thresholds_behind(graph: Graph) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("name", list(CONVERTIBLE))
+@cases("name", CONVERTIBLE, quick=("modules", "one relu", "dense", "hand-written"))
 def test_with_corrected_biases_every_channel_is_as_active_as_in_the_float_network(name: str) -> None:
     graph = quantised(seeded(CONVERTIBLE[name]))
     tops = {}
@@ -102,6 +111,7 @@ def test_a_deep_network_of_two_bits_does_not_fall_silent(convert: Any) -> None:
         assert rate * spike_value == pytest.approx(float(analog[name][0].mean()), rel=0.35), name
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 1000), st.floats(0, 1), st.floats(0.1, 5))
 def test_shifted_values_have_the_mean_that_is_wanted(seed: int, share: float, top: float) -> None:
     values = torch.randn(3, 200, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -174,7 +184,7 @@ def test_a_conversion_is_nearer_to_the_network_with_both(convert: Any) -> None:
     assert error("biases") < error(None)
 
 
-@pytest.mark.parametrize("last", [1, 60, 128])
+@cases("last", [60, 1, 128], quick=1)
 def test_every_image_counts_alike_in_whatever_batch_it_comes(last: int) -> None:
     """The last images are others than those before; their batch may be smaller than what is seen at once."""
     data = torch.cat([images(128, size=24), 3 * images(last, size=24, seed=2)])
@@ -197,7 +207,7 @@ def test_every_image_counts_alike_in_whatever_batch_it_comes(last: int) -> None:
 def test_every_layer_sees_the_same_images_of_data_that_draw(correction: str, own: bool) -> None:
     """A shuffled loader that leaves some images out; it may have a generator of its own."""
     generator = torch.Generator().manual_seed(3) if own else torch.default_generator
-    loader = DataLoader(TensorDataset(IMAGES, torch.arange(64)), 24, shuffle=True, drop_last=True, generator=generator)
+    loader = DataLoader(TensorDataset(IMAGES, torch.arange(48)), 20, shuffle=True, drop_last=True, generator=generator)
     options: dict[str, Any] = {"thresholds": correction == "both", "timesteps": 8}
     states = torch.get_rng_state(), generator.get_state()
     first, second = (CorrectLayers(loader, V1, **options)(GRAPH).after.text() for _ in range(2))
@@ -327,11 +337,13 @@ def test_a_layer_is_seen_with_the_rates_of_the_whole_spiking_network() -> None:
         assert torch.equal(drives, torch.cat(expected)), student.graph.name(node)
 
 
-@pytest.mark.parametrize("name", list(RESIDUAL))
-@pytest.mark.parametrize("most", [0, 8_000, 1 << 20])
+@cases(
+    "name, most",
+    itertools.product(RESIDUAL, (0, 8_000, 1 << 20)),
+    quick=[*(("blocks", most) for most in (0, 8_000, 1 << 20)), ("no weights", 1 << 20), ("dense", 8_000)],
+)
 def test_spikes_are_kept_until_their_last_reader_is_done_and_no_longer(name: str, most: int) -> None:
-    passes = (*FRONT_END, FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(2))
-    student = Student(Pipeline(passes).run(RESIDUAL[name]()), GENERIC, Dynamics(8))
+    student = Student(residual(name), GENERIC, Dynamics(8))
     asked = 0
 
     def batches() -> Any:
@@ -389,9 +401,7 @@ def thresholds(graph: Graph) -> dict[str, float]:
 @pytest.mark.parametrize("name", list(RESIDUAL))
 def test_sums_of_several_inputs_are_corrected_as_one_layer_each(name: str) -> None:
     """Every channel of every layer with neurons is as active as in the float network; weighted inputs of sums stay."""
-    model = RESIDUAL[name]()
-    passes = (*FRONT_END, FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(2))
-    graph = Pipeline(passes).run(model)
+    graph = residual(name)
     layers = Student(graph.copy(), GENERIC, Dynamics(8)).layers()
     tops = {str(node.target): thresholds_behind(graph)[str(node.target)] for node in layers}
     wanted = mean_activations(float_form(graph), tops, spiking=False)

@@ -10,6 +10,7 @@ import fxsnn
 from fxsnn.passes import Canonicalize, CheckConvRelu, DropIdleReLUs, RecognizeActivations
 from fxsnn.rewriting import Pipeline
 from tests.nets import images, in_front, seeded
+from tests.sharing import cases
 
 
 def network(*between: nn.Module) -> nn.Module:
@@ -24,15 +25,16 @@ def network(*between: nn.Module) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize(
+@cases(
     "between",
     [
-        [nn.AvgPool2d(2), nn.ReLU()],
         [nn.AvgPool2d(3, 1, 1), nn.ReLU(), nn.AvgPool2d(2), nn.ReLU()],
         [nn.Flatten(), nn.ReLU()],
-        [nn.AdaptiveAvgPool2d(5), nn.ReLU()],
         [nn.ReLU6(), nn.AvgPool2d(2), nn.ReLU()],
+        [nn.AvgPool2d(2), nn.ReLU()],
+        [nn.AdaptiveAvgPool2d(5), nn.ReLU()],
     ],
+    quick=3,
 )
 def test_behind_another_activation_it_is_idle(between: list[nn.Module]) -> None:
     model = network(*between)

@@ -32,7 +32,7 @@ from fxsnn.passes import (
 from fxsnn.rewriting import Pipeline
 from fxsnn.training import Epoch
 from tests.nets import Small, seeded
-from tests.tuning import DATA, GRAPH, IMAGES, LABELS, V1, finetune, layers, quantised, right
+from tests.tuning import DATA, GRAPH, IMAGES, LABELS, V1, finetune, layers, quantised, right, tuned
 
 pytestmark = pytest.mark.filterwarnings("ignore:fine-tuning kept the network that it began with")
 
@@ -43,11 +43,11 @@ def loss(graph: Graph) -> float:
 
 
 def test_the_loss_falls() -> None:
-    assert loss(finetune(epochs=8, lr=0.2)(GRAPH).after) < 0.95 * loss(GRAPH)
+    assert loss(tuned(epochs=8, lr=0.2)) < 0.95 * loss(GRAPH)
 
 
 def test_the_tail_is_not_trained() -> None:
-    after = finetune()(GRAPH).after
+    after = tuned()
     assert after["fc"].weight is GRAPH["fc"].weight
 
 
@@ -98,7 +98,7 @@ def test_one_seed_gives_one_network_where_validation_draws_too() -> None:
 def test_mixed_precision_around_a_pass_does_not_reach_it() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         inside = finetune()(GRAPH).after.text()
-    assert inside == finetune()(GRAPH).after.text()
+    assert inside == tuned().text()
 
 
 def test_what_is_written_about_it_has_no_address_in_memory() -> None:
@@ -145,7 +145,7 @@ def test_a_step_is_no_longer_than_the_gradient_may_be() -> None:
 def test_networks_that_return_probabilities_are_trained_on_them(last: nn.Module) -> None:
     model = nn.Sequential(seeded(Small), last)
     graph = quantised(model)
-    after = finetune(epochs=8, lr=0.2)(graph).after
+    after = finetune(epochs=4, lr=0.2)(graph).after
 
     def likelihood(network: Graph) -> float:
         with torch.no_grad():
@@ -193,7 +193,7 @@ def test_maps_of_one_place_are_classes() -> None:
     losses = []
     for model in (seeded(lambda: Extended(1)), seeded(Small)):
         history: list[Epoch] = []
-        finetune(on_epoch=history.append)(quantised(model))
+        finetune(epochs=1, on_epoch=history.append)(quantised(model))
         losses.append([epoch.loss for epoch in history])
     assert losses[0] == losses[1]
 
@@ -276,7 +276,7 @@ def test_it_needs_to_know_the_timesteps() -> None:
 def test_a_conversion_gives_it_the_timesteps_and_leaves_the_model(convert: Any) -> None:
     model = seeded(Small)
     before = copy.deepcopy(model.state_dict())
-    snn = convert(model, timesteps=8, calibration_data=IMAGES, finetune=finetune(timesteps=None))
+    snn = convert(model, timesteps=8, calibration_data=IMAGES, finetune=finetune(timesteps=None, epochs=3))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert torch.equal(snn.get_submodule("fc").weight, model.fc.weight)
     plain = convert(model, timesteps=8, calibration_data=IMAGES)
@@ -338,19 +338,19 @@ def test_the_loss_of_the_spiking_network_falls(options: dict[str, Any], convert:
 )
 def test_every_option_makes_a_difference(option: dict[str, Any]) -> None:
     given = {"epochs": 1, "spiking_epochs": 1, "distillation": option.get("distillation", 0.0)}
-    assert finetune(**{**given, **option})(GRAPH).after.text() != finetune(**given)(GRAPH).after.text()
+    assert finetune(**{**given, **option})(GRAPH).after.text() != tuned(**given).text()
 
 
 def test_numbers_of_other_kinds_will_do(tmp_path: Path) -> None:
     given: dict[str, Any] = {"epochs": 1, "seed": 3, "lr": 0.25, "validation": 0.25}
     other = {"epochs": np.int64(1), "seed": np.int64(3), "lr": np.float32(0.25), "validation": np.float64(0.25)}
-    plain = finetune(**given)(GRAPH).after.text()
+    plain = tuned(**given).text()
     assert finetune(**other, checkpoint=tmp_path / "run.safetensors")(GRAPH).after.text() == plain
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
 def test_labels_may_be_any_integers(dtype: torch.dtype) -> None:
-    assert finetune((IMAGES, LABELS.to(dtype)))(GRAPH).after.text() == finetune()(GRAPH).after.text()
+    assert finetune((IMAGES, LABELS.to(dtype)))(GRAPH).after.text() == tuned().text()
 
 
 class Stream(IterableDataset[Any]):
@@ -370,7 +370,7 @@ def test_data_need_no_length() -> None:
 
 def test_spiking_epochs_go_on_from_the_best_state_before() -> None:
     """An ordinary epoch that spoils everything is forgotten: at a rate of nearly 0 a spiking one stays at the start."""
-    start = finetune(epochs=8, lr=0.2)(GRAPH).after
+    start = tuned(epochs=8, lr=0.2)
     history: list[Epoch] = []
     given = {"spiking_epochs": 1, "spiking_lr": 1e-9, "validation": DATA, "on_epoch": history.append}
     after = finetune(epochs=1, lr=1.0, **given)(start).after
@@ -443,7 +443,7 @@ def test_a_conversion_starts_from_corrected_layers(convert: Any) -> None:
         assert (start.biases, start.thresholds) == (True, False)
         assert torch.equal(torch.cat(list(start.data)), IMAGES)
     made = [
-        convert(model, calibration_data=IMAGES, timesteps=8, finetune=finetune(timesteps=None), **options)
+        convert(model, calibration_data=IMAGES, timesteps=8, finetune=finetune(timesteps=None, epochs=1), **options)
         for options in ({}, {"correction": "biases"}, {"correction": None})
     ]
     texts = [one.graph.text() for one in made]
@@ -541,7 +541,7 @@ def test_it_needs_to_know_the_target() -> None:
 
 
 def test_it_can_be_run_again_on_its_own_result() -> None:
-    twice = finetune()(finetune()(GRAPH).after).after
+    twice = finetune()(tuned()).after
     assert len(twice.nodes(ClippedReLU)) == 4
 
 

@@ -64,7 +64,7 @@ WHOLE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@cases("name", WHOLE, quick=5)
+@cases("name", WHOLE, quick=("mean over two", "mean that keeps", "adaptive", "its own size"))
 def test_an_average_over_the_whole_map_is_one_window(name: str) -> None:
     graph = in_front(seeded(lambda: Net(WHOLE[name])), images())
     assert [pair(kernel) for kernel, _ in pools(graph)] == [(12, 12)]
@@ -82,7 +82,7 @@ SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", SQUEEZES)
+@cases("name", SQUEEZES, quick=("one by one",))
 def test_squeezes_of_a_map_of_one_place_are_a_flatten(name: str) -> None:
     graph = in_front(seeded(lambda: Net(SQUEEZES[name])), images())
     assert CheckConvRelu().findings(graph) == []
@@ -117,7 +117,7 @@ def test_one_that_changes_nothing_disappears() -> None:
         assert pools(in_front(seeded(lambda: Net(nn.AdaptiveAvgPool2d(outputs))), images())) == []  # noqa: B023
 
 
-@pytest.mark.parametrize("examples", [25, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=pytest.mark.slow)])
 def test_adaptive_poolings_are_fixed_exactly_where_the_function_is_kept(examples: int) -> None:
     sides, counts = st.integers(1, 14), st.integers(1, 9)
     settings(max_examples=examples)(given(sides, sides, counts, counts)(adaptive_pooling_is_fixed))()
@@ -197,7 +197,7 @@ def test_ceil_mode_that_makes_no_difference_is_left_out(side: int, options: dict
     assert CheckConvRelu().findings(graph) == []
 
 
-@pytest.mark.parametrize("examples", [25, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=pytest.mark.slow)])
 def test_ceil_mode_is_left_out_exactly_where_it_makes_no_difference(examples: int) -> None:
     windows = (st.integers(3, 14), st.integers(2, 5), st.integers(1, 6), st.integers(0, 2), st.booleans())
     settings(max_examples=examples)(given(*windows)(ceil_mode_is_left_out))()

@@ -14,6 +14,7 @@ import fxsnn
 from fxsnn.passes import FRONT_END, Canonicalize, GatherWeights
 from fxsnn.rewriting import Pipeline
 from tests.nets import images, seeded
+from tests.sharing import cases
 
 
 class Calls(nn.Module):
@@ -62,7 +63,7 @@ FORMS: dict[str, tuple[Callable[[Any, Tensor], Any], list[type[nn.Module]]]] = {
 }
 
 
-@pytest.mark.parametrize("name", FORMS)
+@cases("name", FORMS, quick=("without bias, with options", "batch_norm", "linear", "matmul"))
 def test_they_become_modules_that_compute_the_same(name: str) -> None:
     function, kinds = FORMS[name]
     model = seeded(lambda: Calls(function)).eval()

@@ -34,7 +34,7 @@ def kinds(graph: Graph) -> list[type[nn.Module]]:
     return [type(graph[node]) for node in graph.nodes(nn.Module)]
 
 
-@random_seeds(8, slow=112)
+@random_seeds(4, slow=116)
 def test_random_networks_compute_what_they_computed(seed: int) -> None:
     plan = random_signal_plan(Random(seed))
     model, given = Signals(plan), noise(plan, 3, seed=1).squeeze(2)

@@ -144,7 +144,7 @@ def test_a_norm_behind_the_last_layer_is_remembered() -> None:
         assert fxsnn.convert(model, target="generic", bits=4).report.layers[0].layer == "1"
 
 
-@pytest.mark.parametrize("examples", [25, pytest.param(80, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [12, pytest.param(80, marks=pytest.mark.slow)])
 def test_any_two_are_one_exactly_or_stay_two(examples: int) -> None:
     settings(max_examples=examples)(given(st.integers(0, 1 << 20), st.booleans())(are_one_exactly_or_stay_two))()
 
@@ -311,7 +311,7 @@ def test_every_spike_is_that_of_the_contract() -> None:
     assert_spikes_of_the_contract(snn, images(3, seed=5))
 
 
-@random_seeds(6, slow=60)
+@random_seeds(2, slow=64)
 def test_those_of_random_rows_of_layers_are(seed: int) -> None:
     random = Random(seed)
     groups, stride = random.choice((1, 3)), random.randint(1, 2)

@@ -15,6 +15,7 @@ from fxsnn.layers import Concat
 from fxsnn.passes import CheckConvRelu, PairSignedValues
 from tests.joining import UNPAIRED, correlation, joined
 from tests.nets import images, in_front, seeded
+from tests.sharing import cases
 
 
 class PreActivation(nn.Module):
@@ -109,14 +110,14 @@ def test_the_function_is_kept_and_every_layer_can_spike(name: str) -> None:
     assert not CheckConvRelu().findings(step.after)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@cases("name", NETWORKS, quick=("a ReLU in front", "leaky"))
 def test_spikes_are_right_in_the_limit_of_time(convert: Any, name: str) -> None:
-    model, x = seeded(NETWORKS[name]), images(16)
-    snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)
+    model, x = seeded(NETWORKS[name]), images(8)
+    snn = convert(model, target="generic", bits=4, timesteps=128, calibration_data=x)
     assert correlation(model(x).detach(), snn(x).detach()) > 0.98
 
 
-@pytest.mark.parametrize(
+@cases(
     "function",
     [
         lambda m, x, y: F.relu(y) + F.relu(m.third(y)),
@@ -127,6 +128,7 @@ def test_spikes_are_right_in_the_limit_of_time(convert: Any, name: str) -> None:
         lambda m, x, y: F.leaky_relu(y, 0.3),
         lambda m, x, y: F.relu6(3 * (y - x)) + y,
     ],
+    quick=5,
     ids=["itself and its ReLU", "beside spikes", "pooled", "moved", "a sum and its part", "a leaky call", "scaled"],
 )
 def test_whoever_reads_it_reads_both(function: Any) -> None:
@@ -157,10 +159,10 @@ def test_a_chip_whose_convolutions_need_their_relu_has_no_pairs() -> None:
 @pytest.mark.parametrize("last", [nn.LeakyReLU(0.1), nn.PReLU(6)], ids=["one slope", "slopes of channels"])
 def test_it_may_be_the_last_activation(convert: Any, last: nn.Module) -> None:
     layers = (nn.Conv2d(3, 6, 3), nn.LeakyReLU(0.2), nn.Conv2d(6, 6, 3), last, nn.AvgPool2d(8), nn.Flatten())
-    model, x = seeded(lambda: nn.Sequential(*layers, nn.Linear(6, 5))), images(16)
+    model, x = seeded(lambda: nn.Sequential(*layers, nn.Linear(6, 5))), images(8)
     step = PairSignedValues()(in_front(model, x), x)
     assert not CheckConvRelu().findings(step.after)
-    snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)
+    snn = convert(model, target="generic", bits=4, timesteps=128, calibration_data=x)
     assert correlation(model(x).detach(), snn(x).detach()) > 0.98
 
 

@@ -73,7 +73,7 @@ def test_levels_in_any_words(name: str) -> None:
     assert CheckConvRelu().findings(step.after) == []
 
 
-@random_seeds(8, slow=67)
+@random_seeds(4, slow=71)
 def test_random_networks_compute_what_they_computed(seed: int) -> None:
     """Spellings and bounds at random, on maps, signals and vectors; a second time there is nothing to do."""
     draw = Random(seed)

@@ -15,6 +15,7 @@ from fxsnn.graph import Graph
 from fxsnn.layers import Affine
 from fxsnn.passes import Canonicalize, FoldConstants, RecognizeAffine
 from tests.nets import images, seeded
+from tests.sharing import cases
 
 MEAN, DEVIATION = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 
@@ -82,14 +83,15 @@ FORMS: dict[str, tuple[Callable[..., Any], list[float], list[float]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("form", "place"),
+@cases(
+    "form, place",
     [
         (form, place)
         for form in FORMS
         for place in ("front", "behind")
         if (form, place) != ("alike everywhere", "behind")
     ],
+    quick=[*((form, "front") for form in FORMS), ("number", "behind"), ("buffers", "behind")],
 )
 def test_every_form_of_arithmetic_is_known(form: str, place: str) -> None:
     function, scale, shift = FORMS[form]

@@ -16,6 +16,7 @@ from fxsnn.passes import CheckConvRelu, RecognizeSums
 from tests.joining import UNPAIRED, correlation, joined
 from tests.nets import images, in_front, seeded
 from tests.residual import Residual
+from tests.sharing import cases
 
 SPELLINGS: dict[str, tuple[Any, list[float]]] = {
     "operator": (lambda m, x, y: F.relu(y + x), [1, 1]),
@@ -37,7 +38,7 @@ def sums(graph: Graph) -> list[Any]:
     return [graph[node] for node in graph.nodes(Add)]
 
 
-@pytest.mark.parametrize("name", SPELLINGS)
+@cases("name", SPELLINGS, quick=("operator", "in place", "difference with alpha", "twice the same", "three", "scaled"))
 def test_a_sum_is_one_module_however_it_is_written(name: str) -> None:
     function, factors = SPELLINGS[name]
     graph = in_front(joined(function), images())

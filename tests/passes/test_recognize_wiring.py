@@ -30,6 +30,7 @@ from fxsnn.passes import FRONT_END, Canonicalize, CheckConvRelu, RecognizeWiring
 from tests.engines import ENGINES
 from tests.joining import UNPAIRED, correlation, joined, rows
 from tests.nets import images, in_front, seeded
+from tests.sharing import cases
 
 
 def shuffled(x: Tensor, groups: int) -> Tensor:
@@ -155,7 +156,7 @@ def test_images_are_not_put_beside_spikes() -> None:
     assert "it puts the images beside spikes" in str(report)
 
 
-@pytest.mark.parametrize(
+@cases(
     "name",
     [
         "cat",
@@ -172,6 +173,7 @@ def test_images_are_not_put_beside_spikes() -> None:
         "reflected",
         "more channels",
     ],
+    quick=("cat from behind", "nearest", "pixel unshuffle"),
 )
 def test_a_network_with_wiring_is_converted(convert: Any, name: str) -> None:
     function, channels, _ = ONE[name]

@@ -24,6 +24,7 @@ from tests.engines import ENGINES, needs_numba, same
 from tests.nets import images, seeded
 from tests.random_circuits import RandomCircuit
 from tests.random_networks import random_seeds
+from tests.sharing import converted_once
 
 FAST = [name for name in ENGINES if name != "torch"]
 
@@ -76,6 +77,7 @@ class Residual(nn.Module):
         return self.last(x.mean((2, 3)))
 
 
+@converted_once
 def converted(build: Callable[[], nn.Module] = Residual, **options: Any) -> fxsnn.SpikingNetwork:
     usual = {"target": "generic", "bits": 3, "calibration_data": images(16), "engine": "torch", "correction": None}
     with warnings.catch_warnings():

@@ -38,8 +38,14 @@ def converted(model: nn.Module, **options: Any) -> fxsnn.SpikingNetwork:
 
 
 @converted_once
-def network(build: Callable[[], nn.Module], **options: Any) -> fxsnn.SpikingNetwork:
+def of_any_engine(build: Callable[[], nn.Module], **options: Any) -> fxsnn.SpikingNetwork:
     return converted(seeded(build), **options)
+
+
+def network(build: Callable[[], nn.Module], engine: str = "auto", **options: Any) -> fxsnn.SpikingNetwork:
+    snn = of_any_engine(build, **options)
+    snn.engine = engine
+    return snn
 
 
 def run_in_both(snn: fxsnn.SpikingNetwork, engine: str, given: torch.Tensor) -> fxsnn.Run:
@@ -110,7 +116,10 @@ class TestEveryEngine:
     @cases(
         "name, options",
         itertools.product(NETWORKS, OPTIONS),
-        quick=[*((name, {}) for name in NETWORKS if name != "ColourNet"), *itertools.product(["odd windows"], OPTIONS)],
+        quick=[
+            *((name, {}) for name in ("modules", "one relu", "hand-written", "dense", "wide", "DigitNet")),
+            *itertools.product(["odd windows"], OPTIONS),
+        ],
     )
     def test_gives_the_spikes_of_pytorch(self, engine: str, name: str, options: dict[str, Any]) -> None:
         build, (channels, size) = NETWORKS[name]
@@ -423,8 +432,7 @@ def miscounting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 class TestAnEngineThatMakesOtherSpikes:
     """There was one once: a pooling of one place."""
 
-    @pytest.mark.parametrize("data", [None, images(16)])
-    @pytest.mark.parametrize("engine", ["auto", "numba"])
+    @cases("engine, data", [("auto", images(16)), ("numba", None), ("auto", None), ("numba", images(16))], quick=2)
     def test_is_found_by_convert_and_pytorch_takes_its_place(
         self, engine: str, data: torch.Tensor | None, miscounting: Callable[[], None]
     ) -> None:

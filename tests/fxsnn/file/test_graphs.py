@@ -34,6 +34,7 @@ from tests.converted_graphs import NETWORKS, converted, wired
 from tests.engines import same
 from tests.nets import seeded
 from tests.random_networks import random_seeds
+from tests.sharing import cases
 from tests.spiking_graphs import SpikingGraph, random_graph
 
 
@@ -58,7 +59,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+@cases("name, options", CASES, quick=CASES[1:], ids=str)
 def test_sums_of_several_inputs_come_back(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     snn = converted(name, **options)
     assert snn.graph.nodes(SpikeAdd)
@@ -72,7 +73,7 @@ def test_check_says_that_sums_can_be_saved(name: str) -> None:
     assert fxsnn.check(model, target="generic", bits=4, example=given).unwritable == ()
 
 
-@random_seeds(12, slow=60)
+@random_seeds(4, slow=68)
 def test_random_graphs_come_back(seed: int, tmp_path: Path) -> None:
     assert_comes_back(random_graph(seed), torch.randn(3, 3, 8, 8), tmp_path)
 

@@ -90,7 +90,7 @@ NOT: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
 }
 
 
-@cases("name", [*NEW, *OLD], quick=6)
+@cases("name", [*NEW, *OLD], quick=("of odd windows", "a pooling behind a convolution", "interpolated", "two heads"))
 def test_a_tail_is_the_same_when_it_is_loaded(name: str, tmp_path: Path) -> None:
     snn = with_tail(seeded(lambda: Tail((NEW | OLD)[name])))
     path = snn.save(tmp_path / "net.fxsnn")

@@ -66,9 +66,7 @@ class TestTheCulprit:
         assert worst.effect == "weights"
         assert "correct" not in worst.advice
 
-    @pytest.mark.parametrize(
-        ("bits", "advice"), [(1, "; give it more bits (the target allows 4), or fine"), (4, "; fine")]
-    )
+    @cases("bits, advice", [(1, "; give it more bits (the target allows 4), or fine"), (4, "; fine")], quick=1)
     def test_after_fine_tuning_it_says_that_weights_may_have_moved(
         self, convert: Convert, bits: int, advice: str
     ) -> None:

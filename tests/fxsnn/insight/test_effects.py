@@ -35,7 +35,7 @@ def spikes_of_the_last_stage(model: nn.Module, snn: fxsnn.SpikingNetwork, x: Ten
 
 
 class TestAllTogether:
-    @cases("name", CONVERTIBLE, quick=("modules", "one relu", "dense"))
+    @cases("name", CONVERTIBLE, quick=("one relu", "dense"))
     @pytest.mark.parametrize(
         "options",
         [

@@ -14,6 +14,7 @@ from fxsnn.errors import DataError
 from fxsnn.insight import accuracy, accuracy_over_time
 from fxsnn.insight.outputs import Outputs, outputs_reading
 from tests.nets import Ending, images, seeded
+from tests.sharing import cases
 
 Convert = Callable[..., fxsnn.SpikingNetwork]
 X = images(50)
@@ -42,7 +43,7 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
 
 
 class TestOneLogit:
-    @pytest.mark.parametrize("labels", [LABELS, LABELS.long(), LABELS[:, None].float()], ids=lambda one: str(one.dtype))
+    @cases("labels", [LABELS[:, None].float(), LABELS, LABELS.long()], quick=1, ids=lambda one: str(one.dtype))
     def test_every_figure_is_that_of_the_sign(self, model: nn.Module, labels: Tensor, convert: Convert) -> None:
         snn = convert(model, bits=4, timesteps=6, calibration_data=X)
         border = 0.5 if model is BINARY["sigmoid"] else 0.0

@@ -18,6 +18,7 @@ from fxsnn.layers import Integers
 from tests.fxsnn.insight import test_effects
 from tests.nets import images
 from tests.residual import RESIDUAL
+from tests.sharing import cases, converted_once
 
 Convert = Callable[..., fxsnn.SpikingNetwork]
 pytestmark = pytest.mark.filterwarnings(
@@ -26,13 +27,18 @@ pytestmark = pytest.mark.filterwarnings(
 IMAGES = images(16)
 
 
-def converted(name: str, **options: Any) -> tuple[nn.Module, fxsnn.SpikingNetwork]:
+@converted_once
+def spiking(name: str, **options: Any) -> fxsnn.SpikingNetwork:
     given = {"target": "generic", "bits": 3, "timesteps": 8, "correction": None, **options}
-    return RESIDUAL[name](), fxsnn.convert(RESIDUAL[name](), calibration_data=IMAGES, **given)
+    return fxsnn.convert(RESIDUAL[name](), calibration_data=IMAGES, **given)
 
 
-@pytest.mark.parametrize("name", list(RESIDUAL))
-@pytest.mark.parametrize("options", [{}, {"bits": 1, "reset": "zero", "initial_membrane": 0, "per_channel": False}])
+def converted(name: str, **options: Any) -> tuple[nn.Module, fxsnn.SpikingNetwork]:
+    return RESIDUAL[name](), spiking(name, **options)
+
+
+@cases("name", RESIDUAL, quick=("blocks", "no weights"))
+@cases("options", [{}, {"bits": 1, "reset": "zero", "initial_membrane": 0, "per_channel": False}], quick=1)
 def test_with_all_effects_the_network_is_the_spiking_one(name: str, options: dict[str, Any]) -> None:
     test_effects.TestAllTogether().assert_same(*converted(name, **options), images(6, seed=5))
 

@@ -57,7 +57,7 @@ def through_a_file(graph: Any, folder: Path) -> Any:
 
 class TestOtherSimulators:
     @cases("bits", [4, 1], quick=1)
-    @pytest.mark.parametrize("name", ["modules", "dense", "hand-written"])
+    @cases("name", ["modules", "dense", "hand-written"], quick=2)
     def test_norse_as_it_is_and_sinabs_make_the_same_spikes_and_logits(
         self, name: str, bits: int, tmp_path: Path
     ) -> None:
@@ -150,7 +150,7 @@ class TestOtherSimulators:
 
 class TestBackFromNir:
     @cases("reset", ["subtraction", "zero"], quick=1)
-    @pytest.mark.parametrize("name", CONVERTIBLE)
+    @cases("name", CONVERTIBLE, quick=("modules", "one relu", "dense", "hand-written"))
     def test_gives_the_very_network(self, name: str, reset: str, tmp_path: Path) -> None:
         snn = network(seeded(CONVERTIBLE[name]), reset=reset, initial_membrane=0.5 if reset == "subtraction" else 0)
         with quiet():

@@ -93,7 +93,7 @@ def test_untold_they_make_others_without_a_word_which_is_why_it_is_refused(tmp_p
         assert sum(train.sum() for train in trains) != sum(spikes.sum() for spikes in run.spikes.values())
 
 
-@random_seeds(6, slow=30)
+@random_seeds(3, slow=33)
 def test_random_graphs_make_the_same_spikes_in_both_and_come_back(seed: int, tmp_path: Path) -> None:
     snn = random_graph(seed, wired=False, input_bits=8, **ZERO)
     graph, run, drive = written(snn, tmp_path), snn.simulate(images()), fxsnn.nir_input(snn, images())

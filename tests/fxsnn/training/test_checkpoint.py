@@ -17,7 +17,7 @@ from fxsnn.passes import (
 from fxsnn.training import Epoch
 from tests.nets import Small, seeded
 from tests.sharing import cases
-from tests.tuning import DATA, GRAPH, IMAGES, LABELS, finetune
+from tests.tuning import GRAPH, IMAGES, LABELS, finetune, tuned
 
 pytestmark = pytest.mark.filterwarnings("ignore:fine-tuning kept the network that it began with")
 
@@ -41,15 +41,16 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, option
     numbers: list[int] = []
     resumed = finetune(**given, checkpoint=path, on_epoch=lambda epoch: numbers.append(epoch.number))(GRAPH).after
     assert numbers == list(range(at + 1, 5))
-    assert resumed.text() == finetune(**given)(GRAPH).after.text()
+    assert resumed.text() == tuned(**given).text()
 
 
 def test_a_conversion_with_data_that_draw_goes_on_too(tmp_path: Path, convert: Any) -> None:
-    loader = DataLoader(TensorDataset(*DATA), 32, shuffle=True, drop_last=True)
+    few = IMAGES[:40], LABELS[:40]
+    loader = DataLoader(TensorDataset(*few), 16, shuffle=True, drop_last=True)
     options = {"calibration_data": loader, "correction": "both", "calibration": "mse", "timesteps": 4}
 
     def tune() -> Finetune:
-        return Finetune(DATA, epochs=1, checkpoint=tmp_path / "run.safetensors", on_epoch=epochs.append)
+        return Finetune(few, epochs=1, checkpoint=tmp_path / "run.safetensors", on_epoch=epochs.append)
 
     epochs: list[Epoch] = []
     first, second = (convert(seeded(Small), **options, finetune=tune()) for _ in range(2))

@@ -24,6 +24,7 @@ from tests.tuning import IMAGES, LABELS, V1, finetune, quantised
 pytestmark = pytest.mark.filterwarnings("ignore:fine-tuning kept the network that it began with")
 
 
+@functools.cache
 def graph_of(outputs: int, *last: nn.Module, seed: int = 0) -> Graph:
     return quantised(seeded(lambda: Ending(outputs, *last), seed))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,14 @@ from fxsnn.rewriting import Pipeline
 from fxsnn.training import Epoch, Student, float_form
 from tests.nets import images
 from tests.residual import RESIDUAL
+from tests.sharing import cases, rewritten_once
 from tests.tuning import DATA, right
 
 GENERIC = fxsnn.get_target("generic")
 IMAGES = images(8).double()
 
 
+@rewritten_once
 def quantised(name: str, bits: int = 2) -> Graph:
     passes = (*FRONT_END, FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(bits))
     return Pipeline(passes).run(RESIDUAL[name]().double())
@@ -58,8 +61,11 @@ def drives_of(snn: fxsnn.SpikingNetwork, x: Tensor) -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.parametrize("name", list(RESIDUAL))
-@pytest.mark.parametrize("bits", [1, 3])
+@cases(
+    "name, bits",
+    itertools.product(RESIDUAL, (1, 3)),
+    quick=[("blocks", 1), ("blocks", 3), ("first is a sum", 3), ("no weights", 1), ("dense", 3)],
+)
 @pytest.mark.parametrize("dynamics", [Dynamics(8), Dynamics(4, "zero", 0.0)], ids=str)
 def test_for_the_rates_that_spikes_have_each_layer_is_driven_as_its_neurons_are(
     name: str, bits: int, dynamics: Dynamics
@@ -180,6 +186,7 @@ def test_a_sum_that_fits_no_register_is_said_before_training() -> None:
 OPTIONS: dict[str, Any] = {"target": GENERIC, "timesteps": 8, "lr": 0.05, "batch_size": 32, "distillation": 0.0}
 
 
+@rewritten_once
 def in_training() -> Graph:
     passes = (*FRONT_END, FoldBatchNorm(), CalibrateThresholds(DATA[0]), QuantizeWeights(2))
     return Pipeline(passes).run(RESIDUAL["blocks"]())

@@ -23,12 +23,13 @@ from fxsnn.rewriting import Pipeline
 from fxsnn.training import Student, float_form
 from tests.clipped import Levels, network
 from tests.nets import CONVERTIBLE, Small, images, seeded
-from tests.sharing import cases
+from tests.sharing import cases, rewritten_once
 
 V1 = fxsnn.get_target("hw_v1.0")
 IMAGES = images(16)
 
 
+@rewritten_once
 def quantised(name: str = "modules", bits: int = 2, dtype: torch.dtype = torch.float64) -> Graph:
     passes = (Canonicalize(), FoldBatchNorm(), CalibrateThresholds(IMAGES.to(dtype)), QuantizeWeights(bits))
     return Pipeline(passes).run(seeded(CONVERTIBLE[name]).to(dtype))
@@ -158,7 +159,7 @@ def test_the_graph_it_was_made_from_still_learns() -> None:
     assert any(flags)
 
 
-@pytest.mark.parametrize("name", list(CONVERTIBLE))
+@cases("name", CONVERTIBLE, quick=("modules", "one relu", "dense", "hand-written"))
 def test_with_simulated_rates_the_outputs_are_those_of_the_spiking_network(name: str) -> None:
     student = Student(quantised(name), V1, Dynamics(8))
     student.simulate(IMAGES.double())

@@ -16,16 +16,17 @@ from fxsnn.graph import Graph
 from fxsnn.training import Epoch
 from tests.nets import Small, seeded
 from tests.sharing import cases
-from tests.tuning import GRAPH, IMAGES, LABELS, finetune, quantised
+from tests.tuning import GRAPH, IMAGES, LABELS, finetune, quantised, tuned
 
 pytestmark = pytest.mark.filterwarnings("ignore:fine-tuning kept the network that it began with")
 
 
 def test_with_distillation_alone_labels_are_not_looked_at() -> None:
     """Unlabelled splits have labels of -1; others have more classes, or none that are integers."""
-    plain = finetune(IMAGES, distillation=1, validation=0.25)(GRAPH).after.text()
+    given: dict[str, Any] = {"distillation": 1, "validation": 0.25, "epochs": 1}
+    plain = finetune(IMAGES, **given)(GRAPH).after.text()
     for labels in (LABELS - 6, LABELS + 40, LABELS.float()):
-        assert finetune((IMAGES, labels), distillation=1, validation=0.25)(GRAPH).after.text() == plain
+        assert finetune((IMAGES, labels), **given)(GRAPH).after.text() == plain
 
 
 @cases("precision, tolerance", [("float32", 1e-4), ("bfloat16", 0.05)], quick=1)
@@ -35,7 +36,8 @@ def test_a_teacher_may_give_logits_where_the_network_gives_probabilities(precisi
     losses: list[list[float]] = []
     for teacher in (seeded(Small, 5), nn.Sequential(seeded(Small, 5), nn.Softmax(1)), seeded(Small, 5).double()):
         history: list[Epoch] = []
-        finetune(IMAGES, distillation=1, teacher=teacher, on_epoch=history.append, precision=precision)(graph)
+        given: dict[str, Any] = {"teacher": teacher, "precision": precision, "on_epoch": history.append}
+        finetune(IMAGES, distillation=1, epochs=1, **given)(graph)
         losses.append([epoch.loss for epoch in history])
     assert losses[1] == pytest.approx(losses[0], rel=tolerance)
     assert losses[2] == pytest.approx(losses[0], rel=tolerance)
@@ -121,8 +123,8 @@ def test_a_teacher_that_cannot_teach_is_refused(teacher: nn.Module, message: str
 
 def test_another_teacher_can_be_given_and_stays_as_it_is() -> None:
     teacher = seeded(Small, 5).train()
-    other = finetune(distillation=1, teacher=teacher)(GRAPH).after
-    assert other.text() != finetune(distillation=1)(GRAPH).after.text()
+    other = finetune(distillation=1, epochs=1, teacher=teacher)(GRAPH).after
+    assert other.text() != finetune(distillation=1, epochs=1)(GRAPH).after.text()
     assert teacher.training
 
 
@@ -130,10 +132,10 @@ def test_the_teacher_is_the_float_network_whatever_came_before(convert: Any) -> 
     """Corrected biases, or an earlier training, are not what is to be learned from."""
     model = seeded(Small)
     given = {"timesteps": 8, "calibration_data": IMAGES, "correction": "biases"}
-    tuned = finetune(distillation=1, epochs=1)
+    distilled = finetune(distillation=1, epochs=1)
     losses: list[float] = []
     for teacher in (None, model):
-        passes = dataclasses.replace(tuned, teacher=teacher, on_epoch=lambda epoch: losses.append(epoch.loss))
+        passes = dataclasses.replace(distilled, teacher=teacher, on_epoch=lambda epoch: losses.append(epoch.loss))
         convert(model, **given, finetune=passes)
-        passes(finetune(epochs=2, lr=0.1)(GRAPH).after)
+        passes(tuned(epochs=2, lr=0.1))
     assert losses[2:] == pytest.approx(losses[:2], rel=1e-4)

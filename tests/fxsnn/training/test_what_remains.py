@@ -16,7 +16,7 @@ from fxsnn.passes import (
 )
 from fxsnn.training import Epoch
 from tests.sharing import cases
-from tests.tuning import DATA, GRAPH, IMAGES, LABELS, V1, finetune, layers, right
+from tests.tuning import DATA, GRAPH, IMAGES, LABELS, V1, finetune, layers, right, tuned
 
 pytestmark = pytest.mark.filterwarnings("ignore:fine-tuning kept the network that it began with")
 
@@ -49,10 +49,6 @@ def test_without_progress_it_stops_early() -> None:
     assert len(history) == 2
 
 
-START = finetune(epochs=8, lr=0.2)(GRAPH).after
-"""From which a large learning rate leads only downhill."""
-
-
 @pytest.mark.parametrize(("validation", "judged"), [(None, "training"), (DATA, "validation")])
 def test_a_training_that_makes_it_worse_returns_the_start_and_says_so(
     validation: Any, judged: str, caplog: pytest.LogCaptureFixture
@@ -60,11 +56,12 @@ def test_a_training_that_makes_it_worse_returns_the_start_and_says_so(
     said = (
         rf"fine-tuning kept the network that it began with: {judged} images that its spikes classify right, \d\d\.\d\d%"
     )
+    start = tuned(epochs=8, lr=0.2)  # from which a large learning rate leads only downhill
     caplog.set_level("INFO", "fxsnn.training.loop")
     with pytest.warns(AccuracyWarning, match=f"{said}.*A smaller lr, or more epochs"):
-        after = finetune(epochs=2, lr=1.0, gradient_norm=None, validation=validation)(START).after
-    assert right(after) == right(START)
-    for one, two in zip(layers(after), layers(START), strict=True):
+        after = finetune(epochs=2, lr=1.0, gradient_norm=None, validation=validation)(start).after
+    assert right(after) == right(start)
+    for one, two in zip(layers(after), layers(start), strict=True):
         assert torch.equal(one.codes(), two.codes())
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "fine-tuning, epoch 1",
