@@ -11,11 +11,11 @@ from torch.fx.node import Node
 
 from fxsnn.errors import OptionError
 from fxsnn.graph import Activation, Graph
-from fxsnn.layers import Add, Tap, Taps, pair
+from fxsnn.layers import Add, AnyPool2d, Tap, Taps, pair
 from fxsnn.options import is_one_of, shown
 from fxsnn.rewriting import Pass, facts, pools_activations
 
-MAX_POOL_WAYS = ("rectifiers", "average", "stride")
+MAX_POOL_WAYS = ("rectifiers", "average", "stride", "any")
 """What `ReplaceMaxPool` can put in the place of max pooling."""
 
 
@@ -26,6 +26,10 @@ class ReplaceMaxPool(Pass):
         by: "rectifiers" keeps the function: `max(a, b) = a + ReLU(b - a)`, first down, then across the window, and
             neurons for the sum. Right in the limit of T; with few steps it overestimates, since what two spike trains
             differ by for a while counts.
+            "any" keeps it, too, as long as there are no spikes: one neuron a window that spikes in each step in which
+            any neuron of the window does (`AnyPool2d`). Its rate lies between the maximum of the rates and their sum,
+            however long the network runs. It needs no sums, but neurons that are reset to zero whatever the network's
+            reset is.
             "average" puts an average pooling in its place, "stride" takes the middle of each window: other functions,
             for networks that are trained afterwards.
 
@@ -70,7 +74,7 @@ class ReplaceMaxPool(Pass):
     def __post_init__(self) -> None:
         if not is_one_of(self.by, MAX_POOL_WAYS):
             raise OptionError(f"max_pool is {shown(self.by)}; allowed are {', '.join(map(repr, MAX_POOL_WAYS))}")
-        object.__setattr__(self, "preserves", self.by == "rectifiers")
+        object.__setattr__(self, "preserves", self.by in ("rectifiers", "any"))
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
@@ -78,7 +82,7 @@ class ReplaceMaxPool(Pass):
         for node in nodes:
             _put_behind_activation(graph, node)
         replace: dict[str, Callable[[Graph, Node], None]]
-        replace = {"rectifiers": _by_rectifiers, "average": _by_average, "stride": _by_stride}
+        replace = {"rectifiers": _by_rectifiers, "any": _by_any, "average": _by_average, "stride": _by_stride}
         for node in nodes:
             replace[self.by](graph, node)
 
@@ -103,6 +107,10 @@ def _windows(pool: Any) -> tuple[Taps, Taps]:
         Taps(kernel[axis], stride[axis], padding[axis], dilation[axis], bool(pool.ceil_mode)) for axis in (0, 1)
     )
     return down, across
+
+
+def _by_any(graph: Graph, node: Node) -> None:
+    graph.replace(node, AnyPool2d(*_windows(graph[node])).eval())
 
 
 def _by_average(graph: Graph, node: Node) -> None:

@@ -213,11 +213,12 @@ class GraphCase:
     options: Options
     model: PlannedGraph
     snn: fxsnn.SpikingNetwork
+    max_pool: str = "rectifiers"
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """What is done, with sums for max pooling."""
-        return without_max_pools(self.plan.steps)
+        """What is done, with sums for max pooling where rectifiers stand for it."""
+        return without_max_pools(self.plan.steps) if self.max_pool == "rectifiers" else self.plan.steps
 
 
 def random_options(random: Random) -> Options:
@@ -233,9 +234,11 @@ def random_options(random: Random) -> Options:
     )
 
 
-def graph_converted(model: PlannedGraph, images: Tensor, options: Options) -> fxsnn.SpikingNetwork:
+def graph_converted(
+    model: PlannedGraph, images: Tensor, options: Options, max_pool: str = "rectifiers"
+) -> fxsnn.SpikingNetwork:
     """The library's side."""
-    return converted(model, images, options, max_pool="rectifiers")
+    return converted(model, images, options, max_pool=max_pool)
 
 
 def convertible_graph(seed: int) -> GraphCase:
@@ -243,10 +246,12 @@ def convertible_graph(seed: int) -> GraphCase:
     for attempt in itertools.count():
         random = Random(f"graph {seed}.{attempt}")
         plan, options = random_graph_plan(random), random_options(random)
-        print(f"seed {seed}.{attempt}: {plan}\n{options}")
+        max_pool = random.choice(("rectifiers", "any"))
+        print(f"seed {seed}.{attempt}: {plan}\n{options}, max_pool={max_pool}")
         model = PlannedGraph(plan)
         try:
-            return GraphCase(plan, options, model, graph_converted(model, images_for(plan, 8, seed=1), options))
+            snn = graph_converted(model, images_for(plan, 8, seed=1), options, max_pool)
+            return GraphCase(plan, options, model, snn, max_pool)
         except fxsnn.TargetError as error:
             print(error)
     raise AssertionError

@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Activation, Graph, made_of_activations
+from fxsnn.graph import Activation, Graph, Pooling, made_of_activations
 from fxsnn.layers import Wiring
 
-_PASS_ON = (nn.AvgPool2d, nn.MaxPool2d, Wiring)
+_PASS_ON = (*Pooling, nn.MaxPool2d, Wiring)
 
 
 def pools_activations(graph: Graph, node: Node) -> bool:
