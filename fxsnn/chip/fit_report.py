@@ -182,8 +182,8 @@ class FitReport:
 def own_reset(layers: Sequence[str], target: str) -> str:
     """What is assumed of a target that has layers which spike with any neuron of their window."""
     return (
-        f"{', '.join(layers)}: reset to zero; where the network is reset by subtraction, {target} is assumed to have a "
-        "reset for each layer"
+        f"{', '.join(layers)}: max pooling by any neuron of the window, which overestimates; reset to zero: where the "
+        f"network is reset by subtraction, {target} is assumed to have a reset for each layer"
     )
 
 

@@ -87,8 +87,8 @@ class SpikeAnyPool2d(SpikePool2d, AnyPool2d):
         return sums_over_windows(x, self.rows, self.columns)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The maximum before conversion; spikes afterwards."""
-        return super().forward(x) if self.dynamics is None else self.fire(x)
+        """Spikes."""
+        return self.fire(x)
 
 
 def sums_over_windows(x: Tensor, rows: Taps, columns: Taps) -> Tensor:

@@ -172,8 +172,9 @@ class TestAnyNeuronOfTheWindow:
         ).eval()
         report = fxsnn.check(model, target="hw_v1.0", bits=2, max_pool="any")
         assert report.ok
-        assumed = "2: reset to zero; where the network is reset by subtraction, hw_v1.0 is assumed to have a reset for"
-        assert f"note: {assumed} each layer" in str(report)
+        pooling, assumed = "2: max pooling by any neuron of the window", "hw_v1.0 is assumed to have a reset for each"
+        assert f"note: {pooling}, which overestimates; reset to zero" in str(report)
+        assert assumed in str(report)
         assert not fxsnn.check(model, target="hw_v1.0", bits=2, max_pool="rectifiers").ok
         snn = self.convert(convert, model, target="hw_v1.0", bits=2)
         assert assumed in str(snn.report)
