@@ -241,12 +241,13 @@ def graph_converted(
     return converted(model, images, options, max_pool=max_pool)
 
 
-def convertible_graph(seed: int) -> GraphCase:
-    """The first random graph of a seed whose values fit the registers of the target."""
+def convertible_graph(seed: int, max_pool: str = "rectifiers", *, pooled: bool = False) -> GraphCase:
+    """The first random graph of a seed whose values fit the registers of the target, with max poolings if asked for."""
     for attempt in itertools.count():
         random = Random(f"graph {seed}.{attempt}")
         plan, options = random_graph_plan(random), random_options(random)
-        max_pool = random.choice(("rectifiers", "any"))
+        if pooled and not any(isinstance(step, MaxPool) for step in plan.steps):
+            continue
         print(f"seed {seed}.{attempt}: {plan}\n{options}, max_pool={max_pool}")
         model = PlannedGraph(plan)
         try:

@@ -337,7 +337,16 @@ def assert_same_dynamics(case: GraphCase, snn: fxsnn.SpikingNetwork, images: Ten
 
 @random_seeds(4, slow=56)
 def test_graphs_follow_the_contract(seed: int, tmp_path: Path) -> None:
-    case = convertible_graph(seed)
+    assert_follows(convertible_graph(seed), tmp_path)
+
+
+@random_seeds(2, slow=18)
+def test_graphs_with_max_pooling_by_any_neuron_of_the_window_do(seed: int, tmp_path: Path) -> None:
+    assert_follows(convertible_graph(seed, "any", pooled=True), tmp_path)
+
+
+def assert_follows(case: GraphCase, tmp_path: Path) -> None:
+    """Integers, spikes, membranes and logits, in every engine, from the file and in the numpy reader."""
     worth = assert_same_integers(case)
     images, value = 1.2 * images_for(case.plan, 2, seed=2), worth[case.steps[-1].name].value
     assert_same_dynamics(case, case.snn, images, value)
