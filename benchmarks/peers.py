@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fxsnn.engine.circuit import Circuit, circuit_of
-from fxsnn.layers import Decode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, layer_like
+from fxsnn.layers import Decode, SpikeAdd, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, Spiking, Synapses, layer_like
 from fxsnn.network import SpikingNetwork
 from fxsnn.numerics import Dynamics
 
@@ -95,7 +95,7 @@ class Peer:
     """A network in another simulator, between our encoding of images and our reading of spike counts.
 
     Attributes:
-        circuit: the spiking part of the converted network, layers one after the other.
+        circuit: the spiking part of the converted network.
         tail: what lies behind it, called with activations and images.
         timesteps: T.
         layout: how maps lie in memory.
@@ -141,11 +141,22 @@ def peer(
         runner: what runs the whole network and counts the spikes of its last layer.
     """
     circuit = circuit_of(snn.graph)
-    modules: list[nn.Module] = []
-    for _, layer in circuit.layers:
-        stateless = synapses_of(layer).to(memory_format=LAYOUTS[layout])
-        modules += [synapses(stateless), neurons(start_of(layer, snn.initial_membrane))]
-    network = nn.Sequential(*modules).to(circuit.device).eval()
+    modules: list[list[nn.Module]] = []
+    for number, call in enumerate(circuit.calls[1:], 1):
+        module: nn.Module = nn.Identity()
+        if isinstance(call.module, SpikeAdd):
+            module = Sum(call.module, [isinstance(circuit.calls[one].module, Synapses) for one in call.inputs])
+        elif isinstance(call.module, Synapses):
+            reader = next(one.module for one in circuit.calls if number in one.inputs)
+            assert isinstance(reader, SpikeAdd)
+            module = synapses(layer_of(call.module, reader.threshold, None).to(memory_format=LAYOUTS[layout]))
+        elif isinstance(call.module, Spiking):
+            module = synapses(synapses_of(call.module).to(memory_format=LAYOUTS[layout]))
+        elif not isinstance(call.module, nn.Flatten):  # that is part of what reads it
+            raise TypeError(f"{call.name}: a {type(call.module).__name__} is not known to the peers")
+        spikes = [neurons(start_of(call.module, snn.initial_membrane))] if isinstance(call.module, Spiking) else []
+        modules.append([module, *spikes])
+    network = Joined(modules, [call.inputs for call in circuit.calls[1:]]).to(circuit.device).eval()
     tail = snn.graph.behind(snn.graph.nodes(Decode)[0])
     return Peer(circuit, tail, timesteps, layout, runner(network))
 
@@ -155,12 +166,65 @@ def synapses_of(layer: Spiking) -> nn.Module:
     if isinstance(layer, SpikeAvgPool2d):
         return nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding)
     assert isinstance(layer, SpikeConv2d | SpikeLinear)
-    threshold = layer.threshold.double()
-    weight = layer.gain * layer.codes.double() / threshold.view(-1, *[1] * (layer.codes.dim() - 1))
+    return layer_of(layer, layer.threshold, layer.leak)
+
+
+def layer_of(layer: SpikeConv2d | SpikeLinear | Synapses, threshold: Tensor, leak: Tensor | None) -> nn.Module:
+    """A convolution or fully connected layer in float32, its weights and leak divided by thresholds [C]."""
+    scale = (layer.gain / threshold.double()).view(-1, *[1] * (layer.codes.dim() - 1))
     plain = layer_like(layer, nn.Conv2d, nn.Linear)
-    plain.weight = nn.Parameter(weight.float())
-    plain.bias = nn.Parameter((layer.leak.double() / threshold).float())
+    plain.weight = nn.Parameter((scale * layer.codes).float())
+    plain.bias = None if leak is None else nn.Parameter((leak.double() / threshold).float())
     return plain if isinstance(plain, nn.Conv2d) else nn.Sequential(nn.Flatten(), plain)
+
+
+class Sum(nn.Module):
+    """What stands in front of the neurons of a sum, for threshold 1: inputs [..., N, C, H, W] times what each weighs.
+
+    Args:
+        layer: the sum.
+        synapses: which inputs are drives of synapses, whose weights are divided by the threshold already.
+    """
+
+    weights: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: SpikeAdd, synapses: Sequence[bool]) -> None:
+        super().__init__()
+        threshold = layer.threshold.double()
+        divided = torch.tensor(synapses, device=threshold.device).view(-1, 1)
+        weights = (layer.weights / threshold).where(~divided, 1.0)
+        self.register_buffer("weights", weights.float().view(len(weights), -1, 1, 1))
+        self.register_buffer("bias", (layer.leak / threshold).float().view(-1, 1, 1))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Their sum."""
+        total = self.bias
+        for x, weight in zip(inputs, self.weights, strict=True):
+            total = total + x * weight
+        return total
+
+
+class Joined(nn.Module):
+    """Modules in rows, each of which reads the input, number 0, or what other rows gave, kept up to the last reader."""
+
+    def __init__(self, rows: Sequence[Sequence[nn.Module]], inputs: Sequence[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(row[0] for row in rows)
+        self.rests = nn.ModuleList(nn.Sequential(*row[1:]) for row in rows)
+        self.inputs = inputs
+        self.last = {one: number for number, reads in enumerate(inputs) for one in reads}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the last one gives."""
+        values = {0: x}
+        for number, reads in enumerate(self.inputs):
+            given = [values[one] for one in reads]
+            for one in reads:
+                if self.last[one] == number:
+                    values.pop(one, None)
+            values[number + 1] = self.rests[number](self.heads[number](*given))
+        return values[len(self.inputs)]
 
 
 def start_of(layer: Spiking, initial_membrane: float) -> float:

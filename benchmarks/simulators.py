@@ -30,15 +30,34 @@ from fxsnn.engine import engine_for
 from fxsnn.engine.circuit import circuit_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from networks import ColourNet, DigitNet
+from networks import ColourNet, DigitNet, ResNet20, SeparableNet
 from peers import COMPILED_PEERS, PEERS, Contender, float_network, ours
 from simulators_report import FLOAT, OURS, Figure, Results, Row, machine, results_table, write
 
-NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
-    "ColourNet": (ColourNet, (3, 32, 32), 2),
-    "DigitNet": (DigitNet, (1, 28, 28), 4),
+
+@dataclass(frozen=True)
+class Network:
+    """What is run.
+
+    Attributes:
+        build: builds it.
+        shape: of an image.
+        bits: of weights.
+        target: chip.
+    """
+
+    build: Callable[[], nn.Module]
+    shape: tuple[int, int, int]
+    bits: int
+    target: str = "hw_v1.0"
+
+
+NETWORKS: Mapping[str, Network] = {
+    "ColourNet": Network(ColourNet, (3, 32, 32), 2),
+    "DigitNet": Network(DigitNet, (1, 28, 28), 4),
+    "ResNet20": Network(ResNet20, (3, 32, 32), 4, "generic"),
+    "SeparableNet": Network(SeparableNet, (3, 32, 32), 4, "generic"),
 }
-"""What builds it, the shape of an image, weight bits."""
 
 _TRIAL_STEPS = 4
 """Layouts are tried with at most so many steps."""
@@ -71,13 +90,13 @@ class Bench:
 
 def bench_for(name: str, seed: int, count: int, device: str) -> Bench:
     """A network with random weights whose batch norms know their statistics, converted for noise images."""
-    build, shape, bits = NETWORKS[name]
+    network = NETWORKS[name]
     torch.manual_seed(seed)
-    model = with_statistics(build(), shape)
-    images = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
+    model = with_statistics(network.build(), network.shape)
+    images = torch.randn(count, *network.shape, generator=torch.Generator().manual_seed(seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fxsnn.FxsnnWarning)  # random weights need no fine-tuning
-        snn = fxsnn.convert(model, target="hw_v1.0", bits=bits, calibration_data=images)
+        snn = fxsnn.convert(model, target=network.target, bits=network.bits, calibration_data=images)
     return Bench(model.to(device), snn.to(device), images.to(device))
 
 
@@ -276,7 +295,7 @@ def main(arguments: list[str] | None = None) -> int:
             rows += (measured := measure(bench, setting, options))
             print(f"{results_table(measured)}\n", flush=True)
         rates = firing_rates(bench, max(options.timesteps))
-    network = f"{options.network}, {NETWORKS[options.network][2]} bits, random weights, seed {options.seed}"
+    network = f"{options.network}, {NETWORKS[options.network].bits} bits, random weights, seed {options.seed}"
     results = Results(machine(network, options.device, given), tuple(rows), rates, roofline(bench))
     write(options.out, results)
     print(f"written to {options.out}")

@@ -1,11 +1,14 @@
-"""Which networks that people have can be converted: torchvision's, and the convolutional families of timm.
+"""Which networks that people have can be converted: torchvision's, timm's families of convolutions, those of papers.
 
     pip install timm  # if its networks are wanted, too
-    python benchmarks/zoo.py --simulate --out docs/benchmarks
+    python benchmarks/zoo.py --check --out docs/benchmarks
+    python benchmarks/zoo.py --simulate --only papers/ torchvision/resnet18 --out docs/benchmarks
 
-Weights are random, images small. Each network has a process of its own, which may take so much time and memory. With
---simulate, those that convert run, too, and logits are compared from stage to stage: what is converted wrongly shows
-between two of them.
+Weights are random, images small. Each network is tried as it is, with max pooling replaced by rectifiers, and with
+other activations replaced by ReLUs, too. It has a process of its own, which may take so much time and memory. With
+--simulate, those that convert run, and logits are compared from stage to stage: what is converted wrongly shows between
+two of them. What came of a network is kept in a folder (--work), so that an interrupted scan goes on, and the page is
+about all that was kept; `zoo_spikingjelly.py` adds to it what SpikingJelly makes of the same networks.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -29,9 +33,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from zoo_report import CONVERTED, ERROR, LIMIT, REFUSED, REPLACED, Entry, machine, results_table, write
+from zoo_papers import PAPERS
+from zoo_report import (
+    ACTIVATED,
+    CONVERTED,
+    ERROR,
+    LIMIT,
+    REFUSED,
+    REPLACED,
+    Entry,
+    Size,
+    answers,
+    keep,
+    machine,
+    results_table,
+    rows,
+    write,
+)
 
 import fxsnn
+from fxsnn.passes import Canonicalize, ReplaceActivation
 
 _OPTIONS: dict[str, Any] = {"target": "generic", "bits": 4}
 _REPLACEMENT = "rectifiers"
@@ -68,15 +89,34 @@ starnet_s050 convnext_atto repvit_m0_9
 """Small members of families of convolutions."""
 
 
+Examine = Callable[[str, "Network", argparse.Namespace], Any]
+"""Says something about a network of a name."""
+
+
 # Networks -------------------------------------------------------------------------------------------------------------
 
 
-def networks() -> Mapping[str, Callable[[], nn.Module]]:
-    """What builds each network: all that torchvision has for classification and, where timm is installed, `TIMM`."""
+@dataclass(frozen=True)
+class Network:
+    """One of the zoo.
+
+    Attributes:
+        build: makes it, with random weights.
+        size: of its images, channels first; `None`: the smallest of `_SIZES` that it takes, in three colours.
+    """
+
+    build: Callable[[], nn.Module]
+    size: Size | None = None
+
+
+def networks() -> Mapping[str, Network]:
+    """All that torchvision has for classification, those of `PAPERS` and, where timm is installed, of `TIMM`."""
     from torchvision import models
 
-    found = {f"torchvision/{name}": partial(_torchvision, name) for name in models.list_models(models)}
-    return found | ({f"timm/{name}": partial(_timm, name) for name in TIMM.split()} if find_spec("timm") else {})
+    found = {f"torchvision/{name}": Network(partial(_torchvision, name)) for name in models.list_models(models)}
+    if find_spec("timm"):
+        found |= {f"timm/{name}": Network(partial(_timm, name), _timm_size(name)) for name in TIMM.split()}
+    return found | {f"papers/{name}": Network(paper.build, paper.size) for name, paper in PAPERS.items()}
 
 
 def _torchvision(name: str) -> nn.Module:
@@ -92,28 +132,39 @@ def _timm(name: str) -> nn.Module:
     return timm.create_model(name, pretrained=False)
 
 
-def image_size(model: nn.Module) -> int:
-    """Rows and columns of the smallest square images that a network takes, of those that were tried."""
+def _timm_size(name: str) -> Size | None:
+    """Of small images, timm's VGGs enlarge the last maps, to as many rows as those of large ones have."""
+    return (3, _DESIGNED_FOR, _DESIGNED_FOR) if name.startswith("vgg") else None
+
+
+def image_size(model: nn.Module) -> Size:
+    """The smallest square images in three colours that a network takes, of those that were tried."""
     pools = [one.output_size for one in model.modules() if isinstance(one, nn.AdaptiveAvgPool2d)]
     if any(size not in (1, (1, 1)) for size in pools):
-        return _DESIGNED_FOR
-    for size in _SIZES:
+        return (3, _DESIGNED_FOR, _DESIGNED_FOR)
+    for side in _SIZES:
         with torch.no_grad(), suppress(Exception):
-            model(torch.zeros(1, 3, size, size))
-            return size
+            model(torch.zeros(1, 3, side, side))
+            return (3, side, side)
     raise ValueError(f"takes no images of {', '.join(map(str, _SIZES))} rows")
 
 
-def random_images(count: int, size: int) -> Tensor:
-    """[N, 3, size, size]: coarse patterns and fine noise, so that images differ in more than the latter."""
-    coarse = nn.functional.interpolate(torch.randn(count, 3, 4, 4), size=(size, size), mode="bilinear")
-    return coarse + torch.randn(count, 1, 1, 1) / 2 + torch.randn(count, 3, size, size) / 4
+def random_images(count: int, size: Size) -> Tensor:
+    """[N, C, H, W]: coarse patterns and fine noise, so that images differ in more than the latter."""
+    coarse = nn.functional.interpolate(torch.randn(count, size[0], 4, 4), size=size[1:], mode="bilinear")
+    return coarse + torch.randn(count, 1, 1, 1) / 2 + torch.randn(count, *size) / 4
 
 
 @torch.no_grad()
-def fill_batch_norms(model: nn.Module, images: Tensor) -> None:
-    """Give batch norms scales and shifts, none of them zero, and the statistics of these images."""
+def fill(model: nn.Module, images: Tensor) -> None:
+    """Give batch norms scales and shifts, none of them zero, and the statistics of these images.
+
+    Where there are none, weights are such that deep layers still tell images apart.
+    """
     norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    for layer in () if norms else model.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     for norm in norms:
         norm.reset_running_stats()
         norm.train()
@@ -128,18 +179,15 @@ def fill_batch_norms(model: nn.Module, images: Tensor) -> None:
 # One network ----------------------------------------------------------------------------------------------------------
 
 
-def examined(name: str, build: Callable[[], nn.Module], options: argparse.Namespace) -> Entry:
+def examined(name: str, network: Network, options: argparse.Namespace) -> Entry:
     """What comes of a network; no error leaves here."""
-    start, size = time.process_time(), 0
+    start, size = time.process_time(), None
     try:
         torch.manual_seed(0)
-        model = build().eval()
-        size = image_size(model)
-        result, reasons, layers = verdict(model, size)
-        agreement = None
-        if result in (CONVERTED, REPLACED) and not options.check:
-            pool = _REPLACEMENT if result == REPLACED else None
-            agreement = converted(model, size, pool, options)
+        model = network.build().eval()
+        size = network.size or image_size(model)
+        found = verdict(model, size)
+        agreement = None if found.model is None or options.check else converted(found, size, options)
     except MemoryError as error:
         return Entry(name, size, LIMIT, (f"memory: {error}",), time.process_time() - start)
     except Exception as error:
@@ -148,18 +196,48 @@ def examined(name: str, build: Callable[[], nn.Module], options: argparse.Namesp
         limit = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
         print(f"{name}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
         return Entry(name, size, LIMIT if limit else ERROR, (told,), time.process_time() - start)
-    return Entry(name, size, result, reasons, time.process_time() - start, layers, agreement)
+    return Entry(name, size, found.result, found.reasons, time.process_time() - start, found.layers, agreement)
 
 
-def verdict(model: nn.Module, size: int) -> tuple[str, tuple[str, ...], int]:
-    """Whether it can be converted, the kinds of reasons if not, and how many layers with weights spike if so."""
-    example, result = torch.randn(2, 3, size, size), CONVERTED
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a network can be converted.
+
+    Attributes:
+        result: one of `RESULTS`.
+        reasons: the kinds of reasons if not.
+        layers: how many layers with weights spike if so.
+        model: what can be converted, activations replaced or not; `None`: nothing.
+        max_pool: what takes the place of max pooling.
+    """
+
+    result: str
+    reasons: tuple[str, ...] = ()
+    layers: int = 0
+    model: nn.Module | None = None
+    max_pool: str | None = None
+
+
+def verdict(model: nn.Module, size: Size) -> Verdict:
+    """Whether a network can be converted, and what is replaced for that: max pooling, and if need be activations."""
+    example = torch.randn(2, *size)
     report = fxsnn.check(model, **_OPTIONS, example=example)
+    result, pool = CONVERTED, None
     if any("MaxPool" in finding.problem for finding in report.problems):
-        result, report = REPLACED, fxsnn.check(model, **_OPTIONS, example=example, max_pool=_REPLACEMENT)
+        result, pool = REPLACED, _REPLACEMENT
+        report = fxsnn.check(model, **_OPTIONS, example=example, max_pool=pool)
+    if any("ReplaceActivation" in finding.remedy for finding in report.problems):
+        result, model = ACTIVATED, with_rectifiers(model, example)
+        report = fxsnn.check(model, **_OPTIONS, example=example, max_pool=pool)
     if report.ok:
-        return result, (), len(report.layers)
-    return REFUSED, tuple(dict.fromkeys(kind(finding.problem) for finding in report.problems)), 0
+        return Verdict(result, (), len(report.layers), model, pool)
+    return Verdict(REFUSED, tuple(dict.fromkeys(kind(finding.problem) for finding in report.problems)))
+
+
+def with_rectifiers(model: nn.Module, example: Tensor) -> nn.Module:
+    """The network with ReLUs in the place of their relatives, as it would be trained again."""
+    graph = Canonicalize()(fxsnn.capture(model, example)).after
+    return ReplaceActivation()(graph).after.module.eval()
 
 
 def kind(problem: str) -> str:
@@ -169,11 +247,17 @@ def kind(problem: str) -> str:
     return re.sub(r"\b\d+\b", "n", general)
 
 
-def converted(model: nn.Module, size: int, pool: str | None, options: argparse.Namespace) -> dict[str, float] | None:
+def converted(found: Verdict, size: Size, options: argparse.Namespace) -> dict[str, float] | None:
     """Convert a network, and simulate it if that is asked for and is not too much: correlations of logits, if so."""
-    images = random_images(_SEEN, size)
-    fill_batch_norms(model, images)
-    given: dict[str, Any] = {"calibration_data": images, "calibration": "max", "correction": None, "max_pool": pool}
+    model, images = found.model, random_images(_SEEN, size)
+    assert model is not None
+    fill(model, images)
+    given: dict[str, Any] = {
+        "calibration_data": images,
+        "calibration": "max",
+        "correction": None,
+        "max_pool": found.max_pool,
+    }
     run: dict[str, Any] = {"timesteps": _MANY, "engine": options.engine}
     snn = fxsnn.convert(model, **_OPTIONS, **given, example=images[:2], **run)
     shown = images[:_SHOWN]
@@ -196,7 +280,7 @@ def converted(model: nn.Module, size: int, pool: str | None, options: argparse.N
     return agreement
 
 
-def multiplications(model: nn.Module, size: int) -> float:
+def multiplications(model: nn.Module, size: Size) -> float:
     """Multiplications of layers with weights for one image."""
     counts: list[int] = []
 
@@ -206,7 +290,7 @@ def multiplications(model: nn.Module, size: int) -> float:
     layers = [one for one in model.modules() if isinstance(one, nn.Conv2d | nn.Linear)]
     hooks = [one.register_forward_hook(count) for one in layers]
     with torch.no_grad():
-        model(torch.zeros(1, 3, size, size))
+        model(torch.zeros(1, *size))
     for hook in hooks:
         hook.remove()
     return float(sum(counts))
@@ -221,58 +305,83 @@ def correlation(one: Tensor, other: Tensor) -> float:
 # All of them ----------------------------------------------------------------------------------------------------------
 
 
-def _in_process(name: str, options: argparse.Namespace, answer: Connection) -> None:
+def _in_process(examine: Examine, name: str, options: argparse.Namespace, answer: Connection) -> None:
     for kind_of_limit, most in ((resource.RLIMIT_DATA, options.memory * 2**30), (resource.RLIMIT_CPU, options.seconds)):
         resource.setrlimit(kind_of_limit, (int(most), int(most)))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    answer.send(examined(name, networks()[name], options))
+    answer.send(examine(name, networks()[name], options))
 
 
-def bounded(name: str, options: argparse.Namespace) -> Entry:
-    """What comes of a network in a process of its own, which ends when its processor time is over."""
+def bounded(name: str, examine: Examine, options: argparse.Namespace) -> Any:
+    """What a function says of a network, in a process of its own that ends when its processor time or memory is over;
+    `None` if it did.
+    """
     context = multiprocessing.get_context("forkserver")
     answers, answer = context.Pipe(duplex=False)
-    process = context.Process(target=_in_process, args=(name, options, answer), daemon=True)
+    process = context.Process(target=_in_process, args=(examine, name, options, answer), daemon=True)
     process.start()
     answer.close()
     try:
-        entry: Entry = answers.recv()
+        said = answers.recv()
     except EOFError:
-        entry = Entry(name, 0, LIMIT, (f"ended within {options.seconds:g} seconds, by time or memory",))
+        said = None
     process.join()
-    return entry
+    return said
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Examine, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """Options that say which networks, and what they may take."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="such as torchvision/resnet18; a / at the end: all")
-    parser.add_argument("--check", action="store_true", help="do not convert what can be converted")
-    parser.add_argument("--simulate", action="store_true", help="run what was converted")
-    parser.add_argument("--timesteps", type=int, default=256, help="of the simulation")
-    parser.add_argument("--engine", default="auto", help="of the simulation")
-    parser.add_argument("--most", type=float, default=400, help="simulate up to so many 10^9 additions")
     parser.add_argument("--seconds", type=float, default=180, help="of the processor, for one network")
     parser.add_argument("--memory", type=float, default=10, help="GiB for one network")
     parser.add_argument("--jobs", type=int, default=2, help="networks at a time")
-    parser.add_argument("--out", type=Path, default=Path("out/zoo"))
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    options = parser.parse_args(given)
+    parser.add_argument("--again", action="store_true", help="those, too, of which there is a row already")
+    parser.add_argument("--work", type=Path, default=Path("out/zoo/rows"), help="what is finished is kept here")
+    return parser
+
+
+def chosen(parser: argparse.ArgumentParser, only: Sequence[str] | None) -> list[str]:
+    """The names of the networks that are wanted, in order."""
     known = list(networks())
-    wanted = options.only or known
+    wanted = only or known
     names = [
         name for name in known if any(name == one or (one.endswith("/") and name.startswith(one)) for one in wanted)
     ]
     if not names:
         parser.error(f"--only {' '.join(wanted)}: there is no such network among {', '.join(known)}")
+    return names
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Examine, print, write."""
+    parser = parser_of(__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--check", action="store_true", help="do not convert what can be converted")
+    parser.add_argument("--simulate", action="store_true", help="run what was converted")
+    parser.add_argument("--timesteps", type=int, default=256, help="of the simulation")
+    parser.add_argument("--engine", default="auto", help="of the simulation")
+    parser.add_argument("--most", type=float, default=400, help="simulate up to so many 10^9 additions")
+    parser.add_argument("--out", type=Path, default=Path("out/zoo"))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = parser.parse_args(given)
+    names, kept = chosen(parser, options.only), rows(options.work)
+
+    def is_left(name: str) -> bool:
+        unseen = name not in kept or (options.simulate and kept[name].converts and kept[name].agreement is None)
+        return options.again or unseen
+
     multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torchvision", "fxsnn"])
-    entries: list[Entry] = []
+    left = [name for name in names if is_left(name)]
     with ThreadPoolExecutor(options.jobs) as pool:
-        for entry in pool.map(partial(bounded, options=options), names):
-            entries.append(entry)
+        for name, said in zip(left, pool.map(partial(bounded, examine=examined, options=options), left), strict=True):
+            ended = f"ended within {options.seconds:g} seconds, by time or memory"
+            entry = Entry(name, None, LIMIT, (ended,)) if said is None else said
+            keep(options.work, entry)
             print(results_table([entry]).splitlines()[-1], flush=True)
-            write(options.out, machine(given), entries)
+    kept = rows(options.work)
+    entries = [kept[name] for name in networks() if name in kept]
+    write(options.out, machine(given), entries, answers(options.work))
     return 0
 
 

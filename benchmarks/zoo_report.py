@@ -6,19 +6,32 @@ import json
 import platform
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 from simulators_report import markdown, processor
 
 import fxsnn
 from fxsnn.storage import write_whole
 
-CONVERTED, REPLACED, REFUSED, LIMIT, ERROR = "converted", "with max_pool", "refused", "not finished", "error"
-RESULTS = (CONVERTED, REPLACED, REFUSED, LIMIT, ERROR)
-"""What can come of a network; the second: it converts after `max_pool="rectifiers"` has replaced max pooling."""
+CONVERTED, REPLACED, ACTIVATED = "converted", "with max_pool", "with ReLUs"
+REFUSED, LIMIT, ERROR = "refused", "not finished", "error"
+RESULTS = (CONVERTED, REPLACED, ACTIVATED, REFUSED, LIMIT, ERROR)
+"""What can come of a network.
+
+The second: it converts after `max_pool="rectifiers"` has replaced max pooling. The third: `ReplaceActivation` has, too;
+that makes another function of it, to be trained.
+"""
+
+WHOLE, PARTLY, RAISES = "whole", "analog layers left", "raises"
+ANSWERS = (WHOLE, PARTLY, RAISES, LIMIT)
+"""What can come of a network in SpikingJelly."""
+
+Size = tuple[int, int, int]
+"""Of images, channels first."""
 
 STAGES = {
     "rewritten": "rewritten, clipped",
@@ -29,7 +42,7 @@ STAGES = {
 }
 """Columns of the table: which logits are correlated with those of the stage before."""
 
-_PACKAGES = ("torch", "torchvision", "timm", "numba")
+_PACKAGES = ("torch", "torchvision", "timm", "numba", "spikingjelly")
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class Entry:
 
     Attributes:
         name: library and network.
-        size: rows and columns of its images; 0: not known.
+        size: of its images, channels first; `None`: not known.
         result: one of `RESULTS`.
         reasons: the kinds of reasons for which it did not convert.
         seconds: of the processor.
@@ -47,7 +60,7 @@ class Entry:
     """
 
     name: str
-    size: int
+    size: Size | None
     result: str
     reasons: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -58,6 +71,28 @@ class Entry:
     def library(self) -> str:
         """Whose network it is."""
         return self.name.partition("/")[0]
+
+    @property
+    def converts(self) -> bool:
+        """Whether it does, whatever was replaced."""
+        return self.result in (CONVERTED, REPLACED, ACTIVATED)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What SpikingJelly makes of a network.
+
+    Attributes:
+        name: library and network.
+        result: one of `ANSWERS`.
+        told: what is left analog, or the error.
+        agreement: correlation of its logits of 64 timesteps with those of the network, where they were computed.
+    """
+
+    name: str
+    result: str
+    told: tuple[str, ...] = ()
+    agreement: float | None = None
 
 
 def machine(arguments: Sequence[str]) -> dict[str, str]:
@@ -106,7 +141,7 @@ def results_table(entries: Iterable[Entry]) -> str:
 
 
 def _cells(entry: Entry) -> list[str]:
-    size = f"{entry.size}x{entry.size}" if entry.size else ""
+    size = "x".join(map(str, entry.size)) if entry.size else ""
     agreement = entry.agreement or {}
     shown = [f"{agreement[one]:.3f}" if one in agreement else "" for one in STAGES]
     return [entry.name, size, entry.result, str(entry.layers or ""), *shown, _cell("; ".join(entry.reasons))]
@@ -119,29 +154,104 @@ def _cell(text: str) -> str:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def document(where: Mapping[str, str], entries: Sequence[Entry]) -> str:
+def document(where: Mapping[str, str], entries: Sequence[Entry], others: Mapping[str, Answer]) -> str:
     """The Markdown page."""
-    parts = ["# Networks of torchvision and timm", "\n".join(f"- {name}: {value}" for name, value in where.items())]
+    parts = ["# Networks that people have", "\n".join(f"- {name}: {value}" for name, value in where.items())]
     parts += [
-        'Target "generic", 4 bits, random weights. "with max_pool": it converts with `max_pool="rectifiers"`,\n'
-        "and not without. Figures are correlations of logits less their means over the images, on random\n"
+        'Target "generic", 4 bits, random weights; all classification networks of torchvision, convolutional ones of\n'
+        "timm, one or more of each family, and networks of papers about CIFAR-10, MNIST and event cameras\n"
+        '(`benchmarks/zoo_papers.py` names them). "with max_pool": it converts with `max_pool="rectifiers"`, and not\n'
+        'without. "with ReLUs": SiLU and the like have to be replaced (`ReplaceActivation`), too, which makes another\n'
+        "function of it, to be trained.",
+        counts_table(entries),
+        "## Every network",
+        "Figures are correlations of logits less their means over the images, on random\n"
         "images, of one stage of the conversion with the next: the network with what the rewrites made of it,\n"
         "images rounded and activations clipped; that with 4-bit weights, which are untrained; that with the\n"
         "rates of 4,096 timesteps if spikes came evenly. All but the second are near 1 unless something is\n"
         "converted wrongly. The fourth holds the spikes of 8 timesteps against those that the stages predict:\n"
         "it is 1. The last is of 4-bit weights with the spikes of 256 timesteps (`--timesteps`), low in deep\n"
         "networks, whose layers wait for the spikes of those before; it is missing where it would take too\n"
-        "long.",
-        counts_table(entries),
+        "long. Networks without figures were checked, and not simulated.",
+        results_table(entries),
     ]
     if any(entry.reasons for entry in entries):
         parts += ["## What stands in the way", reasons_table(entries)]
-    return "\n\n".join([*parts, "## Every network", results_table(entries)]) + "\n"
+    if others:
+        parts += ["## SpikingJelly", _OTHERS, *_about_others(entries, others)]
+    return "\n\n".join(parts) + "\n"
 
 
-def write(folder: Path, where: Mapping[str, str], entries: Sequence[Entry]) -> None:
+_OTHERS = """
+`ann2snn.Converter(RateCodingRecipe(dataloader, mode="Max"))`, as its examples call it, on the same networks and images
+(`benchmarks/zoo_spikingjelly.py`). Whole: no activation, maximum, normalisation or product of activations is left that
+does not spike; sums of branches are floats between scaling factors. The figure is the correlation of the logits of 64
+timesteps with the network's, computed where the conversion is whole and the network not too large.
+""".strip()
+
+
+def _about_others(entries: Sequence[Entry], others: Mapping[str, Answer]) -> Iterator[str]:
+    libraries = dict.fromkeys(entry.library for entry in entries)
+    asked = [(entry, others[entry.name]) for entry in entries if entry.name in others]
+    rows = [
+        [
+            library,
+            *(
+                str(sum(one.library == library and other.result == result for one, other in asked))
+                for result in ANSWERS
+            ),
+            str(sum(one.library == library for one, _ in asked)),
+        ]
+        for library in libraries
+    ]
+    total = [str(sum(other.result == result for _, other in asked)) for result in ANSWERS]
+    yield markdown(["library", *ANSWERS, "networks"], [*rows, ["all", *total, str(len(asked))]])
+    header = ["network", "fxsnn", "SpikingJelly", "T = 64", "left analog, or the error"]
+    yield markdown(
+        header,
+        [
+            [
+                entry.name,
+                entry.result,
+                other.result,
+                "" if other.agreement is None else f"{other.agreement:.3f}",
+                _cell("; ".join(other.told)),
+            ]
+            for entry, other in asked
+        ],
+    )
+
+
+def write(folder: Path, where: Mapping[str, str], entries: Sequence[Entry], others: Mapping[str, Answer]) -> None:
     """Both files, each of them whole or not at all."""
-    data = {"where": dict(where), "networks": [asdict(entry) for entry in entries]}
+    data = {
+        "where": dict(where),
+        "networks": [asdict(entry) for entry in entries],
+        "spikingjelly": [asdict(other) for other in others.values()],
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "zoo.md", document(where, entries).encode())
+    write_whole(folder / "zoo.md", document(where, entries, others).encode())
     write_whole(folder / "zoo.json", (json.dumps(data, indent=1) + "\n").encode())
+
+
+def keep(folder: Path, entry: Entry | Answer) -> None:
+    """Keep what came of a network in a file of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / f"{entry.name.replace('/', '-')}.json", (json.dumps(asdict(entry)) + "\n").encode())
+
+
+def rows(folder: Path) -> dict[str, Entry]:
+    """What was kept, by name of the network."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return {row["name"]: _entry(row) for row in found}
+
+
+def answers(folder: Path) -> dict[str, Answer]:
+    """What was kept of SpikingJelly's, by name of the network."""
+    found = [json.loads(path.read_text()) for path in sorted((folder / "spikingjelly").glob("*.json"))]
+    return {row["name"]: Answer(**{**row, "told": tuple(row["told"])}) for row in found}
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    size = row["size"]
+    return Entry(**{**row, "size": size and tuple(size), "reasons": tuple(row["reasons"])})

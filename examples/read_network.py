@@ -118,10 +118,17 @@ def wired(read: list[np.ndarray], node: dict[str, Any], arrays: dict[str, np.nda
     if node["op"] == "concat":
         return np.concatenate(read, leading)
     if node["op"] == "channels":
-        return np.take(read[0], arrays[node["name"] + ".index"], leading)
+        index = arrays[node["name"] + ".index"]
+        zero = (index < 0).reshape(-1, *[1] * (read[0].ndim - leading - 1))
+        return np.where(zero, 0, np.take(read[0], np.maximum(index, 0), leading))
     if node["op"] == "places":
         (top, down), (left, across) = node["rows"], node["columns"]
         return read[0][..., top::down, left::across]
+    if node["op"] == "select":
+        for axis, places in ((-2, np.array(node["rows"])), (-1, np.array(node["columns"]))):
+            mask = (places >= 0).reshape([-1] + [1] * (-1 - axis))
+            read = [np.where(mask, read[0].take(np.maximum(places, 0), axis), 0)]
+        return read[0]
     if node["op"] == "repeat":
         return read[0].repeat(node["down"], -2).repeat(node["across"], -1)
     if node["op"] == "turn":
@@ -165,7 +172,7 @@ def main(path: str) -> int:
             wrong += errors
         elif op == "decode":  # from here on there is no time any more
             x, leading = x.mean(0) * arrays[name + ".spike_value"].reshape(-1, *[1] * (x.ndim - 3)), 1
-        elif op in ("concat", "channels", "places", "repeat", "pixel_shuffle", "turn", "tap"):
+        elif op in ("concat", "channels", "places", "select", "repeat", "pixel_shuffle", "turn", "tap"):
             x = wired(given, node, arrays, leading)
         elif op == "flatten":
             x = x.reshape(*x.shape[:leading], -1)

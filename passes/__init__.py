@@ -26,6 +26,7 @@ from fxsnn.passes.recognize_activations import RecognizeActivations
 from fxsnn.passes.recognize_affine import RecognizeAffine
 from fxsnn.passes.recognize_sums import RecognizeSums
 from fxsnn.passes.recognize_wiring import RecognizeWiring
+from fxsnn.passes.replace_activation import ReplaceActivation
 from fxsnn.passes.replace_max_pool import MAX_POOL_WAYS, ReplaceMaxPool
 from fxsnn.passes.separate_calls import SeparateCalls
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
@@ -93,6 +94,7 @@ __all__ = [
     "RecognizeAffine",
     "RecognizeSums",
     "RecognizeWiring",
+    "ReplaceActivation",
     "ReplaceMaxPool",
     "SeparateCalls",
     "SubstituteSpikes",

@@ -34,27 +34,24 @@ from fxsnn.rewriting import (
     about_affine,
     about_constant,
     facts,
+    find_nearly_rectifiers,
     fixed_window,
     has_open_window,
     is_padding,
     padding_of,
-    pools_activations,
     reader_of,
+    remedy_for_maxima,
     unknown_activations,
     why_apart,
 )
 
 _KNOWN = (*Weighted, *Norm, *Activation, Add, Wiring, *Pooling, nn.Flatten, QuantizedInput, FixedSize)
 _KEEP_CHANNELS = (*Activation, Affine, *Pooling, nn.AdaptiveAvgPool2d, QuantizedInput, FixedSize, Lift)
-_POOLING = (
-    "Pass max_pool='rectifiers' (fxsnn.passes.ReplaceMaxPool), which keeps the function where the chip has sums, or "
-    "train it with average pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
-)
-_MAXIMA = "Let it pool activations, without return_indices; or train it with average pooling (nn.AvgPool{}d)"
 _BRANCHES = "Joining two branches in this way is not supported: supported are sums of tensors of one shape"
 _PAST = "Only the last layer that spikes is decoded: let what stands behind it read that one alone"
 _BESIDE = "Let it follow the other layers, or leave out its activation"
 _ACTIVATION = "Train it with nn.ReLU or nn.ReLU6: only numbers from zero up can be firing rates"
+_NEARLY = "Train it with nn.ReLU, which fxsnn.passes.ReplaceActivation puts in its place"
 _BY_HAND = "Use nn.ReLU, clamp(x, 0, c) or floor(clamp(x / c, 0, 1) * L + 0.5) / L * c, with one number c for the layer"
 
 
@@ -311,7 +308,7 @@ def _about_pool(graph: Graph, node: Node) -> Iterator[Finding]:
         yield graph.finding(
             node,
             "its padding is not counted (count_include_pad=False), so its windows differ in size",
-            "Use count_include_pad=True or no padding",
+            "Use count_include_pad=True or no padding, or give example=..., images of the size that the network is for",
         )
     if not any(graph.is_a(before, *Weighted) for before in graph.ancestors(node)):
         yield graph.finding(
@@ -357,7 +354,8 @@ def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
     if len(together) > 1:
         if node is together[0]:
             problem = f"with what follows up to {graph.name(together[-1])} it is no activation that is supported"
-            yield graph.finding(node, problem, _BY_HAND)
+            remedy = _NEARLY if find_nearly_rectifiers(graph, together) else _BY_HAND
+            yield graph.finding(node, problem, remedy)
         return
     if (about := about_constant(graph, node)) is not None:
         yield about
@@ -367,8 +365,7 @@ def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
     lowered = what.lower()
     sides, calls = 1 if "1d" in lowered else 2, ("call_function", "call_method")
     if pools_maxima(lowered):
-        others = graph.is_a(node, nn.MaxPool2d) and not pools_activations(graph, node)
-        remedy = (_MAXIMA if others else _POOLING).format(sides)
+        remedy = remedy_for_maxima(graph, node).format(sides)
     elif "avgpool" in lowered or "avg_pool" in lowered:
         remedy = f"Use nn.AvgPool{sides}d with a fixed window, or move it behind the last ReLU"
     elif "dropout" in lowered:
@@ -383,6 +380,8 @@ def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
         remedy = "Use a layer of torch.nn instead of a parameter or constant of your own"
     elif "add" in lowered or "cat" in lowered:
         remedy = _BRANCHES
+    elif together and find_nearly_rectifiers(graph, together):
+        remedy = _NEARLY
     elif (looks_like_activation(lowered) and "clamp" not in lowered) or "softmax" in lowered:
         remedy = _ACTIVATION
     elif node.op in calls and together:

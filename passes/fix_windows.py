@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph, value_sizes
-from fxsnn.layers import Lift, Lower
+from fxsnn.layers import Lift, Lower, Select, pair
 from fxsnn.rewriting import (
     FixedWindow,
     NotRewritten,
     Pass,
+    counts_unevenly,
     facts,
     fix_size,
     fixed_window,
@@ -20,8 +22,12 @@ from fxsnn.rewriting import (
     is_squeeze,
     join_means,
     maps_of,
+    spread_places,
     squeezed_map,
 )
+
+_MAP = 3
+"""Dimensions of what is pooled, without the batch."""
 
 
 class FixWindows(Pass):
@@ -29,8 +35,10 @@ class FixWindows(Pass):
 
     Where all windows of an adaptive pooling are alike, a fixed one does the same; one that changes nothing disappears.
     A mean that drops dimensions has a flatten behind it, and squeezes of a map of one place are one.
-    `ceil_mode=True` is left out where it makes no difference. The graph then takes images of that size only
-    (`FixedSize`). The tail is left alone: a global pooling in front of the final fully connected layer stays as it is.
+    `ceil_mode=True` is left out where it makes no difference. Where padding is not counted, places of the smaller
+    windows at the edges are read more often (`Select`), by windows of one size. The graph then takes images of that
+    size only (`FixedSize`). The tail is left alone: a global pooling in front of the final fully connected layer stays
+    as it is.
 
     Examples:
         >>> import torch, fxsnn
@@ -70,6 +78,11 @@ class FixWindows(Pass):
                 continue
             _fix(graph, node, window)
             fix_size(graph)
+        uneven = [node for node in graph.body() if counts_unevenly(graph, node)]
+        sizes = value_sizes(graph) if uneven else {}
+        for node in uneven:
+            with suppress(NotRewritten):
+                _spread(graph, node, sizes.get(node.all_input_nodes[0], ()))
 
 
 def _fix(graph: Graph, node: Node, window: FixedWindow) -> None:
@@ -85,6 +98,18 @@ def _fix(graph: Graph, node: Node, window: FixedWindow) -> None:
         graph.insert_after(node, "flatten", nn.Flatten().eval())
     elif (window.kernel, window.stride, window.padding) == ((1, 1), (1, 1), (0, 0)) and pool.divisor_override is None:
         graph.bypass(node)
+
+
+def _spread(graph: Graph, node: Node, size: tuple[int, ...]) -> None:
+    """Let windows of a pooling that differ in size be windows of one size on places that are read several times."""
+    pool: Any = graph[node]
+    if len(size) != _MAP:
+        return
+    options = zip(size[1:], *map(pair, (pool.kernel_size, pool.stride, pool.padding)), strict=True)
+    (rows, height), (columns, width) = (spread_places(*axis) for axis in options)
+    graph.replace(node, nn.AvgPool2d((height, width)).eval())
+    graph.insert_after(node.all_input_nodes[0], f"{graph.name(node)}_places", Select(rows, columns).eval(), [node])
+    fix_size(graph)
 
 
 def _between_signals(graph: Graph, node: Node, maps: Node, *, flat: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Activation, Graph
+from fxsnn.graph import Activation, Graph, Norm, Weighted, in_front_of_layers
 from fxsnn.layers import Add, Affine, Wiring
 from fxsnn.rewriting import Pass, adds_up_activations, facts, is_on_images
 
@@ -16,6 +16,9 @@ class GiveAffineNeurons(Pass):
     That is a batch norm between two ReLUs, as dense blocks have it, or a scale of one branch of a concatenation, which
     no layer with weights can take in: the neurons read each channel by one whole number. In front of wiring, what is
     nowhere negative gets the `ReLU` that they stand for. `MoveAffine` comes first; what it can move costs no neurons.
+
+    So does a convolution of activations without a negative weight, such as one that blurs, and a sum of which only the
+    passes before have shown that it is nowhere negative.
     """
 
     needs = facts("canonical")
@@ -28,8 +31,16 @@ class GiveAffineNeurons(Pass):
                 affine = graph[node]
                 assert isinstance(affine, Affine)
                 graph.replace(node, Add(affine.scale[None], affine.shift).eval())
-                if adds_up_activations(graph, node) and not graph.is_a(graph.sole_user(node), *Activation):
-                    graph.insert_after(node, f"{graph.name(node)}_relu", nn.ReLU().eval())
+        body, inner = set(graph.body()), in_front_of_layers(graph.module)
+        for node in graph.nodes(Add, *Weighted):
+            spikes = node in (inner if graph.is_a(node, Add) else body)
+            if spikes and not _ends(graph, graph.sole_user(node)) and adds_up_activations(graph, node):
+                graph.insert_after(node, f"{graph.name(node)}_relu", nn.ReLU().eval())
+
+
+def _ends(graph: Graph, behind: Node | None) -> bool:
+    """Whether what stands behind a layer or sum makes more of it than what a ReLU would give."""
+    return graph.is_a(behind, *Activation, *Norm, Add)
 
 
 def _stands_alone(graph: Graph, node: Node) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Activation, Graph, Leaky, Norm, Weighted
+from fxsnn.graph import Activation, Graph, Leaky, Norm, Weighted, in_front_of_layers
 from fxsnn.layers import (
     Add,
     Affine,
@@ -34,9 +34,10 @@ class PairSignedValues(Pass):
     """`z = ReLU(z) - ReLU(-z)`: what reads a convolution or a sum without a ReLU reads two layers of activations.
 
     That is a linear bottleneck that is added to another one, a sum that several read (residual networks with their
-    ReLU in front), `LeakyReLU` and `PReLU` (`ReLU(z) - a ReLU(-z)`). A layer with weights reads both behind one
-    another, with weights of both signs; a sum reads both, with factors of both signs. Average pooling, scales,
-    concatenation and other wiring between are done to both.
+    ReLU in front) or that stands in front of the tail and reads layers that only together can be decoded, `LeakyReLU`
+    and `PReLU` (`ReLU(z) - a ReLU(-z)`). A layer with weights reads both behind one another, with weights of both
+    signs; a sum reads both, with factors of both signs. Average pooling, scales, concatenation and other wiring between
+    are done to both.
 
     Where linear layers in a row are one layer, `MergeLinear` has come first: pairs take twice the neurons. What reads a
     value in another way leaves everything as it is, for `CheckConvRelu` to speak about.
@@ -65,7 +66,7 @@ class PairSignedValues(Pass):
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
-        if not any(_needs_pair(graph, node) for node in graph.body(*Weighted, *Norm, Add)):
+        if not any(_needs_pair(graph, node) for node in _spiking(graph) if graph.is_a(node, *Weighted, *Norm, Add)):
             return
         other = graph.copy()  # all of it can be done, or nothing
         with suppress(NotRewritten):
@@ -100,6 +101,14 @@ class _Signed:
         return replace(self, factors=factors, shift=shift, direct=False, shifts=self.shifts or affine.shifts)
 
 
+def _spiking(graph: Graph) -> set[Node]:
+    """The body, and sums behind it that read more of it than its end, which alone is decoded."""
+    body, end, inner = set(graph.body()), graph.end(), in_front_of_layers(graph.module)
+    early = {node for node in body if node is not end and node.op == "call_module"}
+    late = [node for node in graph.nodes(Add) if node in inner - body and early.intersection(graph.inputs(node))]
+    return body.union(late, *(graph.ancestors(node) for node in late))
+
+
 def _needs_pair(graph: Graph, node: Node) -> bool:
     """Whether what a layer or sum gives is read as it is, negative or not."""
     behind = graph.sole_user(node)
@@ -117,7 +126,7 @@ class _Pairing:
 
     def __init__(self, graph: Graph) -> None:
         self._graph, self._device = graph, graph.device
-        self._body = set(graph.body())
+        self._body = _spiking(graph)
         self._signed: dict[Node, _Signed] = {}
         self._gone: set[Node] = set()
 
@@ -267,7 +276,7 @@ class _Pairing:
         if isinstance(module, nn.AvgPool2d) and signed.shifts and any(pair(module.padding)):
             raise NotRewritten("a padded pooling reads a shift", "Put a ReLU behind it")
         if isinstance(module, Wiring):
-            if signed.shifts and isinstance(module, Tap):
+            if signed.shifts and (isinstance(module, Tap) or getattr(module, "pads", False)):
                 raise NotRewritten("what pads reads a shift", "Put a ReLU behind it")
             one, two, shift = (part if len(part) == 1 else module.of_channels([part]) for part in (one, two, shift))
         readers = list(node.users)

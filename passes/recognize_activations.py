@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
-from torch.fx.node import Node
-
 from fxsnn.graph import Graph
-from fxsnn.rewriting import Pass, facts, find_activations
+from fxsnn.rewriting import Pass, facts, find_activations, put_activations
 
 
 class RecognizeActivations(Pass):
@@ -37,19 +34,4 @@ class RecognizeActivations(Pass):
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
-        found = find_activations(graph)
-        if not found:
-            return
-        whole = graph.copy()  # with all of them: what is its body shows then
-        nodes = dict(zip(graph.nodes(), whole.nodes(), strict=True))
-        for one in found:
-            _put(whole, nodes[one.start], nodes[one.end], one.module)
-        body = set(whole.body())
-        for one in found:
-            if nodes[one.end] in body:
-                _put(graph, one.start, one.end, one.module)
-
-
-def _put(graph: Graph, start: Node, end: Node, module: nn.Module) -> None:
-    end.args, end.kwargs = (start,), {}  # by itself `replace` would keep the first input, which may be a constant
-    graph.replace(end, module)
+        put_activations(graph, find_activations(graph))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from typing import Any
 
 from torch import nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Graph, Norm, Weighted
+from fxsnn.graph import Activation, Graph, Norm, Weighted
 from fxsnn.layers import Affine, pair
 from fxsnn.rewriting import Pass, affine_of, facts, source_of_affine, way_forward
 
@@ -19,7 +20,7 @@ class RecognizeAffine(Pass):
     Constants are numbers, tensors of one, and tensors that differ along the channels only. Several in a row become one.
     A batch norm behind a convolution or fully connected layer stays, for `FoldBatchNorm`; and what only poolings
     separate from the tail stays as it is, to become a part of that. The `divisor_override` of an average pooling is a
-    multiplication behind it.
+    multiplication behind it. What several read behind an activation is done for each of them by itself.
 
     Examples:
         >>> import fxsnn
@@ -62,6 +63,18 @@ class RecognizeAffine(Pass):
                 assert isinstance(second, Affine)
                 graph.replace(node, first.then(second).eval())
                 graph.bypass(before)
+        for node in graph.body(Affine):
+            if graph.is_a(node.all_input_nodes[0], *Activation, nn.AvgPool2d, nn.MaxPool2d):
+                _do_for_each_reader(graph, node, body)
+
+
+def _do_for_each_reader(graph: Graph, node: Node, body: set[Node]) -> None:
+    """Let each of several layers that read a scale and shift have its own, which it may be able to take in."""
+    readers, (source,) = sorted(node.users), node.all_input_nodes
+    if all(one in body for one in readers):
+        for reader in readers[1:]:
+            again = graph.call_after(node, f"{graph.name(node)}_again", copy.copy(graph[node]), [source])
+            reader.replace_input_with(node, again)
 
 
 def _is_norm_of_layer(graph: Graph, node: Node) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,17 +11,19 @@ from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.errors import OptionError
-from fxsnn.graph import Activation, Graph
-from fxsnn.layers import Add, AnyPool2d, Tap, Taps, pair
+from fxsnn.graph import Activation, Graph, value_sizes
+from fxsnn.layers import Add, AnyPool2d, Select, Tap, Taps, Wiring, pair
 from fxsnn.options import is_one_of, shown
-from fxsnn.rewriting import Pass, facts, pools_activations
+from fxsnn.rewriting import Pass, facts, fix_size, is_padded, pools_activations, pools_signed
 
 MAX_POOL_WAYS = ("rectifiers", "average", "stride", "any")
 """What `ReplaceMaxPool` can put in the place of max pooling."""
+_MAP = 3
+"""Dimensions of what is pooled, without the batch."""
 
 
 class ReplaceMaxPool(Pass):
-    """Max pooling of activations becomes something that integrate-and-fire neurons compute.
+    """Max pooling becomes something that integrate-and-fire neurons compute.
 
     Args:
         by: "rectifiers" keeps the function: `max(a, b) = a + ReLU(b - a)`, first down, then across the window, and
@@ -33,8 +36,9 @@ class ReplaceMaxPool(Pass):
             "average" puts an average pooling in its place, "stride" takes the middle of each window: other functions,
             for networks that are trained afterwards.
 
-    A ReLU behind the pooling moves in front of it, which changes nothing. Poolings that are not in front of layers with
-    weights stay as they are: the tail may compute maxima.
+    A ReLU behind the pooling moves in front of it, which changes nothing. What pools values with a sign gives such a
+    value, which pairs of neurons can stand for; where it pads, the size of the maps must be known. Poolings that are
+    not in front of layers with weights stay as they are: the tail may compute maxima.
 
     Raises:
         OptionError: there is no such way.
@@ -78,13 +82,17 @@ class ReplaceMaxPool(Pass):
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
-        nodes = [node for node in graph.body(nn.MaxPool2d) if pools_activations(graph, node)]
+        poolings = graph.body(nn.MaxPool2d)
+        nodes = [node for node in poolings if pools_activations(graph, node)]
         for node in nodes:
             _put_behind_activation(graph, node)
         replace: dict[str, Callable[[Graph, Node], None]]
         replace = {"rectifiers": _by_rectifiers, "any": _by_any, "average": _by_average, "stride": _by_stride}
-        for node in nodes:
-            replace[self.by](graph, node)
+        for node in poolings:
+            if node in nodes:
+                replace[self.by](graph, node)
+            elif pools_signed(graph, node) and self.by != "any":  # no spike stands for what is negative
+                (_of_signed if self.by == "rectifiers" else replace[self.by])(graph, node)
 
 
 def _put_behind_activation(graph: Graph, node: Node) -> None:
@@ -124,31 +132,78 @@ def _by_stride(graph: Graph, node: Node) -> None:
 
 
 def _by_rectifiers(graph: Graph, node: Node) -> None:
-    """A maximum down each column of the window, then one across these."""
-    down, across = _windows(graph[node])
-
-    def call(name: str, module: nn.Module, reads: list[Node]) -> Node:
-        return graph.call_before(node, f"{graph.name(node)}.{name}", module.eval(), reads)
-
-    terms = [node.all_input_nodes[0]]
-    for taps, axis in ((down, 0), (across, 1)):
-        if taps == Taps(1):
-            continue
-        windows = (taps, Taps(1)) if axis == 0 else (Taps(1), taps)
-        places = [
-            [call("tap", Tap(*windows, *((i, 0) if axis == 0 else (0, i))), [term]) for term in terms]
-            for i in range(taps.kernel)
-        ]
-        terms = places[0]
-        for other in places[1:]:
-            difference = call("difference", _add([1] * len(other) + [-1] * len(terms)), [*other, *terms])
-            terms = [*terms, call("rectifier", nn.ReLU(), [difference])]
+    """The maximum of what is not negative: padding may count as zero."""
+    windows = _windows(graph[node])
+    along = [_taps(taps, axis) if taps != Taps(1) else [] for axis, taps in enumerate(windows)]
+    terms = _maximum(graph, node, along)
     if len(terms) == 1:
         node.replace_all_uses_with(terms[0])
         return
-    total = call("sum", _add([1] * len(terms)), terms)
+    total = _call(graph, node, "sum", _add([1] * len(terms)), terms)
     graph.replace(node, nn.ReLU().eval())
     node.args = (total,)
+
+
+def _of_signed(graph: Graph, node: Node) -> None:
+    """The maximum of what may be negative: where a window reaches beyond the map, it reads another place of its own."""
+    windows, size = _windows(graph[node]), value_sizes(graph).get(node.all_input_nodes[0], ())
+    if not is_padded(graph[node]):
+        along = [_taps(taps, axis) if taps != Taps(1) else [] for axis, taps in enumerate(windows)]
+    elif len(size) == _MAP:
+        inside = [_places_inside(taps, side) for taps, side in zip(windows, size[1:], strict=True)]
+        whole = [range(side) for side in size[1:]]
+        along = [
+            [Select(*((place, whole[1]) if axis == 0 else (range(len(inside[0][0])), place))) for place in places]
+            for axis, places in enumerate(inside)
+        ]
+        fix_size(graph)
+    else:
+        return
+    terms = _maximum(graph, node, along)
+    graph.replace(node, _add([1] * len(terms)))
+    node.args = tuple(terms)
+
+
+def _taps(taps: Taps, axis: int) -> list[Wiring]:
+    """Every place of windows along an axis."""
+    windows = (taps, Taps(1)) if axis == 0 else (Taps(1), taps)
+    return [Tap(*windows, *((i, 0) if axis == 0 else (0, i))) for i in range(taps.kernel)]
+
+
+def _places_inside(taps: Taps, side: int) -> list[list[int]]:
+    """Which place of so many each place of windows reads, in the order of windows: the nearest that is there."""
+    found = []
+    for i in range(taps.kernel):
+        rows = []
+        for window in range(taps.windows(side)):
+            first = window * taps.stride - taps.padding
+            places = [place for j in range(taps.kernel) if 0 <= (place := first + j * taps.dilation) < side]
+            rows.append(min(places, key=lambda place: abs(place - first - i * taps.dilation)))
+        found.append(rows)
+    return found
+
+
+def _maximum(graph: Graph, node: Node, along: Sequence[Sequence[Wiring]]) -> list[Node]:
+    """What adds up to the maximum of windows: down each column, then across these.
+
+    Args:
+        graph: changed.
+        node: the pooling.
+        along: for each of the two axes, what reads each place of the windows; empty where nothing is to be done.
+    """
+    terms = [node.all_input_nodes[0]]
+    for places in filter(None, along):
+        read = [[_call(graph, node, "tap", place, [term]) for term in terms] for place in places]
+        terms = read[0]
+        for other in read[1:]:
+            difference = _add([1] * len(other) + [-1] * len(terms))
+            behind = _call(graph, node, "difference", difference, [*other, *terms])
+            terms = [*terms, _call(graph, node, "rectifier", nn.ReLU(), [behind])]
+    return terms
+
+
+def _call(graph: Graph, node: Node, name: str, module: nn.Module, reads: list[Node]) -> Node:
+    return graph.call_before(node, f"{graph.name(node)}.{name}", copy.copy(module).eval(), reads)
 
 
 def _add(factors: list[int]) -> Add:

@@ -20,6 +20,7 @@ from fxsnn.layers import (
     ImageForm,
     Places,
     Repeat,
+    Select,
     SpikeAdd,
     SpikeAnyPool2d,
     SpikeAvgPool2d,
@@ -309,7 +310,9 @@ class RandomCircuit:
         if len(source.shape) == 1:
             return self._concat(source)
         channels, height, width = source.shape
-        kind = self.random.choice(["channels", "places", "repeat", "concat", "flip", "transpose", "padded", "spread"])
+        kind = self.random.choice(
+            ["channels", "places", "select", "repeat", "concat", "flip", "transpose", "padded", "spread"]
+        )
         if kind == "concat":
             return self._concat(source)
         if kind == "channels" or (kind == "spread" and channels < 4) or (kind == "repeat" and height * width > 200):
@@ -317,6 +320,8 @@ class RandomCircuit:
             return self._call(kind, Channels(index), [source.node], (len(index), height, width))
         if kind == "places":
             module: Wiring = Places((self.random.randint(0, 1), 2), (self.random.randint(0, 1), 1))
+        elif kind == "select":
+            module = Select(*([self.random.randrange(-1, side) for _ in range(side)] for side in (height, width)))
         elif kind == "repeat":
             module = Repeat(self.random.randint(1, 2), self.random.randint(1, 3))
         elif kind == "flip":

@@ -26,6 +26,7 @@ from fxsnn.layers import (
     PixelShuffle,
     Places,
     Repeat,
+    Select,
     SpikeAdd,
     SpikeAvgPool2d,
     SpikeConv2d,
@@ -246,7 +247,7 @@ def _grown(make: SpikingGraph, made: list[Made], bits: int, wired: bool, chosen:
     other = chosen.choice([one for one in made if one.example.shape[2:] == (height, width)])
     kinds = ["conv", "depthwise", "residual", "sum", *["pool"] * (min(height, width) > 3)]
     if wired:
-        kinds += ["concat", "channels", *["places"] * (min(height, width) > 3), *["repeat"] * (height < 9)]
+        kinds += ["concat", "channels", *["places", "select"] * (min(height, width) > 3), *["repeat"] * (height < 9)]
     kind = chosen.choice(kinds)
     if kind in ("conv", "depthwise"):
         return make.conv(last, channels, padding=1, groups=channels if kind == "depthwise" else 1)
@@ -261,6 +262,7 @@ def _grown(make: SpikingGraph, made: list[Made], bits: int, wired: bool, chosen:
         "concat": Concat(),
         "channels": Channels(torch.arange(0, channels, 2)),
         "places": Places((1, 2), (0, 1)),
+        "select": Select((-1, 1, *range(height)), (*range(width), width - 2)),
         "repeat": Repeat(2, 1),
     }
     return make.wire(layers[kind], *((other, last, other) if kind == "concat" else (last,)))

@@ -297,7 +297,7 @@ class BodyBuilder:
         total = sum(channels) if len(channels) == len(given) else None
         if isinstance(layer, Channels):
             low, high = int(layer.index.min()), int(layer.index.max())
-            if low < 0 or (total is not None and high >= total):
+            if low < -1 or (total is not None and high >= total):
                 self._problem(f"{name}: it takes the channels {low} to {high} of {total or 'those that it reads'}")
         signal = replace(given[0], channels=len(layer.index) if isinstance(layer, Channels) else total)
         if not word.moves_channels:

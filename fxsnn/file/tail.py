@@ -40,7 +40,7 @@ class _Sizes(Interpreter):
                 raise ValueError(f"{n.target}: softmax along dimension {module.dim} of {given.dim()}")
         if isinstance(module, Channels):  # whose numbers are not on the meta device
             count, (low, high) = self.fetch_args_kwargs_from_env(n)[0][0].shape[1], self._chosen[str(n.target)]
-            if low < 0 or high >= count:
+            if low < -1 or high >= count:
                 raise ValueError(f"{n.target}: it takes the channels {low} to {high} of {count}")
         value = super().run_node(n)
         if isinstance(value, Tensor) and value.numel() > max(1, len(value) if value.dim() else 1) * _LARGEST_VALUE:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fxsnn.file.tail_layers import Array, Fields, Find, NoName
-from fxsnn.layers import Channels, Concat, PixelShuffle, Places, Repeat, Tap, Taps, Turn, Wiring
+from fxsnn.layers import Channels, Concat, PixelShuffle, Places, Repeat, Select, Tap, Taps, Turn, Wiring
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,12 @@ WORDS: Mapping[str, Word] = {
             Places,
             lambda layer: ({"rows": list(layer.rows), "columns": list(layer.columns)}, []),
             lambda node, _: Places(tuple(node["rows"]), tuple(node["columns"])),
+        ),
+        Word(
+            "select",
+            Select,
+            lambda layer: ({"rows": list(layer.rows), "columns": list(layer.columns)}, []),
+            lambda node, _: Select(node["rows"], node["columns"]),
         ),
         Word(
             "repeat",

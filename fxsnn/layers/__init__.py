@@ -11,7 +11,7 @@ batch norm folded       FoldedConv2d, FoldedLinear
 thresholds calibrated   QuantizedInput, ClippedReLU
 weights quantised       LowBitConv2d, LowBitLinear
 in training             RateReLU
-only put elsewhere      Concat, Channels, Places, Repeat, PixelShuffle, Turn, Tap
+only put elsewhere      Concat, Channels, Places, Select, Repeat, PixelShuffle, Turn, Tap
 max pooling of spikes   AnyPool2d
 spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeAnyPool2d, SpikeAdd, Decode
 whose sums it adds up   SynapseConv2d, SynapseLinear
@@ -61,7 +61,7 @@ from fxsnn.layers.spiking import (
     spiking_form,
 )
 from fxsnn.layers.synapses import Integers, SynapseConv2d, SynapseLinear, Synapses
-from fxsnn.layers.wiring import Channels, Concat, PixelShuffle, Places, Repeat, Tap, Taps, Turn, Wiring
+from fxsnn.layers.wiring import Channels, Concat, PixelShuffle, Places, Repeat, Select, Tap, Taps, Turn, Wiring
 
 HAND_WRITTEN = (SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeReLU)
 """Layers that a user may write into a network."""
@@ -120,6 +120,7 @@ __all__ = [
     "QuantizedInput",
     "RateReLU",
     "Repeat",
+    "Select",
     "Sides",
     "SpikeAdd",
     "SpikeAnyPool2d",

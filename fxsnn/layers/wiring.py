@@ -37,10 +37,13 @@ class Concat(Wiring):
 
 
 class Channels(Wiring):
-    """Some of the channels, in any order, each as often as it is named: slices, splits, shuffles, flips.
+    """Some of the channels, in any order, each as often as it is named: slices, splits, shuffles, flips, padding.
 
     Args:
-        index: int64 [C'], which of the channels.
+        index: int64 [C'], which of the channels; -1: zeros.
+
+    Attributes:
+        pads: whether some channels are zero.
     """
 
     index: Tensor
@@ -48,10 +51,18 @@ class Channels(Wiring):
     def __init__(self, index: Tensor) -> None:
         super().__init__()
         self.register_buffer("index", index)
+        self.pads = not index.is_meta and bool((index < 0).any())
+
+    def of_channels(self, values: Sequence[Tensor]) -> Tensor:
+        """Of channels of zeros it is as good as any other: they never spike."""
+        return values[0].index_select(0, self.index.clamp(min=0))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, ...] to [N, C', ...]."""
-        return x.index_select(1, self.index)
+        if not self.pads:
+            return x.index_select(1, self.index)
+        zero = (self.index < 0).view(-1, *[1] * (x.dim() - 2))
+        return x.index_select(1, self.index.clamp(min=0)).masked_fill(zero, 0)
 
     def extra_repr(self) -> str:
         """Shown in dumps."""
@@ -83,6 +94,47 @@ class Places(Wiring):
     def extra_repr(self) -> str:
         """Shown in dumps."""
         return f"rows {self.rows[0]}::{self.rows[1]}, columns {self.columns[0]}::{self.columns[1]}"
+
+
+class Select(Wiring):
+    """Any rows and columns of maps of one size, each as often as it is named: reflections, edges, zeros around.
+
+    Args:
+        rows: which row each is; -1: zeros.
+        columns: the same of columns.
+    """
+
+    def __init__(self, rows: Sequence[int], columns: Sequence[int]) -> None:
+        super().__init__()
+        self.rows, self.columns = tuple(rows), tuple(columns)
+
+    @property
+    def pads(self) -> bool:
+        """Whether some places are zero."""
+        return -1 in self.rows or -1 in self.columns
+
+    def of_channels(self, values: Sequence[Tensor]) -> Tensor:
+        """Channels stay where they are; maps to try it on would have to be of the right size."""
+        return values[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C, H', W']."""
+        for axis, places in ((2, self.rows), (3, self.columns)):
+            if max(places) >= x.shape[axis]:
+                raise IndexError(f"it takes place {max(places)} of maps of {x.shape[axis]}, from 0 on")
+            index = torch.tensor(places, device=x.device)
+            x = x.index_select(axis, index.clamp(min=0))
+            if -1 in places:
+                shape = [-1 if one == axis else 1 for one in range(4)]
+                x = x.masked_fill((index < 0).view(shape), 0)
+        return x
+
+    def extra_repr(self) -> str:
+        """Shown in dumps."""
+        return ", ".join(
+            f"{len(places)} {name} {', '.join(map(str, places[:3]))}, ..."
+            for name, places in (("rows", self.rows), ("columns", self.columns))
+        )
 
 
 class Repeat(Wiring):

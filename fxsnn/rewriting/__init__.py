@@ -4,11 +4,16 @@ Open `stages.py` first (Pass, Step, Pipeline); `neurons.py` says what is to spik
 and `activations.py` knows an activation when it sees one. It imports graph and what lies below.
 """
 
-from fxsnn.rewriting.activations import find_activations, unknown_activations
+from fxsnn.rewriting.activations import (
+    find_activations,
+    find_nearly_rectifiers,
+    put_activations,
+    unknown_activations,
+)
 from fxsnn.rewriting.affine_calls import affine_of, source_of_affine
 from fxsnn.rewriting.affine_ways import about_affine, about_constant, can_give, is_on_images, pools_alike, way_forward
 from fxsnn.rewriting.composition import composed, is_in_front_of_activation, layer_in_front, why_apart
-from fxsnn.rewriting.maxima import pools_activations
+from fxsnn.rewriting.maxima import is_padded, pools_activations, pools_signed, remedy_for_maxima
 from fxsnn.rewriting.movement import channels_of, movement_of
 from fxsnn.rewriting.neurons import (
     NOTHING_TO_CONVERT,
@@ -30,12 +35,14 @@ from fxsnn.rewriting.substitution import outline, spiking_layers, substitute
 from fxsnn.rewriting.sums import adds_up_activations, name_inside, put_sum, sum_of, terms_of
 from fxsnn.rewriting.windows import (
     FixedWindow,
+    counts_unevenly,
     fix_size,
     fixed_window,
     has_open_window,
     is_squeeze,
     join_means,
     maps_of,
+    spread_places,
     squeezed_map,
 )
 
@@ -57,10 +64,12 @@ __all__ = [
     "channel_units",
     "channels_of",
     "composed",
+    "counts_unevenly",
     "decoded_values",
     "encoding",
     "facts",
     "find_activations",
+    "find_nearly_rectifiers",
     "fix_size",
     "fixed_window",
     "has_neurons_elsewhere",
@@ -68,6 +77,7 @@ __all__ = [
     "input_scales",
     "is_in_front_of_activation",
     "is_on_images",
+    "is_padded",
     "is_padding",
     "is_squeeze",
     "join_means",
@@ -81,12 +91,16 @@ __all__ = [
     "padding_of",
     "pools_activations",
     "pools_alike",
+    "pools_signed",
+    "put_activations",
     "put_sum",
     "reader_of",
+    "remedy_for_maxima",
     "require_example",
     "require_not_spiking",
     "source_of_affine",
     "spiking_layers",
+    "spread_places",
     "squeezed_map",
     "step_ratio",
     "substitute",

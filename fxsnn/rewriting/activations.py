@@ -22,6 +22,8 @@ _FINE = 10007
 _MOST_LEVELS = 1024
 _ROUNDING = 1e-12, 8 * torch.finfo(torch.float64).eps
 """What a value may be off: relative to the upper end, and to the number of which it is the value."""
+_NEAR = 1.0
+"""SiLU, GELU, ELU, Mish, Softplus and Hardswish are at most so far from `max(x, 0)`."""
 _BESIDE = 1e-9
 """Values are asked for at this relative distance on both sides of a step; on the step itself either may be right."""
 
@@ -54,6 +56,51 @@ def find_activations(graph: Graph) -> list[FoundActivation]:
                 taken.update(nodes)
                 found.append(FoundActivation(start, nodes[-1], module.eval()))
     return found
+
+
+def find_nearly_rectifiers(graph: Graph, among: Collection[Node] | None = None) -> list[FoundActivation]:
+    """What is no activation that spikes can express, but differs from `max(x, 0)` by no more than 1: the shortest ones.
+
+    Args:
+        graph: a canonical graph.
+        among: only those of which one of these nodes is part; `None`: all.
+    """
+    found = []
+    for stretch in stretches(graph):
+        if among is not None and not set(among).intersection(stretch.nodes):
+            continue
+        known, taken = set[Node](), set[Node]()
+        for start, nodes in reversed(list(stretch.within())):
+            # What is known stays, with what adds to it or scales it; x * relu6(x + 3) is no such thing.
+            if not taken.isdisjoint(nodes) or all(node in known or stretch.is_linear(node) for node in nodes):
+                continue
+            function = function_of(graph, start, nodes)
+            if _is_plain(graph, stretch, nodes) or activation_of(function) is not None:
+                known.update(nodes)
+            elif _nearly_rectifies(function):
+                taken.update(nodes)
+                if among is None or not set(among).isdisjoint(nodes):
+                    found.append(FoundActivation(start, nodes[-1], nn.ReLU().eval()))
+    return found
+
+
+def put_activations(graph: Graph, found: Collection[FoundActivation]) -> None:
+    """Let modules take the place of the calls that they are, in front of the last layers with weights."""
+    if not found:
+        return
+    whole = graph.copy()  # with all of them: what is its body shows then
+    nodes = dict(zip(graph.nodes(), whole.nodes(), strict=True))
+    for one in found:
+        _put(whole, nodes[one.start], nodes[one.end], one.module)
+    body = set(whole.body())
+    for one in found:
+        if nodes[one.end] in body:
+            _put(graph, one.start, one.end, one.module)
+
+
+def _put(graph: Graph, start: Node, end: Node, module: nn.Module) -> None:
+    end.args, end.kwargs = (start,), {}  # by itself `replace` would keep the first input, which may be a constant
+    graph.replace(end, module)
 
 
 def unknown_activations(graph: Graph) -> Iterator[list[Node]]:
@@ -106,6 +153,12 @@ def activation_of(function: Callable[[Tensor], Tensor | None]) -> nn.ReLU | Boun
     place = x / top * levels + 0.5
     sure = (place - place.round()).abs() > _BESIDE / 10
     return rounded if y is not None and _agree(x[sure], y[sure], rounded(x[sure]), top) else None
+
+
+def _nearly_rectifies(function: Callable[[Tensor], Tensor | None]) -> bool:
+    x = _grid()
+    y = function(x)
+    return y is not None and bool(((y - x.clamp_min(0)).abs() <= _NEAR + _ROUNDING[1] * x.abs()).all())
 
 
 def _grid() -> Tensor:

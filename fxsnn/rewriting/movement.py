@@ -17,19 +17,20 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph
-from fxsnn.layers import Channels, Concat, PixelShuffle, Places, Repeat, Turn, Wiring
+from fxsnn.layers import Channels, Concat, PixelShuffle, Places, Repeat, Select, Turn, Wiring
 
 _CALLS = frozenset((
     "channel_shuffle", "chunk", "clone", "contiguous", "flip", "getattr", "getitem", "interpolate", "movedim", "narrow",
     "native_channel_shuffle", "permute", "pixel_shuffle", "pixel_unshuffle", "repeat_interleave", "reshape", "size",
     "split", "split_with_sizes", "swapaxes", "swapdims", "tensor_split", "transpose", "unflatten", "upsample", "view",
     "flatten", "index_select", "unsafe_chunk", "moveaxis", "rot90", "fliplr", "flipud", "roll", "unbind",
-    "add", "sub", "mul", "floordiv", "truediv", "mod", "int",
+    "pad", "add", "sub", "mul", "floordiv", "truediv", "mod", "int",
 ))  # fmt: skip
 """Functions and methods, and arithmetic with sizes; where they put numbers is tried, whatever they are called.
 
 Not those that do something else where a side is 1, such as `squeeze`: maps of other sizes do not show it."""
-_MODULES = (nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unflatten, nn.Flatten)
+_MODULES = (nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unflatten, nn.Flatten,
+            nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)  # fmt: skip
 _SIZES = ((4, 6), (6, 10))
 """Sides of maps on which movements are tried; what is not the same on all of them is no wiring of any size."""
 
@@ -84,7 +85,7 @@ def movement_of(graph: Graph, node: Node, sizes: Mapping[Node, tuple[int, ...]])
         return None
     region, sources = _region(graph, node)
     maps = [one for one in sources if any(user in region and not _asks_for_count(user) for user in one.users)]
-    if len(maps) != 1 or maps[0].op != "call_module":
+    if len(maps) != 1 or maps[0].op not in ("call_module", "placeholder"):
         return None
     channels = channels_of(graph, maps[0])
     known = sizes.get(maps[0], ())
@@ -100,7 +101,10 @@ def movement_of(graph: Graph, node: Node, sizes: Mapping[Node, tuple[int, ...]])
         everywhere = _agreeing(run, channels, size, everywhere)
     if not everywhere and not known:
         return None
-    return Movement(maps[0], (everywhere or candidates)[0], bool(everywhere))
+    layer = (everywhere or candidates)[0]
+    if maps[0].op == "placeholder" and not isinstance(layer, Select):  # the first layer tells how many channels it has
+        return None
+    return Movement(maps[0], layer, bool(everywhere))
 
 
 def _agreeing(
@@ -167,7 +171,7 @@ def _does(layer: Wiring | None, numbers: Tensor, moved: Tensor) -> bool:
     """Whether a layer puts numbers where calls have put them."""
     try:
         expected = numbers if layer is None else layer(numbers)
-    except RuntimeError:  # it is for maps of other sizes
+    except (IndexError, RuntimeError):  # it is for maps of other sizes
         return False
     return bool(expected.shape == moved.shape and torch.equal(expected, moved))
 
@@ -178,7 +182,8 @@ def _candidates(numbers: Tensor, moved: Tensor) -> list[Wiring | None]:
     first = moved[0]
     place = (first - numbers.flatten()[0]).long().clamp(0, numbers[0].numel() - 1)
     channel, row, column = place // (height * width), place % (height * width) // width, place % width
-    found: list[Wiring | None] = [None, Channels(channel[:, 0, 0].clone())]
+    zero = (first == 0).all(2).all(1)  # none of the numbers is
+    found: list[Wiring | None] = [None, Channels(torch.where(zero, -1, channel[:, 0, 0]))]
     found += [Turn(True, False, False), Turn(False, True, False), Turn(True, True, False), Turn(False, False, True)]
     if (down := moved.shape[2] // height) >= 1 and (across := moved.shape[3] // width) >= 1:
         found.append(Repeat(down, across))
@@ -190,4 +195,4 @@ def _candidates(numbers: Tensor, moved: Tensor) -> list[Wiring | None]:
     steps = [one[1] - one[0] if len(one) > 1 else 1 for one in (rows, columns)]
     if min(steps) > 0:
         found.append(Places((rows[0], steps[0]), (columns[0], steps[1])))
-    return found
+    return [*found, Select(rows, columns)]

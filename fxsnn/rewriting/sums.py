@@ -16,7 +16,7 @@ from fxsnn.options import real_number
 
 _ADD = frozenset({operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__"})
 _SUBTRACT = frozenset({operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "subtract", "subtract_"})
-_PASS_ON = (*Pooling, nn.Flatten, FixedSize, Lift, Lower, Wiring)
+_PASS_ON = (*Pooling, nn.MaxPool2d, nn.Flatten, FixedSize, Lift, Lower, Wiring)
 
 
 def terms_of(node: Node, sizes: Mapping[Node, tuple[int, ...]]) -> list[tuple[Node, float]] | None:
@@ -41,9 +41,10 @@ def terms_of(node: Node, sizes: Mapping[Node, tuple[int, ...]]) -> list[tuple[No
 
 
 def adds_up_activations(graph: Graph, node: Node) -> bool:
-    """Whether what a sum adds up, activations and what is made of them, is nowhere negative."""
+    """Whether what a sum or layer with weights adds up, activations and what is made of them, is nowhere negative."""
     add: Any = graph[node]
-    if add.factor.is_meta or bool((add.factor < 0).any() or (add.shift < 0).any()):
+    weights = (add.factor, add.shift) if isinstance(add, Add) else (add.weight, add.bias)
+    if any(one is not None and (one.is_meta or bool((one < 0).any())) for one in weights):
         return False
     return all(
         made_of_activations(graph.module, read, lambda one: graph.is_a(one, *_PASS_ON)) for read in node.all_input_nodes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import lcm
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from torch.fx.node import Node
 from fxsnn.graph import Graph
 from fxsnn.layers import FixedSize, Lower, pair
 from fxsnn.rewriting.reasons import NotRewritten
+
+_MOST_SPREAD = 12
+"""The largest side of a window that stands for windows of several sizes."""
 
 Pair = tuple[int, int]
 Sizes = Mapping[Node, tuple[int, ...]]
@@ -72,6 +76,35 @@ def fixed_window(graph: Graph, node: Node, sizes: Sizes) -> FixedWindow:
         raise NotRewritten(f"it reads {list(size)}, which is no map [C, H, W]", "Let it read the maps")
     vertical, horizontal = _adaptive(height, wanted[0]), _adaptive(width, wanted[1])
     return FixedWindow((vertical[0], horizontal[0]), (vertical[1], horizontal[1]), flat=flat)
+
+
+def counts_unevenly(graph: Graph, node: Node) -> bool:
+    """Whether windows of an average pooling divide by how many of their places are in the map."""
+    pool: Any = graph[node] if graph.is_a(node, nn.AvgPool2d) else None
+    if pool is None or pool.ceil_mode or pool.divisor_override is not None:
+        return False
+    return not pool.count_include_pad and any(pair(pool.padding))
+
+
+def spread_places(side: int, kernel: int, stride: int, padding: int) -> tuple[list[int], int]:
+    """Rows or columns such that windows of one size, one behind the other, average over what uneven ones do.
+
+    Each place stands there as often as its window is smaller than the least size that all sizes divide.
+
+    Returns:
+        The places, and the size.
+
+    Raises:
+        NotRewritten: that size is too large.
+    """
+    starts = [place * stride - padding for place in range(_places(side, kernel, stride, padding))]
+    windows = [range(max(0, start), min(side, start + kernel)) for start in starts]
+    size = lcm(*map(len, windows))
+    if size > _MOST_SPREAD:
+        raise NotRewritten(
+            f"its windows have {len({*map(len, windows)})} sizes", "Use count_include_pad=True or no padding"
+        )
+    return [place for window in windows for place in window for _ in range(size // len(window))], size
 
 
 def join_means(graph: Graph, nodes: list[Node], sizes: Sizes) -> list[Node]:

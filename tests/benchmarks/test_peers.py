@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from peers import LAYOUTS, PEERS
+from torch import Tensor
 
 import fxsnn
 from tests import nets
+from tests.residual import Residual
+
+
+@dataclass(frozen=True)
+class Case:
+    """A converted network and images for it."""
+
+    snn: fxsnn.SpikingNetwork
+    images: Tensor
 
 
 @pytest.fixture(scope="module", params=[(0, 0.5), (1, 0.5), (2, 0.0)], ids=["seed 0", "seed 1", "from zero"])
-def snn(request: pytest.FixtureRequest) -> fxsnn.SpikingNetwork:
+def chain(request: pytest.FixtureRequest) -> Case:
     seed, start = request.param
-    model = nets.seeded(nets.Small, seed)
-    return fxsnn.convert(
-        model, target="hw_v1.0", bits=4, initial_membrane=start, calibration_data=nets.images(16, seed=seed)
-    )
+    model, given = nets.seeded(nets.Small, seed), nets.images(16, seed=seed)
+    snn = fxsnn.convert(model, target="hw_v1.0", bits=4, initial_membrane=start, calibration_data=given)
+    return Case(snn, nets.images(5))
+
+
+@pytest.fixture(scope="module")
+def residual() -> Case:
+    given = torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    snn = fxsnn.convert(nets.seeded(Residual, 0), target="generic", bits=4, calibration_data=given)
+    return Case(snn, given[:5])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", PEERS)
-def test_peers_spike_as_ours_do(snn: fxsnn.SpikingNetwork, name: str, layout: str) -> None:
+def test_peers_spike_as_ours_do(chain: Case, name: str, layout: str) -> None:
+    check_peer(chain, name, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_add_up_spikes_as_ours_do(residual: Case, name: str, layout: str) -> None:
+    check_peer(residual, name, layout)
+
+
+def check_peer(case: Case, name: str, layout: str) -> None:
     pytest.importorskip(str(PEERS[name].package))
-    images, timesteps = nets.images(5), 13
+    snn, images, timesteps = case.snn, case.images, 13
     snn.timesteps = timesteps
     expected = list(snn.simulate(images).spike_counts.values())[-1]
     assert 0 < expected.mean() < timesteps

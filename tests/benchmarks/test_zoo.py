@@ -11,7 +11,8 @@ import torch
 import zoo
 import zoo_report
 from torch import Tensor, nn
-from zoo_report import CONVERTED, ERROR, REFUSED, REPLACED, Entry
+from zoo_papers import PAPERS
+from zoo_report import ACTIVATED, CONVERTED, ERROR, PARTLY, REFUSED, REPLACED, WHOLE, Answer, Entry
 
 OPTIONS = argparse.Namespace(check=False, simulate=True, timesteps=64, engine="torch", most=1.0)
 
@@ -48,7 +49,7 @@ def broken() -> nn.Module:
 
 @pytest.mark.slow
 def test_what_converts_is_simulated_and_agrees_with_the_network_that_does_not_spike() -> None:
-    entry = zoo.examined("tiny/residual", Residual, OPTIONS)
+    entry = zoo.examined("tiny/residual", zoo.Network(Residual), OPTIONS)
     assert (entry.result, entry.reasons, entry.layers) == (CONVERTED, (), 2)
     assert entry.agreement is not None
     exact = {stage: value for stage, value in entry.agreement.items() if stage not in ("weights", "late")}
@@ -57,21 +58,40 @@ def test_what_converts_is_simulated_and_agrees_with_the_network_that_does_not_sp
 
 
 def test_what_converts_only_with_another_pooling_is_told_apart() -> None:
-    assert zoo.examined("tiny/pooled", pooled, argparse.Namespace(check=True)).result == REPLACED
+    assert zoo.examined("tiny/pooled", zoo.Network(pooled), argparse.Namespace(check=True)).result == REPLACED
 
 
 @pytest.mark.slow
 def test_what_is_too_large_does_not_run_for_many_timesteps() -> None:
-    entry = zoo.examined("tiny/residual", Residual, argparse.Namespace(**{**vars(OPTIONS), "most": 1e-6}))
+    entry = zoo.examined("tiny/residual", zoo.Network(Residual), argparse.Namespace(**{**vars(OPTIONS), "most": 1e-6}))
     assert entry.agreement is not None
     assert (entry.layers, "late" in entry.agreement) == (2, False)
 
 
+def smooth() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.SiLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.GELU(), nn.Flatten(), nn.LazyLinear(4)
+    )
+
+
+def test_what_converts_with_other_activations_is_told_apart() -> None:
+    entry = zoo.examined("tiny/smooth", zoo.Network(smooth), argparse.Namespace(check=True))
+    assert (entry.result, entry.layers) == (ACTIVATED, 2)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_networks_of_papers_take_their_images(name: str) -> None:
+    paper = PAPERS[name]
+    with torch.device("meta"):
+        model = paper.build().eval()
+        assert model(torch.empty(2, *paper.size)).shape[0] == 2
+
+
 def test_a_refusal_has_its_reasons_and_an_error_its_place() -> None:
-    refused = zoo.examined("tiny/multiplying", Multiplying, OPTIONS)
+    refused = zoo.examined("tiny/multiplying", zoo.Network(Multiplying), OPTIONS)
     assert refused.result == REFUSED
     assert any(reason.startswith("mul is not supported") for reason in refused.reasons)
-    error = zoo.examined("tiny/broken", broken, OPTIONS)
+    error = zoo.examined("tiny/broken", zoo.Network(broken), OPTIONS)
     assert (error.result, error.reasons) == (ERROR, ("OSError in test_zoo.py, broken: no such weights",))
 
 
@@ -88,18 +108,22 @@ def test_agreement_is_about_what_tells_images_apart() -> None:
 
 def test_the_page_counts_results_and_what_stands_in_the_way(tmp_path: Path) -> None:
     entries = [
-        Entry("one/a", 64, CONVERTED, layers=3, agreement={"weights": 0.5, "spikes": 0.99}),
-        Entry("one/b", 64, REFUSED, ("a product",)),
-        Entry("two/c", 32, REFUSED, ("a product", "a maximum")),
+        Entry("one/a", (3, 64, 64), CONVERTED, layers=3, agreement={"weights": 0.5, "spikes": 0.99}),
+        Entry("one/b", (3, 64, 64), REFUSED, ("a product",)),
+        Entry("two/c", (2, 32, 32), REFUSED, ("a product", "a maximum")),
     ]
-    zoo_report.write(tmp_path, {"device": "a processor"}, entries)
+    others = {"one/a": Answer("one/a", PARTLY, ("MaxPool2d",)), "two/c": Answer("two/c", WHOLE, agreement=0.75)}
+    zoo_report.write(tmp_path, {"device": "a processor"}, entries, others)
     page = (tmp_path / "zoo.md").read_text()
     for row in (
-        "| one | 1 | 0 | 1 | 0 | 0 | 2 |",
-        "| all | 1 | 0 | 2 | 0 | 0 | 3 |",
+        "| one | 1 | 0 | 0 | 1 | 0 | 0 | 2 |",
+        "| all | 1 | 0 | 0 | 2 | 0 | 0 | 3 |",
         "| a product | 2 | 1 |",
         "| a maximum | 1 | 0 |",
-        "| one/a | 64x64 | converted | 3 |  | 0.500 |  | 0.990 |  |  |",
+        "| all | 1 | 1 | 0 | 0 |",
+        "| one/a | converted | analog layers left |  | MaxPool2d |",
+        "| two/c | refused | whole | 0.750 |  |",
+        "| one/a | 3x64x64 | converted | 3 |  | 0.500 |  | 0.990 |  |  |",
     ):
         assert row in page
     data = json.loads((tmp_path / "zoo.json").read_text())
@@ -118,8 +142,21 @@ def test_a_network_that_there_is_not_is_an_error_that_lists_those_that_there_are
 def test_the_script_examines_each_network_in_a_process_that_ends_in_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["--only", "torchvision/mnasnet0_5", "--check", "--jobs", "1", "--out", str(tmp_path)]
+    asked = [
+        "--only",
+        "torchvision/mnasnet0_5",
+        "--check",
+        "--jobs",
+        "1",
+        "--out",
+        str(tmp_path),
+        "--work",
+        str(tmp_path / "rows"),
+    ]
     assert zoo.main(asked) == 0
-    assert "| torchvision/mnasnet0_5 | 64x64 | converted |" in capsys.readouterr().out
-    assert zoo.main([*asked, "--seconds", "1"]) == 0
-    assert "| not finished |" in (tmp_path / "zoo.md").read_text()
+    assert "| torchvision/mnasnet0_5 | 3x64x64 | converted |" in capsys.readouterr().out
+    assert zoo.main([*asked, "--seconds", "1"]) == 0  # what is kept is not done again
+    assert capsys.readouterr().out == ""
+    assert "| not finished |" not in (tmp_path / "zoo.md").read_text().split("Every network")[1]
+    assert zoo.main([*asked, "--seconds", "1", "--again"]) == 0
+    assert "| not finished |" in (tmp_path / "zoo.md").read_text().split("Every network")[1]

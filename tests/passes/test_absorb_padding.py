@@ -17,9 +17,10 @@ from torch import Tensor, nn
 import fxsnn
 from fxsnn.errors import ModelError
 from fxsnn.insight import error_budget
-from fxsnn.layers import Lift, Lower, PaddedConv2d, sides_of
+from fxsnn.layers import Lift, Lower, PaddedConv2d, Select, sides_of
 from fxsnn.passes import AbsorbPadding, Canonicalize
 from tests.engines import ENGINES, same
+from tests.joining import correlation, joined
 from tests.nets import images, in_front, seeded
 from tests.random_networks import quiet
 from tests.sharing import cases
@@ -119,7 +120,7 @@ def test_an_average_pooling_pads_both_sides_alike() -> None:
         (3, {}), (1, {"padding": 2}), (1, {"padding": 1, "count_include_pad": False}),
     ]  # fmt: skip
     for around, options in left:
-        report = fxsnn.check(build(around, **options), target="generic", bits=4, example=images())
+        report = fxsnn.check(build(around, **options), target="generic", bits=4)
         assert "by no more than half of the pooling's window" in str(report)
 
 
@@ -141,6 +142,34 @@ def test_signals_are_padded_too(pad: Any) -> None:
     with quiet():
         snn = fxsnn.convert(seeded(Net), target="generic", bits=4, calibration_data=x)
     assert snn.graph.image_form.rank == 3
+
+
+def padded_once(pool: nn.Module) -> Any:
+    """What is padded is read by a convolution and a pooling."""
+
+    def function(m: Any, x: Tensor, y: Tensor) -> Tensor:
+        x = F.pad(x, (0, 1, 0, 1))
+        return F.relu(m.third(x)) + pool(x)
+
+    return joined(function)
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1)], ids=["maximum", "average"])
+def test_padding_that_several_read_is_wiring_where_sizes_are_known(pool: nn.Module, convert: Any) -> None:
+    model, x = padded_once(pool), images(8)
+    options: dict[str, Any] = {"target": "generic", "bits": 4, "max_pool": "rectifiers"}
+    snn = convert(model, **options, calibration_data=x, timesteps=512)
+    assert len([node for node in snn.graph.nodes(Select) if snn.graph[node].pads]) == 1
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+    assert "which cannot pad instead" in str(fxsnn.check(model, **options))
+
+
+def test_padding_in_front_of_a_flatten_is_wiring() -> None:
+    layers = nn.Flatten(), nn.Linear(576, 4), nn.ReLU(), nn.Linear(4, 5)
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ZeroPad2d(1), *layers))
+    graph = in_front(model, images())
+    assert graph.nodes(Select)
+    assert "it is read by 3, which cannot pad instead" in str(fxsnn.check(model, target="generic", bits=4))
 
 
 @settings(max_examples=30, deadline=None)
@@ -175,20 +204,12 @@ def test_any_sides_any_padding_and_any_geometry_keep_the_function(
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "another value": (lambda: network(nn.ConstantPad2d(1, 0.5)), "it pads with 0.5. Pad with zeros"),
-    "reflection": (lambda: network(nn.ReflectionPad2d(1)), "ReflectionPad2d pads with values of the map"),
-    "replication": (lambda: Calls(lambda x: F.pad(x, (1, 1, 1, 1), "replicate")), "its mode is 'replicate'"),
     "negative": (lambda: network(nn.ZeroPad2d(-1)), r"its padding (-1, -1, -1, -1) is negative: it cuts the map"),
     "half of it negative": (lambda: network(nn.ZeroPad2d((1, -1, 0, 0))), "is negative"),
-    "channels": (lambda: Calls(lambda x: F.pad(x[:, :2], (0, 0, 0, 0, 0, 1))), "adds channels or images"),
+    "channels": (lambda: Calls(lambda x: F.pad(x[:, :2], (0, 0, 0, 0, 0, 1))), "adds channels or images"),  # of images
     "a convolution that reflects": (
         lambda: nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU()),
-        "pads by 'reflect'",
-    ),
-    "a layer that cannot pad": (
-        lambda: nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ZeroPad2d(1), nn.Flatten(), nn.Linear(576, 4), nn.ReLU(), nn.Linear(4, 5)
-        ),
-        "it is read by 3, which cannot pad instead",
+        "its padding_mode is 'reflect'",
     ),
 }
 

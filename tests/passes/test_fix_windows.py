@@ -233,6 +233,28 @@ def test_padding_that_is_not_there_need_not_be_counted() -> None:
     assert fxsnn.check(model, target="generic", bits=4).ok
     model = seeded(lambda: Net(nn.AvgPool2d(2, padding=1, count_include_pad=False)))
     assert "its padding is not counted" in str(fxsnn.check(model, target="generic", bits=4))
+    assert fxsnn.check(model, target="generic", bits=4, example=images()).ok
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(5, 14), st.integers(2, 4), st.integers(1, 3), st.integers(1, 2))
+def test_padding_that_is_not_counted_is_places_that_are_read_more_often(
+    side: int, kernel: int, stride: int, padding: int
+) -> None:
+    pool = nn.AvgPool2d((kernel, 3), (stride, 1), (min(padding, kernel // 2), 1), count_include_pad=False)
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), pool, nn.Conv2d(1, 1, 1), nn.ReLU()).eval()
+    given = torch.randn(2, 1, side, side)
+    step = FixWindows()(fxsnn.capture(model, given), given)
+    assert step.moved is not None
+    assert step.moved < 1e-12
+    fixed: Any = step.after["2"]
+    assert fixed.padding == 0
+    assert max(fixed.kernel_size) <= 12
+
+
+def test_windows_of_too_many_sizes_are_refused() -> None:
+    model = seeded(lambda: Net(nn.AvgPool2d(9, 1, 4, count_include_pad=False)))
+    assert "its padding is not counted" in str(fxsnn.check(model, target="generic", bits=4, example=images()))
 
 
 # Unhappy paths -------------------------------------------------------------------------------------------------------

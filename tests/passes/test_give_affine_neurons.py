@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 import fxsnn
 from fxsnn.layers import Add, Affine
@@ -62,3 +63,19 @@ def test_where_it_cannot_be_done_it_is_refused() -> None:
     graph.replace(node, Affine(kept.factor[0], kept.shift))
     graph.bypass(relu)
     assert "which no layer can do for it there" in str(CheckConvRelu().findings(graph)[0])
+
+
+def blurred(m: Any, x: Tensor, y: Tensor) -> Tensor:
+    """As networks against aliasing do it, in front of a convolution that pads."""
+    return F.relu(m.third(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), m.kernel, stride=2, groups=4)))
+
+
+def test_a_convolution_without_a_negative_weight_has_neurons_and_no_pairs(convert: Any) -> None:
+    model, x = joined(blurred), images(16)
+    row = torch.tensor([1.0, 2.0, 1.0])
+    model.register_buffer("kernel", row.outer(row).expand(4, 1, 3, 3) / 16)
+    graph = in_front(model, x)
+    assert len(graph.nodes(nn.Conv2d)) == len(graph.nodes(nn.ReLU)) == 4  # second is not read
+    assert not CheckConvRelu().findings(graph)
+    snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import fxsnn
 from fxsnn.layers import Concat
 from fxsnn.passes import CheckConvRelu, PairSignedValues
-from tests.joining import correlation, joined
+from tests.joining import UNPAIRED, correlation, joined
 from tests.nets import images, in_front, seeded
 
 
@@ -167,3 +167,25 @@ def test_it_may_be_the_last_activation(convert: Any, last: nn.Module) -> None:
 def test_rows_are_put_behind_one_another_as_maps_are() -> None:
     graph = PairSignedValues()(in_front(seeded(leaky), images()), images()).after
     assert [graph.name(node) for node in graph.nodes(Concat)] == ["4_pair", "6_pair", "9_pair", "11_pair"]
+
+
+class LateSum(nn.Module):
+    """The last sum has no activation behind it, and reads an early layer and a late one."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.one, self.two, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 5)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.activation(self.one(x))
+        return self.fc((x - self.activation(self.two(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.1)], ids=["relu", "leaky"])
+def test_a_sum_in_front_of_the_tail_of_layers_that_are_not_decoded_alone(convert: Any, activation: nn.Module) -> None:
+    model, x = seeded(lambda: LateSum(activation)), images(16)
+    snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+    report = fxsnn.check(model, target=UNPAIRED, bits=4, example=x)
+    assert "which will spike, past the layers behind that" in str(report)

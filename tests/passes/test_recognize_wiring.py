@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxsnn
-from fxsnn.layers import Channels, Concat, FixedSize, PixelShuffle, Places, Repeat, SpikeAdd, Turn, Wiring
+from fxsnn.layers import Channels, Concat, FixedSize, PixelShuffle, Places, Repeat, Select, SpikeAdd, Turn, Wiring
 from fxsnn.passes import FRONT_END, Canonicalize, CheckConvRelu, RecognizeWiring
 from tests.joining import UNPAIRED, correlation, joined
-from tests.nets import images, in_front
+from tests.nets import images, in_front, seeded
 
 
 def shuffled(x: Tensor, groups: int) -> Tensor:
@@ -34,6 +34,12 @@ ONE: dict[str, tuple[Any, int, list[type[Wiring]]]] = {
     "split": (lambda m, x, y: torch.split(x, [1, 3], dim=1)[1], 3, [Channels]),
     "shuffle": (lambda m, x, y: shuffled(x, 2), 4, [Channels]),
     "shuffle as a layer": (lambda m, x, y: nn.functional.channel_shuffle(x, 2), 4, [Channels]),
+    "more channels": (lambda m, x, y: F.pad(x, (0, 0, 0, 0, 1, 3)), 8, [Channels]),
+    "more channels of every second place": (
+        lambda m, x, y: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)),
+        8,
+        [Places, Channels],
+    ),
     "flip of channels": (lambda m, x, y: x.flip(1), 4, [Channels]),
     "nearest": (lambda m, x, y: F.interpolate(x, scale_factor=2, mode="nearest"), 4, [Repeat]),
     "repeated": (lambda m, x, y: x.repeat_interleave(2, 2).repeat_interleave(3, dim=3), 4, [Repeat, Repeat]),
@@ -43,6 +49,11 @@ ONE: dict[str, tuple[Any, int, list[type[Wiring]]]] = {
     "a crop": (lambda m, x, y: x[:, :, 2:, 1:], 4, [Places]),
     "mirrored": (lambda m, x, y: torch.flip(x, [3]), 4, [Turn]),
     "transposed": (lambda m, x, y: x.transpose(2, 3), 4, [Turn]),
+    "reflected": (lambda m, x, y: F.pad(x, (1, 2, 0, 3), mode="reflect"), 4, [Select]),
+    "reflected, as a layer": (lambda m, x, y: nn.ReflectionPad2d(2)(x), 4, [Select]),
+    "the edge again": (lambda m, x, y: F.pad(x, (1, 1, 1, 1), mode="replicate"), 4, [Select]),
+    "round about": (lambda m, x, y: x.roll(1, 3), 4, [Select]),
+    "nearest, not whole": (lambda m, x, y: F.interpolate(x, size=(17, 9), mode="nearest"), 4, [Select]),
     "there and back": (lambda m, x, y: shuffled(shuffled(x, 2), 2), 4, []),
     "nothing moves": (lambda m, x, y: x[:, :, :, :].reshape(x.shape), 4, []),
 }
@@ -65,6 +76,19 @@ def test_without_a_size_of_images_it_is_the_same() -> None:
         assert [type(graph[node]) for node in graph.nodes(Wiring)] == kinds, name
 
 
+def test_reflections_are_seen_where_the_size_of_images_is_known() -> None:
+    report = fxsnn.check(joined(ONE["reflected"][0]), target="generic", bits=4)
+    assert "its mode is 'reflect'. Pad with zeros, or give example=" in str(report)
+
+
+@pytest.mark.parametrize("front", [nn.ReflectionPad2d(1), nn.Sequential(nn.BatchNorm2d(3), nn.ReflectionPad2d(1))])
+def test_images_may_be_reflected_at_their_edges(convert: Any, front: nn.Module) -> None:
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    model, x = seeded(lambda: nn.Sequential(front, *layers)), images(16)
+    snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+
+
 def test_what_is_so_at_one_size_only_takes_images_of_that_size() -> None:
     function = lambda m, x, y: x.view(-1, 2, 2, 12, 12).transpose(1, 2).reshape(-1, 4, 12, 12)  # noqa: E731
     graph = in_front(joined(function), images())
@@ -79,9 +103,8 @@ def test_what_is_so_at_one_size_only_takes_images_of_that_size() -> None:
         (lambda m, x, y: torch.cat([x, y.relu()], 2), 4, "cat is not supported"),
         (lambda m, x, y: torch.stack([x, y.relu()], 1).flatten(1, 2), 8, "stack is not supported"),
         (lambda m, x, y: F.interpolate(x, scale_factor=2, mode="bilinear"), 4, "interpolate is not supported"),
-        (lambda m, x, y: x.roll(1, 3), 4, "roll is not supported"),
     ],
-    ids=["no activation", "rows", "a new axis", "between neighbours", "round about"],
+    ids=["no activation", "rows", "a new axis", "between neighbours"],
 )
 def test_what_is_no_wiring_is_refused(function: Any, channels: int, words: str) -> None:
     report = fxsnn.check(joined(function, channels), target=UNPAIRED, bits=4, example=images())
@@ -119,6 +142,8 @@ def test_images_are_not_put_beside_spikes() -> None:
         "nearest",
         "pixel unshuffle",
         "mirrored",
+        "reflected",
+        "more channels",
     ],
 )
 def test_a_network_with_wiring_is_converted(convert: Any, name: str) -> None:

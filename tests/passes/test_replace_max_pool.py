@@ -16,10 +16,11 @@ from torch import nn
 import fxsnn
 from fxsnn.graph import layer_rows
 from fxsnn.layers import Add, AnyPool2d, SpikeAnyPool2d, Tap, Taps
-from fxsnn.passes import CheckConvRelu, ReplaceMaxPool
+from fxsnn.passes import CheckConvRelu, PairSignedValues, ReplaceMaxPool
 from tests.engines import ENGINES, same
 from tests.joining import correlation, joined
 from tests.nets import images, in_front
+from tests.sharing import cases
 
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
@@ -100,14 +101,58 @@ SIGNED = {
     "a convolution": lambda m, x, y: F.relu(m.third(F.max_pool2d(y, 2))),
     "a pair": lambda m, x, y: F.relu(m.third(F.max_pool2d(F.leaky_relu(y, 0.1), 2))),
     "a sum": lambda m, x, y: F.relu(m.third(F.max_pool2d(x + y, 2))),
-    "the images": lambda m, x, y: F.relu(m.third(F.max_pool2d(x - 1, 2))),
 }
 
 
-@pytest.mark.parametrize("by", ["rectifiers", "any"])
 @pytest.mark.parametrize("what", SIGNED)
-def test_a_maximum_of_what_may_be_negative_is_left(what: str, by: str) -> None:
-    report = fxsnn.check(joined(SIGNED[what]), target="generic", bits=4, example=images(), max_pool=by)
+def test_any_neuron_of_the_window_is_no_maximum_of_what_may_be_negative(what: str) -> None:
+    report = fxsnn.check(joined(SIGNED[what]), target="generic", bits=4, example=images(), max_pool="any")
+    assert not report.ok
+    assert "Pass max_pool='rectifiers'" in str(report)
+    assert "sums and pairs, for it pools what may be negative" in str(report)
+
+
+@settings(deadline=None, max_examples=15)
+@given(PAIRS, PAIRS, st.tuples(st.integers(0, 1), st.integers(0, 1)), PAIRS, st.booleans())
+def test_rectifiers_keep_the_function_of_values_with_a_sign(
+    kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool
+) -> None:
+    """Padding is no zero there: all of a window may be negative."""
+    padding = tuple(min(pad, side // 2) for pad, side in zip(padding, kernel, strict=True))
+    pool = nn.MaxPool2d(kernel, stride, padding, dilation, ceil_mode=ceil)
+    model = joined(lambda m, x, y: pool(m.norm(y) - 2))
+    graph = replaced(model).after  # verified in double precision
+    assert not graph.nodes(nn.MaxPool2d)
+    assert not CheckConvRelu().findings(PairSignedValues()(graph, images(size=13)).after)
+
+
+@cases(
+    "function",
+    [
+        lambda m, x, y: F.max_pool2d(m.norm(y), 3, 2, 1),
+        lambda m, x, y: F.max_pool2d(F.leaky_relu(y, 0.2), 2),
+        lambda m, x, y: F.max_pool2d(x - y, 3, 2, ceil_mode=True) + F.avg_pool2d(y, 2),
+    ],
+    quick=1,
+)
+def test_in_the_limit_of_time_it_is_the_maximum_of_values_with_a_sign(convert: Any, function: Any) -> None:
+    model, x = joined(function), images(8)
+    snn = convert(model, target="generic", bits=4, timesteps=512, calibration_data=x, max_pool="rectifiers")
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+
+
+def test_the_error_about_maxima_of_values_with_a_sign_says_what_they_take() -> None:
+    model = joined(lambda m, x, y: F.max_pool2d(m.norm(y), 3, 2, 1))
+    report = str(fxsnn.check(model, target="generic", bits=4, example=images()))
+    assert "which keeps the function where the chip has sums and pairs, for it pools what may be negative" in report
+    report = str(fxsnn.check(model, target="generic", bits=4, max_pool="rectifiers"))
+    assert "sums and pairs, for it pools what may be negative, and give example=" in report
+    assert fxsnn.check(model, target="generic", bits=4, max_pool="rectifiers", example=images()).ok
+
+
+def test_a_maximum_of_the_images_is_left() -> None:
+    model = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).eval()
+    report = fxsnn.check(model, target="generic", bits=4, example=images(), max_pool="rectifiers")
     assert "Let it pool activations" in str(report)
 
 

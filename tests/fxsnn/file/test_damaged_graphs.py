@@ -140,7 +140,7 @@ def test_all_that_is_wrong_is_told_at_once_and_nothing_that_follows_from_it(resi
 
 WIRED: dict[str, tuple[Edit, str]] = {
     "an index too large": (array("wire3.index", lambda one: one + 1), r"wire3: it takes the channels 1 to 4 of 4"),
-    "an index below zero": (array("wire3.index", lambda one: one - 1), r"wire3: it takes the channels -1 to 2 of 4"),
+    "an index too small": (array("wire3.index", lambda one: one - 2), r"wire3: it takes the channels -2 to 1 of 4"),
     "another index": (array("wire3.index", lambda one: one * 0), r"layer4: its input unit is"),
     "an index of floats": (array("wire3.index", lambda one: one.double()), r"'wire3.index' is torch.float64"),
     "an index of another length": (field("wire3", "channels", 3), r"wire3.index' is|layer4: it reads 4 channels"),

@@ -20,6 +20,7 @@ from fxsnn.layers import (
     PixelShuffle,
     Places,
     Repeat,
+    Select,
     SpikeAdd,
     SynapseConv2d,
     Tap,
@@ -91,7 +92,9 @@ def test_of_graphs_without_numbers_it_is_said_too_that_they_can_be_saved(seed: i
     [
         Concat(),
         Channels(torch.tensor([3, 0, 0, 2])),
+        Channels(torch.tensor([-1, 0, 2, -1])),
         Places((1, 2), (0, 3)),
+        Select((-1, 0, 1, 5, 4, 4), (2, 1, 0, 1, -1)),
         Repeat(2, 3),
         PixelShuffle(2),
         PixelShuffle(2, back=True),
