@@ -32,7 +32,7 @@ class ReplaceMaxPool(Pass):
             "any" keeps it, too, as long as there are no spikes: one neuron a window that spikes in each step in which
             any neuron of the window does (`AnyPool2d`). Its rate lies between the maximum of the rates and their sum,
             however long the network runs. It needs no sums, but neurons that are reset to zero whatever the network's
-            reset is.
+            reset is. What pools values with a sign stays as it is.
             "average" puts an average pooling in its place, "stride" takes the middle of each window: other functions,
             for networks that are trained afterwards.
 
