@@ -66,6 +66,9 @@ def drive(read: list[np.ndarray], node: dict[str, Any], arrays: dict[str, np.nda
     if node["op"] == "spike_add":  # of spikes, each times an integer, and of what synapses give
         weights = arrays[node["name"] + ".weights"]
         return sum(x * by_channel(row, x) for x, row in zip(read, weights, strict=True))
+    if node["op"] == "spike_any_pool2d":
+        places = np.ndindex(node["rows"]["kernel"], node["columns"]["kernel"])
+        return np.sum([tapped(tapped(read[0], -2, node["rows"], i), -1, node["columns"], j) for i, j in places], 0)
     frames = read[0].reshape(-1, *read[0].shape[2:])
     pools, codes_of = node["op"] == "spike_avg_pool2d", node["name"] + ".codes"
     total = windows(frames, node).sum((4, 5)) if pools else sums(frames, node, arrays[codes_of])
@@ -83,6 +86,8 @@ def spikes(x: np.ndarray, node: dict[str, Any], arrays: dict[str, np.ndarray], d
     """Spikes [T, N, ...] of neurons for what is added to their membranes."""
     if node["op"] == "spike_avg_pool2d":
         theta = np.prod(node["kernel_size"])
+    elif node["op"] == "spike_any_pool2d":  # whatever the network's reset is
+        theta, dynamics = 1, {**dynamics, "reset": "zero"}
     else:
         theta, leak = (by_channel(arrays[f"{node['name']}.{part}"], x) for part in ("threshold", "leak"))
         x, theta = x + leak, theta[0]

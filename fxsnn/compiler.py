@@ -304,8 +304,9 @@ def convert(
         percentile: for the method of that name.
         input_bits: width of the signed integer input, or `None` for an analog input.
         per_channel: one weight step per output channel, or one per layer.
-        max_pool: what takes the place of max pooling between layers: "rectifiers" keeps the function, "average" and
-            "stride" do not and need training, see `fxsnn.passes.ReplaceMaxPool`. `None`: it is refused.
+        max_pool: what takes the place of max pooling between layers: "rectifiers" keeps the function, "any" comes near
+            it with fewer neurons, "average" and "stride" do not and need training, see `fxsnn.passes.ReplaceMaxPool`.
+            `None`: it is refused.
         correction: "biases", "thresholds" or "both": suit them to n-bit weights and spikes without training, from the
             calibration data, see `fxsnn.passes.CorrectLayers`. "auto": the biases, on the first 256 of the calibration
             images, if they can be gone through again; before fine-tuning, which starts better from there, on the first

@@ -87,7 +87,8 @@ class SpikingNetwork(nn.Module):
             self.register_parameter(name, parameter)
         # Private names of Python (two underscores), which no layer has: what a layer is called is the user's choice.
         self.__target = get_target(target)
-        self.__dynamics = self._spiking_layers()[0][1].dynamics or Dynamics()
+        decode: Any = own[own.nodes(Decode)[0]]
+        self.__dynamics: Dynamics = decode.dynamics  # layers may have a reset of their own
         self.__engine_name = engine
         self.__sample = sample
         size = require_image_size(image_size, own.image_form)

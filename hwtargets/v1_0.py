@@ -5,6 +5,9 @@ neuron on a core of 1,024 input rows. Other kernel sizes have no entry and are n
 
 Its document names convolutions, fully connected layers and average poolings: no sum of several layers. A concatenation
 is wiring, whose reader has the channels of all its inputs to fit into the table.
+
+It does not say whether layers may differ in what a spike does to a membrane. Poolings that spike with any neuron of
+their window are reset to zero, also where all others are reset by subtraction: that is assumed.
 """
 
 from fxsnn.chip import HardwareTarget, Registers

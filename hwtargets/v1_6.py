@@ -8,7 +8,8 @@ channels keep what their spikes are worth.
 Not documented, and left open: which kernels and how many input channels such a core takes. The rule of version 1.0
 counts weight bits, the estimate of cores of version 1.6 does not, and the two disagree; so there is no table here. Sums
 with several weighted inputs in one membrane are our reading of its residual sums. A convolution without a ReLU is not
-described, so it has none.
+described, so it has none. Poolings that spike with any neuron of their window are reset to zero, also where all others
+are reset by subtraction: that a layer may have a reset of its own is assumed.
 """
 
 from fxsnn.chip import HardwareTarget, Registers

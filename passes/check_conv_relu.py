@@ -15,6 +15,7 @@ from fxsnn.graph import (
     Activation,
     Graph,
     Norm,
+    Pooling,
     Transposed,
     Weighted,
     in_front_of_layers,
@@ -45,8 +46,8 @@ from fxsnn.rewriting import (
     why_apart,
 )
 
-_KNOWN = (*Weighted, *Norm, *Activation, Add, Wiring, nn.AvgPool2d, nn.Flatten, QuantizedInput, FixedSize)
-_KEEP_CHANNELS = (*Activation, Affine, nn.AvgPool2d, nn.AdaptiveAvgPool2d, QuantizedInput, FixedSize, Lift)
+_KNOWN = (*Weighted, *Norm, *Activation, Add, Wiring, *Pooling, nn.Flatten, QuantizedInput, FixedSize)
+_KEEP_CHANNELS = (*Activation, Affine, *Pooling, nn.AdaptiveAvgPool2d, QuantizedInput, FixedSize, Lift)
 _BRANCHES = "Joining two branches in this way is not supported: supported are sums of tensors of one shape"
 _PAST = "Only the last layer that spikes is decoded: let what stands behind it read that one alone"
 _BESIDE = "Let it follow the other layers, or leave out its activation"
@@ -284,13 +285,13 @@ def _about_relu(graph: Graph, node: Node) -> Iterator[Finding]:
         source = source.all_input_nodes[0]
     if source.op != "placeholder" and not graph.is_a(source, *_KNOWN):
         return  # what it follows is refused itself
-    if not graph.is_a(source, *Weighted, Add, nn.AvgPool2d):
+    if not graph.is_a(source, *Weighted, Add, *Pooling):
         yield graph.finding(
             node,
             "this ReLU does not follow a convolution, a fully connected layer or a sum of such",
             "Remove it, or put it directly behind the layer",
         )
-    elif graph.is_a(source, nn.AvgPool2d) and not _levels_only(graph, node):
+    elif graph.is_a(source, *Pooling) and not _levels_only(graph, node):
         yield graph.finding(node, "this ReLU follows a pooling layer", "Put it between the convolution and the pooling")
 
 

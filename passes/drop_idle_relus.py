@@ -8,11 +8,12 @@ from fxsnn.graph import Graph
 from fxsnn.layers import BoundedReLU
 from fxsnn.rewriting import Pass, facts
 
-_KEEP_THE_SIGN = (nn.AvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d, nn.Flatten)
+_AVERAGES = (nn.AvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d)
+_KEEP_THE_SIGN = (*_AVERAGES, nn.MaxPool2d, nn.MaxPool1d, nn.Flatten)
 
 
 class DropIdleReLUs(Pass):
-    """A ReLU that reads another activation, with average poolings and flattening between or not, changes nothing.
+    """A ReLU that reads another activation, with poolings and flattening between or not, changes nothing.
 
     Examples:
         >>> import torch, fxsnn

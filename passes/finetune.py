@@ -22,7 +22,8 @@ class Finetune(Pass, TrainingOptions):
     Weights keep a float shadow that is trained, weight steps and thresholds are learned (Esser et al. 2020). Each
     forward pass uses n-bit weights, thresholds and biases rounded as the chip will hold them, and activations, pooled
     ones too, rounded to what T steps of spikes express under a steady drive. In spiking epochs activations are the
-    rates that the spiking network really has on the batch, uneven spikes included; gradients are as before.
+    rates that the spiking network really has on the batch, uneven spikes included; gradients are as before. Max pooling
+    by any neuron of the window has the rate of spikes that come independently of each other, 1 - Π(1 - rate).
 
     What it did is logged at INFO by `fxsnn.training.loop`: a line for each epoch, and one that says which epoch was
     kept. Where the network that it began with is kept, an `AccuracyWarning` says so.

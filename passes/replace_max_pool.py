@@ -12,11 +12,11 @@ from torch.fx.node import Node
 
 from fxsnn.errors import OptionError
 from fxsnn.graph import Activation, Graph, value_sizes
-from fxsnn.layers import Add, Select, Tap, Taps, Wiring, pair
+from fxsnn.layers import Add, AnyPool2d, Select, Tap, Taps, Wiring, pair
 from fxsnn.options import is_one_of, shown
 from fxsnn.rewriting import Pass, facts, fix_size, is_padded, pools_activations, pools_signed
 
-MAX_POOL_WAYS = ("rectifiers", "average", "stride")
+MAX_POOL_WAYS = ("rectifiers", "average", "stride", "any")
 """What `ReplaceMaxPool` can put in the place of max pooling."""
 _MAP = 3
 """Dimensions of what is pooled, without the batch."""
@@ -29,6 +29,10 @@ class ReplaceMaxPool(Pass):
         by: "rectifiers" keeps the function: `max(a, b) = a + ReLU(b - a)`, first down, then across the window, and
             neurons for the sum. Right in the limit of T; with few steps it overestimates, since what two spike trains
             differ by for a while counts.
+            "any" keeps it, too, as long as there are no spikes: one neuron a window that spikes in each step in which
+            any neuron of the window does (`AnyPool2d`). Its rate lies between the maximum of the rates and their sum,
+            however long the network runs. It needs no sums, but neurons that are reset to zero whatever the network's
+            reset is. What pools values with a sign stays as it is.
             "average" puts an average pooling in its place, "stride" takes the middle of each window: other functions,
             for networks that are trained afterwards.
 
@@ -74,7 +78,7 @@ class ReplaceMaxPool(Pass):
     def __post_init__(self) -> None:
         if not is_one_of(self.by, MAX_POOL_WAYS):
             raise OptionError(f"max_pool is {shown(self.by)}; allowed are {', '.join(map(repr, MAX_POOL_WAYS))}")
-        object.__setattr__(self, "preserves", self.by == "rectifiers")
+        object.__setattr__(self, "preserves", self.by in ("rectifiers", "any"))
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
@@ -83,11 +87,11 @@ class ReplaceMaxPool(Pass):
         for node in nodes:
             _put_behind_activation(graph, node)
         replace: dict[str, Callable[[Graph, Node], None]]
-        replace = {"rectifiers": _by_rectifiers, "average": _by_average, "stride": _by_stride}
+        replace = {"rectifiers": _by_rectifiers, "any": _by_any, "average": _by_average, "stride": _by_stride}
         for node in poolings:
             if node in nodes:
                 replace[self.by](graph, node)
-            elif pools_signed(graph, node):
+            elif pools_signed(graph, node) and self.by != "any":  # no spike stands for what is negative
                 (_of_signed if self.by == "rectifiers" else replace[self.by])(graph, node)
 
 
@@ -111,6 +115,10 @@ def _windows(pool: Any) -> tuple[Taps, Taps]:
         Taps(kernel[axis], stride[axis], padding[axis], dilation[axis], bool(pool.ceil_mode)) for axis in (0, 1)
     )
     return down, across
+
+
+def _by_any(graph: Graph, node: Node) -> None:
+    graph.replace(node, AnyPool2d(*_windows(graph[node])).eval())
 
 
 def _by_average(graph: Graph, node: Node) -> None:

@@ -9,7 +9,7 @@ from fxsnn.rewriting import Pass, facts, substitute
 
 
 class SubstituteSpikes(Pass):
-    """conv + ReLU → SpikeConv2d, fully connected + ReLU → SpikeLinear, AvgPool2d → SpikeAvgPool2d.
+    """conv + ReLU → SpikeConv2d, fully connected + ReLU → SpikeLinear, AvgPool2d → SpikeAvgPool2d, and so on.
 
     The images are encoded once at the input, spike counts are decoded once in front of the tail. Thresholds and leaks
     become integers with the largest codebook gain at which all registers of the target still fit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,14 @@ def converted(name: str = "residual", **options: Any) -> fxsnn.SpikingNetwork:
     chosen = {"target": "generic", "bits": 4, "timesteps": 6, "calibration_data": given, "correction": None, **options}
     with quiet():
         return fxsnn.convert(seeded(build), **chosen)
+
+
+def pooled() -> fxsnn.SpikingNetwork:
+    """With a pooling by any neuron of a window."""
+    layers = {"first": nn.Conv2d(3, 4, 3), "relu": nn.ReLU(), "pool": nn.MaxPool2d(2), "second": nn.Conv2d(4, 4, 3)}
+    model = nn.Sequential(OrderedDict(layers, last=nn.ReLU(), flatten=nn.Flatten(), fc=nn.Linear(36, 5)))
+    with quiet():
+        return fxsnn.convert(model.eval(), target="generic", bits=4, calibration_data=images(8), max_pool="any")
 
 
 def wired(*layers: Wiring) -> fxsnn.SpikingNetwork:

@@ -121,7 +121,7 @@ class Enlarge:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """A max pooling of activations, for which rectifiers stand in the converted network."""
+    """A max pooling of activations, for which rectifiers or any neuron of the window stand when it is converted."""
 
     name: str
     reads: str

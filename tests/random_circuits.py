@@ -12,6 +12,7 @@ from torch.fx.node import Node
 
 from fxsnn.graph import Graph
 from fxsnn.layers import (
+    AnyPool2d,
     Channels,
     Concat,
     Decode,
@@ -21,11 +22,13 @@ from fxsnn.layers import (
     Repeat,
     Select,
     SpikeAdd,
+    SpikeAnyPool2d,
     SpikeAvgPool2d,
     SpikeConv2d,
     SpikeLinear,
     SynapseConv2d,
     SynapseLinear,
+    Taps,
     Wiring,
     fill,
 )
@@ -205,9 +208,27 @@ class RandomCircuit:
             size = (self.random.randint(1, 3), self.random.randint(1, 3))
             plain = nn.AvgPool2d(size, self.random.choice([None, 1, 2]), (size[0] // 2, 0))
             if (shape := self._shaped(source, plain)) is not None and min(shape) > 0:
-                pool = SpikeAvgPool2d.compiled(plain, torch.ones(source.shape[0], dtype=torch.float64), self.dynamics)
+                ones = torch.ones(source.shape[0], dtype=torch.float64)
+                if self.random.random() < 0.5:
+                    return self._any_pool(source, ones)
+                pool = SpikeAvgPool2d.compiled(plain, ones, self.dynamics)
                 return self._call("pool", pool, [source.node], shape)
         return self._convolution(source)
+
+    def _any_pool(self, source: Value, value: Tensor) -> Value:
+        """Windows of one to three, dilated or not, with a last one that reaches beyond the padding or without."""
+        ceil = self.random.random() < 0.5
+        while True:
+            rows, columns = (self._taps(ceil) for _ in range(2))
+            pool = SpikeAnyPool2d.compiled(AnyPool2d(rows, columns), value, self.dynamics)
+            shape = (source.shape[0], rows.windows(source.shape[1]), columns.windows(source.shape[2]))
+            if min(shape) > 0:
+                return self._call("any_pool", pool, [source.node], shape)
+
+    def _taps(self, ceil: bool) -> Taps:
+        kernel = self.random.randint(1, 3)
+        stride, dilation = self.random.choice([1, 1, 2, 3]), self.random.choice([1, 1, 2])
+        return Taps(kernel, stride, self.random.randint(0, kernel // 2), dilation, ceil)
 
     # Sums ------------------------------------------------------------------------------------------------------------
 

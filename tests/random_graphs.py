@@ -244,11 +244,12 @@ class GraphCase:
     options: Options
     model: PlannedGraph
     snn: fxsnn.SpikingNetwork
+    max_pool: str = "rectifiers"
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """What is done, with sums for max pooling."""
-        return without_max_pools(self.plan.steps)
+        """What is done, with sums for max pooling where rectifiers stand for it."""
+        return without_max_pools(self.plan.steps) if self.max_pool == "rectifiers" else self.plan.steps
 
 
 def random_options(random: Random) -> Options:
@@ -264,20 +265,25 @@ def random_options(random: Random) -> Options:
     )
 
 
-def graph_converted(model: PlannedGraph, images: Tensor, options: Options) -> fxsnn.SpikingNetwork:
+def graph_converted(
+    model: PlannedGraph, images: Tensor, options: Options, max_pool: str = "rectifiers"
+) -> fxsnn.SpikingNetwork:
     """The library's side."""
-    return converted(model, images, options, max_pool="rectifiers")
+    return converted(model, images, options, max_pool=max_pool)
 
 
-def convertible_graph(seed: int) -> GraphCase:
-    """The first random graph of a seed whose values fit the registers of the target."""
+def convertible_graph(seed: int, max_pool: str = "rectifiers", *, pooled: bool = False) -> GraphCase:
+    """The first random graph of a seed whose values fit the registers of the target, with max poolings if asked for."""
     for attempt in itertools.count():
         random = Random(f"graph {seed}.{attempt}")
         plan, options = random_graph_plan(random), random_options(random)
-        print(f"seed {seed}.{attempt}: {plan}\n{options}")
+        if pooled and not any(isinstance(step, MaxPool) for step in plan.steps):
+            continue
+        print(f"seed {seed}.{attempt}: {plan}\n{options}, max_pool={max_pool}")
         model = PlannedGraph(plan)
         try:
-            return GraphCase(plan, options, model, graph_converted(model, images_for(plan, 8, seed=1), options))
+            snn = graph_converted(model, images_for(plan, 8, seed=1), options, max_pool)
+            return GraphCase(plan, options, model, snn, max_pool)
         except fxsnn.TargetError as error:
             print(error)
     raise AssertionError

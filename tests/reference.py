@@ -223,9 +223,9 @@ def multiplied(x: Integers, codes: Integers) -> Integers:
     return np.einsum("oi,ni->no", codes, x.reshape(len(x), -1))
 
 
-def pooled(x: Integers, kernel: Pair, stride: Pair, padding: Pair) -> Integers:
+def pooled(x: Integers, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> Integers:
     """Sum over each window, [N, C, H', W']."""
-    return np.stack(list(taps(x, kernel, stride, even_sides(padding), (1, 1)).values())).sum(axis=0)
+    return np.stack(list(taps(x, kernel, stride, even_sides(padding), dilation).values())).sum(axis=0)
 
 
 # Layers --------------------------------------------------------------------------------------------------------------
@@ -305,6 +305,26 @@ class AveragePooling:
         return pooled(x, self.kernel, self.stride, self.padding)
 
 
+@dataclass(frozen=True)
+class AnyPooling:
+    """Max pooling by any neuron of the window: unit weights, θ = 1, β = 0; its reset is to zero."""
+
+    channels: int
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair = (1, 1)
+
+    @property
+    def neurons(self) -> Neurons:
+        """The same for every channel."""
+        return Neurons(1, np.ones(self.channels, np.int64), np.zeros(self.channels, np.int64))
+
+    def sums(self, x: Integers) -> Integers:
+        """Sum over each window."""
+        return pooled(x, self.kernel, self.stride, self.padding, self.dilation)
+
+
 @dataclass(frozen=True, eq=False)
 class Sum:
     """Neurons that add up several inputs, each times an integer of every channel, [inputs, C]."""
@@ -322,7 +342,7 @@ class Sum:
         return total
 
 
-Layer = Convolution | TransposedConvolution | FullyConnected | AveragePooling | Sum
+Layer = Convolution | TransposedConvolution | FullyConnected | AveragePooling | AnyPooling | Sum
 
 
 # What has no neurons -------------------------------------------------------------------------------------------------
@@ -421,7 +441,8 @@ def simulated_graph(
                 membrane = membranes.get(node.name, start) + neurons.gain * sums + beta
                 spikes = (membrane >= theta).astype(np.int64)
                 before_reset.setdefault(node.name, []).append(membrane)
-                kept = membrane - spikes * theta if reset == "subtraction" else membrane * (1 - spikes)
+                subtracted = reset == "subtraction" and not isinstance(node.does, AnyPooling)
+                kept = membrane - spikes * theta if subtracted else membrane * (1 - spikes)
                 membranes[node.name], values[node.name] = kept, spikes
             given[node.name].append(values[node.name])
     outputs = {name: np.stack(steps) for name, steps in given.items()}

@@ -23,6 +23,7 @@ from tests.graph_plans import (
     Enlarge,
     Join,
     Layer,
+    MaxPool,
     Pick,
     PlannedGraph,
     Pool,
@@ -31,10 +32,9 @@ from tests.graph_plans import (
     TransposedPlan,
     images_for,
     reads_of,
-    without_max_pools,
 )
 from tests.random_graphs import GraphCase, convertible_graph
-from tests.random_networks import ConvPlan, LayerPlan, Options, arguments, quiet, random_seeds
+from tests.random_networks import ConvPlan, LayerPlan, arguments, quiet, random_seeds
 from tests.reference import Integers, Reals
 from tests.test_against_reference import (
     WIDTHS,
@@ -67,17 +67,17 @@ class Quantised:
     thresholds: dict[str, float]
 
 
-def quantised(model: PlannedGraph, images: Tensor, options: Options) -> Quantised:
+def quantised(case: GraphCase, images: Tensor) -> Quantised:
     """As the pipeline's graph holds them; ReLUs of sums stand in it in the order of the plan."""
     with quiet():
-        passes = fxsnn.pipeline(**arguments(images, options), correction=None, max_pool="rectifiers")
-        *_, last = passes.until("quantize-weights").steps(model)
+        passes = fxsnn.pipeline(**arguments(images, case.options), correction=None, max_pool=case.max_pool)
+        *_, last = passes.until("quantize-weights").steps(case.model)
     graph = last.after
     (encoded,) = (graph[node] for node in graph.nodes(QuantizedInput))
     assert isinstance(encoded, QuantizedInput)
     steps: dict[str, Reals] = {}
     thresholds: dict[str, float] = {}
-    sums = [step.name for step in without_max_pools(model.plan.steps) if isinstance(step, Add)]
+    sums = [step.name for step in case.steps if isinstance(step, Add)]
     for node in graph.nodes(LowBit):
         layer = graph[node]
         assert isinstance(layer, LowBit)
@@ -93,7 +93,7 @@ def quantised(model: PlannedGraph, images: Tensor, options: Options) -> Quantise
 
 def names_in(snn: fxsnn.SpikingNetwork, steps: tuple[Step, ...]) -> dict[str, str]:
     """What the converted network calls the steps that spike, in their order: sums have no name in the network."""
-    spiking = [step for step in steps if isinstance(step, Layer | Add | Pool)]
+    spiking = [step for step in steps if isinstance(step, Layer | Add | Pool | MaxPool)]
     found = [snn.graph.name(node) for node in snn.graph.nodes(Spiking)]
     for step, name in zip(spiking, found, strict=True):
         assert isinstance(step, Add) == isinstance(held(snn, name), SpikeAdd)
@@ -149,11 +149,10 @@ def reference_nodes(snn: fxsnn.SpikingNetwork, case: GraphCase) -> list[referenc
             neurons = reference.Neurons(1, whole(layer.threshold), whole(layer.leak))
             does = reference.Sum(neurons, whole(layer.weights))
             channels[step.name] = len(neurons.theta)
-        elif isinstance(step, Pool):
+        elif isinstance(step, Pool | MaxPool):
             plan_of_pool = step.plan
-            does = reference.AveragePooling(
-                channels[step.reads], plan_of_pool.kernel, plan_of_pool.stride, plan_of_pool.padding
-            )
+            pooling = reference.AveragePooling if isinstance(step, Pool) else reference.AnyPooling
+            does = pooling(channels[step.reads], plan_of_pool.kernel, plan_of_pool.stride, plan_of_pool.padding)
         elif isinstance(step, Join):
             does = reference.Wiring(reference.concatenated)
             channels[step.name] = sum(channels[name] for name in reads)
@@ -301,7 +300,7 @@ def assert_sum(step: Add, case: GraphCase, given: Quantised, worth: dict[str, Wo
 
 def assert_same_integers(case: GraphCase) -> dict[str, Worth]:
     """The integers of every layer; what the spikes of each step are worth comes back."""
-    given = quantised(case.model, images_for(case.plan, 8, seed=1), case.options)
+    given = quantised(case, images_for(case.plan, 8, seed=1))
     assert encode(case.snn).unit == given.unit
     channels = case.plan.image[0]
     worth = {IMAGES: Worth(np.full(channels, given.unit), np.ones(channels))}
@@ -313,8 +312,9 @@ def assert_same_integers(case: GraphCase) -> dict[str, Worth]:
             worth[step.name] = assert_sum(step, case, given, worth, names[step.name])
         else:
             worth[step.name] = behind(step, worth)
-        if isinstance(step, Pool):
-            layer, size = held(case.snn, step.name), step.plan.kernel[0] * step.plan.kernel[1]
+        if isinstance(step, Pool | MaxPool):
+            layer, kernel = held(case.snn, step.name), step.plan.kernel
+            size = kernel[0] * kernel[1] if isinstance(step, Pool) else 1
             assert (layer.gain, set(layer.threshold.tolist()), set(layer.leak.tolist())) == (1, {size}, {0})
             assert np.array_equal(real(layer.spike_value), worth[step.name].value)
     return worth
@@ -347,7 +347,16 @@ def assert_same_dynamics(case: GraphCase, snn: fxsnn.SpikingNetwork, images: Ten
 
 @random_seeds(2, slow=58)
 def test_graphs_follow_the_contract(seed: int, tmp_path: Path) -> None:
-    case = convertible_graph(seed)
+    assert_follows(convertible_graph(seed), tmp_path)
+
+
+@random_seeds(2, slow=18)
+def test_graphs_with_max_pooling_by_any_neuron_of_the_window_do(seed: int, tmp_path: Path) -> None:
+    assert_follows(convertible_graph(seed, "any", pooled=True), tmp_path)
+
+
+def assert_follows(case: GraphCase, tmp_path: Path) -> None:
+    """Integers, spikes, membranes and logits, in every engine, from the file and in the numpy reader."""
     worth = assert_same_integers(case)
     images, value = 1.2 * images_for(case.plan, 2, seed=2), worth[case.steps[-1].name].value
     assert_same_dynamics(case, case.snn, images, value)

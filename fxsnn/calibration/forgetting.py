@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from fxsnn.graph import Graph
-from fxsnn.layers import BoundedReLU, ClippedReLU, QuantizedInput
+from fxsnn.graph import Graph, Pooling
+from fxsnn.layers import AnyPool2d, BoundedReLU, ClippedReLU, QuantizedInput
 
 QUANTIZED_INPUT = "quantized_input"
 """The name of the node that calibration puts behind the input."""
@@ -21,11 +21,15 @@ def forget_calibration(graph: Graph) -> None:
     for node in graph.body(ClippedReLU):
         clipped: Any = graph[node]
         trained = clipped.dynamics is not None
-        if trained and graph.is_a(node.all_input_nodes[0], nn.AvgPool2d):  # levels of poolings
+        if trained and graph.is_a(node.all_input_nodes[0], *Pooling):  # levels of poolings
             graph.bypass(node)
         elif trained or clipped.summary is not None:
             own = nn.ReLU() if clipped.bound is None else BoundedReLU(clipped.bound)
             graph.replace(node, own.eval())
+    for node in graph.body(AnyPool2d):
+        pool: Any = graph[node]
+        if pool.unit is not None:
+            graph.replace(node, AnyPool2d(pool.rows, pool.columns).eval())
     for node in graph.body(QuantizedInput):
         quantized: Any = graph[node]
         if quantized.affine is not None:

@@ -10,7 +10,7 @@ variance per channel:
 * behind a sum, those of a sum of independent numbers;
 * behind a ReLU, the moments of a rectified Gaussian (Frey and Hinton 1999, eq. 7 and 8); behind one with an upper end,
   those of the difference of two;
-* behind an average pooling, those of its input, again because neighbours are alike.
+* behind an average pooling, and one of maxima, those of its input, again because neighbours are alike.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
-from fxsnn.graph import Activation, Graph, Norm
+from fxsnn.graph import Activation, Graph, Norm, Pooling
 from fxsnn.layers import Add, Affine, BoundedReLU, FixedSize, FoldedConv2d, FoldedLinear, Lift, Wiring
 
 INPUT_DEVIATIONS = 4.0
@@ -98,7 +98,7 @@ def _through(graph: Graph, node: Node, source: Moments) -> Moments:
         return clipped(source, layer.bound.value)
     if isinstance(layer, Activation):
         return rectified(source)
-    if isinstance(layer, nn.AvgPool2d | nn.Flatten | FixedSize | Lift | Affine):
+    if isinstance(layer, (*Pooling, nn.Flatten, FixedSize, Lift, Affine)):
         return source
     raise ModelError([_unknown(graph, node, type(layer).__name__)])
 

@@ -4,7 +4,7 @@ Open `hardware.py` first, then `hwtargets/`, where the chips are. It imports dis
 """
 
 from fxsnn.chip.cores import FORMULA, Read, Shape, estimated_cores
-from fxsnn.chip.fit_report import FitReport, Violation, fit_layer, reasons
+from fxsnn.chip.fit_report import FitReport, Violation, fit_layer, own_reset, reasons
 from fxsnn.chip.hardware import ALL_BITS, AUTOMATIC, Bits, HardwareTarget, Registers, require_target, whole_number
 from fxsnn.chip.plugins import get_target, target_sources
 
@@ -22,6 +22,7 @@ __all__ = [
     "estimated_cores",
     "fit_layer",
     "get_target",
+    "own_reset",
     "reasons",
     "require_target",
     "target_sources",

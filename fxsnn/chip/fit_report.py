@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
 from typing import Any
@@ -83,6 +83,7 @@ class FitReport:
         layers: every layer that would spike.
         violations: every layer that exceeds a limit of the target.
         joins: sums and concatenations, where the target cannot do such.
+        assumed: what the target is taken to do without a word of it in its document, see `own_reset`.
         findings: what else stands in the way: unsupported layers, a convolution without its ReLU, ...
         unwritable: what keeps the converted network from being saved; it can be converted all the same.
         tail: the layers with weights behind those that spike, which stay as they are.
@@ -96,6 +97,7 @@ class FitReport:
     unwritable: tuple[Finding, ...] = ()
     tail: tuple[str, ...] = ()
     joins: tuple[Finding, ...] = ()
+    assumed: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -114,13 +116,13 @@ class FitReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why layers have the bits they have, a line for each reason; what is left to the host, if that is more than
-        one layer with weights; and what would keep the network out of files.
+        """Why layers have the bits they have, a line for each reason; what is assumed of the target; what is left to
+        the host, if that is more than one layer with weights; and what would keep the network out of files.
         """
         why = reasons((fit.layer, fit.why) for fit in self.layers if fit.ok)
         host = f"{', '.join(self.tail)}: behind the last activation, so left to the host as they are"
         several = (host,) if len(self.tail) > 1 else ()  # of one final layer everyone knows
-        return (*why, *several, *(f"cannot be saved: {finding}" for finding in self.unwritable))
+        return (*why, *self.assumed, *several, *(f"cannot be saved: {finding}" for finding in self.unwritable))
 
     def widths(self) -> str:
         """The weight bits in words."""
@@ -175,6 +177,14 @@ class FitReport:
         below = [*(f"note: {note}" for note in self.notes), *map(str, self.problems)]
         table = html(self.layer_rows(), colours) if self.layers else ""
         return f"<p><b>{escape(self.verdict())}</b></p>{table}" + "".join(f"<p>{escape(line)}</p>" for line in below)
+
+
+def own_reset(layers: Sequence[str], target: str) -> str:
+    """What is assumed of a target that has layers which spike with any neuron of their window."""
+    return (
+        f"{', '.join(layers)}: max pooling by any neuron of the window, which overestimates; reset to zero: where the "
+        f"network is reset by subtraction, {target} is assumed to have a reset for each layer"
+    )
 
 
 def fit_layer(

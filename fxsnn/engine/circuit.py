@@ -18,6 +18,7 @@ from fxsnn.layers import (
     Encode,
     Integers,
     SpikeAdd,
+    SpikeAnyPool2d,
     SpikeAvgPool2d,
     SpikeConv2d,
     SpikeLinear,
@@ -33,7 +34,7 @@ Range = tuple[float, float]
 _HOOKS_OF_ALL = ("_global_forward_hooks", "_global_forward_pre_hooks")
 """Where PyTorch keeps hooks on all modules. There is no public way to ask; a version without these names counts as
 watched, so that no hook is passed over."""
-_KNOWN = (SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeAdd, SynapseConv2d, SynapseLinear)
+_KNOWN = (SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeAnyPool2d, SpikeAdd, SynapseConv2d, SynapseLinear)
 
 
 class Unsupported(FxsnnError):  # noqa: N818  # not an error of the user's

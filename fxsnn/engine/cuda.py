@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from fxsnn.engine.circuit import Circuit, Range, Recording, Unsupported, relying_on
 from fxsnn.layers import (
     SpikeAdd,
-    SpikeAvgPool2d,
     SpikeConv2d,
     SpikeLinear,
+    SpikePool2d,
     Spiking,
     SynapseConv2d,
     SynapseLinear,
     Synapses,
-    pair,
 )
 from fxsnn.numerics import Dynamics
 
@@ -108,7 +107,7 @@ def _fire_over_time(  # type: ignore[no-untyped-def]  # as said
 @triton.jit  # type: ignore[untyped-decorator]  # triton leaves it untyped, and reads annotations itself
 def _pool_over_time(  # type: ignore[no-untyped-def]  # as said
     given, membranes, spikes, lows, highs, size, given_size, channels, height, width, rows, columns,
-    down, across, above, left, steps,
+    down, across, above, left, spread, apart, threshold, steps,
     zero_reset: tl.constexpr, record: tl.constexpr, tall: tl.constexpr, wide: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
@@ -122,14 +121,15 @@ def _pool_over_time(  # type: ignore[no-untyped-def]  # as said
     for step in range(steps):
         for i in tl.static_range(tall):
             for j in tl.static_range(wide):
-                there = inside & (y + i >= 0) & (y + i < rows) & (x + j >= 0) & (x + j < columns)
-                source = ((image * rows + y + i) * columns + x + j) * channels + channel
+                row, column = y + i * spread, x + j * apart
+                there = inside & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+                source = ((image * rows + row) * columns + column) * channels + channel
                 membrane += tl.load(given + step * given_size + source, mask=there, other=0).to(membrane.dtype)
         if record:
             low = tl.where(step == 0, membrane, tl.minimum(low, membrane))
             high = tl.where(step == 0, membrane, tl.maximum(high, membrane))
-        spike = membrane >= tall * wide
-        membrane = tl.where(spike, 0 if zero_reset else membrane - tall * wide, membrane)
+        spike = membrane >= threshold
+        membrane = tl.where(spike, 0 if zero_reset else membrane - threshold, membrane)
         tl.store(spikes + step * size + place, spike.to(tl.float16), mask=inside)
     tl.store(membranes + place, membrane, mask=inside)
     if record:
@@ -192,16 +192,16 @@ def fire_over_time(
 def pool_over_time(neurons: Neurons, given: Tensor, zero_reset: bool, ranges: list[Tensor] | None) -> Tensor:
     """Spikes float16 [steps, N, C, H, W] behind a sum over windows of the spikes `given`; see `fire_over_time`."""
     pool, membranes, steps = neurons.layer, neurons.membranes, len(given)
-    assert isinstance(pool, SpikeAvgPool2d)
+    assert isinstance(pool, SpikePool2d)
     spikes = torch.empty((steps, membranes.numel()), dtype=torch.float16, device=membranes.device)
     lows, highs = _extremes(membranes, ranges)
-    (down, across), (above, left) = pair(pool.stride), pair(pool.padding)
-    tall, wide = pool.window()
+    rows, columns = pool.windows()
     with _launching(membranes, given):
         _pool_over_time[(triton.cdiv(membranes.numel(), _BLOCK),)](
             given, membranes, spikes, lows, highs, membranes.numel(), given[0].numel(), membranes.shape[1],
-            *membranes.shape[2:], *given.shape[3:], down, across, above, left, steps,
-            zero_reset=zero_reset, record=ranges is not None, tall=tall, wide=wide, block=_BLOCK,
+            *membranes.shape[2:], *given.shape[3:], rows.stride, columns.stride, rows.padding, columns.padding,
+            rows.dilation, columns.dilation, pool.largest_threshold, steps,
+            zero_reset=zero_reset, record=ranges is not None, tall=rows.kernel, wide=columns.kernel, block=_BLOCK,
         )  # fmt: skip
     return _in_time(spikes, membranes)
 
@@ -404,7 +404,8 @@ class TritonEngine:
     ) -> Tensor:
         """Spikes of a layer with neurons, which are made at the first of its steps; see `fire_over_time`."""
         layer: Any = self._circuit.calls[number].module
-        zero_reset = self._circuit.decode.dynamics.reset == "zero"
+        assert layer.dynamics is not None
+        zero_reset = layer.dynamics.reset == "zero"
 
         def ready(shape: torch.Size, kind: torch.dtype) -> Neurons:
             if number not in neurons:
@@ -413,7 +414,7 @@ class TritonEngine:
 
         if drive is not None:
             return fire_over_time(ready(drive.shape, drive.dtype), drive, steps, zero_reset, ranges)
-        if isinstance(layer, SpikeAvgPool2d):
+        if isinstance(layer, SpikePool2d):
             pooled = ready(pooled_shape(layer, given[0]), torch.int32)
             return pool_over_time(pooled, given[0], zero_reset, ranges)
         if isinstance(layer, SpikeAdd):
@@ -449,7 +450,7 @@ class _Part:
     ranges: dict[str, list[Tensor]]
 
 
-def pooled_shape(pool: SpikeAvgPool2d, given: Tensor) -> torch.Size:
+def pooled_shape(pool: SpikePool2d, given: Tensor) -> torch.Size:
     """Shape [N, C, H, W] behind a pooling of spikes [steps, N, C, H, W]."""
     return pool.weighted_sum(torch.empty(given.shape[1:], device="meta")).shape
 

@@ -16,7 +16,7 @@ from fxsnn.engine.lookups import Array, Weights, window_of
 from fxsnn.engine.planes import Grid, Pair, Window, phases_of, shared_grid
 from fxsnn.engine.tables import groups_of
 from fxsnn.errors import DataError
-from fxsnn.layers import Encode, SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SynapseConv2d, SynapseLinear, Wiring
+from fxsnn.layers import Encode, SpikeConv2d, SpikeLinear, SpikePool2d, SynapseConv2d, SynapseLinear, Wiring
 
 Shape = tuple[int, ...]
 """Channels, height and width; or the number of features."""
@@ -164,7 +164,7 @@ def _shape(circuit: Circuit, number: int, shapes: list[Shape], numbers: dict[int
         return (module.out_features,)
     if isinstance(module, SpikeConv2d | SynapseConv2d):
         return (module.out_channels, *window_of(module).output(size_of(given[0])))
-    if isinstance(module, SpikeAvgPool2d):
+    if isinstance(module, SpikePool2d):
         return (given[0][0], *window_of(module).output(size_of(given[0])))
     if len(set(given)) > 1:
         found = ", ".join("x".join(map(str, one)) for one in given)

@@ -15,9 +15,9 @@ from fxsnn.engine.planes import Window
 from fxsnn.engine.tables import LARGEST_SUM, ConvolutionTables, convolution_tables, padded, pooling_tables
 from fxsnn.layers import (
     SpikeAdd,
-    SpikeAvgPool2d,
     SpikeConv2d,
     SpikeLinear,
+    SpikePool2d,
     Spiking,
     SynapseConv2d,
     SynapseLinear,
@@ -113,7 +113,7 @@ def _term(name: str, layer: Any, source: int, gain: Array) -> Term:
     """
     if layer.largest_sum > LARGEST_SUM:
         raise Unsupported(f"the weights of {name} have magnitudes that add up to {layer.largest_sum}")
-    if isinstance(layer, SpikeAvgPool2d):
+    if isinstance(layer, SpikePool2d):
         tables = pooling_tables(len(layer.threshold), layer.window())
     elif isinstance(layer, SynapseLinear):  # features are maps of one place
         return Term(source, Window((1, 1)), convolution_tables(layer.codes.numpy()[..., None, None], 1), gain)
@@ -123,11 +123,13 @@ def _term(name: str, layer: Any, source: int, gain: Array) -> Term:
     return Term(source, window_of(layer), tables, gain)
 
 
-def window_of(layer: SpikeConv2d | SynapseConv2d | SpikeAvgPool2d) -> Window:
+def window_of(layer: SpikeConv2d | SynapseConv2d | SpikePool2d) -> Window:
     """The geometry of a convolution or a pooling."""
-    if isinstance(layer, SpikeAvgPool2d):
-        padding = pair(layer.padding)
-        return Window(layer.window(), pair(layer.stride), padding, padding)
+    if isinstance(layer, SpikePool2d):
+        down, across = layer.windows()
+        stride, dilation = (down.stride, across.stride), (down.dilation, across.dilation)
+        padding = (down.padding, across.padding)
+        return Window(layer.window(), stride, padding, padding, dilation, down.ceil)
     kernel, stride, dilation = (pair(value) for value in (layer.kernel_size, layer.stride, layer.dilation))
     top, bottom, left, right = sides_of(layer)
     return Window(kernel, stride, (top, left), (bottom, right), dilation)

@@ -176,17 +176,24 @@ class ConstantLayer(LayerInRuns):
 
 @dataclass(frozen=True, eq=False)
 class ConvolutionLayer(LayerInRuns):
-    """A convolution of spikes, or a sum over windows of spikes."""
+    """A convolution of spikes, or a sum over windows of spikes.
+
+    Attributes:
+        tables: of the codes.
+        sources: see `fire_convolution`.
+        zero_reset: a spike sets its membrane to 0 whatever the network's reset is.
+    """
 
     tables: ConvolutionTables
     sources: Array
+    zero_reset: bool = False
 
     def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
         """See `Operation`."""
-        tables = self.tables
+        tables, zero_reset = self.tables, self.zero_reset or piece.dynamics.reset == "zero"
         fire_convolution(
             tables.tables, self.sources, tables.flushes, tables.blocks,
-            self.neurons, starts_of(self.neurons[..., 2], piece.dynamics), piece.fresh, piece.dynamics.reset == "zero",
+            self.neurons, starts_of(self.neurons[..., 2], piece.dynamics), piece.fresh, zero_reset,
             self.mask, piece.planes(self.inputs[0]), membranes, self.grid.runs, piece.planes(self.number),
             self.grid.before, *self.watch(extremes),
         )  # fmt: skip

@@ -34,6 +34,7 @@ class Window:
         before: padding above and left.
         behind: padding below and right.
         dilation: distance of neighbouring taps.
+        ceil: a last window that reaches beyond the padding counts, if it begins before that.
     """
 
     kernel: Pair
@@ -41,16 +42,19 @@ class Window:
     before: Pair = (0, 0)
     behind: Pair = (0, 0)
     dilation: Pair = (1, 1)
+    ceil: bool = False
 
     def output(self, size: Pair) -> Pair:
         """Height and width of the output for those of the input."""
-        height, width = (
-            (size[axis] + self.before[axis] + self.behind[axis] - self.dilation[axis] * (self.kernel[axis] - 1) - 1)
-            // self.stride[axis]
-            + 1
-            for axis in (0, 1)
-        )
+        height, width = (self._along(axis, size[axis]) for axis in (0, 1))
         return height, width
+
+    def _along(self, axis: int, size: int) -> int:
+        stride = self.stride[axis]
+        reach = self.dilation[axis] * (self.kernel[axis] - 1)
+        room = size + self.before[axis] + self.behind[axis] - reach - 1
+        more = self.ceil and room % stride and (room // stride + 1) * stride < size + self.before[axis]
+        return room // stride + 1 + bool(more)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from fxsnn.engine.operations import (
 from fxsnn.engine.planes import phase_rows, phases_of, tap_distances
 from fxsnn.engine.tables import CHANNELS, ConvolutionTables, groups_of, padded
 from fxsnn.engine.wires import wires_of
-from fxsnn.layers import SpikeAdd, SpikeLinear
+from fxsnn.layers import SpikeAdd, SpikeAnyPool2d, SpikeLinear
 
 ALIGNED = 64
 """Planes begin at multiples of so many bytes, those of a line of the cache."""
@@ -151,7 +151,8 @@ class _Planner:
             self.operations.append(ConstantLayer(*of_layer, neurons))
         elif not summed:
             ((_, tables, _, sources),) = found
-            self.operations.append(ConvolutionLayer(*of_layer, neurons, tables, sources))
+            own_reset = isinstance(weights.layer, SpikeAnyPool2d)
+            self.operations.append(ConvolutionLayer(*of_layer, neurons, tables, sources, own_reset))
         else:
             gains = np.array([padded(term.gain, 0) for term in plain], neurons.dtype)
             self.operations.append(

@@ -22,17 +22,20 @@ from fxsnn.file.tail_layers import convolution_arguments
 from fxsnn.file.wiring_layers import WORDS
 from fxsnn.layers import (
     Affine,
+    AnyPool2d,
     Channels,
     Decode,
     Encode,
     FlattenMaps,
     SpikeAdd,
+    SpikeAnyPool2d,
     SpikeAvgPool2d,
     SpikeConv2d,
     SpikeLinear,
     SynapseConv2d,
     SynapseLinear,
     Synapses,
+    Taps,
     WithinChannels,
     fill,
 )
@@ -124,6 +127,8 @@ class BodyBuilder:
             return self._synapses(node, read)
         if op == "spike_avg_pool2d":
             return self._pooling(node, read)
+        if op == "spike_any_pool2d":
+            return self._any_pooling(node, read)
         return (nn.Flatten(), replace(read, channels=None)) if op == "flatten" else self._decode(node, read)
 
     def _encode(self, node: Mapping[str, Any]) -> tuple[nn.Module, Signal]:
@@ -152,17 +157,32 @@ class BodyBuilder:
         return Decode(value, value.dtype, self._dynamics), read
 
     def _pooling(self, node: Mapping[str, Any], read: Signal) -> tuple[nn.Module, Signal]:
-        name, channels = node["name"], node["channels"]
+        name = node["name"]
         top, bottom, left, right = node["padding"]
-        value = self._arrays(f"{name}.spike_value", (channels,), (torch.float64,))
+        value = self._value_of_pooled(node, read)
         if top != bottom or left != right:
             self._problem(f"{name}: its padding {node['padding']} differs between sides, which pooling cannot do")
         if any(2 * side > window for side, window in zip((top, left), node["kernel_size"], strict=True)):
             self._problem(f"{name}: its padding {node['padding']} is more than half of its window")
-        if read.value is not None and not torch.equal(read.value, value):
-            self._problem(f"{name}: its spikes are worth something else than those that it reads")
         pool = nn.AvgPool2d(tuple(node["kernel_size"]), tuple(node["stride"]), (top, left))
-        return SpikeAvgPool2d.compiled(pool, value, self._dynamics), Signal(value, channels)
+        return SpikeAvgPool2d.compiled(pool, value, self._dynamics), Signal(value, node["channels"])
+
+    def _any_pooling(self, node: Mapping[str, Any], read: Signal) -> tuple[nn.Module, Signal]:
+        """A pooling whose neurons spike with any of their window."""
+        windows = Taps(**node["rows"]), Taps(**node["columns"])
+        value = self._value_of_pooled(node, read)
+        if any(2 * taps.padding > taps.kernel for taps in windows):
+            self._problem(f"{node['name']}: its padding is more than half of its window")
+        if windows[0].ceil != windows[1].ceil:
+            self._problem(f"{node['name']}: its last windows count in one direction only")
+        return SpikeAnyPool2d.compiled(AnyPool2d(*windows), value, self._dynamics), Signal(value, node["channels"])
+
+    def _value_of_pooled(self, node: Mapping[str, Any], read: Signal) -> Tensor:
+        """What spikes of a pooling are worth."""
+        value = self._arrays(f"{node['name']}.spike_value", (node["channels"],), (torch.float64,))
+        if read.value is not None and not torch.equal(read.value, value):
+            self._problem(f"{node['name']}: its spikes are worth something else than those that it reads")
+        return value
 
     def _neurons(self, node: Mapping[str, Any], read: Signal) -> tuple[nn.Module, Signal]:
         """A convolution or fully connected layer with neurons of its own."""

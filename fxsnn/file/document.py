@@ -32,6 +32,7 @@ from fxsnn.layers import (
     FlattenMaps,
     Lower,
     SpikeAdd,
+    SpikeAnyPool2d,
     SpikeAvgPool2d,
     SpikeConv2d,
     SpikeLinear,
@@ -56,7 +57,8 @@ METHODS = frozenset({
 """Methods of a tensor that a tail may call; the functions of torch of the same names are written as these."""
 
 OPERATIONS_OF_2 = frozenset((
-    "adaptive_avg_pool1d", "avg_pool2d", "conv2d", "conv_transpose2d", "spike_add", "synapse_conv2d", "synapse_linear",
+    "adaptive_avg_pool1d", "avg_pool2d", "conv2d", "conv_transpose2d", "spike_add", "spike_any_pool2d",
+    "synapse_conv2d", "synapse_linear",
     "upsample", *WORDS,
 ))  # fmt: skip
 """Kinds of nodes that there are since version 2."""
@@ -257,6 +259,13 @@ def _spiking(layer: Any) -> tuple[dict[str, Any], list[Array]]:
             "kernel_size": list(pair(layer.kernel_size)),
             "stride": list(pair(layer.stride)),
             "padding": [side for side in pair(layer.padding) for _ in range(2)],
+        }
+        return fields, [("spike_value", layer.spike_value)]
+    if kind is SpikeAnyPool2d:
+        fields = {
+            "op": "spike_any_pool2d",
+            "channels": len(layer.threshold),
+            **{name: asdict(taps) for name, taps in zip(("rows", "columns"), layer.windows(), strict=True)},
         }
         return fields, [("spike_value", layer.spike_value)]
     names = ("threshold", "leak", "step", "spike_value", "real_threshold", "real_bias")

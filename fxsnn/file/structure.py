@@ -11,7 +11,7 @@ from fxsnn.file.returned import returned_places
 from fxsnn.file.schema_check import Problems
 from fxsnn.file.wiring_layers import WORDS, size_behind_wiring
 from fxsnn.graph import about_file_name
-from fxsnn.layers import ImageForm
+from fxsnn.layers import ImageForm, Taps
 
 _MOST_CONTAINERS = 1024
 _MOST_READS = 8192
@@ -84,7 +84,7 @@ def _require_body(body: list[Mapping[str, Any]], problems: Problems) -> None:
             constant.add(place)
         if op in WORDS and any(same) and not all(same):
             problems(f"{node['name']}: it joins spikes and what is the same at every step")
-        if op in ("spike_avg_pool2d", "decode") and any(same):
+        if op in ("spike_avg_pool2d", "spike_any_pool2d", "decode") and any(same):
             problems(f"{node['name']}: {op} reads no spikes")
     for place, node in enumerate(body[:-1]):
         found = readers.get(place, [])
@@ -157,7 +157,9 @@ def sizes_of(nodes: list[Mapping[str, Any]], image_size: Size | None, problems: 
 def _size_behind(node: Mapping[str, Any], given: list[Size], problems: Problems) -> Size | None:
     op, name, size = node["op"], node["name"], given[0]
     kind = str(op).removeprefix("spike_").removeprefix("synapse_")
-    wanted = {"encode": "channels", "conv2d": "in_channels", "avg_pool2d": "channels"}.get(kind)
+    wanted = {"encode": "channels", "conv2d": "in_channels", "avg_pool2d": "channels", "any_pool2d": "channels"}.get(
+        kind
+    )
     if wanted and node[wanted] not in (None, size[0]):
         problems(f"{name}: it reads {node[wanted]} channels and is given {list(size)}")
     if op in ("encode", "decode"):
@@ -176,6 +178,10 @@ def _size_behind(node: Mapping[str, Any], given: list[Size], problems: Problems)
         return (int(node["out_features"]),)
     if len(size) != 3:
         return None
+    if kind == "any_pool2d":
+        axes = zip(("rows", "columns"), size[1:], strict=True)
+        pooled = [Taps(**node[axis]).windows(side) for axis, side in axes]
+        return (size[0], *pooled) if min(pooled) > 0 else None
     top, bottom, left, right = node["padding"]
     dilation = node.get("dilation", (1, 1))
     maps = [

@@ -21,7 +21,7 @@ from fxsnn.graph.kinds import (
     pools_maxima,
     what_is_called,
 )
-from fxsnn.layers import Concat, Decode, Integers, Wiring
+from fxsnn.layers import AnyPool2d, Concat, Decode, Integers, Wiring
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, *Transposed)
 _CALLED_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv_transpose1d, F.conv_transpose2d)
@@ -134,7 +134,9 @@ def _averages(module: fx.GraphModule, node: Node) -> bool:
 def _passes_on(module: fx.GraphModule, node: Node) -> bool:
     """Whether a call gives spikes of spikes without weights of its own."""
     layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return isinstance(layer, Wiring) or (isinstance(layer, nn.AvgPool2d) and pools_evenly(layer))
+    if isinstance(layer, nn.AvgPool2d):
+        return pools_evenly(layer)
+    return isinstance(layer, Wiring | AnyPool2d)
 
 
 def made_of_activations(module: fx.GraphModule, node: Node, passes_on: Callable[[Node], bool]) -> bool:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxsnn.graph.kinds import Activation, Norm, Weighted
+from fxsnn.graph.kinds import Activation, Norm, Pooling, Weighted
 from fxsnn.layers import (
     Add,
     Affine,
+    AnyPool2d,
     BoundedReLU,
     ClippedReLU,
     Decode,
@@ -31,7 +32,7 @@ KINDS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
     ("weights", Weighted),
     ("batch norm", (*Norm, Affine)),
     ("activation", Activation),
-    ("pooling", (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d)),
+    ("pooling", (*Pooling, nn.AdaptiveAvgPool2d, nn.MaxPool2d)),
     ("sum, wiring", (Add, Wiring)),
     ("encode, decode", (Encode, Decode, QuantizedInput)),
 )
@@ -48,6 +49,8 @@ def in_short(module: Any) -> str:
         name += f" {module.in_features}→{module.out_features}"
     elif isinstance(module, nn.AvgPool2d):
         name += f" {module.kernel_size}"
+    elif isinstance(module, AnyPool2d):
+        name += f" {module.rows.kernel}×{module.columns.kernel}"
     elif isinstance(module, ClippedReLU | RateReLU):
         name += f" ≤ {module.threshold:.3g}"
     elif isinstance(module, BoundedReLU):

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch.fx.node import Node
 
-from fxsnn.chip import Bits, FitReport, HardwareTarget, Violation, fit_layer
+from fxsnn.chip import Bits, FitReport, HardwareTarget, Violation, fit_layer, own_reset
 from fxsnn.errors import Finding, OptionError
 from fxsnn.graph.body import meant_to_spike
 from fxsnn.graph.graph import Graph
 from fxsnn.graph.kinds import Weighted
-from fxsnn.layers import Add, Concat, geometry_of
+from fxsnn.layers import Add, AnyPool2d, Concat, geometry_of
 
 
 def fit(graph: Graph, target: HardwareTarget, bits: Bits) -> FitReport:
@@ -46,7 +46,16 @@ def fit(graph: Graph, target: HardwareTarget, bits: Bits) -> FitReport:
             violations.append(_of_several(violation, parts) if parts else violation)
     tail = tuple(dict.fromkeys(graph.name(node) for node in graph.nodes(*Weighted) if node not in meant))
     joins = tuple(_joins(graph, target, meant))
-    return FitReport(target.name, choice, tuple(layers[::-1]), tuple(violations[::-1]), tail=tail, joins=joins)
+    any_pools = [graph.name(node) for node in graph.nodes(AnyPool2d) if node in meant]
+    return FitReport(
+        target.name,
+        choice,
+        tuple(layers[::-1]),
+        tuple(violations[::-1]),
+        tail=tail,
+        joins=joins,
+        assumed=(own_reset(any_pools, target.name),) if any_pools else (),
+    )
 
 
 def _joins(graph: Graph, target: HardwareTarget, meant: set[Node]) -> Iterator[Finding]:

@@ -30,7 +30,7 @@ from fxsnn.graph.copying import ONE_TRACES, copied
 from fxsnn.graph.description import KINDS, described, digest_of, in_short, tensors_of
 from fxsnn.graph.image_sizes import likely_lengths, likely_sizes
 from fxsnn.graph.in_place import drop_unread, writes
-from fxsnn.graph.kinds import Activation, Norm, Transposed, Weighted, place_of
+from fxsnn.graph.kinds import Activation, Norm, Pooling, Transposed, Weighted, place_of
 from fxsnn.graph.shapes import image_form
 from fxsnn.graph.sources import source_of
 from fxsnn.layers import (
@@ -441,7 +441,7 @@ class Graph:
         analog = [
             self.name(node)
             for node in body
-            if self.is_a(node, *Weighted, *Activation, *Norm, nn.AvgPool2d) and not self.spikes(node)
+            if self.is_a(node, *Weighted, *Activation, *Norm, *Pooling) and not self.spikes(node)
         ]
         if analog:
             raise GraphError(f"analog layers are left beside spiking ones: {', '.join(analog)}")

@@ -6,11 +6,13 @@ import torch
 from torch import fx, nn
 from torch.fx.node import Argument, Node
 
-from fxsnn.layers import BoundedReLU, ClippedReLU, RateReLU, pair
+from fxsnn.layers import AnyPool2d, BoundedReLU, ClippedReLU, RateReLU, pair
 
 Activation = (nn.ReLU, BoundedReLU, ClippedReLU, RateReLU)
 Leaky = (nn.LeakyReLU, nn.PReLU)
 """Activations that two layers of neurons can stand for, one for each sign."""
+Pooling = (nn.AvgPool2d, AnyPool2d)
+"""Poolings that neurons do: sums over windows of spikes."""
 Norm = (nn.BatchNorm1d, nn.BatchNorm2d)
 Transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 """Layers with weights of which the front end makes convolutions."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fxsnn.graph.graph import Graph
-from fxsnn.graph.kinds import Weighted
+from fxsnn.graph.kinds import Pooling, Weighted
 from fxsnn.layers import Add, ClippedReLU, Integers, LowBit, Spiking
 
 HEADER = ("layer", "is a", "bits", "weight step", "threshold", "levels")
@@ -22,7 +22,7 @@ def layer_rows(graph: Graph) -> list[tuple[str, ...]]:
     The threshold is in activation units until the layer spikes, and the integers of its channels afterwards.
     """
     rows: list[tuple[str, ...]] = [HEADER]
-    for node in graph.body(*Weighted, nn.AvgPool2d, Add, Integers):
+    for node in graph.body(*Weighted, *Pooling, Add, Integers):
         module: Any = graph[node]
         bits, step, threshold, levels = "-", "-", "-", "-"
         if graph.spikes(node):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fxsnn.chip import AUTOMATIC
-from fxsnn.layers import SpikeAdd, Synapses, geometry_of
+from fxsnn.layers import SpikeAdd, SpikeAnyPool2d, Synapses, geometry_of
 from fxsnn.network import SpikingNetwork
 
 
@@ -43,6 +43,11 @@ def advice_on(layer: str, cause: str, snn: SpikingNetwork) -> str:
         return (
             "Its integers are coarse: fine-tune, which has them in the loop (finetune=fxsnn.Finetune(data)), train it "
             "with a smaller bias if the leak fills its register, or use a target with wider registers"
+        )
+    if isinstance(module, SpikeAnyPool2d):
+        return (
+            "It spikes with any neuron of its window, more often than the one that spikes most: fine-tune, which has "
+            "that in the loop (finetune=fxsnn.Finetune(data)), or convert with max_pool='rectifiers'"
         )
     start = ["start membranes at half a threshold (initial_membrane=0.5)"] if snn.initial_membrane == 0 else []
     reset = ["reset by subtraction"] if snn.reset == "zero" else []

@@ -18,6 +18,7 @@ from fxsnn.graph import Graph, normalised_images
 from fxsnn.insight.matching import MatchedLayer, float_network, matched_layers, unit_of
 from fxsnn.layers import (
     Add,
+    AnyPool2d,
     BoundedReLU,
     Encode,
     QuantizedInput,
@@ -152,7 +153,8 @@ def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
     for layer in layers:
         source: Any = graph[layer.node]
         if layer.pools:
-            if "timesteps" in effects:
+            # The maximum of levels is a level, and that of spikes at each step is what any pooling gives.
+            if "timesteps" in effects and not isinstance(source, AnyPool2d):
                 _insert_after_pool(graph, layer, dynamics, timed="timing" in effects)
             continue
         spiking: Any = layer.spiking

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 
 from fxsnn.errors import OptionError
-from fxsnn.graph import Graph, Weighted, capture_sharing
-from fxsnn.layers import Add, Concat, Encode, Integers, SpikeAdd, SpikeAvgPool2d, Spiking, Synapses, Wiring
+from fxsnn.graph import Graph, Pooling, Weighted, capture_sharing
+from fxsnn.layers import Add, Concat, Encode, Integers, SpikeAdd, SpikePool2d, Spiking, Synapses, Wiring
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.passes import CheckConvRelu, FoldBatchNorm, front_end
 from fxsnn.rewriting import channels_of
@@ -40,7 +40,7 @@ class MatchedLayer:
     @property
     def pools(self) -> bool:
         """It is a pooling."""
-        return isinstance(self.spiking, SpikeAvgPool2d)
+        return isinstance(self.spiking, SpikePool2d)
 
     @property
     def fires(self) -> bool:
@@ -84,7 +84,7 @@ def matched_layers(ann: Graph, snn: SpikingNetwork) -> list[MatchedLayer]:
         OptionError: they do not fit together.
     """
     spiking = {snn.graph.name(node): node for node in snn.graph.nodes(Integers)}
-    nodes = ann.body(*Weighted, nn.AvgPool2d, Add)
+    nodes = ann.body(*Weighted, *Pooling, Add)
     if [ann.name(node) for node in nodes] != list(spiking):
         raise OptionError(
             f"snn was not converted from this model: its layers are {', '.join(spiking)}, those of the model "
@@ -95,7 +95,7 @@ def matched_layers(ann: Graph, snn: SpikingNetwork) -> list[MatchedLayer]:
     for node in nodes:
         layer, module = snn.graph[spiking[ann.name(node)]], ann[node]
         assert isinstance(layer, Integers)
-        out = node if isinstance(module, nn.AvgPool2d) or isinstance(layer, Synapses) else next(iter(node.users))
+        out = node if isinstance(module, Pooling) or isinstance(layer, Synapses) else next(iter(node.users))
         ours, theirs = (_size(one) for one in (layer, module))
         if ours != theirs:
             raise OptionError(
@@ -121,7 +121,7 @@ def _unit(graph: Graph, node: Node, units: Mapping[str, Tensor]) -> Tensor:
     A pooling passes on what it reads, the units of which are known.
     """
     layer: Any = graph[node]
-    if isinstance(layer, SpikeAvgPool2d):
+    if isinstance(layer, SpikePool2d):
         return unit_of(graph, node.all_input_nodes[0], units)
     if not isinstance(layer, Spiking):
         return torch.ones(1, dtype=torch.float64)
@@ -133,7 +133,7 @@ def _unit(graph: Graph, node: Node, units: Mapping[str, Tensor]) -> Tensor:
             return layer.spike_value.new_tensor([module.input_unit])
         if isinstance(module, Concat):  # its readers have what their inputs are worth in their codes
             return layer.spike_value.mean().view(1)
-        if isinstance(module, SpikeAvgPool2d | nn.Flatten | Wiring):
+        if isinstance(module, SpikePool2d | nn.Flatten | Wiring):
             waiting += behind.users
     return layer.spike_value
 

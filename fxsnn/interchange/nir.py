@@ -29,7 +29,7 @@ from fxsnn.graph import Graph
 from fxsnn.interchange.nir_layers import Writer, field_names, integers_of, kept_arrays
 from fxsnn.interchange.nir_model import nir_graph, nir_package
 from fxsnn.interchange.nir_tail import writable_tail
-from fxsnn.layers import Decode, Encode, SpikeAdd, Wiring
+from fxsnn.layers import Decode, Encode, SpikeAdd, SpikeAnyPool2d, Wiring
 from fxsnn.network import SpikingNetwork, require_image_size, require_spiking
 from fxsnn.options import is_one_of, shown
 from fxsnn.storage import strict_json
@@ -200,7 +200,9 @@ def _differences(snn: SpikingNetwork) -> list[Finding]:
 def _unsaid(snn: SpikingNetwork) -> list[Finding]:
     """What NIR has no node for, whatever the reader is told."""
     remedy = "Save it with snn.save instead; a network without it can be written"
-    return [
+    own_reset = "its neurons have a reset of their own, and graphs of to_nir one for all"
+    pools = [snn.graph.finding(node, own_reset, remedy) for node in snn.graph.nodes(SpikeAnyPool2d)]
+    return pools + [
         snn.graph.finding(node, f"NIR has no node for a {type(snn.graph[node]).__name__}", remedy)
         for node in snn.graph.nodes(Wiring)
     ]

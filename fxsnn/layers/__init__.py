@@ -12,7 +12,8 @@ thresholds calibrated   QuantizedInput, ClippedReLU
 weights quantised       LowBitConv2d, LowBitLinear
 in training             RateReLU
 only put elsewhere      Concat, Channels, FlattenMaps, Places, Select, Repeat, Spread, PixelShuffle, Turn, Tap
-spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeAdd, Decode
+max pooling of spikes   AnyPool2d
+spiking                 Encode, SpikeConv2d, SpikeLinear, SpikeAvgPool2d, SpikeAnyPool2d, SpikeAdd, Decode
 whose sums it adds up   SynapseConv2d, SynapseLinear
 """
 
@@ -28,6 +29,7 @@ from fxsnn.layers.affine import (
     with_affine_behind,
     with_affine_in_front,
 )
+from fxsnn.layers.any_pooling import AnyPool2d, SpikeAnyPool2d
 from fxsnn.layers.clipping import ActivationSummary, Bound, BoundedReLU, ClippedReLU, RateReLU
 from fxsnn.layers.decode import Decode
 from fxsnn.layers.dimensions import FixedSize, ImageForm, Lift, Lower
@@ -51,6 +53,7 @@ from fxsnn.layers.spiking import (
     SpikeAvgPool2d,
     SpikeConv2d,
     SpikeLinear,
+    SpikePool2d,
     SpikeReLU,
     Spiking,
     fill,
@@ -86,6 +89,7 @@ LEAVES = (
     Integers,
     SpikeReLU,
     Add,
+    AnyPool2d,
     Wiring,
     Encode,
     Decode,
@@ -105,6 +109,7 @@ __all__ = [
     "ActivationSummary",
     "Add",
     "Affine",
+    "AnyPool2d",
     "Bound",
     "BoundedReLU",
     "Channels",
@@ -133,9 +138,11 @@ __all__ = [
     "Select",
     "Sides",
     "SpikeAdd",
+    "SpikeAnyPool2d",
     "SpikeAvgPool2d",
     "SpikeConv2d",
     "SpikeLinear",
+    "SpikePool2d",
     "SpikeReLU",
     "Spiking",
     "Spread",

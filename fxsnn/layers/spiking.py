@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxsnn.ambient import is_recorded
-from fxsnn.layers.geometry import layer_like
+from fxsnn.layers.geometry import layer_like, pair
 from fxsnn.layers.low_bit import LowBitConv2d, LowBitLinear
 from fxsnn.layers.padded import PaddedConv2d
 from fxsnn.layers.synapses import Integers, largest_sum_of
+from fxsnn.layers.wiring import Taps
 from fxsnn.numerics import Dynamics, IntegerNeuron, integrate_and_fire
 
 
@@ -56,7 +57,7 @@ class Spiking(Integers):
         self.register_buffer("leak", neuron.leak)
         self.register_buffer("step", step.double().expand(len(neuron.threshold)).clone())
         self.register_buffer("spike_value", neuron.spike_value.clone())
-        self.dynamics = dynamics
+        self.run_with(dynamics)
 
     def whole_numbers(self) -> tuple[str, ...]:
         """See `Integers`."""
@@ -184,7 +185,31 @@ def fill(
     layer.become_spiking(neuron, step, dynamics)
 
 
-class SpikeAvgPool2d(Spiking, nn.AvgPool2d):
+class SpikePool2d(Spiking):
+    """Neurons that add up the spikes of a window, in each channel by itself: weights 1, one threshold, no leak.
+
+    Their spikes are worth what those are worth that they read.
+    """
+
+    def windows(self) -> tuple[Taps, Taps]:
+        """Down and across; the layer says which."""
+        raise NotImplementedError(type(self).__name__)  # every pooling overrides it
+
+    def window(self) -> tuple[int, int]:
+        """Height and width of the window."""
+        down, across = self.windows()
+        return down.kernel, across.kernel
+
+    def become_pooling(self, threshold: int, spike_value: Tensor, dynamics: Dynamics) -> None:
+        """Take over the integers; `spike_value` is what spikes that are read are worth, float64 [C]."""
+        height, width = self.window()
+        whole = torch.ones(len(spike_value), dtype=torch.int32, device=spike_value.device)
+        self.largest_sum = height * width
+        neuron = IntegerNeuron(1, whole * threshold, whole * 0, spike_value)
+        self.become_spiking(neuron, torch.ones_like(spike_value), dynamics)
+
+
+class SpikeAvgPool2d(SpikePool2d, nn.AvgPool2d):
     """Average pooling with neurons: weights 1, threshold the window's size, so that its output is spikes again.
 
     Before conversion a plain `nn.AvgPool2d`.
@@ -195,17 +220,13 @@ class SpikeAvgPool2d(Spiking, nn.AvgPool2d):
         """The spiking form of an average pooling whose input spikes are worth `spike_value`, float64 [C]."""
         layer = cls(pool.kernel_size, pool.stride, pool.padding)
         height, width = layer.window()
-        channels = len(spike_value)
-        whole = torch.ones(channels, dtype=torch.int32, device=spike_value.device)
-        neuron = IntegerNeuron(1, whole * (height * width), whole * 0, spike_value)
-        layer.largest_sum = height * width
-        layer.become_spiking(neuron, torch.ones_like(spike_value), dynamics)
+        layer.become_pooling(height * width, spike_value, dynamics)
         return layer.train(pool.training)
 
-    def window(self) -> tuple[int, int]:
-        """Height and width of the window."""
-        size = self.kernel_size
-        return (size, size) if isinstance(size, int) else (size[0], size[1])
+    def windows(self) -> tuple[Taps, Taps]:
+        """Down and across."""
+        kernel, stride, padding = map(pair, (self.kernel_size, self.stride, self.padding))
+        return Taps(kernel[0], stride[0], padding[0]), Taps(kernel[1], stride[1], padding[1])
 
     def weighted_sum(self, x: Tensor) -> Tensor:
         """Sum over each window."""

@@ -237,7 +237,7 @@ class Taps:
         if not self.ceil:
             return room // self.stride + 1
         count = -(-room // self.stride) + 1
-        return count - ((count - 1) * self.stride >= size + self.padding)
+        return count - int((count - 1) * self.stride >= size + self.padding)  # of a program in tracing: a tensor
 
 
 class Tap(WithinChannels):

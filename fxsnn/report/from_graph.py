@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
-from fxsnn.chip import HardwareTarget, Read, Shape, estimated_cores, fit_layer, reasons
+from fxsnn.chip import HardwareTarget, Read, Shape, estimated_cores, fit_layer, own_reset, reasons
 from fxsnn.graph import Graph
-from fxsnn.layers import Encode, Integers, SpikeAdd, SpikeAvgPool2d, Spiking, Synapses, geometry_of, pair
+from fxsnn.layers import Encode, Integers, SpikeAdd, SpikeAnyPool2d, SpikePool2d, Spiking, Synapses, geometry_of, pair
 from fxsnn.numerics import Dynamics, largest_code
 from fxsnn.report.activity import Activity
 from fxsnn.report.report import LayerRow, Report, Summand
@@ -45,13 +45,23 @@ def report_of(graph: Graph, target: HardwareTarget, dynamics: Dynamics, activity
         input_unit=encode.unit if encode else 1.0,
         layers=rows,
         tail=tail,
-        notes=(*reasons((row.layer, row.why) for row in rows), *((_RESET_NOTE,) if dynamics.reset == "zero" else ())),
+        notes=(
+            *reasons((row.layer, row.why) for row in rows),
+            *_about_resets(graph, target, dynamics),
+        ),
         core_inputs=target.core_inputs,
         threshold_register=(1, widths.range_of(widths.threshold)[1]),
         leak_register=widths.range_of(widths.leak),
         codebook_register=widths.range_of(widths.codebook),
         images=activity.images if activity else 0,
     )
+
+
+def _about_resets(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> tuple[str, ...]:
+    if dynamics.reset == "zero":
+        return (_RESET_NOTE,)
+    others = [graph.name(node) for node in graph.nodes(SpikeAnyPool2d)]
+    return (own_reset(others, target.name),) if others else ()
 
 
 def _rows(graph: Graph, target: HardwareTarget, activity: Activity | None) -> tuple[LayerRow, ...]:
@@ -74,7 +84,7 @@ def _row(name: str, layer: Any, target: HardwareTarget) -> LayerRow:
     """Of a layer with weights, or of a pooling."""
     kernel, per_group, limit, why = None, None, None, ""
     bits: int = layer.bits  # before the class is narrowed: mypy takes attributes of a module for tensors
-    if isinstance(layer, SpikeAvgPool2d):
+    if isinstance(layer, SpikePool2d):
         kernel = layer.window()
     else:
         fit, _ = fit_layer(target, bits, layer=name, **asdict(geometry_of(layer)))
@@ -168,4 +178,6 @@ def _reads(graph: Graph, node: Node) -> tuple[Read, ...]:
     if isinstance(layer, nn.Conv2d):
         kernel, stride, dilation = map(pair, (layer.kernel_size, layer.stride, layer.dilation))
         return (Read(kernel, stride, dilation, layer.in_channels // layer.groups, layer.groups, bits),)
-    return (Read(layer.window(), pair(layer.stride), one, 1, len(layer.threshold), 1),)
+    down, across = layer.windows()
+    stride, dilation = (down.stride, across.stride), (down.dilation, across.dilation)
+    return (Read(layer.window(), stride, dilation, 1, len(layer.threshold), 1),)

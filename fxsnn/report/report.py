@@ -56,8 +56,8 @@ class LayerRow:
 
     Attributes:
         layer: name in the user's network.
-        kind: "SpikeConv2d", "SpikeLinear", "SpikeAvgPool2d"; "SpikeAdd" of a sum, "SynapseConv2d" or "SynapseLinear" of
-            its weighted inputs.
+        kind: "SpikeConv2d", "SpikeLinear", "SpikeAvgPool2d", "SpikeAnyPool2d"; "SpikeAdd" of a sum, "SynapseConv2d" or
+            "SynapseLinear" of its weighted inputs.
         kernel_size: (height, width), `None` for a fully connected layer.
         in_channels: input channels per group, or input features; `None` for poolings and sums.
         out_channels: output channels or features.

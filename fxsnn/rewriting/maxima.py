@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Activation, Graph, Weighted, made_of_activations
+from fxsnn.graph import Activation, Graph, Pooling, Weighted, made_of_activations
 from fxsnn.layers import Wiring, pair
 
 _AVERAGE = "or train it with average pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
@@ -16,7 +16,7 @@ _POOLING = f"{_BY_RECTIFIERS} sums, {_AVERAGE}"
 _SIGNED = f"{_BY_RECTIFIERS} sums and pairs, for it pools what may be negative"
 _SIGNED_OF_A_SIZE = f"{_SIGNED}, and give example=..., images of the size that the network is for"
 _MAXIMA = "Let it pool activations, without return_indices; or train it with average pooling (nn.AvgPool{}d)"
-_PASS_ON = (nn.AvgPool2d, nn.MaxPool2d, Wiring)
+_PASS_ON = (*Pooling, nn.MaxPool2d, Wiring)
 
 
 def pools_activations(graph: Graph, node: Node) -> bool:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx.node import Node
 
 from fxsnn.chip import HardwareTarget
 from fxsnn.errors import Finding, ModelError, TargetError
-from fxsnn.graph import Graph, Weighted, normalised_images
+from fxsnn.graph import Graph, Pooling, Weighted, normalised_images
 from fxsnn.layers import (
     Add,
     Affine,
@@ -174,7 +174,7 @@ def _signals(
             found.append(Neurons(node, inputs, neuron, activation))
             signals[node] = found[-1].signal
         else:
-            if graph.is_a(node, nn.AvgPool2d):
+            if graph.is_a(node, *Pooling):
                 found.append(Neurons(node, inputs, None, None))
             signals[node] = inputs[0].source
             if isinstance(layer, Wiring) and not inputs[0].source.constant:  # images have one value for all channels

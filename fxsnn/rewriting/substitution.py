@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 
 from fxsnn.chip import HardwareTarget
-from fxsnn.graph import Activation, Graph, Norm, Weighted, normalised_images
+from fxsnn.graph import Activation, Graph, Norm, Pooling, Weighted, normalised_images
 from fxsnn.layers import (
     Add,
     Affine,
+    AnyPool2d,
     ClippedReLU,
     Decode,
     Encode,
@@ -21,9 +22,11 @@ from fxsnn.layers import (
     QuantizedInput,
     RateReLU,
     SpikeAdd,
+    SpikeAnyPool2d,
     SpikeAvgPool2d,
     SpikeConv2d,
     SpikeLinear,
+    SpikePool2d,
     SynapseConv2d,
     SynapseLinear,
     Wiring,
@@ -83,7 +86,7 @@ def spiking_layers(graph: Graph, layer: Neurons, dynamics: Dynamics) -> dict[Nod
     module: Any = graph[layer.node]
     source = layer.source
     if layer.neuron is None or layer.activation is None:
-        return {layer.node: SpikeAvgPool2d.compiled(module, source.value, dynamics)}
+        return {layer.node: _pooling(module, source.value, dynamics)}
     activation: Any = graph[layer.activation]
     if isinstance(layer.neuron, JointNeuron):
         return _joint(graph, layer, layer.neuron, activation.threshold, dynamics)
@@ -97,6 +100,12 @@ def spiking_layers(graph: Graph, layer: Neurons, dynamics: Dynamics) -> dict[Nod
         constant_input=source.constant,
     )
     return {layer.node: spiking}
+
+
+def _pooling(pool: nn.AvgPool2d | AnyPool2d, spike_value: Tensor, dynamics: Dynamics) -> SpikePool2d:
+    if isinstance(pool, AnyPool2d):
+        return SpikeAnyPool2d.compiled(pool, spike_value, dynamics)
+    return SpikeAvgPool2d.compiled(pool, spike_value, dynamics)
 
 
 def _joint(
@@ -153,7 +162,7 @@ def outline(graph: Graph) -> Graph:
     for node in body:
         if other.is_a(node, *Norm, *Activation, Affine, FixedSize, Lift):
             other.bypass(node)
-    layers = [node for node in body if other.is_a(node, *Weighted, nn.AvgPool2d, Add)]
+    layers = [node for node in body if other.is_a(node, *Weighted, *Pooling, Add)]
     for node in body:
         values[node] = _value_behind(other, node, values)
     for node in layers:
@@ -181,8 +190,8 @@ def _value_behind(graph: Graph, node: Node, values: dict[Node, Tensor]) -> Tenso
 def _without_numbers(graph: Graph, node: Node, value: Tensor) -> nn.Module:
     """A spiking layer of the size of one without spikes; what is written of it tells its size, and is not there."""
     layer: Any = graph[node]
-    if isinstance(layer, nn.AvgPool2d):
-        return SpikeAvgPool2d.compiled(layer, value, Dynamics())
+    if isinstance(layer, Pooling):
+        return _pooling(layer, value, Dynamics())
     spiking: Any
     if isinstance(layer, Add):
         spiking = SpikeAdd()

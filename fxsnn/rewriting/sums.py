@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Graph, made_of_activations
+from fxsnn.graph import Graph, Pooling, made_of_activations
 from fxsnn.layers import Add, FixedSize, Lift, Lower, Wiring
 from fxsnn.options import real_number
 
 _ADD = frozenset({operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__"})
 _SUBTRACT = frozenset({operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_", "subtract", "subtract_"})
-_PASS_ON = (nn.AvgPool2d, nn.MaxPool2d, nn.Flatten, FixedSize, Lift, Lower, Wiring)
+_PASS_ON = (*Pooling, nn.MaxPool2d, nn.Flatten, FixedSize, Lift, Lower, Wiring)
 
 
 def terms_of(node: Node, sizes: Mapping[Node, tuple[int, ...]]) -> list[tuple[Node, float]] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from torch.fx.node import Node
 from fxsnn.calibration import forget_calibration
 from fxsnn.chip import HardwareTarget
 from fxsnn.errors import ModelError
-from fxsnn.graph import Graph
-from fxsnn.layers import Add, Bound, ClippedReLU, LowBit, RateReLU, Wiring, layer_like
+from fxsnn.graph import Graph, Pooling
+from fxsnn.layers import Add, AnyPool2d, Bound, ClippedReLU, LowBit, RateReLU, Wiring, layer_like
 from fxsnn.network import SpikingNetwork
 from fxsnn.numerics import Dynamics, IntegerNeuron, JointNeuron
 from fxsnn.rewriting import (
@@ -85,7 +86,7 @@ class Student:
         self.graph = graph
         self.target, self.dynamics = target, dynamics
         for node in graph.body(ClippedReLU):  # of an earlier training
-            if graph.is_a(node.all_input_nodes[0], nn.AvgPool2d):
+            if graph.is_a(node.all_input_nodes[0], *Pooling):
                 graph.bypass(node)
         self._layers: list[LowBit] = []
         for node in graph.body(LowBit):
@@ -103,8 +104,13 @@ class Student:
         self._least = [activation.threshold * LEAST for activation in self._activations]
         self._least_steps = [float(layer.step.detach().median()) * LEAST for layer in self._layers]
         self._pooled = {}
-        for node in graph.body(nn.AvgPool2d):
-            module = RateReLU(torch.ones((), dtype=dtype, device=device), dynamics)
+        for node in graph.body(*Pooling):
+            rounding, one = dynamics, torch.ones((), dtype=dtype, device=device)
+            if graph.is_a(node, AnyPool2d):  # any rate can come of any reset
+                pool: Any = graph[node]
+                graph.replace(node, AnyPool2d(pool.rows, pool.columns, one.view(1)).train(pool.training))
+                rounding = replace(dynamics, reset="subtraction", initial_membrane=0.5)
+            module = RateReLU(one, rounding)
             self._pooled[node] = graph.insert_after(node, f"{graph.name(node)}_levels", module)
         self._neurons: dict[Node, Neurons] = {}
         self._scales = [float(one.detach().mean()) for one in self._steps_and_thresholds()]
@@ -137,6 +143,9 @@ class Student:
                 given = units.get(layer.node, layer.source.value.new_tensor([layer.source.unit]))
                 levels.spike_value = given.to(levels.unit.dtype)
                 levels.unit = layer.source.value.to(levels.unit.dtype) if last else levels.spike_value
+                pool: Any = self.graph[layer.node]
+                if isinstance(pool, AnyPool2d):
+                    pool.unit = levels.spike_value
                 continue
             activation: Any = self.graph[layer.activation] if layer.activation is not None else None
             activation.spike_value = layer.neuron.spike_value.to(activation.spike_value.dtype)
@@ -325,11 +334,12 @@ class Student:
             if node not in self._pooled.values():
                 self.graph.replace(node, ClippedReLU(module.threshold, self.dynamics, bound=module.bound))
                 continue
-            pooled = self._thresholds_in_front(node.all_input_nodes[0])  # put back before it
-            if len(pooled) == 1:
+            (pool,) = node.all_input_nodes
+            pooled = self._thresholds_in_front(pool)  # put back before it
+            if len(pooled) == 1 and not self.graph.is_a(pool, AnyPool2d):
                 self.graph.replace(node, ClippedReLU(pooled.pop(), self.dynamics, bound=module.bound))
             else:
-                self.graph.bypass(node)  # levels of several sizes
+                self.graph.bypass(node)  # levels of several sizes, or of what is a rate as it is
         for node in self.graph.body(Add):
             add: Any = self.graph[node]
             add.correction = None

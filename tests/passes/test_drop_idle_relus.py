@@ -44,6 +44,14 @@ def test_behind_another_activation_it_is_idle(between: list[nn.Module]) -> None:
     assert fxsnn.convert(model, target="generic", bits=4, calibration_data=images(8))(images(8)).shape == (8, 5)
 
 
+@pytest.mark.parametrize("by", ["rectifiers", "any"])
+@pytest.mark.parametrize(
+    "between", [[nn.MaxPool2d(2), nn.ReLU()], [nn.ReLU6(), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2), nn.ReLU()]]
+)
+def test_so_it_is_behind_a_max_pooling_that_is_replaced(between: list[nn.Module], by: str) -> None:
+    assert fxsnn.check(network(*between), target="generic", bits=4, example=images(), max_pool=by).ok
+
+
 @pytest.mark.parametrize(
     "between",
     [

@@ -15,7 +15,7 @@ import fxsnn
 from fxsnn.errors import FileError
 from fxsnn.layers import Channels, Concat, Places, Repeat, Spread
 from fxsnn.storage import load_arrays, save_arrays
-from tests.converted_graphs import converted, wired
+from tests.converted_graphs import converted, pooled, wired
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +172,34 @@ def wired_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", WIRED)
 def test_wiring_that_does_not_fit_is_found(name: str, wired_file: Path, tmp_path: Path) -> None:
     assert_refused(wired_file, *WIRED[name], tmp_path)
+
+
+def taps(axis: str, **options: Any) -> Edit:
+    return lambda document, _: of(document, "pool")[axis].update(options)
+
+
+POOLED: dict[str, tuple[Edit, str]] = {
+    "another value": (array("pool.spike_value", lambda one: one * 2), "pool: its spikes are worth something else"),
+    "other channels": (field("pool", "channels", 5), "pool: it reads 5 channels and is given"),
+    "too much padding": (taps("rows", padding=2), "pool: its padding is more than half of its window"),
+    "windows of two kinds": (taps("rows", ceil=True), "pool: its last windows count in one direction only"),
+    "a window that is too large": (taps("columns", kernel=4000), "pool: nothing is left of an input of"),
+    "no stride": (taps("columns", stride=0), "0 is less than the minimum of 1"),
+    "images": (reads_one("pool", "encode"), "pool: spike_any_pool2d reads no spikes"),
+    "a threshold": (field("pool", "threshold", 1), "Additional properties are not allowed"),
+    "no columns": (lambda document, _: of(document, "pool").pop("columns"), "'columns' is a required property"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pooled_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a pooling by any neuron of a window."""
+    return pooled().save(tmp_path_factory.mktemp("files") / "net.fxsnn", golden=0)
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_poolings_that_do_not_fit_are_found(name: str, pooled_file: Path, tmp_path: Path) -> None:
+    assert_refused(pooled_file, *POOLED[name], tmp_path)
 
 
 def grown(count: int) -> Edit:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import fxsnn
 from fxsnn.calibration import Watch
+from fxsnn.insight.advice import advice_on
 from fxsnn.insight.effects import EFFECTS
 from tests.nets import CONVERTIBLE, Small, images, pool_neurons, seeded
 from tests.random_networks import convertible_case, noise, random_seeds
@@ -19,6 +20,12 @@ from tests.sharing import cases
 
 Convert = Callable[..., fxsnn.SpikingNetwork]
 MODEL = seeded(lambda: Small(norm=False, bias=True))
+
+
+def with_max_pooling() -> nn.Module:
+    """3x12x12: a max pooling between two convolutions."""
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU()
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(36, 5))
 
 
 def spikes_of_the_last_stage(model: nn.Module, snn: fxsnn.SpikingNetwork, x: Tensor) -> dict[str, Tensor]:
@@ -57,6 +64,18 @@ class TestAllTogether:
     def test_they_are_with_a_layer_called_like_the_neurons_behind_a_pooling(self, convert: Convert) -> None:
         model = seeded(pool_neurons)
         self.assert_same(model, convert(model, calibration_data=images(16)), images())
+
+    @pytest.mark.parametrize("reset", ["subtraction", "zero"])
+    def test_they_are_with_any_neuron_of_a_window_for_its_maximum(self, convert: Convert, reset: str) -> None:
+        model = seeded(with_max_pooling)
+        snn = convert(model, calibration_data=images(16), timesteps=5, reset=reset, max_pool="any")
+        stages = fxsnn.stage_networks(model, snn)
+        logits = stages["timing"](images(6, seed=5).double())
+        torch.testing.assert_close(logits.float(), snn(images(6, seed=5)), rtol=1e-4, atol=1e-5)
+        budget = fxsnn.error_budget(model, snn, images(6, seed=5))
+        (row,) = (row for row in budget.layers if row.layer == "2")
+        assert row.sizes["timesteps"] < 1e-6 < row.sizes["timing"]
+        assert "max_pool='rectifiers'" in advice_on("2", "timing", snn)
 
     def assert_same(self, model: nn.Module, snn: fxsnn.SpikingNetwork, x: Tensor) -> None:
         spikes = spikes_of_the_last_stage(model, snn, x)

@@ -11,14 +11,21 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 
 import fxsnn
-from fxsnn.calibration import Watch
+from fxsnn.calibration import Watch, forget_calibration
 from fxsnn.chip import HardwareTarget, Registers
 from fxsnn.errors import TargetError
 from fxsnn.graph import Graph
-from fxsnn.layers import ClippedReLU, RateReLU
+from fxsnn.layers import AnyPool2d, ClippedReLU, LowBit, RateReLU
 from fxsnn.numerics import Dynamics
 from fxsnn.numerics.lowbit import scaled_gradient
-from fxsnn.passes import FRONT_END, CalibrateThresholds, Canonicalize, FoldBatchNorm, QuantizeWeights
+from fxsnn.passes import (
+    FRONT_END,
+    CalibrateThresholds,
+    Canonicalize,
+    FoldBatchNorm,
+    QuantizeWeights,
+    ReplaceMaxPool,
+)
 from fxsnn.rewriting import Pipeline
 from fxsnn.training import Student, float_form
 from tests.clipped import Levels, network
@@ -167,6 +174,59 @@ def test_with_simulated_rates_the_outputs_are_those_of_the_spiking_network(name:
     torch.testing.assert_close(outputs, student.spiking()(IMAGES.double()).detach(), rtol=0, atol=1e-9)
     student.forget()
     assert not torch.equal(student.graph(IMAGES.double()), outputs)
+
+
+def pooled_by_any() -> Graph:
+    """With a max pooling for which any neuron of the window will stand."""
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten())
+    model = seeded(lambda: nn.Sequential(*layers, nn.Linear(36, 5)).double())
+    passes = (Canonicalize(), ReplaceMaxPool("any"), FoldBatchNorm(), CalibrateThresholds(IMAGES.double()))
+    return Pipeline((*passes, QuantizeWeights(4))).run(model)
+
+
+class TestMaxPoolingByAnyNeuron:
+    """Rates are those of spikes that know nothing of each other; simulated ones are the very ones of the network."""
+
+    @pytest.mark.parametrize("dynamics", DYNAMICS, ids=str)
+    def test_with_simulated_rates_the_outputs_are_those_of_the_spiking_network(self, dynamics: Dynamics) -> None:
+        student = Student(pooled_by_any(), V1, dynamics)
+        student.simulate(IMAGES.double())
+        outputs = student.graph(IMAGES.double()).detach()
+        torch.testing.assert_close(outputs, student.spiking()(IMAGES.double()).detach(), rtol=0, atol=1e-8)
+
+    @pytest.mark.parametrize("dynamics", [Dynamics(8), Dynamics(16, "zero")], ids=str)
+    def test_its_rates_come_near_those_of_the_network_and_the_maximum_does_not(self, dynamics: Dynamics) -> None:
+        student = Student(pooled_by_any(), V1, dynamics)
+        counts = student.spiking().count_spikes(IMAGES.double())
+        before, rates = (counts[name].double() / dynamics.timesteps for name in ("0", "2"))
+        (node,) = student.graph.nodes(AnyPool2d)
+        pool: Any = student.graph[node]
+        expected = pool(before * pool.unit) / pool.unit
+        assert (expected - rates).square().mean() < (F.max_pool2d(before, 2) - rates).square().mean() / 2
+        levels: Any = student.graph[next(iter(node.users))]
+        torch.testing.assert_close(levels(rates * pool.unit) / pool.unit, rates)  # levels are left as they are
+
+    def test_what_training_leaves_computes_rates_until_the_calibration_is_forgotten(self) -> None:
+        graph = pooled_by_any()
+        student = Student(graph, V1, Dynamics(8))
+        student.finish()
+        assert [graph.is_a(node, AnyPool2d) for node in graph.nodes()].count(True) == 1
+        assert not graph.nodes(RateReLU)
+        (node,) = graph.nodes(AnyPool2d)
+        assert not graph.is_a(graph.sole_user(node), ClippedReLU)
+        assert graph[node].unit is not None
+        expected = student.spiking()(IMAGES.double())
+        assert torch.equal(Student(graph.copy(), V1, Dynamics(8)).spiking()(IMAGES.double()), expected)
+        forget_calibration(graph)
+        (node,) = graph.nodes(AnyPool2d)
+        assert graph[node].unit is None
+
+    def test_gradients_pass_through(self) -> None:
+        student = Student(pooled_by_any(), V1, Dynamics(8))
+        student.graph(IMAGES.double()).square().sum().backward()
+        first: Any = student.graph[student.graph.nodes(LowBit)[0]]
+        assert first.weight.grad.abs().sum() > 0
+        assert first.weight.grad.isfinite().all()
 
 
 def test_a_finished_graph_stands_for_the_same_integers() -> None:
