@@ -16,7 +16,9 @@ import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -98,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ThreadPoolExecutor(options.jobs) as pool:
         for name, said in zip(left, pool.map(partial(bounded, examine=answer, options=options), left), strict=True):
             found = Answer(name, LIMIT) if said is None else said
-            keep(options.work / "spikingjelly", found)
+            keep(options.work / "spikingjelly", replace(found, version=version("spikingjelly")))
             print(found.name, found.result, found.agreement, *found.told, flush=True)
     return 0
 
