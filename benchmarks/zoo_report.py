@@ -181,15 +181,16 @@ def document(where: Mapping[str, str], entries: Sequence[Entry], others: Mapping
         parts += ["## What stands in the way", reasons_table(entries)]
     if others:
         versions = ", ".join(sorted({one.version for one in others.values()}))
-        parts += ["## SpikingJelly", f"Version {versions}. {_OTHERS}", *_about_others(entries, others)]
+        parts += ["## SpikingJelly", f"Version {versions}.\n{_OTHERS}", *_about_others(entries, others)]
     return "\n\n".join(parts) + "\n"
 
 
 _OTHERS = """
-Called is `ann2snn.Converter(RateCodingRecipe(dataloader, mode="Max"))`, as in its examples, on the same networks and
-images (`benchmarks/zoo_spikingjelly.py`). Whole: no activation, maximum, normalisation or product of activations is
-left that does not spike; sums of branches are floats between scaling factors. The figure is the correlation of the
-logits of 64 timesteps with the network's, computed where the conversion is whole and the network not too large.
+Called is `ann2snn.Converter(RateCodingRecipe(dataloader, mode="Max"))`, as in its examples, on the same networks
+and images (`benchmarks/zoo_spikingjelly.py`). Whole: no activation, maximum, normalisation or product of activations
+is left that does not spike; sums of branches are floats between scaling factors. Many errors are about functions,
+such as `F.relu`, where it knows layers only. The figure is the correlation of the logits of 64 timesteps with the
+network's, computed where the conversion is whole and the network small.
 """.strip()
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import multiprocessing
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,8 @@ def answer(name: str, network: Network, options: argparse.Namespace) -> Answer:
     except MemoryError:
         return Answer(name, LIMIT)
     except Exception as error:
-        return Answer(name, RAISES, (f"{type(error).__name__}: {error}".splitlines()[0][:200],))
+        told = re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}".splitlines()[0])
+        return Answer(name, RAISES, (told[:200],))
 
 
 def analog(snn: fx.GraphModule) -> Iterator[str]:
