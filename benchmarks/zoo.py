@@ -381,7 +381,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(results_table([entry]).splitlines()[-1], flush=True)
     kept = rows(options.work)
     entries = [kept[name] for name in networks() if name in kept]
-    write(options.out, machine(given), entries, answers(options.work))
+    where = machine(given) | {"networks": f"{len(entries)} of {len(networks())} that it lists"}
+    write(options.out, where, entries, answers(options.work))
     return 0
 
 

@@ -42,7 +42,7 @@ STAGES = {
 }
 """Columns of the table: which logits are correlated with those of the stage before."""
 
-_PACKAGES = ("torch", "torchvision", "timm", "numba", "spikingjelly")
+_PACKAGES = ("torch", "torchvision", "timm", "numba")
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,14 @@ class Answer:
         result: one of `ANSWERS`.
         told: what is left analog, or the error.
         agreement: correlation of its logits of 64 timesteps with those of the network, where they were computed.
+        version: of SpikingJelly.
     """
 
     name: str
     result: str
     told: tuple[str, ...] = ()
     agreement: float | None = None
+    version: str = ""
 
 
 def machine(arguments: Sequence[str]) -> dict[str, str]:
@@ -178,34 +180,27 @@ def document(where: Mapping[str, str], entries: Sequence[Entry], others: Mapping
     if any(entry.reasons for entry in entries):
         parts += ["## What stands in the way", reasons_table(entries)]
     if others:
-        parts += ["## SpikingJelly", _OTHERS, *_about_others(entries, others)]
+        versions = ", ".join(sorted({one.version for one in others.values()}))
+        parts += ["## SpikingJelly", f"Version {versions}.\n{_OTHERS}", *_about_others(entries, others)]
     return "\n\n".join(parts) + "\n"
 
 
 _OTHERS = """
-`ann2snn.Converter(RateCodingRecipe(dataloader, mode="Max"))`, as its examples call it, on the same networks and images
-(`benchmarks/zoo_spikingjelly.py`). Whole: no activation, maximum, normalisation or product of activations is left that
-does not spike; sums of branches are floats between scaling factors. The figure is the correlation of the logits of 64
-timesteps with the network's, computed where the conversion is whole and the network not too large.
+Called is `ann2snn.Converter(RateCodingRecipe(dataloader, mode="Max"))`, as in its examples, on the same networks
+and images (`benchmarks/zoo_spikingjelly.py`). Whole: no activation, maximum, normalisation or product of activations
+is left that does not spike; sums of branches are floats between scaling factors. Many errors are about functions,
+such as `F.relu`, where it knows layers only. The figure is the correlation of the logits of 64 timesteps with the
+network's, computed where the conversion is whole and the network small.
 """.strip()
 
 
 def _about_others(entries: Sequence[Entry], others: Mapping[str, Answer]) -> Iterator[str]:
     libraries = dict.fromkeys(entry.library for entry in entries)
     asked = [(entry, others[entry.name]) for entry in entries if entry.name in others]
-    rows = [
-        [
-            library,
-            *(
-                str(sum(one.library == library and other.result == result for one, other in asked))
-                for result in ANSWERS
-            ),
-            str(sum(one.library == library for one, _ in asked)),
-        ]
-        for library in libraries
-    ]
-    total = [str(sum(other.result == result for _, other in asked)) for result in ANSWERS]
-    yield markdown(["library", *ANSWERS, "networks"], [*rows, ["all", *total, str(len(asked))]])
+    counts = Counter((entry.library, other.result) for entry, other in asked)
+    lines = [[library, *(counts[library, result] for result in ANSWERS)] for library in libraries]
+    lines.append(["all", *(sum(counts[one, result] for one in libraries) for result in ANSWERS)])
+    yield markdown(["library", *ANSWERS], [[str(cell) for cell in line] for line in lines])
     header = ["network", "fxsnn", "SpikingJelly", "T = 64", "left analog, or the error"]
     yield markdown(
         header,

@@ -13,10 +13,13 @@ from __future__ import annotations
 import argparse
 import copy
 import multiprocessing
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -62,7 +65,8 @@ def answer(name: str, network: Network, options: argparse.Namespace) -> Answer:
     except MemoryError:
         return Answer(name, LIMIT)
     except Exception as error:
-        return Answer(name, RAISES, (f"{type(error).__name__}: {error}".splitlines()[0][:200],))
+        told = re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}".splitlines()[0])
+        return Answer(name, RAISES, (told[:200],))
 
 
 def analog(snn: fx.GraphModule) -> Iterator[str]:
@@ -98,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ThreadPoolExecutor(options.jobs) as pool:
         for name, said in zip(left, pool.map(partial(bounded, examine=answer, options=options), left), strict=True):
             found = Answer(name, LIMIT) if said is None else said
-            keep(options.work / "spikingjelly", found)
+            keep(options.work / "spikingjelly", replace(found, version=version("spikingjelly")))
             print(found.name, found.result, found.agreement, *found.told, flush=True)
     return 0
 

@@ -149,8 +149,7 @@ MOVES = (
          refused="not one finite number for each channel"),
     Form("self.conv = nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(3, 6, 3))", "padding of the convolution", "made"),
     Form("x = self.conv(F.pad(x, (0, 1, 0, 1)))", "padding of the convolution, each side by itself", "convolution"),
-    Form("self.conv = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(3, 6, 3))", at="made",
-         refused="pads with values of the map"),
+    Form("self.conv = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(3, 6, 3))", _WIRING, "made"),
 )
 
 ACTIVATIONS = (
