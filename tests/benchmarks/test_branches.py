@@ -43,7 +43,7 @@ def test_a_line_holds_all_timesteps_of_a_network_and_way(monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_rows_are_measured_reported_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = branches.Experiment(Pooled, 2, ("average", "rectifiers"))
+    experiment = branches.Experiment(Pooled, 8, ("average", "rectifiers"))
     monkeypatch.setattr(branches, "EXPERIMENTS", {"Net": experiment})
     monkeypatch.setattr(branches, "_FINETUNE", {"epochs": 1, "spiking_epochs": 0})
     monkeypatch.setattr(accuracy_training, "HELD_OUT", 1200)
