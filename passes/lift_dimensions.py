@@ -10,7 +10,7 @@ from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph, keeps_shape
-from fxsnn.layers import Lift, Lower, norm_like
+from fxsnn.layers import FixedSize, Lift, Lower, norm_like
 from fxsnn.rewriting import Pass, facts
 
 
@@ -84,7 +84,7 @@ def _planned(graph: Graph, body: Collection[Node]) -> _Plan:
 def _is_map_of(graph: Graph, node: Node, signals: Collection[Node], maps: Collection[Node]) -> bool:
     """Whether a call keeps the shape of maps, or of a single signal that a layer is to read as one."""
     reads = node.all_input_nodes
-    if not reads or not keeps_shape(node, graph.module):
+    if not reads or not keeps_shape(node, graph.module) or graph.is_a(node, FixedSize):  # the images are signals
         return False
     return all(source in maps for source in reads) or (len(reads) == 1 and node in signals)
 
