@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -358,6 +359,12 @@ def _about_branch(graph: Graph, node: Node, body: set[Node]) -> list[Finding]:
     return [graph.finding(node, "it stands on a branch beside the layers that will spike", _BESIDE)]
 
 
+def _asks_for_size(node: Node, called: str) -> bool:
+    """Whether a call of that name is about the size of something; it may crop the images instead."""
+    crops = node.target is operator.getitem and node.all_input_nodes[0].op == "placeholder"
+    return any(word in called for word in ("size", "getattr", "getitem")) and not crops
+
+
 def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
     reads = set(node.users) if node.op == "get_attr" else {node}
     together = next((nodes for nodes in unknown_activations(graph) if reads.issubset(nodes)), [])
@@ -380,7 +387,7 @@ def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
         remedy = f"Use nn.AvgPool{sides}d with a fixed window, or move it behind the last ReLU"
     elif "dropout" in lowered:
         remedy = "Pass training=self.training, so that it rests in evaluation mode"
-    elif node.op in calls and any(word in lowered for word in ("size", "getattr", "getitem")):
+    elif node.op in calls and _asks_for_size(node, lowered):
         remedy = "Do not read the size of an activation, except for flattening: use flatten(1)"
     elif node.op in calls and all(source.op == "placeholder" for source in node.all_input_nodes):
         remedy = "Do it before the network, while the images are prepared"

@@ -6,12 +6,15 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph, keeps_shape
-from fxsnn.layers import Lift, Lower, norm_like
+from fxsnn.layers import FixedSize, Lift, Lower, norm_like
 from fxsnn.rewriting import Pass, facts
+
+_CONCATENATIONS = frozenset((torch.cat, torch.concat, torch.concatenate))
 
 
 class LiftDimensions(Pass):
@@ -84,9 +87,17 @@ def _planned(graph: Graph, body: Collection[Node]) -> _Plan:
 def _is_map_of(graph: Graph, node: Node, signals: Collection[Node], maps: Collection[Node]) -> bool:
     """Whether a call keeps the shape of maps, or of a single signal that a layer is to read as one."""
     reads = node.all_input_nodes
-    if not reads or not keeps_shape(node, graph.module):
+    if _joins_channels(node):
+        return all(source in maps for source in reads)
+    if not reads or not keeps_shape(node, graph.module) or graph.is_a(node, FixedSize):  # the images are signals
         return False
     return all(source in maps for source in reads) or (len(reads) == 1 and node in signals)
+
+
+def _joins_channels(node: Node) -> bool:
+    """Whether a call puts channels behind one another, which is the same of signals and of maps."""
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis"))
+    return node.target in _CONCATENATIONS and bool(dim == 1)
 
 
 def _signals(graph: Graph) -> set[Node]:

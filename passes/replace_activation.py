@@ -38,4 +38,5 @@ class ReplaceActivation(Pass):
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
-        put_activations(graph, find_nearly_rectifiers(graph))
+        while put_activations(graph, find_nearly_rectifiers(graph)):
+            graph.tidy()  # one may be part of another: x * tanh(softplus(x)) is Mish

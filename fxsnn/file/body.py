@@ -315,7 +315,8 @@ class BodyBuilder:
             self._problem(f"{name}: it puts too many channels elsewhere")
             return layer, replace(signal, value=None)
         each = [one.repeat_interleave(count // len(one)) for one, count in zip(values, channels, strict=True)]
-        return layer, replace(signal, value=layer.of_channels(each))
+        value = layer.of_channels(each)
+        return layer, replace(signal, value=value, channels=len(value))  # a pixel shuffle gives fewer, or more
 
     def _name(self, place: int) -> str:
         return str(self._nodes[place]["name"])

@@ -84,18 +84,23 @@ def find_nearly_rectifiers(graph: Graph, among: Collection[Node] | None = None) 
     return found
 
 
-def put_activations(graph: Graph, found: Collection[FoundActivation]) -> None:
-    """Let modules take the place of the calls that they are, in front of the last layers with weights."""
+def put_activations(graph: Graph, found: Collection[FoundActivation]) -> bool:
+    """Let modules take the place of the calls that they are, in front of the last layers with weights.
+
+    Returns:
+        Whether there was any there.
+    """
     if not found:
-        return
+        return False
     whole = graph.copy()  # with all of them: what is its body shows then
     nodes = dict(zip(graph.nodes(), whole.nodes(), strict=True))
     for one in found:
         _put(whole, nodes[one.start], nodes[one.end], one.module)
     body = set(whole.body())
-    for one in found:
-        if nodes[one.end] in body:
-            _put(graph, one.start, one.end, one.module)
+    spiking = [one for one in found if nodes[one.end] in body]
+    for one in spiking:
+        _put(graph, one.start, one.end, one.module)
+    return bool(spiking)
 
 
 def _put(graph: Graph, start: Node, end: Node, module: nn.Module) -> None:

@@ -15,6 +15,7 @@ _BY_RECTIFIERS = "Pass max_pool='rectifiers' (fxsnn.passes.ReplaceMaxPool), whic
 _POOLING = f"{_BY_RECTIFIERS} sums, {_AVERAGE}"
 _SIGNED = f"{_BY_RECTIFIERS} sums and pairs, for it pools what may be negative"
 _SIGNED_OF_A_SIZE = f"{_SIGNED}, and give example=..., images of the size that the network is for"
+_FIXED = f"Use a max pooling with a fixed window, without return_indices, {_AVERAGE}"
 _MAXIMA = "Let it pool activations, without return_indices; or train it with average pooling (nn.AvgPool{}d)"
 _PASS_ON = (*Pooling, nn.MaxPool2d, Wiring)
 
@@ -45,6 +46,8 @@ def is_padded(pool: Any) -> bool:
 
 def remedy_for_maxima(graph: Graph, node: Node) -> str:
     """What to do about a max pooling that stands between layers; `{}` stands for how many sides its windows have."""
+    if not graph.is_a(node, nn.MaxPool1d, nn.MaxPool2d):
+        return _FIXED
     if not graph.is_a(node, nn.MaxPool2d) or pools_activations(graph, node):
         return _POOLING
     if not pools_signed(graph, node):

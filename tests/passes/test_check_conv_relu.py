@@ -94,6 +94,16 @@ def test_a_layer_that_cannot_spike_is_named_with_the_remedy(model: nn.Module, la
             "max_pool2d",
             ["with average pooling"],
         ),
+        (
+            lambda m, x: m.fc(F.relu(m.b(F.adaptive_max_pool2d(F.relu(m.a(x)), 5))).mean((2, 3))),
+            "adaptive_max_pool2d",
+            ["Use a max pooling with a fixed window", "with average pooling"],
+        ),
+        (
+            lambda m, x: m.fc(F.relu(m.b(F.relu(m.a(x[:, :, 1:])))).mean((2, 3))),
+            "getitem",
+            ["Do it before the network, while the images are prepared"],
+        ),
         (lambda m, x: m.fc(F.gelu(m.a(x)).flatten(1)), "gelu", ["gelu is not supported", "Train it with nn.ReLU"]),
         (lambda m, x: m.fc(m.b(F.relu(m.a(x))).tanh().flatten(1)), "tanh", ["tanh is not supported"]),
         (lambda m, x: m.fc(F.max_pool2d(m.b(F.relu(m.a(x))), 2).flatten(1)), "max_pool2d", ["average pooling"]),

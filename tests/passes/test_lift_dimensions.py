@@ -17,6 +17,7 @@ from fxsnn.graph import Graph
 from fxsnn.layers import ImageForm, Lift, Lower
 from fxsnn.passes import Canonicalize, CheckConvRelu, LiftDimensions
 from fxsnn.rewriting import Step
+from tests.joining import correlation
 from tests.nets import CONVERTIBLE, images, seeded
 from tests.random_networks import Signals, noise, random_seeds, random_signal_plan
 
@@ -257,3 +258,25 @@ class TestTheTail:
                 return self.fc(F.relu(self.conv(x)).flatten(1)) + x.mean((1, 2))[:, None]
 
         assert lifted(seeded(Beside)).moved == pytest.approx(0, abs=1e-12)
+
+
+class Dense(nn.Module):
+    """2x15: a convolution reads what two others give, behind one another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(2, 4, 3, padding=1), nn.Conv1d(4, 4, 3, padding=1)
+        self.last, self.fc = nn.Conv1d(8, 6, 3), nn.Linear(6 * 13, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        x = F.relu(self.first(x))
+        return self.fc(F.relu(self.last(torch.cat([x, F.relu(self.second(x))], dim=1))).flatten(1))
+
+
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+def test_channels_of_signals_are_concatenated_as_those_of_maps(engine: str, convert: Any) -> None:
+    model, given = seeded(Dense), torch.randn(16, 2, 15)
+    assert not lifted(model, given).after.nodes(Lower)
+    # as many steps as channels: none is taken for the other
+    snn = convert(model, target="generic", bits=4, timesteps=8, calibration_data=given, engine=engine)
+    assert correlation(model(given).detach(), snn(given).detach()) > 0.95

@@ -27,6 +27,7 @@ RELATIVES: dict[str, Function] = {
     "quick GELU": lambda x: x * torch.sigmoid(1.702 * x),
     "GELU by hand": lambda x: 0.5 * x * (1 + torch.tanh(0.79788456 * (x + 0.044715 * x**3))),
     "hardswish by hand": lambda x: x * F.relu6(x + 3) / 6,
+    "mish by hand": lambda x: x * torch.tanh(F.softplus(x)),
 }
 OTHERS: dict[str, Function] = {
     "tanh": torch.tanh,

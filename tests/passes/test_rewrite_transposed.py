@@ -191,6 +191,26 @@ def test_signals_are_transposed_on_maps_of_one_row(convert: Any) -> None:
     assert not snn.graph.nodes(nn.ConvTranspose1d)
 
 
+class Told(nn.Module):
+    """2x15: signals are made short, and as long again as they were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.down = nn.Conv1d(2, 4, 3, padding=1), nn.Conv1d(4, 4, 3, 2, 1)
+        self.up, self.fc = nn.ConvTranspose1d(4, 4, 3, 2, 1), nn.Linear(4 * 15, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        x = F.relu(self.first(x))
+        return self.fc(F.relu(self.up(F.relu(self.down(x)), output_size=x.shape[2:]) + x).flatten(1))
+
+
+def test_signals_may_be_told_the_size_of_their_output(convert: Any) -> None:
+    model, x = seeded(Told), torch.randn(16, 2, 15)
+    snn = convert(model, target="generic", bits=4, timesteps=96, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+    assert snn.image_size == (2, 15)
+
+
 def test_the_last_one_stays_in_the_tail(convert: Any, tmp_path: Path) -> None:
     """An autoencoder: the transposed convolution that gives the images back is the user's own, in files, too."""
     model = seeded(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import read_network
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxsnn
@@ -111,6 +112,26 @@ def test_of_graphs_without_numbers_it_is_said_too_that_they_can_be_saved(seed: i
 )
 def test_wiring_comes_back(layer: Wiring, tmp_path: Path) -> None:
     assert_comes_back(wired(layer), torch.randn(3, 3, 8, 8), tmp_path)
+
+
+class Shuffled(nn.Module):
+    """2x6x6: pixels of many channels become places, are cropped and added; and back again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.wide = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 16, 3, padding=1)
+        self.last, self.fc = nn.Conv2d(12, 6, 1), nn.Linear(54, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        x = F.relu(self.first(x))
+        x = F.relu(F.pixel_shuffle(F.relu(self.wide(x)), 2)[:, :, 1:7, :6] + x)
+        return self.fc(F.relu(self.last(F.pixel_unshuffle(x, 2)[:, 4:])).flatten(1))
+
+
+def test_layers_behind_a_pixel_shuffle_read_as_many_channels_as_it_gives(convert: Any, tmp_path: Path) -> None:
+    given = torch.randn(4, 2, 6, 6)
+    snn = convert(seeded(Shuffled), target="generic", bits=4, timesteps=16, calibration_data=given)
+    assert_comes_back(snn, given, tmp_path)
 
 
 def test_wiring_stands_before_the_first_layer_behind_the_last_one_and_in_the_tail(tmp_path: Path) -> None:
