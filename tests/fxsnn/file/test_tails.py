@@ -48,7 +48,7 @@ class Tail(nn.Module):
 NEW: dict[str, Callable[[Any, Any], Any]] = {
     "a convolution": lambda net, x: net.maps(x),
     "of odd windows": lambda net, x: (net.same(x), net.wide(x)),
-    "transposed convolutions": lambda net, x: (net.deconv(x), net.odd_deconv(x)),
+    "transposed convolutions": lambda net, x: (net.deconv(x, None), net.odd_deconv(input=x, output_size=None)),
     "a convolution squeezed": lambda net, x: net.maps(x).mean((2, 3)).squeeze(),
     "a pooling behind a convolution": lambda net, x: net.pool(net.maps(x)),
     "interpolated": lambda net, x: (
@@ -71,6 +71,7 @@ NEW: dict[str, Callable[[Any, Any], Any]] = {
 }
 OLD: dict[str, Callable[[Any, Any], Any]] = {
     "two linear layers": lambda net, x: net.fc2(net.fc1(net.flat(x))),
+    "linear layers that are given their input by its name": lambda net, x: net.fc2(input=net.fc1(input=net.flat(x))),
     "log-softmax": lambda net, x: net.fc1(net.flat(x)).log_softmax(dim=1),
 }
 NOT: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
