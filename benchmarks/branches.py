@@ -158,7 +158,11 @@ def document(rows: Sequence[Row]) -> str:
     """The Markdown page: a line for each network, way and kind of conversion."""
     header = ["network", "max pooling by", "fine-tuned", "neurons", "ANN", *(f"T = {t}" for t in _TIMESTEPS)]
     lines: dict[tuple[str, str, bool], dict[int, Row]] = {}
-    for row in sorted(rows, key=lambda row: list(EXPERIMENTS).index(row.network)):
+    names = list(EXPERIMENTS)
+    ways = {name: list(one.ways) for name, one in EXPERIMENTS.items()}
+    for row in sorted(
+        rows, key=lambda row: (names.index(row.network), row.tuned, ways[row.network].index(row.max_pool))
+    ):
         lines.setdefault(row.key[:3], {})[row.timesteps] = row
     cells = []
     for (network, way, tuned), of in lines.items():

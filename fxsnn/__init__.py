@@ -7,8 +7,9 @@ snn = fxsnn.convert(model, target="hw_v1.0", bits=2, calibration_data=loader)
 logits = snn(images)
 """
 
+from fxsnn.checking import check
 from fxsnn.chip import FitReport, HardwareTarget, Registers, Violation, get_target
-from fxsnn.compiler import check, convert, pipeline
+from fxsnn.compiler import convert, pipeline
 from fxsnn.data import datasets
 from fxsnn.display import plots
 from fxsnn.errors import (

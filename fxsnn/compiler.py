@@ -1,10 +1,10 @@
-"""The compiler: the usual passes in their order, `convert` and `check`."""
+"""The compiler: the usual passes in their order, and `convert`."""
 
 from __future__ import annotations
 
 import platform
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from fxsnn.ambient import neutral
-from fxsnn.chip import Bits, FitReport, HardwareTarget, get_target, whole_number
+from fxsnn.checking import fit_of, rewrite_in_front
+from fxsnn.chip import Bits, HardwareTarget, get_target, whole_number
 from fxsnn.data import image_batches, reproducible
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
-from fxsnn.file import unwritable
-from fxsnn.graph import Graph, capture_sharing, capture_untried, require_agreement
+from fxsnn.graph import capture_untried, require_agreement
 from fxsnn.layers import ImageForm, require_images
-from fxsnn.network import SpikingNetwork, name_clashes
+from fxsnn.network import SpikingNetwork
 from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, require_flag, shown
 from fxsnn.passes import (
@@ -35,7 +35,7 @@ from fxsnn.passes import (
     SubstituteSpikes,
     front_end,
 )
-from fxsnn.rewriting import Pass, Pipeline, outline, require_example
+from fxsnn.rewriting import Pass, Pipeline, require_example
 from fxsnn.storage import require_place
 from fxsnn.version import __version__
 
@@ -179,92 +179,6 @@ def _completed(finetune: Finetune, **options: Any) -> Finetune:
 
 
 @neutral()
-def check(
-    model: nn.Module,
-    *,
-    target: str | HardwareTarget,
-    bits: Bits,
-    example: Tensor | None = None,
-    max_pool: str | None = None,
-) -> FitReport:
-    """Whether a network, trained or not, can be converted for a chip; the model is not changed.
-
-    A copy of it is run once, on three images, to see whether the graph that was captured computes the same.
-
-    Args:
-        model: an ordinary network.
-        target: name of a target, or a `HardwareTarget`.
-        bits: weight bits, see `convert`.
-        example: images, where the size matters for what the network does. `None`: usual sizes are tried.
-        max_pool: see `convert`.
-
-    Returns:
-        A report with `.ok`, `.layers`, `.violations` (limits of the chip) and `.findings` (all else), everything at
-        once, and `.unwritable`, what would keep the converted network from being saved. Print it.
-
-    Raises:
-        OptionError: unknown target, or bits that it does not know.
-        DataError: `example` are no images for the network.
-    """
-    chip = get_target(target)
-    bits = chip.require_choice(bits)
-    if example is not None:
-        require_images(example, ImageForm())
-    first = front_end(chip, max_pool)
-    try:
-        graph = capture_sharing(model, None if example is None else tuple(example.shape[1:]))
-        return _checked(graph, chip, bits, example, first, model)
-    except ModelError as error:
-        return FitReport(chip.name, bits, (), (), error.findings)
-
-
-def _checked(
-    graph: Graph,
-    chip: HardwareTarget,
-    bits: Bits,
-    given: Tensor | None,
-    first: Sequence[Pass],
-    model: nn.Module | None = None,
-) -> FitReport:
-    """The report on a captured graph, which is rewritten.
-
-    Args:
-        graph: of the network.
-        chip: the target.
-        bits: of weights.
-        given: images whose size matters.
-        first: the front end.
-        model: the network that the graph is held against.
-
-    Raises:
-        ModelError: the graph cannot be rewritten, or does not compute what the network computes.
-    """
-    _rewrite_in_front(graph, first)
-    graph.check()
-    found = (graph.example_input(whole=whole) for whole in (True, False))
-    example = given if given is not None else next((images for images in found if images is not None), None)
-    if model is not None and example is not None:
-        with suppress(DataError):  # the size was tried on the graph alone
-            require_agreement(model, graph, example)
-    report = CheckLimits(chip, bits).report(graph)
-    if findings := CheckConvRelu().findings(graph):
-        return replace(report, findings=(*findings, *name_clashes(graph)))
-    if given is not None:
-        require_images(given, graph.image_form)
-    spiking = outline(graph)
-    size = None if example is None else tuple(example.shape[1:])
-    return replace(report, findings=tuple(name_clashes(spiking)), unwritable=tuple(unwritable(spiking, chip, size)))
-
-
-def _rewrite_in_front(graph: Graph, first: Sequence[Pass]) -> Graph:
-    """Run the front end on a graph, in place: steps would keep copies of all weights."""
-    for one in first:
-        one.rewrite(graph)
-        graph.tidy()
-    return graph
-
-
-@neutral()
 def convert(
     model: nn.Module,
     *,
@@ -353,7 +267,7 @@ def convert(
     if passes.example is not None:
         require_images(passes.example, ImageForm())
     graph = capture_untried(model, None if passes.example is None else tuple(passes.example.shape[1:]))
-    report = _checked(graph.copy(), chip, chip.require_choice(bits), passes.example, front_end(chip, max_pool))
+    report = fit_of(graph.copy(), chip, chip.require_choice(bits), passes.example, front_end(chip, max_pool))
     if not report.fits:
         raise TargetError(report.problems, report)
     if report.findings:
@@ -375,7 +289,7 @@ def convert(
     if example is not None:
         require_example(example, graph)
     if passes.example is None:
-        passes = replace(passes, example=_rewrite_in_front(graph.copy(), front_end(chip, max_pool)).example_input())
+        passes = replace(passes, example=rewrite_in_front(graph.copy(), front_end(chip, max_pool)).example_input())
         if passes.example is not None:
             with suppress(DataError):  # the size was tried on the graph alone
                 require_agreement(model, graph, passes.example)

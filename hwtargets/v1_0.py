@@ -3,6 +3,8 @@
 The channel table is the documented rule. Each entry equals floor(1024 / (height * width * bits)): the fan-in of one
 neuron on a core of 1,024 input rows. Other kernel sizes have no entry and are not supported.
 
+A transposed convolution is a convolution of its kernel that reads zeros as well; other kernels are refused for it, too.
+
 Its document names convolutions, fully connected layers and average poolings: no sum of several layers. A concatenation
 is wiring, whose reader has the channels of all its inputs to fit into the table.
 

@@ -5,6 +5,9 @@ of 19, cores of 1,024 inputs and outputs; convolutions, transposed ones, fully c
 neurons, residual sums (a spiking layer of its own with weights 1 and 1 and a threshold) and concatenation, whose
 channels keep what their spikes are worth.
 
+A transposed convolution is to us a convolution of its kernel that reads zeros as well (`RewriteTransposed`): a
+threshold, a leak and codebook entries for each output channel, as a layer of its own would have them.
+
 Not documented, and left open: which kernels and how many input channels such a core takes. The rule of version 1.0
 counts weight bits, the estimate of cores of version 1.6 does not, and the two disagree; so there is no table here. Sums
 with several weighted inputs in one membrane are our reading of its residual sums. A convolution without a ReLU is not

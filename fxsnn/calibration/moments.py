@@ -24,7 +24,7 @@ from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Activation, Graph, Norm, Pooling
-from fxsnn.layers import Add, Affine, BoundedReLU, FixedSize, FoldedConv2d, FoldedLinear, Lift, Wiring
+from fxsnn.layers import Add, Affine, BoundedReLU, FixedSize, FoldedConv2d, FoldedLinear, Lift, Spread, Wiring
 
 INPUT_DEVIATIONS = 4.0
 """Without data, images are taken to lie within this many standard deviations of zero."""
@@ -63,10 +63,18 @@ def gaussian_moments(graph: Graph) -> dict[Node, Moments]:
             found[node] = _added(layer, inputs)
         elif isinstance(layer, Wiring):
             means, variances = zip(*inputs, strict=True)
-            found[node] = Moments(layer.of_channels(means), layer.of_channels(variances))
+            moved = Moments(layer.of_channels(means), layer.of_channels(variances))
+            found[node] = _spread(layer, moved) if isinstance(layer, Spread) else moved
         else:
             found[node] = _through(graph, node, inputs[0])
     return found
+
+
+def _spread(layer: Spread, source: Moments) -> Moments:
+    """With the zeros that are put between."""
+    share = 1 / (layer.down * layer.across)
+    square = source.variance + source.mean.square()
+    return Moments(source.mean * share, square * share - (source.mean * share).square())
 
 
 def _added(layer: Add, inputs: list[Moments]) -> Moments:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from fxsnn.checking import check
 from fxsnn.chip import HardwareTarget, target_sources
 from fxsnn.cli.answer import Answer
 from fxsnn.cli.inputs import model_named
 from fxsnn.cli.option_values import bits_from
-from fxsnn.compiler import check
 from fxsnn.display import aligned
 from fxsnn.file import target_data
 

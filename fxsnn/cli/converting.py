@@ -14,11 +14,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from fxsnn.checking import check
 from fxsnn.cli.answer import Answer
 from fxsnn.cli.data_sets import DataSet, data_set_named, first_batches, parted, require_data_for_normalisation, some_of
 from fxsnn.cli.inputs import model_named
 from fxsnn.cli.option_values import bits_from
-from fxsnn.compiler import check, convert
+from fxsnn.compiler import convert
 from fxsnn.device import choose_device
 from fxsnn.errors import DataError, FileError, FxsnnWarning, OptionError, listing
 from fxsnn.insight import accuracy, accuracy_over_time

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,9 @@ def replaced(model: Any, by: str = "rectifiers") -> Any:
 @pytest.mark.parametrize("by", ["rectifiers", "any"])
 @pytest.mark.parametrize("examples", [8, pytest.param(30, marks=pytest.mark.slow)])
 def test_two_ways_keep_the_function(by: str, examples: int) -> None:
-    windows = given(PAIRS, PAIRS, st.tuples(st.integers(0, 1), st.integers(0, 1)), PAIRS, st.booleans())
-    settings(max_examples=examples)(windows(partial(function_is_kept, by)))()
+    paddings = st.tuples(st.integers(0, 1), st.integers(0, 1))
+    windows = given(st.just(by), PAIRS, PAIRS, paddings, PAIRS, st.booleans())
+    settings(max_examples=examples)(windows(function_is_kept))()
 
 
 def function_is_kept(by: str, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> None:

@@ -10,7 +10,7 @@ import fxsnn
 from fxsnn.calibration import gaussian_moments, gaussian_samples
 from fxsnn.calibration.moments import Moments, clipped, rectified
 from fxsnn.errors import ModelError
-from fxsnn.passes import Canonicalize, FoldBatchNorm
+from fxsnn.passes import Canonicalize, FoldBatchNorm, RewriteTransposed
 from tests.nets import Dense, Small, seeded
 
 
@@ -57,6 +57,17 @@ def test_a_fully_connected_layer_on_the_images_sees_independent_pixels() -> None
     source, here = (found[graph.calls(name)[0]] for name in ("layers.3", "layers.4"))
     expected = layer.weight.detach().double() @ source.mean + layer.bias.detach().double()
     torch.testing.assert_close(here.mean, expected)
+
+
+def test_zeros_between_the_places_of_maps_count() -> None:
+    up = nn.ConvTranspose2d(4, 2, 4, stride=(2, 3))
+    graph = RewriteTransposed()(fxsnn.capture(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), up, nn.ReLU()))).after
+    found = gaussian_moments(graph)
+    before, behind = (found[graph.calls(name)[0]] for name in ("1", "2_spread"))
+    maps = before.mean[:, None] + before.variance.sqrt()[:, None] * torch.randn(4, 300_000).double()
+    zeros = torch.cat([maps, torch.zeros(4, 1_500_000)], 1)  # five for each
+    torch.testing.assert_close(behind.mean, zeros.mean(1), rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(behind.variance, zeros.var(1), rtol=1e-2, atol=1e-3)
 
 
 def test_a_layer_that_moments_cannot_pass_is_named() -> None:
