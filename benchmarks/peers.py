@@ -150,7 +150,7 @@ def peer(
             reader = next(one.module for one in circuit.calls if number in one.inputs)
             assert isinstance(reader, SpikeAdd)
             module = synapses(layer_of(call.module, reader.threshold, None).to(memory_format=LAYOUTS[layout]))
-        elif isinstance(call.module, Spiking):
+        elif isinstance(call.module, SpikeConv2d | SpikeLinear | SpikeAvgPool2d):
             module = synapses(synapses_of(call.module).to(memory_format=LAYOUTS[layout]))
         elif not isinstance(call.module, nn.Flatten):  # that is part of what reads it
             raise TypeError(f"{call.name}: a {type(call.module).__name__} is not known to the peers")

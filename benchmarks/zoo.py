@@ -380,8 +380,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             keep(options.work, entry)
             print(results_table([entry]).splitlines()[-1], flush=True)
     kept = rows(options.work)
-    entries = [kept[name] for name in networks() if name in kept]
-    where = machine(given) | {"networks": f"{len(entries)} of {len(networks())} that it lists"}
+    listed = dict.fromkeys([*networks(), *kept])  # timm may not be there any more
+    entries = [kept[name] for name in listed if name in kept]
+    where = machine(given) | {"networks": f"{len(entries)} of {len(listed)} that it lists"}
     write(options.out, where, entries, answers(options.work))
     return 0
 

@@ -160,11 +160,13 @@ def document(where: Mapping[str, str], entries: Sequence[Entry], others: Mapping
     """The Markdown page."""
     parts = ["# Networks that people have", "\n".join(f"- {name}: {value}" for name, value in where.items())]
     parts += [
-        'Target "generic", 4 bits, random weights; all classification networks of torchvision, convolutional ones of\n'
-        "timm, one or more of each family, and networks of papers about CIFAR-10, MNIST and event cameras\n"
-        '(`benchmarks/zoo_papers.py` names them). "with max_pool": it converts with `max_pool="rectifiers"`, and not\n'
-        'without. "with ReLUs": SiLU and the like have to be replaced (`ReplaceActivation`), too, which makes another\n'
-        "function of it, to be trained.",
+        "What came of a network is kept from one run to the next, so rows may be of several runs, some with\n"
+        "`--simulate`: versions and command are those of the last.",
+        'Target "generic", 4 bits, random weights. Listed are all classification networks of torchvision,\n'
+        "convolutional ones of timm, one or more of each family, and networks of papers about CIFAR-10, MNIST and\n"
+        "event cameras (`benchmarks/zoo_papers.py` names them); the page is about those that have been seen so far.\n"
+        '"with max_pool": it converts with `max_pool="rectifiers"`, and not without. "with ReLUs": SiLU and the like\n'
+        "have to be replaced (`ReplaceActivation`), too, which makes another function of it, to be trained.",
         counts_table(entries),
         "## Every network",
         "Figures are correlations of logits less their means over the images, on random\n"
@@ -173,8 +175,8 @@ def document(where: Mapping[str, str], entries: Sequence[Entry], others: Mapping
         "rates of 4,096 timesteps if spikes came evenly. All but the second are near 1 unless something is\n"
         "converted wrongly. The fourth holds the spikes of 8 timesteps against those that the stages predict:\n"
         "it is 1. The last is of 4-bit weights with the spikes of 256 timesteps (`--timesteps`), low in deep\n"
-        "networks, whose layers wait for the spikes of those before; it is missing where it would take too\n"
-        "long. Networks without figures were checked, and not simulated.",
+        "networks, whose layers wait for the spikes of those before; it is missing where it was left out, for\n"
+        "it takes long. Networks without figures were checked, and not simulated.",
         results_table(entries),
     ]
     if any(entry.reasons for entry in entries):
@@ -190,7 +192,7 @@ Called is `ann2snn.Converter(RateCodingRecipe(dataloader, mode="Max"))`, as in i
 and images (`benchmarks/zoo_spikingjelly.py`). Whole: no activation, maximum, normalisation or product of activations
 is left that does not spike; sums of branches are floats between scaling factors. Many errors are about functions,
 such as `F.relu`, where it knows layers only. The figure is the correlation of the logits of 64 timesteps with the
-network's, computed where the conversion is whole and the network small.
+network's; it was computed for some small networks whose conversion is whole.
 """.strip()
 
 

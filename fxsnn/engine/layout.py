@@ -181,7 +181,7 @@ def _numbers(name: str, module: nn.Module, given: list[Shape]) -> Array:
     try:
         with torch.no_grad():
             found: Array = module(*maps)[0].to(torch.int64).numpy()
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise DataError(f"with images of this size {name} cannot join what it reads: {reason}") from error
     return found

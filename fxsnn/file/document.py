@@ -58,8 +58,7 @@ METHODS = frozenset({
 
 OPERATIONS_OF_2 = frozenset((
     "adaptive_avg_pool1d", "avg_pool2d", "conv2d", "conv_transpose2d", "spike_add", "spike_any_pool2d",
-    "synapse_conv2d", "synapse_linear",
-    "upsample", *WORDS,
+    "synapse_conv2d", "synapse_linear", "upsample", *WORDS,
 ))  # fmt: skip
 """Kinds of nodes that there are since version 2."""
 
@@ -224,7 +223,7 @@ def _described(graph: Graph, node: Node, places: Mapping[Node, int]) -> tuple[di
         return {**fields, "reads": [places[one] for one in node.args if isinstance(one, Node)]}, arrays
     if len(sources) != 1:
         raise NoName(f"a layer that reads {len(sources)} values")
-    if len(node.args) != 1 or node.kwargs:
+    if any(one not in (None, sources[0]) for one in (*node.args, *node.kwargs.values())):
         raise NoName("a layer that is told more than what it reads")
     return {**fields, "reads": places[sources[0]]}, arrays
 

@@ -157,9 +157,7 @@ def sizes_of(nodes: list[Mapping[str, Any]], image_size: Size | None, problems: 
 def _size_behind(node: Mapping[str, Any], given: list[Size], problems: Problems) -> Size | None:
     op, name, size = node["op"], node["name"], given[0]
     kind = str(op).removeprefix("spike_").removeprefix("synapse_")
-    wanted = {"encode": "channels", "conv2d": "in_channels", "avg_pool2d": "channels", "any_pool2d": "channels"}.get(
-        kind
-    )
+    wanted = {"conv2d": "in_channels", **dict.fromkeys(("encode", "avg_pool2d", "any_pool2d"), "channels")}.get(kind)
     if wanted and node[wanted] not in (None, size[0]):
         problems(f"{name}: it reads {node[wanted]} channels and is given {list(size)}")
     if op in ("encode", "decode"):

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from peers import LAYOUTS, PEERS
-from torch import Tensor
+from peers import LAYOUTS, PEERS, peer
+from torch import Tensor, nn
 
 import fxsnn
 from tests import nets
+from tests.converted_graphs import pooled
 from tests.residual import Residual
 
 
@@ -48,6 +49,12 @@ def test_peers_spike_as_ours_do(chain: Case, name: str, layout: str) -> None:
 @pytest.mark.parametrize("name", PEERS)
 def test_peers_add_up_spikes_as_ours_do(residual: Case, name: str, layout: str) -> None:
     check_peer(residual, name, layout)
+
+
+def test_neurons_with_a_reset_of_their_own_are_not_known_to_them() -> None:
+    parts: Any = {"synapses": nn.Identity, "neurons": nn.Identity, "runner": lambda network: network}
+    with pytest.raises(TypeError, match="pool: a SpikeAnyPool2d is not known to the peers"):
+        peer(pooled(), 4, next(iter(LAYOUTS)), **parts)
 
 
 def check_peer(case: Case, name: str, layout: str) -> None:

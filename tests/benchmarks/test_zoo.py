@@ -130,6 +130,18 @@ def test_the_page_counts_results_and_what_stands_in_the_way(tmp_path: Path) -> N
     assert [one["name"] for one in data["networks"]] == ["one/a", "one/b", "two/c"]
 
 
+def test_the_page_is_about_all_that_was_kept_and_says_that_it_is_of_several_runs(tmp_path: Path) -> None:
+    for name in ("torchvision/mnasnet0_5", "a library that is not there/net"):
+        zoo_report.keep(tmp_path / "rows", Entry(name, (3, 64, 64), CONVERTED, layers=3))
+    asked = ["--only", "torchvision/mnasnet0_5", "--check", "--out", str(tmp_path), "--work", str(tmp_path / "rows")]
+    assert zoo.main(asked) == 0
+    page = (tmp_path / "zoo.md").read_text()
+    assert "| torchvision/mnasnet0_5 | 3x64x64 | converted | 3 |" in page
+    assert "| a library that is not there/net | 3x64x64 | converted | 3 |" in page
+    assert "- networks: 2 of " in page
+    assert "rows may be of several runs" in page
+
+
 def test_a_network_that_there_is_not_is_an_error_that_lists_those_that_there_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -18,7 +18,7 @@ from fxsnn.engine import engine_for
 from fxsnn.engine.circuit import Unsupported, circuit_of, watched
 from fxsnn.errors import DataError, OptionError
 from fxsnn.graph import Graph
-from fxsnn.layers import Channels, Concat, Decode, Encode, SpikeAdd, SpikeConv2d, SynapseConv2d, Synapses
+from fxsnn.layers import Channels, Concat, Decode, Encode, Select, SpikeAdd, SpikeConv2d, SynapseConv2d, Synapses
 from fxsnn.simulation import compiled, simulated
 from tests.engines import ENGINES, needs_numba, same
 from tests.nets import images, seeded
@@ -156,6 +156,16 @@ class TestAConvertedNetworkWithBranches:
         snn = converted(Halves, engine="numba")
         with pytest.raises(DataError, match=r"would add up maps of 14x7x7, 14x6x6"):
             snn(images(size=13))
+
+    @needs_numba
+    def test_images_that_have_not_the_rows_that_are_chosen_are_refused(self) -> None:
+        snn = converted(engine="numba")
+        node = next(one for one in snn.graph if snn.graph.is_a(one, SpikeAdd))
+        snn.graph.insert_after(node, "chosen", Select(range(12), (11, 0, 1)))
+        snn.graph.tidy()
+        snn(images(size=12))
+        with pytest.raises(DataError, match=r"size chosen cannot join .*: it takes place 11 of maps of 10, from 0 on"):
+            snn(images(size=10))
 
 
 class ImagesInASum(nn.Module):

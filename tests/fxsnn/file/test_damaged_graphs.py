@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fxsnn
 from fxsnn.errors import FileError
-from fxsnn.layers import Channels, Concat, Places, Repeat, Spread
+from fxsnn.layers import Channels, Concat, Places, Repeat, Select, Spread
 from fxsnn.storage import load_arrays, save_arrays
 from tests.converted_graphs import converted, pooled, wired
 
@@ -172,6 +172,19 @@ def wired_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", WIRED)
 def test_wiring_that_does_not_fit_is_found(name: str, wired_file: Path, tmp_path: Path) -> None:
     assert_refused(wired_file, *WIRED[name], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([0, 99], "wire3: nothing is left of an input of"),
+        ([0, -2], "-2 is less than the minimum of -1"),
+        ([], r"\[\] (is too short|should be non-empty)"),
+    ],
+)
+def test_rows_that_are_not_there_are_found(rows: list[int], says: str, tmp_path: Path) -> None:
+    path = wired(Select((0, -1, 1), (1, 0))).save(tmp_path / "net.fxsnn", golden=0)
+    assert_refused(path, field("wire3", "rows", rows), says, tmp_path)
 
 
 def taps(axis: str, **options: Any) -> Edit:

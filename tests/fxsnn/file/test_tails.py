@@ -48,7 +48,7 @@ class Tail(nn.Module):
 NEW: dict[str, Callable[[Any, Any], Any]] = {
     "a convolution": lambda net, x: net.maps(x),
     "of odd windows": lambda net, x: (net.same(x), net.wide(x)),
-    "transposed convolutions": lambda net, x: (net.deconv(x), net.odd_deconv(x)),
+    "transposed convolutions": lambda net, x: (net.deconv(x, None), net.odd_deconv(input=x, output_size=None)),
     "a convolution squeezed": lambda net, x: net.maps(x).mean((2, 3)).squeeze(),
     "a pooling behind a convolution": lambda net, x: net.pool(net.maps(x)),
     "interpolated": lambda net, x: (
@@ -71,6 +71,7 @@ NEW: dict[str, Callable[[Any, Any], Any]] = {
 }
 OLD: dict[str, Callable[[Any, Any], Any]] = {
     "two linear layers": lambda net, x: net.fc2(net.fc1(net.flat(x))),
+    "linear layers that are given their input by its name": lambda net, x: net.fc2(input=net.fc1(input=net.flat(x))),
     "log-softmax": lambda net, x: net.fc1(net.flat(x)).log_softmax(dim=1),
 }
 NOT: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
@@ -200,7 +201,7 @@ def deep(levels: int) -> Any:
 
 HOSTILE: dict[str, tuple[str, str, Any, str]] = {
     "returned from nowhere": ("output", "returns", {"list": [{"node": 900}]}, "which does not stand before it"),
-    "returned from itself": ("output", "returns", {"tuple": [{"node": 9}]}, "it reads node 9"),
+    "returned from itself": ("output", "returns", {"tuple": [{"node": 10}]}, "it reads node 10"),
     "spikes returned": ("output", "returns", {"tuple": [{"node": 2}]}, "spikes, or reads what does"),
     "nothing returned": ("output", "returns", {"list": [None]}, "does not give logits for each image"),
     "returned deep": ("output", "returns", deep(40), "what it returns is nested more than 16 deep"),
@@ -218,6 +219,10 @@ HOSTILE: dict[str, tuple[str, str, Any, str]] = {
     "a size and a factor": ("up", "scale_factor", [2, 2], "its tail does not fit together"),
     "neither": ("up", "size", None, "its tail does not fit together"),
     "a window that does not fit": ("pool", "kernel_size", [9, 9], "its tail does not fit together"),
+    "groups of a transposed one": ("odd_deconv", "groups", 5, "5 groups do not divide 6 and 4 channels"),
+    "more rows behind than a stride": ("odd_deconv", "output_padding", [9, 2], "its tail does not fit together"),
+    "more rows taken away than there are": ("odd_deconv", "padding", [4096, 0], "its tail does not fit together"),
+    "output padding of one side": ("odd_deconv", "output_padding", [1], "output_padding"),
     "no stride": ("pool", "stride", [0, 1], "stride"),
     "a bias that is not there": ("same", "bias", True, "array 'same.bias' is missing"),
     "a number joined": ("cat", "arguments", [[3, 4], 1], "the first argument of cat is no list of nodes"),
@@ -230,7 +235,13 @@ HOSTILE: dict[str, tuple[str, str, Any, str]] = {
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Arrays and document of a good file."""
-    snn = with_tail(seeded(lambda: Tail(lambda net, x: (torch.cat([net.same(x), x], 1), net.pool(x), net.up(x)))))
+    snn = with_tail(
+        seeded(
+            lambda: Tail(
+                lambda net, x: (torch.cat([net.same(x), x], 1), net.pool(x), net.up(x), net.odd_deconv(x)),
+            )
+        )
+    )
     return load_arrays(snn.save(tmp_path_factory.mktemp("files") / "net.fxsnn", golden=0))
 
 
