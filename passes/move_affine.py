@@ -10,7 +10,7 @@ from torch.fx.node import Node
 
 from fxsnn.graph import Graph, Norm
 from fxsnn.layers import Affine, FixedSize, Lift, norm_with_affine_behind, with_affine_behind, with_affine_in_front
-from fxsnn.rewriting import Pass, affine_of, can_give, facts, is_on_images, pools_alike, way_forward
+from fxsnn.rewriting import Pass, affine_of, can_give, facts, is_on_images, pools_alike, pools_maxima_alike, way_forward
 
 
 class MoveAffine(Pass):
@@ -72,7 +72,8 @@ def _join_next(graph: Graph, node: Node) -> None:
 def _into_layer_before(graph: Graph, node: Node, affine: Affine) -> bool:
     """Put it into the layer or batch norm that gives what it reads, if there is one that only it reads."""
     before, behind = node.all_input_nodes[0], node
-    while pools_alike(graph, before, affine) and graph.sole_user(before) is behind:
+    pools = pools_alike, pools_maxima_alike
+    while any(alike(graph, before, affine) for alike in pools) and graph.sole_user(before) is behind:
         before, behind = before.all_input_nodes[0], before
     if not can_give(graph, before, affine) or graph.sole_user(before) is not behind:
         return False

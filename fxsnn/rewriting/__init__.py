@@ -11,7 +11,15 @@ from fxsnn.rewriting.activations import (
     unknown_activations,
 )
 from fxsnn.rewriting.affine_calls import affine_of, source_of_affine
-from fxsnn.rewriting.affine_ways import about_affine, about_constant, can_give, is_on_images, pools_alike, way_forward
+from fxsnn.rewriting.affine_ways import (
+    about_affine,
+    about_constant,
+    can_give,
+    is_on_images,
+    pools_alike,
+    pools_maxima_alike,
+    way_forward,
+)
 from fxsnn.rewriting.composition import composed, is_in_front_of_activation, layer_in_front, why_apart
 from fxsnn.rewriting.maxima import is_padded, pools_activations, pools_signed, remedy_for_maxima
 from fxsnn.rewriting.movement import channels_of, movement_of
@@ -91,6 +99,7 @@ __all__ = [
     "padding_of",
     "pools_activations",
     "pools_alike",
+    "pools_maxima_alike",
     "pools_signed",
     "put_activations",
     "put_sum",

@@ -63,7 +63,18 @@ def way_forward(graph: Graph, node: Node, affine: Affine, body: set[Node], *, pa
 def _can_pass(graph: Graph, node: Node, affine: Affine) -> bool:
     if graph.is_a(node, Spread):
         return not affine.shifts
-    return pools_alike(graph, node, affine) or graph.is_a(node, nn.Flatten, nn.AdaptiveAvgPool2d, FixedSize, Lift)
+    pools = pools_alike(graph, node, affine) or pools_maxima_alike(graph, node, affine)
+    return pools or graph.is_a(node, nn.Flatten, nn.AdaptiveAvgPool2d, FixedSize, Lift)
+
+
+def pools_maxima_alike(graph: Graph, node: Node, affine: Affine) -> bool:
+    """Whether a call is a max pooling, and numbers keep their order when they are scaled and shifted.
+
+    What it pads with is less than all of them before and after.
+    """
+    pool: Any = graph[node] if graph.is_a(node, nn.MaxPool2d) else None
+    rises = affine.scale.is_meta or bool((affine.scale > 0).all())
+    return pool is not None and not pool.return_indices and rises
 
 
 def pools_alike(graph: Graph, node: Node, affine: Affine) -> bool:

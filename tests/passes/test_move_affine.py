@@ -174,6 +174,31 @@ def test_vectors_are_scaled_and_shifted_by_the_first_layer() -> None:
     assert names(front(model, torch.randn(5, 8))) == ["1", "2", "4", "5", "6"]
 
 
+def rising_norm(channels: int = 4) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels)
+    nn.init.uniform_(norm.weight, 0.5, 2.0)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_what_keeps_the_order_of_numbers_passes_a_max_pooling(padding: int) -> None:
+    pool = nn.MaxPool2d(3, 2, padding)
+    behind = nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5)
+    for layers in ((nn.ReLU(), rising_norm(), pool), (pool, rising_norm(), nn.ReLU())):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), *layers, *behind)
+        model(images(3))
+        graph = front(model.eval(), images(3))
+        assert not graph.nodes(Affine)
+        assert fxsnn.check(model, target="generic", bits=4, max_pool="rectifiers", example=images(3)).ok
+
+
+def test_what_turns_their_order_round_stays_behind_a_max_pooling() -> None:
+    first, last = (nn.Conv2d(3, 4, 3), nn.ReLU()), (nn.Conv2d(4, 4, 3), nn.ReLU())
+    assert not moved(*first, nn.MaxPool2d(2), Scale(-1.0), *last).nodes(Affine)  # the convolution takes it
+    assert len(moved(*first, Scale(-1.0), nn.MaxPool2d(2), *last).nodes(Affine)) == 1
+
+
 def test_what_only_poolings_separate_is_one() -> None:
     model = seeded(
         lambda: nn.Sequential(
