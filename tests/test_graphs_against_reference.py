@@ -350,7 +350,7 @@ def test_graphs_follow_the_contract(seed: int, tmp_path: Path) -> None:
     assert_follows(convertible_graph(seed), tmp_path)
 
 
-@random_seeds(2, slow=18)
+@random_seeds(1, slow=19)
 def test_graphs_with_max_pooling_by_any_neuron_of_the_window_do(seed: int, tmp_path: Path) -> None:
     assert_follows(convertible_graph(seed, "any", pooled=True), tmp_path)
 

@@ -117,9 +117,13 @@ def test_any_neuron_of_the_window_is_no_maximum_of_what_may_be_negative(what: st
     assert "sums and pairs, for it pools what may be negative" in str(report)
 
 
-@settings(deadline=None, max_examples=15)
-@given(PAIRS, PAIRS, st.tuples(st.integers(0, 1), st.integers(0, 1)), PAIRS, st.booleans())
-def test_rectifiers_keep_the_function_of_values_with_a_sign(
+@pytest.mark.parametrize("examples", [5, pytest.param(25, marks=pytest.mark.slow)])
+def test_rectifiers_keep_the_function_of_values_with_a_sign(examples: int) -> None:
+    windows = given(PAIRS, PAIRS, st.tuples(st.integers(0, 1), st.integers(0, 1)), PAIRS, st.booleans())
+    settings(max_examples=examples)(windows(the_function_of_values_with_a_sign_is_kept))()
+
+
+def the_function_of_values_with_a_sign_is_kept(
     kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool
 ) -> None:
     """Padding is no zero there: all of a window may be negative."""
