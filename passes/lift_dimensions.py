@@ -6,15 +6,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph, keeps_shape
 from fxsnn.layers import FixedSize, Lift, Lower, norm_like
-from fxsnn.rewriting import Pass, facts
-
-_CONCATENATIONS = frozenset((torch.cat, torch.concat, torch.concatenate))
+from fxsnn.rewriting import Pass, concatenated, facts
 
 
 class LiftDimensions(Pass):
@@ -96,8 +93,8 @@ def _is_map_of(graph: Graph, node: Node, signals: Collection[Node], maps: Collec
 
 def _joins_channels(node: Node) -> bool:
     """Whether a call puts channels behind one another, which is the same of signals and of maps."""
-    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis"))
-    return node.target in _CONCATENATIONS and bool(dim == 1)
+    found = concatenated(node)
+    return found is not None and bool(found[1] == 1)
 
 
 def _signals(graph: Graph) -> set[Node]:

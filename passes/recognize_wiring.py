@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,9 +11,7 @@ from torch.fx.node import Node
 
 from fxsnn.graph import Graph, in_front_of_layers, keeps_shape, value_sizes
 from fxsnn.layers import Add, Channels, Concat, FlattenMaps, Wiring
-from fxsnn.rewriting import Pass, channels_of, facts, fix_size, movement_of, name_inside, put_sum
-
-_CONCATENATIONS = frozenset((torch.cat, torch.concat, torch.concatenate))
+from fxsnn.rewriting import Pass, channels_of, concatenated, facts, fix_size, movement_of, name_inside, put_sum
 
 
 class RecognizeWiring(Pass):
@@ -104,12 +101,9 @@ def _read_once(graph: Graph, node: Node) -> None:
 
 def _concatenated(graph: Graph, node: Node) -> list[Node] | None:
     """What a call puts behind one another along the channels or features; `None` if it does something else."""
-    if node.op != "call_function" or node.target not in _CONCATENATIONS:
-        return None
-    given: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | dict(node.kwargs)
-    tensors = given.get("tensors")
+    tensors, dim = concatenated(node) or (None, None)
     last = -1 if graph.reads_features(node) else -3
-    if given.get("dim", given.get("axis", 0)) not in (1, last) or not isinstance(tensors, list | tuple):
+    if dim not in (1, last) or not isinstance(tensors, list | tuple):
         return None
     return list(tensors) if all(isinstance(one, Node) and one.op != "get_attr" for one in tensors) else None
 

@@ -133,9 +133,7 @@ def _by_stride(graph: Graph, node: Node) -> None:
 
 def _by_rectifiers(graph: Graph, node: Node) -> None:
     """The maximum of what is not negative: padding may count as zero."""
-    windows = _windows(graph[node])
-    along = [_taps(taps, axis) if taps != Taps(1) else [] for axis, taps in enumerate(windows)]
-    terms = _maximum(graph, node, along)
+    terms = _maximum(graph, node, _along(_windows(graph[node])))
     if len(terms) == 1:
         node.replace_all_uses_with(terms[0])
         return
@@ -148,7 +146,7 @@ def _of_signed(graph: Graph, node: Node) -> None:
     """The maximum of what may be negative: where a window reaches beyond the map, it reads another place of its own."""
     windows, size = _windows(graph[node]), value_sizes(graph).get(node.all_input_nodes[0], ())
     if not is_padded(graph[node]):
-        along = [_taps(taps, axis) if taps != Taps(1) else [] for axis, taps in enumerate(windows)]
+        along = _along(windows)
     elif len(size) == _MAP:
         inside = [_places_inside(taps, side) for taps, side in zip(windows, size[1:], strict=True)]
         whole = [range(side) for side in size[1:]]
@@ -162,6 +160,11 @@ def _of_signed(graph: Graph, node: Node) -> None:
     terms = _maximum(graph, node, along)
     graph.replace(node, _add([1] * len(terms)))
     node.args = tuple(terms)
+
+
+def _along(windows: Sequence[Taps]) -> list[list[Wiring]]:
+    """Every place of windows along each axis; none along one with windows of a single place."""
+    return [_taps(taps, axis) if taps != Taps(1) else [] for axis, taps in enumerate(windows)]
 
 
 def _taps(taps: Taps, axis: int) -> list[Wiring]:

@@ -34,6 +34,15 @@ ENGINES = engines()
 needs_numba = pytest.mark.skipif("numba" not in ENGINES, reason="needs numba and a processor with AVX2")
 
 
+def all_spike_alike(snn: fxsnn.SpikingNetwork, given: torch.Tensor) -> bool:
+    """Whether all layers have the same spikes in every engine; the last one stays set."""
+    runs = []
+    for engine in ENGINES:
+        snn.engine = engine
+        runs.append(snn.simulate(given).spikes)
+    return all(torch.equal(run[layer], runs[0][layer]) for run in runs for layer in runs[0])
+
+
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Whether all layers have the same spikes."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

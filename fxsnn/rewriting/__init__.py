@@ -22,7 +22,7 @@ from fxsnn.rewriting.affine_ways import (
 )
 from fxsnn.rewriting.composition import composed, is_in_front_of_activation, layer_in_front, why_apart
 from fxsnn.rewriting.maxima import is_padded, pools_activations, pools_signed, remedy_for_maxima
-from fxsnn.rewriting.movement import channels_of, movement_of
+from fxsnn.rewriting.movement import channels_of, concatenated, movement_of
 from fxsnn.rewriting.neurons import (
     NOTHING_TO_CONVERT,
     Neurons,
@@ -72,6 +72,7 @@ __all__ = [
     "channel_units",
     "channels_of",
     "composed",
+    "concatenated",
     "counts_unevenly",
     "decoded_values",
     "encoding",

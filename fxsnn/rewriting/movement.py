@@ -30,10 +30,19 @@ _CALLS = frozenset((
 """Functions and methods, and arithmetic with sizes; where they put numbers is tried, whatever they are called.
 
 Not those that do something else where a side is 1, such as `squeeze`: maps of other sizes do not show it."""
+_CONCATENATIONS = frozenset((torch.cat, torch.concat, torch.concatenate))
 _MODULES = (nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unflatten, nn.Flatten,
             nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)  # fmt: skip
 _SIZES = ((4, 6), (6, 10))
 """Sides of maps on which movements are tried; what is not the same on all of them is no wiring of any size."""
+
+
+def concatenated(node: Node) -> tuple[Any, Any] | None:
+    """What a call puts behind one another, and along which dimension; `None` if it does something else."""
+    if node.op != "call_function" or node.target not in _CONCATENATIONS:
+        return None
+    given: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | dict(node.kwargs)
+    return given.get("tensors"), given.get("dim", given.get("axis", 0))
 
 
 def channels_of(graph: Graph, node: Node) -> int | None:

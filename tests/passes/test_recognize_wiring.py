@@ -27,7 +27,7 @@ from fxsnn.layers import (
     Wiring,
 )
 from fxsnn.passes import FRONT_END, Canonicalize, CheckConvRelu, RecognizeWiring
-from tests.engines import ENGINES
+from tests.engines import all_spike_alike
 from tests.joining import UNPAIRED, correlation, joined, rows
 from tests.nets import images, in_front, seeded
 from tests.sharing import cases
@@ -250,11 +250,7 @@ def test_rows_are_converted(name: str, hidden: bool, convert: Any, tmp_path: Pat
     assert [type(graph[node]) for node in graph.nodes(Wiring)] == kinds
     snn = convert(model, target="generic", bits=4, timesteps=64, calibration_data=x)
     assert correlation(model(x).detach(), snn(x).detach()) > 0.98
-    runs = []
-    for engine in ENGINES:
-        snn.engine = engine
-        runs.append(snn.simulate(x[:2]).spikes)
-    assert all(torch.equal(run[layer], runs[0][layer]) for run in runs for layer in runs[0])
+    assert all_spike_alike(snn, x[:2])
     path = snn.save(tmp_path / "net.fxsnn")
     assert read_network.main(str(path)) == 0
     found = fxsnn.load(path)

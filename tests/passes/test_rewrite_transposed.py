@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import fxsnn
 from fxsnn.layers import Affine, FixedSize, FoldedConv2d, SpikeAdd, SpikeConv2d, Spread
 from fxsnn.passes import Canonicalize, RewriteTransposed
-from tests.engines import ENGINES
+from tests.engines import all_spike_alike
 from tests.joining import UNPAIRED, correlation
 from tests.nets import images, in_front, seeded
 
@@ -126,11 +126,7 @@ def test_networks_with_it_are_converted(name: str, convert: Any, tmp_path: Path)
     assert not graph.nodes(nn.ConvTranspose2d)
     snn = convert(model, target="generic" if name in SIGNED else UNPAIRED, bits=4, timesteps=64, calibration_data=x)
     assert correlation(model(x).detach(), snn(x).detach()) > 0.97
-    runs = []
-    for engine in ENGINES:
-        snn.engine = engine
-        runs.append(snn.simulate(x[:2]).spikes)
-    assert all(torch.equal(run[layer], runs[0][layer]) for run in runs for layer in runs[0])
+    assert all_spike_alike(snn, x[:2])
     path = snn.save(tmp_path / "net.fxsnn")
     assert read_network.main(str(path)) == 0
     assert fxsnn.verify(path).ok
