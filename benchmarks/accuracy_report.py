@@ -70,10 +70,11 @@ class Row:
         )
 
 
-def machine() -> str:
+def machine(device: str = "cpu") -> str:
     """Where this runs: results are the same twice only on one machine."""
     threads = torch.get_num_threads()
-    return f"{processor()}, {threads} threads, Python {platform.python_version()}, torch {torch.__version__}"
+    where = f"{torch.cuda.get_device_name()}, with {processor()}" if device == "cuda" else processor()
+    return f"{where}, {threads} threads, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def read_rows(work: Path, report: Path) -> list[Row]:

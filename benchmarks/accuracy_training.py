@@ -62,10 +62,18 @@ class Data:
     held_out: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
 
+    def to(self, device: torch.device) -> Data:
+        """The same there."""
+
+        def there(part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return part[0].to(device), part[1].to(device)
+
+        return Data(there(self.train), there(self.held_out), there(self.test))
+
     def calibration(self, seed: int) -> Tensor:
         """Some of the training images."""
         order = torch.randperm(len(self.train[0]), generator=torch.Generator().manual_seed(seed))
-        return self.train[0][order[:_CALIBRATION_IMAGES]]
+        return self.train[0][order[:_CALIBRATION_IMAGES].to(self.train[0].device)]
 
 
 @datasets.register("CIFAR10-JPEG")
@@ -105,19 +113,25 @@ class Augmented:
         return -(-len(self._images) // self._recipe.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for chosen in torch.randperm(len(self._images)).split(self._recipe.batch_size):
+        order = torch.randperm(len(self._images)).to(self._images.device)
+        for chosen in order.split(self._recipe.batch_size):
             yield moved(self._images[chosen], self._recipe.shift, flip=self._recipe.flip), self._labels[chosen]
 
 
 def moved(images: Tensor, pixels: int, *, flip: bool) -> Tensor:
-    """Each image [N, C, H, W] moved by up to `pixels`, borders repeated; mirrored half of the time."""
+    """Each image [N, C, H, W] moved by up to `pixels`, borders repeated; mirrored half of the time.
+
+    The same ones on every device: PyTorch's generator of the CPU says how.
+    """
     count, _, height, width = images.shape
     padded = F.pad(images, [pixels] * 4, mode="replicate")
     rows = torch.randint(2 * pixels + 1, (count, 1)) + torch.arange(height)
     columns = torch.randint(2 * pixels + 1, (count, 1)) + torch.arange(width)
     if flip:
         columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)
-    return padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    places = (torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :])
+    image, row, column = (place.to(images.device, non_blocking=True) for place in places)
+    return padded[image, :, row, column].permute(0, 3, 1, 2)
 
 
 def batches(data: tuple[Tensor, Tensor]) -> Batches:
@@ -135,7 +149,8 @@ def cycle(done: float) -> float:
 def trained(
     build: Callable[[], nn.Module], data: Data, recipe: Recipe, seed: int, path: Path
 ) -> tuple[nn.Module, float]:
-    """An ordinary network, trained, or read from `path` if it is finished there; an interrupted training goes on.
+    """An ordinary network, trained where the data are, or read from `path` if it is finished there; an interrupted
+    training goes on.
 
     Returns:
         The network in evaluation mode, and how many seconds its training took.
@@ -145,13 +160,14 @@ def trained(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    network = build().to(memory_format=torch.channels_last)
+    device = data.train[0].device
+    network = build().to(device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(
         network.parameters(), recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, nesterov=True
     )
     done, seconds = 0, 0.0
     if path.exists():
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=device)
         if state.get("recipe") != asdict(recipe):
             raise SystemExit(f"{path} is of another recipe ({state.get('recipe')}); delete it or give another --work")
         try:
@@ -171,7 +187,7 @@ def trained(
             for group in optimiser.param_groups:
                 group["lr"] = recipe.lr * cycle((epoch + iteration / len(shuffled)) / recipe.epochs)
             optimiser.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
                 logits = network(images)
             F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing).backward()
             optimiser.step()

@@ -17,11 +17,12 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 import fxsnn
@@ -49,24 +50,20 @@ class Experiment:
 
     Attributes:
         build: builds it.
-        epochs: of the training of the ordinary network.
+        recipe: how the ordinary network is trained.
         ways: `None` where there is no max pooling.
     """
 
     build: Callable[[], nn.Module]
-    epochs: int
+    recipe: Recipe
     ways: Sequence[str | None] = (None,)
 
-    @property
-    def recipe(self) -> Recipe:
-        """How the ordinary network is trained."""
-        return Recipe(epochs=self.epochs, lr=0.1, batch_size=128, shift=4, flip=True)
 
-
+_RECIPE = Recipe(epochs=10, lr=0.1, batch_size=128, shift=4, flip=True)
 EXPERIMENTS: Mapping[str, Experiment] = {
-    "PoolingVGG-max": Experiment(partial(PoolingVGG, nn.MaxPool2d), 10, MAX_POOL_WAYS),
-    "PoolingVGG-average": Experiment(partial(PoolingVGG, nn.AvgPool2d), 10),
-    "ResNet20": Experiment(ResNet20, 12),
+    "PoolingVGG-max": Experiment(partial(PoolingVGG, nn.MaxPool2d), _RECIPE, MAX_POOL_WAYS),
+    "PoolingVGG-average": Experiment(partial(PoolingVGG, nn.AvgPool2d), _RECIPE),
+    "ResNet20": Experiment(ResNet20, replace(_RECIPE, epochs=30)),
 }
 
 
@@ -150,7 +147,7 @@ def measured(
         seconds=seconds,
         recipe=asdict(recipe),
         finetune=dict(_FINETUNE) if tuned else None,
-        machine=machine(),
+        machine=machine(data.test[0].device.type),
     )
 
 
@@ -193,6 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--networks", nargs="*", default=list(EXPERIMENTS), choices=list(EXPERIMENTS))
     parser.add_argument("--dataset", default="CIFAR10-JPEG", help="CIFAR10, or CIFAR10-JPEG: a folder a class")
     parser.add_argument("--timesteps", type=positive, nargs="+", default=list(_TIMESTEPS), choices=_TIMESTEPS)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--train_only", action="store_true", help="the ordinary networks")
     parser.add_argument("--untrained_only", action="store_true", help="no fine-tuning")
     parser.add_argument("--work", type=Path, default=Path("out/branches"), help="what is finished is kept here")
@@ -200,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
-    data = load(options.dataset, options.data_dir)
+    data = load(options.dataset, options.data_dir).to(torch.device(options.device))
     for name in options.networks:
         experiment = EXPERIMENTS[name]
         ann, _ = trained(experiment.build, data, experiment.recipe, _SEED, options.work / f"{name}.pt")

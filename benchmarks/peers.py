@@ -10,6 +10,7 @@ import copy
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -77,12 +78,12 @@ def ours(engine: str) -> Contender:
     return Contender(prepare, layouts=("channels first",))
 
 
-def float_network(model: nn.Module) -> Contender:
-    """One forward pass of the network before it was converted."""
+def float_network(model: nn.Module, kind: torch.dtype = torch.float32) -> Contender:
+    """One forward pass of the network before it was converted, in that type."""
 
     def prepare(snn: SpikingNetwork, timesteps: int, layout: str) -> Simulator:
-        own = copy.deepcopy(model).to(memory_format=LAYOUTS[layout])
-        return lambda images: own(images.contiguous(memory_format=LAYOUTS[layout]))
+        own = copy.deepcopy(model).to(kind).to(memory_format=LAYOUTS[layout])
+        return lambda images: own(images.to(kind, memory_format=LAYOUTS[layout])).float()
 
     return Contender(prepare)
 
@@ -253,8 +254,8 @@ def spikingjelly_single_step(snn: SpikingNetwork, timesteps: int, layout: str) -
     return peer(snn, timesteps, layout, synapses=lambda module: module, neurons=_jelly_neurons("s"), runner=runner)
 
 
-def spikingjelly_multi_step(snn: SpikingNetwork, timesteps: int, layout: str) -> Peer:
-    """SpikingJelly in step mode "m": layer by layer on [T, N, ...]."""
+def spikingjelly_multi_step(snn: SpikingNetwork, timesteps: int, layout: str, backend: str = "torch") -> Peer:
+    """SpikingJelly in step mode "m": layer by layer on [T, N, ...], its neurons run by PyTorch, CuPy or Triton."""
     from spikingjelly.activation_based import functional, layer
 
     def runner(network: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -264,7 +265,8 @@ def spikingjelly_multi_step(snn: SpikingNetwork, timesteps: int, layout: str) ->
 
         return run
 
-    return peer(snn, timesteps, layout, synapses=layer.SeqToANNContainer, neurons=_jelly_neurons("m"), runner=runner)
+    neurons = _jelly_neurons("m", backend)
+    return peer(snn, timesteps, layout, synapses=layer.SeqToANNContainer, neurons=neurons, runner=runner)
 
 
 def spikingjelly_compiled(snn: SpikingNetwork, timesteps: int, layout: str) -> Peer:
@@ -285,11 +287,12 @@ def spikingjelly_compiled(snn: SpikingNetwork, timesteps: int, layout: str) -> P
     return peer(snn, timesteps, layout, synapses=layer.SeqToANNContainer, neurons=_jelly_neurons("m"), runner=runner)
 
 
-def _jelly_neurons(step_mode: str) -> Callable[[float], nn.Module]:
+def _jelly_neurons(step_mode: str, backend: str = "torch") -> Callable[[float], nn.Module]:
     from spikingjelly.activation_based import neuron
 
     def neurons(start: float) -> nn.Module:
         node: Any = neuron.IFNode(v_threshold=1.0, v_reset=None, step_mode=step_mode)
+        node.backend = backend
         node.set_reset_value("v", start)
         return node
 
@@ -324,6 +327,14 @@ PEERS: Mapping[str, Contender] = MappingProxyType(
     }
 )
 """Other simulators as their users run them, by the name they have in tables."""
+
+GPU_PEERS: Mapping[str, Contender] = MappingProxyType(
+    {
+        f"SpikingJelly, {name}": Contender(partial(spikingjelly_multi_step, backend=backend), package="spikingjelly")
+        for name, backend in (("CuPy", "cupy"), ("Triton", "triton"))
+    }
+)
+"""Those that run on GPUs alone: SpikingJelly in step mode "m" with neurons of its own kernels."""
 
 COMPILED_PEERS: Mapping[str, Contender] = MappingProxyType(
     {

@@ -31,8 +31,8 @@ from fxsnn.engine.circuit import circuit_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from networks import ColourNet, DigitNet, ResNet20, SeparableNet
-from peers import COMPILED_PEERS, PEERS, Contender, float_network, ours
-from simulators_report import FLOAT, OURS, Figure, Results, Row, machine, results_table, write
+from peers import COMPILED_PEERS, GPU_PEERS, PEERS, Contender, float_network, ours
+from simulators_report import FLOAT, FLOATS, HALF, OURS, Figure, Results, Row, machine, results_table, write
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,16 @@ def with_statistics(model: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
     return model.eval()
 
 
-def contenders(model: nn.Module, *, compiled: bool) -> dict[str, Contender]:
+def contenders(model: nn.Module, *, compiled: bool, device: str) -> dict[str, Contender]:
     """All that can run here, by name."""
-    peers = {**PEERS, **(COMPILED_PEERS if compiled else {})}
+    gpu = device == "cuda"
+    peers = {**PEERS, **(GPU_PEERS if gpu else {}), **(COMPILED_PEERS if compiled else {})}
     for name, contender in peers.items():
         if not contender.installed:
             print(f"{name} is left out: pip install 'fxsnn[benchmarks]'", file=sys.stderr)
     installed = {name: contender for name, contender in peers.items() if contender.installed}
-    return {OURS: ours("auto"), f"{OURS}, engine torch": ours("torch"), **installed, FLOAT: float_network(model)}
+    floats = {FLOAT: float_network(model), **({HALF: float_network(model, torch.float16)} if gpu else {})}
+    return {OURS: ours("auto"), f"{OURS}, engine torch": ours("torch"), **installed, **floats}
 
 
 def fastest_layout(contender: Contender, bench: Bench, setting: Setting) -> str:
@@ -162,12 +164,20 @@ def in_turn(runners: Mapping[str, Callable[[], object]], rounds: int, device: to
 def measure(bench: Bench, setting: Setting, options: argparse.Namespace) -> list[Row]:
     """All contenders in one setting."""
     images = bench.images[: setting.batch]
-    entered = contenders(bench.model, compiled=options.compile)
-    layouts = {name: fastest_layout(contender, bench, setting) for name, contender in entered.items()}
-    runners = {
-        name: contender.prepare(bench.snn, setting.timesteps, layouts[name]) for name, contender in entered.items()
-    }
-    logits = {name: run(images) for name, run in runners.items()}  # it warms them up as well
+    entered, layouts, runners, logits = {}, {}, {}, {}
+    for name, contender in contenders(bench.model, compiled=options.compile, device=options.device).items():
+        try:
+            layouts[name] = fastest_layout(contender, bench, setting)
+            runners[name] = contender.prepare(bench.snn, setting.timesteps, layouts[name])
+            logits[name] = runners[name](images)  # it warms them up as well
+        except Exception as error:
+            if contender.package is None:
+                raise
+            runners.pop(name, None)
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            print(f"{name} is left out of {setting}: {reason}", file=sys.stderr)
+        else:
+            entered[name] = contender
     times = in_turn({name: partial(run, images) for name, run in runners.items()}, options.rounds, images.device)
     return [
         Row(
@@ -176,8 +186,8 @@ def measure(bench: Bench, setting: Setting, options: argparse.Namespace) -> list
             batch=setting.batch,
             timesteps=setting.timesteps,
             seconds=tuple(times[name]),
-            same_class=None if name == FLOAT else share_of_same_class(logits[name], logits[OURS]),
-            deviation=None if name == FLOAT else float((logits[name] - logits[OURS]).abs().max()),
+            same_class=None if name in FLOATS else share_of_same_class(logits[name], logits[OURS]),
+            deviation=None if name in FLOATS else float((logits[name] - logits[OURS]).abs().max()),
             memory=memory_of(name, contender, layouts[name], bench, setting, options),
         )
         for name, contender in entered.items()
@@ -221,7 +231,7 @@ def print_memory(options: argparse.Namespace) -> None:
     """What `memory_of` reads."""
     name, layout, timesteps, batch = options.memory
     bench = bench_for(options.network, options.seed, max(64, int(batch)), "cpu")
-    contender = contenders(bench.model, compiled=False)[name]
+    contender = contenders(bench.model, compiled=False, device="cpu")[name]
     run, images = contender.prepare(bench.snn, int(timesteps), layout), bench.images[: int(batch)]
     with torch.inference_mode():
         contender.prepare(bench.snn, 1, layout)(images[:1])  # loads libraries and compiled code

@@ -17,7 +17,8 @@ import torch
 
 from fxsnn.storage import write_whole
 
-OURS, FLOAT = "fxsnn", "float ANN, one forward"
+OURS, FLOAT, HALF = "fxsnn", "float ANN, one forward", "float16 ANN, one forward"
+FLOATS = (FLOAT, HALF)
 _PACKAGES = ("torch", "numpy", "numba", "triton", "spikingjelly", "sinabs")
 _VECTORS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 # Okabe and Ito's palette, told apart by colour-blind eyes; markers tell the lines apart in grey print.
@@ -35,8 +36,8 @@ class Row:
         batch: images at a time.
         timesteps: T.
         seconds: of every round.
-        same_class: share of the images that it classifies as fxsnn does; `None` for the float network.
-        deviation: largest difference of a logit from that of fxsnn; `None` for the float network.
+        same_class: share of the images that it classifies as fxsnn does; `None` for float networks.
+        deviation: largest difference of a logit from that of fxsnn; `None` for float networks.
         memory: MiB that a run needs at its peak, `None` where that is not known.
     """
 
@@ -51,8 +52,8 @@ class Row:
 
     @property
     def rate(self) -> float:
-        """Images times steps a second; images a second of the float network."""
-        return self.batch * (1 if self.contender == FLOAT else self.timesteps) / statistics.median(self.seconds)
+        """Images times steps a second; images a second of float networks."""
+        return self.batch * (1 if self.contender in FLOATS else self.timesteps) / statistics.median(self.seconds)
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def step_table(rows: Sequence[Row]) -> str:
     """What a step costs against one at T = 16, or at the T next to it."""
     timesteps = sorted({row.timesteps for row in rows})
     standard = min(timesteps, key=lambda steps: abs(steps - 16))
-    names = [name for name in dict.fromkeys(row.contender for row in rows) if name != FLOAT]
+    names = [name for name in dict.fromkeys(row.contender for row in rows) if name not in FLOATS]
     lines = []
     for batch in sorted({row.batch for row in rows}):
         for name in names:
@@ -192,7 +193,7 @@ def picture(rows: Sequence[Row]) -> bytes:
     from matplotlib.ticker import LogLocator
 
     batches, timesteps = sorted({row.batch for row in rows}), sorted({row.timesteps for row in rows})
-    names = [name for name in dict.fromkeys(row.contender for row in rows) if name != FLOAT]
+    names = [name for name in dict.fromkeys(row.contender for row in rows) if name not in FLOATS]
     figure = Figure(figsize=(4.6 * len(batches), 4.2), layout="constrained")
     for axes, batch in zip(figure.subplots(1, len(batches), squeeze=False, sharey=True)[0], batches, strict=True):
         for i, name in enumerate(names):

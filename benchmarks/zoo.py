@@ -373,12 +373,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torchvision", "fxsnn"])
     left = [name for name in names if is_left(name)]
+
+    def examine(name: str) -> None:
+        said = bounded(name, examined, options)
+        ended = f"ended within {options.seconds:g} seconds, by time or memory"
+        entry = Entry(name, None, LIMIT, (ended,)) if said is None else said
+        keep(options.work, entry)
+        print(results_table([entry]).splitlines()[-1], flush=True)
+
     with ThreadPoolExecutor(options.jobs) as pool:
-        for name, said in zip(left, pool.map(partial(bounded, examine=examined, options=options), left), strict=True):
-            ended = f"ended within {options.seconds:g} seconds, by time or memory"
-            entry = Entry(name, None, LIMIT, (ended,)) if said is None else said
-            keep(options.work, entry)
-            print(results_table([entry]).splitlines()[-1], flush=True)
+        list(pool.map(examine, left))
     kept = rows(options.work)
     listed = dict.fromkeys([*networks(), *kept])  # timm may not be there any more
     entries = [kept[name] for name in listed if name in kept]

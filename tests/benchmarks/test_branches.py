@@ -30,7 +30,9 @@ ROW = branches.Row("data", "Net", "average", 8, False, 90.0, 80.5, 1234, 5.0, {"
 
 
 def test_a_line_holds_all_timesteps_of_a_network_and_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(branches, "EXPERIMENTS", {"Net": branches.Experiment(Pooled, 2, ("average",))})
+    monkeypatch.setattr(
+        branches, "EXPERIMENTS", {"Net": branches.Experiment(Pooled, replace(branches._RECIPE, epochs=2), ("average",))}
+    )
     tuned = branches.Row(
         "data", "Net", "average", 16, True, 90.0, 85.25, 1234, 9.0, {"epochs": 2}, {"lr": 0.1}, "a CPU"
     )
@@ -43,7 +45,7 @@ def test_a_line_holds_all_timesteps_of_a_network_and_way(monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_rows_are_measured_reported_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = branches.Experiment(Pooled, 8, ("average", "rectifiers"))
+    experiment = branches.Experiment(Pooled, replace(branches._RECIPE, epochs=8), ("average", "rectifiers"))
     monkeypatch.setattr(branches, "EXPERIMENTS", {"Net": experiment})
     monkeypatch.setattr(branches, "_FINETUNE", {"epochs": 1, "spiking_epochs": 0})
     monkeypatch.setattr(accuracy_training, "HELD_OUT", 1200)
