@@ -10,6 +10,7 @@ from fxsnn.chip import ALL_BITS, Bits, HardwareTarget, require_target, whole_num
 from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Weighted, fit
 from fxsnn.layers import LowBitConv2d, LowBitLinear, input_shift, layer_like, through
+from fxsnn.numerics import Codebook
 from fxsnn.options import require_flag, shown
 from fxsnn.rewriting import Pass, channel_units, facts, input_scales, require_not_spiking
 
@@ -55,7 +56,8 @@ class QuantizeWeights(Pass):
             layer: Any = graph[node]
             low: LowBitConv2d | LowBitLinear
             low = layer_like(layer, LowBitConv2d, LowBitLinear)
-            low.quantize(widths[graph.name(node)], per_channel=self.per_channel, input_scale=scales.get(node))
+            codebook = Codebook.symmetric(widths[graph.name(node)])
+            low.quantize(codebook, per_channel=self.per_channel, input_scale=scales.get(node))
             if (shift := input_shift(layer)) is not None and low.bias is not None:
                 moved = through(layer, shift, low.quantized_weight()) - through(layer, shift)
                 low.bias = nn.Parameter((low.bias.detach().double() + moved).to(low.bias.dtype))

@@ -37,7 +37,7 @@ from fxsnn.layers import (
     Wiring,
     fill,
 )
-from fxsnn.numerics import Dynamics, IntegerNeuron, JointNeuron, largest_code
+from fxsnn.numerics import Codebook, Dynamics, IntegerNeuron, JointNeuron
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class SpikingGraph:
         return Made(self._program.call_module(name, reads), example, torch.ones(1, dtype=torch.float64))
 
     def _codes(self, layer: Any, bits: int) -> Tensor:
-        top = largest_code(bits)
+        top = Codebook.symmetric(bits).largest
         codes = self._whole(-top, top, *layer.weight.shape).to(torch.int8)
         return codes.sign() + (codes == 0).to(torch.int8) if bits == 1 else codes
 

@@ -39,7 +39,7 @@ from fxsnn.layers import (
     WithinChannels,
     fill,
 )
-from fxsnn.numerics import Dynamics, IntegerNeuron, JointNeuron, largest_code
+from fxsnn.numerics import Codebook, Dynamics, IntegerNeuron, JointNeuron
 
 _CAST = 2.0**-7
 """By so much what `decode` multiplies with may differ: a network may have been cast to bfloat16, and back."""
@@ -196,7 +196,7 @@ class BodyBuilder:
         signal = Signal(value, outputs)
         if len(self._problem.found) > before:  # what stands in for a missing array is no layer
             return nn.Identity(), signal
-        self._require_registers(name, gain * largest_code(bits), theta, leak)
+        self._require_registers(name, gain * Codebook.symmetric(bits).largest, theta, leak)
         self._require_fitting(node, layer)
         if not bool((step > 0).all()) or not _close(value, theta * step * unit / gain):
             self._problem(f"{name}: its spike value is not threshold * step * unit / gain")
@@ -227,7 +227,7 @@ class BodyBuilder:
         (step,) = self._numbers(name, ("step",), (outputs,), torch.float64)
         if len(self._problem.found) > before:
             return nn.Identity(), signal
-        self._require_registers(name, int(gain.long().abs().max()) * largest_code(bits))
+        self._require_registers(name, int(gain.long().abs().max()) * Codebook.symmetric(bits).largest)
         self._require_fitting(node, layer)
         if not bool((step > 0).all()):
             self._problem(f"{name}: a step of it is not positive")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxsnn.numerics import largest_code
+from fxsnn.numerics import Codebook
 
 _AT_ONCE = 1 << 20
 """So many values are unpacked at a time: in between, each bit takes a byte."""
@@ -44,8 +44,10 @@ def unpack_codes(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
     if bits == 1:
         return codes.mul_(2).sub_(1)
     codes.sub_((codes >> (bits - 1)) << bits)
-    if bool((codes < -largest_code(bits)).any()):
-        raise ValueError(f"it has the code {int(codes.min())}; {bits} bits have -{largest_code(bits)} and above")
+    if bool((codes < -Codebook.symmetric(bits).largest).any()):
+        raise ValueError(
+            f"it has the code {int(codes.min())}; {bits} bits have -{Codebook.symmetric(bits).largest} and above"
+        )
     return codes
 
 

@@ -16,7 +16,7 @@ from fxsnn.errors import FileError, Finding, ModelError
 from fxsnn.file import Rebuilt, pack_codes, unpack_codes
 from fxsnn.interchange.nir_padding import even_padding, own_taps
 from fxsnn.interchange.nir_tail import WritableTail
-from fxsnn.numerics import largest_code
+from fxsnn.numerics import Codebook
 
 IN_NODES = ("codes", "threshold", "leak", "weights")
 """Arrays of a layer that the nodes of the graph hold; the others are in its metadata."""
@@ -276,7 +276,7 @@ def _codes(node: Described, layer: Any, kept: Mapping[str, Tensor]) -> Tensor:
     if not bool(gain.all()):
         before = unpack_codes(kept[f"{name}.codes"], bits, tuple(weight.shape))
         codes = torch.where(gain == 0, before.double(), codes)
-    whole, top = _whole(name, "weights over the gain", codes), largest_code(bits)
+    whole, top = _whole(name, "weights over the gain", codes), Codebook.symmetric(bits).largest
     if bool((whole.abs() > top).any()) or (bits == 1 and bool((whole == 0).any())):
         told = node.get("gain", "their gains")
         raise FileError(f"{name}: its weights are not {bits}-bit codes times {told}")

@@ -3,9 +3,9 @@
 Open `neuron.py` first. It imports chip (the widths of registers) and the ground.
 """
 
+from fxsnn.numerics.codebook import Codebook
 from fxsnn.numerics.finite import all_finite
 from fxsnn.numerics.joint import Branch, JointNeuron, joint_neuron
-from fxsnn.numerics.lowbit import largest_code
 from fxsnn.numerics.neuron import (
     Dynamics,
     IntegerNeuron,
@@ -17,6 +17,7 @@ from fxsnn.numerics.neuron import (
 
 __all__ = [
     "Branch",
+    "Codebook",
     "Dynamics",
     "IntegerNeuron",
     "JointNeuron",
@@ -25,6 +26,5 @@ __all__ = [
     "integer_neuron",
     "integrate_and_fire",
     "joint_neuron",
-    "largest_code",
     "steady_spike_counts",
 ]

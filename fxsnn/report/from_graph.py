@@ -14,7 +14,7 @@ from torch.fx.node import Node
 from fxsnn.chip import HardwareTarget, Read, Shape, estimated_cores, fit_layer, own_reset, reasons
 from fxsnn.graph import Graph
 from fxsnn.layers import Encode, Integers, SpikeAdd, SpikeAnyPool2d, SpikePool2d, Spiking, Synapses, geometry_of, pair
-from fxsnn.numerics import Dynamics, largest_code
+from fxsnn.numerics import Codebook, Dynamics
 from fxsnn.report.activity import Activity
 from fxsnn.report.report import LayerRow, Report, Summand
 
@@ -92,7 +92,7 @@ def _row(name: str, layer: Any, target: HardwareTarget) -> LayerRow:
     window = prod(kernel or (1, 1))
     fan_in = window * (per_group or 1)
     gain = _ends(layer.gain) if isinstance(layer, Synapses) else (int(layer.gain), int(layer.gain))
-    top = largest_code(layer.bits) * max(map(abs, gain)) if layer.bits else 0
+    top = Codebook.symmetric(layer.bits).largest * max(map(abs, gain)) if layer.bits else 0
     return LayerRow(
         layer=name,
         kind=type(layer).__name__,

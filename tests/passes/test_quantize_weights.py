@@ -8,7 +8,7 @@ import torch
 import fxsnn
 from fxsnn.errors import OptionError
 from fxsnn.layers import LowBitConv2d, LowBitLinear
-from fxsnn.numerics import largest_code
+from fxsnn.numerics import Codebook
 from fxsnn.passes import FoldBatchNorm, QuantizeWeights
 from tests.nets import Small, images, seeded
 
@@ -25,7 +25,7 @@ def test_weights_lie_on_the_grid_of_their_bits(bits: int) -> None:
         codes = layer.codes()
         assert codes.dtype == torch.int8
         torch.testing.assert_close(grid, codes.float())
-        assert int(codes.abs().max()) <= largest_code(bits)
+        assert int(codes.abs().max()) <= Codebook.symmetric(bits).largest
         assert bits > 1 or not bool((codes == 0).any())
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fxsnn.file import pack_codes
 from fxsnn.file.packing import pack_spikes, packed_size, unpack_codes, unpack_spikes
-from fxsnn.numerics import largest_code
+from fxsnn.numerics import Codebook
 
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 
@@ -17,7 +17,7 @@ SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 @given(st.integers(1, 4), SHAPES, st.integers(0, 1 << 32))
 def test_codes_come_back(bits: int, shape: list[int], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    top = largest_code(bits)
+    top = Codebook.symmetric(bits).largest
     codes = torch.randint(-top, top + 1, shape, generator=generator).to(torch.int8)
     codes = torch.where(codes == 0, 1, codes).to(torch.int8) if bits == 1 else codes
     packed = pack_codes(codes, bits)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxsnn.numerics import lowbit
+from fxsnn.numerics import Codebook, lowbit
 
 BITS = (1, 2, 3, 4)
 
@@ -22,26 +22,26 @@ def weights(seed: int, rows: int = 3, columns: int = 30) -> torch.Tensor:
 
 
 def squared_error(weight: torch.Tensor, step: torch.Tensor, bits: int) -> torch.Tensor:
-    codes = lowbit.weight_codes(weight, step, bits)
+    codes = lowbit.weight_codes(weight, step, Codebook.symmetric(bits))
     return (weight - codes * lowbit.spread(step, weight)).double().square().flatten(1).sum(1)
 
 
 @given(seed=st.integers(0, 10_000), bits=st.sampled_from(BITS))
 def test_codes_are_whole_numbers_within_the_range_of_their_bits(seed: int, bits: int) -> None:
     weight = weights(seed)
-    codes = lowbit.weight_codes(weight, lowbit.fit_step(weight, bits), bits)
+    codes = lowbit.weight_codes(weight, lowbit.fit_step(weight, Codebook.symmetric(bits)), Codebook.symmetric(bits))
     assert torch.equal(codes, codes.round())
-    assert float(codes.abs().max()) <= lowbit.largest_code(bits)
+    assert float(codes.abs().max()) <= Codebook.symmetric(bits).largest
 
 
 @given(seed=st.integers(0, 10_000), bits=st.sampled_from(BITS))
 def test_codes_are_the_clipped_rounded_ratio(seed: int, bits: int) -> None:
     weight = weights(seed)
-    step = lowbit.fit_step(weight, bits)
+    step = lowbit.fit_step(weight, Codebook.symmetric(bits))
     ratio = (weight / step[:, None]).numpy()
-    limit = lowbit.largest_code(bits)
+    limit = Codebook.symmetric(bits).largest
     expected = np.where(weight.numpy() >= 0, 1, -1) if bits == 1 else np.clip(np.rint(ratio), -limit, limit)
-    assert np.array_equal(lowbit.weight_codes(weight, step, bits).numpy(), expected)
+    assert np.array_equal(lowbit.weight_codes(weight, step, Codebook.symmetric(bits)).numpy(), expected)
 
 
 def searched_step(weight: torch.Tensor, bits: int, *, per_channel: bool) -> torch.Tensor:
@@ -51,16 +51,16 @@ def searched_step(weight: torch.Tensor, bits: int, *, per_channel: bool) -> torc
         return rows.abs().mean(1)
 
     def squared(step: torch.Tensor) -> torch.Tensor:
-        return (rows - lowbit.weight_codes(rows, step, bits) * step[:, None]).square().sum(1)
+        return (rows - lowbit.weight_codes(rows, step, Codebook.symmetric(bits)) * step[:, None]).square().sum(1)
 
-    widest = (rows.abs().amax(1) / lowbit.largest_code(bits)).clamp_min(torch.finfo(torch.float64).tiny)
+    widest = (rows.abs().amax(1) / Codebook.symmetric(bits).largest).clamp_min(torch.finfo(torch.float64).tiny)
     shares = torch.logspace(-1.5, math.log10(1.2), 256, dtype=torch.float64)
     best, least = widest, squared(widest)
     for share in shares:
         error = squared(widest * share)
         best, least = torch.where(error < least, widest * share, best), torch.minimum(error, least)
     for _ in range(8):
-        codes = lowbit.weight_codes(rows, best, bits)
+        codes = lowbit.weight_codes(rows, best, Codebook.symmetric(bits))
         energy, product = codes.square().sum(1), (rows * codes).sum(1)
         step = torch.where((energy > 0) & (product > 0), product / energy.clamp_min(1), best)
         error = squared(step)
@@ -85,7 +85,7 @@ def test_a_search_in_pieces_finds_the_very_steps_of_one_over_the_whole_layer(
     expected = searched_step(weight, bits, per_channel=per_channel)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lowbit, "_AT_ONCE", at_once)
-        found = lowbit.fit_step(weight, bits, per_channel=per_channel)
+        found = lowbit.fit_step(weight, Codebook.symmetric(bits), per_channel=per_channel)
     live = expected > 0
     if bool(live.any()):
         median = expected[live].median()
@@ -100,19 +100,19 @@ def test_a_search_in_pieces_finds_the_very_steps_of_one_over_the_whole_layer(
 def test_steps_are_the_same_where_squares_leave_the_range_of_numbers(size: float, per_channel: bool) -> None:
     weight = weights(4).double() * size
     expected = searched_step(weight, 4, per_channel=per_channel)
-    assert torch.equal(lowbit.fit_step(weight, 4, per_channel=per_channel), expected)
+    assert torch.equal(lowbit.fit_step(weight, Codebook.symmetric(4), per_channel=per_channel), expected)
 
 
 def test_at_one_bit_zero_counts_as_positive() -> None:
-    assert lowbit.weight_codes(torch.zeros(1, 2), torch.ones(1), 1).tolist() == [[1, 1]]
+    assert lowbit.weight_codes(torch.zeros(1, 2), torch.ones(1), Codebook.symmetric(1)).tolist() == [[1, 1]]
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), bits=st.sampled_from((2, 3, 4)))
 def test_no_step_of_a_dense_grid_has_a_noticeably_smaller_error(seed: int, bits: int) -> None:
     weight = weights(seed)
-    found = squared_error(weight, lowbit.fit_step(weight, bits), bits)
-    widest = weight.abs().amax(1) / lowbit.largest_code(bits)
+    found = squared_error(weight, lowbit.fit_step(weight, Codebook.symmetric(bits)), bits)
+    widest = weight.abs().amax(1) / Codebook.symmetric(bits).largest
     grid = torch.stack([squared_error(weight, widest * share, bits) for share in torch.linspace(0.02, 1.2, 600)])
     assert bool((found <= grid.amin(0) * 1.02 + 1e-12).all())
 
@@ -120,28 +120,27 @@ def test_no_step_of_a_dense_grid_has_a_noticeably_smaller_error(seed: int, bits:
 @given(seed=st.integers(0, 10_000), bits=st.sampled_from(BITS))
 def test_the_step_beats_the_one_taken_from_the_maximum(seed: int, bits: int) -> None:
     weight = weights(seed)
-    widest = weight.abs().amax(1) / lowbit.largest_code(bits)
-    assert bool(
-        (squared_error(weight, lowbit.fit_step(weight, bits), bits) <= squared_error(weight, widest, bits)).all()
-    )
+    widest = weight.abs().amax(1) / Codebook.symmetric(bits).largest
+    fitted = lowbit.fit_step(weight, Codebook.symmetric(bits))
+    assert bool((squared_error(weight, fitted, bits) <= squared_error(weight, widest, bits)).all())
 
 
 def test_at_one_bit_the_step_is_the_mean_magnitude() -> None:
     weight = weights(3)
-    torch.testing.assert_close(lowbit.fit_step(weight, 1), weight.abs().mean(1))
+    torch.testing.assert_close(lowbit.fit_step(weight, Codebook.symmetric(1)), weight.abs().mean(1))
 
 
 def test_one_step_for_a_layer_or_one_for_each_channel() -> None:
     weight = weights(0).view(3, 5, 2, 3)
-    assert lowbit.fit_step(weight, 2, per_channel=False).shape == (1,)
-    assert lowbit.fit_step(weight, 2).shape == (3,)
+    assert lowbit.fit_step(weight, Codebook.symmetric(2), per_channel=False).shape == (1,)
+    assert lowbit.fit_step(weight, Codebook.symmetric(2)).shape == (3,)
 
 
 @pytest.mark.parametrize("bits", BITS)
 def test_a_channel_that_has_nearly_died_gets_a_step_that_harms_no_other(bits: int) -> None:
     weight = weights(0)
     weight[1] *= 1e-6
-    step = lowbit.fit_step(weight, bits)
+    step = lowbit.fit_step(weight, Codebook.symmetric(bits))
     assert float(step[1]) == pytest.approx(float(step.median()) / 16)
 
 
@@ -149,27 +148,27 @@ def test_a_channel_that_has_nearly_died_gets_a_step_that_harms_no_other(bits: in
 def test_a_channel_of_zeros_gets_the_median_step_and_at_one_bit_the_smallest(bits: int) -> None:
     weight = weights(0)
     weight[1] = 0
-    step = lowbit.fit_step(weight, bits)
+    step = lowbit.fit_step(weight, Codebook.symmetric(bits))
     median = float(step[[0, 2]].median())
     assert float(step[1]) == pytest.approx(median if bits > 1 else median / 16)
 
 
 @pytest.mark.parametrize("bits", BITS)
 def test_a_layer_of_zeros_gets_a_positive_step(bits: int) -> None:
-    assert bool((lowbit.fit_step(torch.zeros(2, 9), bits) > 0).all())
+    assert bool((lowbit.fit_step(torch.zeros(2, 9), Codebook.symmetric(bits)) > 0).all())
 
 
 @given(seed=st.integers(0, 10_000), bits=st.sampled_from(BITS))
 def test_refitting_never_raises_the_error(seed: int, bits: int) -> None:
     weight = weights(seed)
     step = weight.abs().mean(1) * 0.8
-    again = lowbit.refit_step(weight, lowbit.weight_codes(weight, step, bits), step)
+    again = lowbit.refit_step(weight, lowbit.weight_codes(weight, step, Codebook.symmetric(bits)), step)
     assert bool((squared_error(weight, again, bits) <= squared_error(weight, step, bits) * (1 + 1e-5)).all())
 
 
 def test_the_gradient_passes_straight_through_and_stops_beyond_the_grid() -> None:
     weight = torch.tensor([[0.1, -0.9, 1.4, 1.6, -5.0]], requires_grad=True)
-    quantised = lowbit.quantize_weight(weight, torch.ones(1), 2)
+    quantised = lowbit.quantize_weight(weight, torch.ones(1), Codebook.symmetric(2))
     quantised.sum().backward()
     assert quantised.tolist() == [[0, -1, 1, 1, -1]]
     assert weight.grad is not None
@@ -178,7 +177,7 @@ def test_the_gradient_passes_straight_through_and_stops_beyond_the_grid() -> Non
 
 def test_at_one_bit_the_gradient_stops_beyond_three_steps() -> None:
     weight = torch.tensor([[0.0, -0.9, 5.9, -5.9, 6.1, -6.1]], requires_grad=True)
-    lowbit.quantize_weight(weight, torch.tensor([2.0]), 1).sum().backward()
+    lowbit.quantize_weight(weight, torch.tensor([2.0]), Codebook.symmetric(1)).sum().backward()
     assert weight.grad is not None
     assert weight.grad.tolist() == [[1, 1, 1, 1, 0, 0]]
 
@@ -186,10 +185,10 @@ def test_at_one_bit_the_gradient_stops_beyond_three_steps() -> None:
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_the_gradient_to_a_step_is_that_of_the_paper(bits: int) -> None:
     """Esser et al. 2020, eq. 3: code minus W / step inside the grid, else the code; times 1 / sqrt(weights * Q)."""
-    limit = lowbit.largest_code(bits)
+    limit = Codebook.symmetric(bits).largest
     weight = torch.tensor([[0.2, -0.6, 0.9, 20.0, -20.0]], dtype=torch.float64) / 2
     step = torch.nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
-    lowbit.quantize_weight(weight, step, bits).sum().backward()
+    lowbit.quantize_weight(weight, step, Codebook.symmetric(bits)).sum().backward()
     expected = 0.0
     for ratio in (weight[0] / 0.5).tolist():
         code = (1 if ratio >= 0 else -1) if bits == 1 else min(max(round(ratio), -limit), limit)
@@ -201,6 +200,6 @@ def test_the_gradient_to_a_step_is_that_of_the_paper(bits: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_codes_of_narrow_weights_are_those_of_the_very_ratio(dtype: torch.dtype) -> None:
     weight = weights(0, 20, 500).to(dtype)
-    step = lowbit.fit_step(weight, 4)
+    step = lowbit.fit_step(weight, Codebook.symmetric(4))
     expected = (weight.double() / step.double()[:, None]).round().clamp(-7, 7)
-    assert torch.equal(lowbit.weight_codes(weight, step, 4).double(), expected)
+    assert torch.equal(lowbit.weight_codes(weight, step, Codebook.symmetric(4)).double(), expected)
