@@ -89,7 +89,7 @@ def _golden(document: dict[str, Any], arrays: dict[str, Tensor], found: Rebuilt)
 
 
 def _known_here(target: HardwareTarget) -> HardwareTarget:
-    """The target; one that is known here by the file's name for it must be the same one, and says how layers join."""
+    """The target; one that is known here by the file's name must be the same one, and says what the file leaves out."""
     try:
         known = get_target(target.name)
     except UnknownName:
@@ -99,4 +99,4 @@ def _known_here(target: HardwareTarget) -> HardwareTarget:
             f"it was made for a target {target.name!r} with other {', '.join(different)} than the one here has; "
             "load it for the one here with target=, or rename one of the two"
         )
-    return replace(target, joins=known.joins)
+    return replace(target, joins=known.joins, codebook=known.codebook)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
-from fxsnn.chip import HardwareTarget, Registers
+from fxsnn.chip import CODEBOOKS, HardwareTarget, Registers
 from fxsnn.errors import FxsnnError
 from fxsnn.file.arrays import ANY_TYPE, FLOATS, Arrays
 from fxsnn.file.body import BodyBuilder, OutlineBuilder
@@ -114,9 +114,13 @@ def _target(data: Mapping[str, Any], problems: Problems) -> HardwareTarget:
 
 
 def difference(file: HardwareTarget, known: HardwareTarget) -> list[str]:
-    """What two targets of one name do not agree on, descriptions aside."""
+    """What two targets of one name do not agree on, descriptions aside.
+
+    A file that needs none but symmetric codebooks says nothing of them.
+    """
     ours, theirs = target_data(known), target_data(file)
-    return [key for key in ours if key not in ("name", "description") and ours[key] != theirs[key]]
+    codebooks = ["codebook"] if file.codebook not in (CODEBOOKS[0], known.codebook) else []
+    return codebooks + [key for key in ours if key not in ("name", "description") and ours[key] != theirs[key]]
 
 
 class _Program:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fxsnn.layers.affine import along_inputs
 from fxsnn.layers.padded import PaddedConv2d
-from fxsnn.numerics import Codebook, lowbit
+from fxsnn.numerics import SYMMETRIC, Codebook, fitted_codebook, lowbit
 
 
 class LowBit(nn.Module):
@@ -44,11 +44,13 @@ class LowBit(nn.Module):
         """Weight bits, 1 to 4."""
         return self.codebook.bits
 
-    def quantize(self, codebook: Codebook, *, per_channel: bool, input_scale: Tensor | None = None) -> None:
-        """Set the codebook and fit the step to the weight."""
-        self.codebook = codebook
+    def quantize(
+        self, bits: int, codebook: str = SYMMETRIC, *, per_channel: bool, input_scale: Tensor | None = None
+    ) -> None:
+        """Choose the codebook, one of `fxsnn.chip.CODEBOOKS`, and fit the step to the weight."""
         self.register_buffer("input_scale", input_scale)
-        self.register_buffer("step", lowbit.fit_step(self._scaled(), codebook, per_channel=per_channel))
+        self.codebook = fitted_codebook(self._scaled(), bits, codebook, per_channel=per_channel)
+        self.register_buffer("step", lowbit.fit_step(self._scaled(), self.codebook, per_channel=per_channel))
         bias = self._parameters["bias"]
         self.register_buffer("float_weight", self.weight.detach())
         self.register_buffer("float_bias", None if bias is None else bias.detach())
@@ -91,7 +93,7 @@ class LowBit(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown in dumps."""
-        return f"{super().extra_repr()}, bits={self.bits}"
+        return f"{super().extra_repr()}, bits={self.bits}, codebook={self.codebook}"
 
 
 class LowBitConv2d(LowBit, PaddedConv2d):

@@ -4,6 +4,7 @@ Open `neuron.py` first. It imports chip (the widths of registers) and the ground
 """
 
 from fxsnn.numerics.codebook import Codebook
+from fxsnn.numerics.codebook_families import SYMMETRIC, fitted_codebook, kind_of
 from fxsnn.numerics.finite import all_finite
 from fxsnn.numerics.joint import Branch, JointNeuron, joint_neuron
 from fxsnn.numerics.neuron import (
@@ -16,6 +17,7 @@ from fxsnn.numerics.neuron import (
 )
 
 __all__ = [
+    "SYMMETRIC",
     "Branch",
     "Codebook",
     "Dynamics",
@@ -23,8 +25,10 @@ __all__ = [
     "JointNeuron",
     "RegisterError",
     "all_finite",
+    "fitted_codebook",
     "integer_neuron",
     "integrate_and_fire",
     "joint_neuron",
+    "kind_of",
     "steady_spike_counts",
 ]

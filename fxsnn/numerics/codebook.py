@@ -55,6 +55,21 @@ class Codebook:
         top = (1 << (bits - 1)) - 1
         return cls(tuple(range(-top, top + 1)) if bits > 1 else (-1, 1))
 
+    @classmethod
+    def numbered(cls, number: int) -> Codebook:
+        """The one of that `number`.
+
+        Raises:
+            OptionError: there is none.
+        """
+        places = range(-LARGEST_LEVEL, LARGEST_LEVEL + 1)
+        return cls(tuple(level for level in places if number >> (level + LARGEST_LEVEL) & 1))
+
+    @property
+    def number(self) -> int:
+        """A whole number below 2^31 that stands for it: bit `level + 15` is set for each level."""
+        return sum(1 << (level + LARGEST_LEVEL) for level in self.levels)
+
     @property
     def bits(self) -> int:
         """Width of an index into it, 1 to 4."""
@@ -64,6 +79,11 @@ class Codebook:
     def largest(self) -> int:
         """The largest magnitude of a level."""
         return max(-self.levels[0], self.levels[-1])
+
+    @property
+    def is_symmetric(self) -> bool:
+        """It is the symmetric one of its bits."""
+        return self == Codebook.symmetric(self.bits)
 
     @property
     def binary(self) -> bool:
@@ -80,6 +100,10 @@ class Codebook:
             return -3.0, 3.0
         (low, above), (below, high) = self.levels[:2], self.levels[-2:]
         return low - (above - low) / 2, high + (high - below) / 2
+
+    def __str__(self) -> str:
+        low, high = self.levels[0], self.levels[-1]
+        return f"{low}..{high}" if high - low + 1 == len(self.levels) else ", ".join(map(str, self.levels))
 
     @cached_property
     def boundaries(self) -> tuple[float, ...]:

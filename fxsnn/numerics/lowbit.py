@@ -118,6 +118,27 @@ def _least_squares(rows: Tensor, codebook: Codebook) -> Tensor:
     return rows.abs().mean(1) if codebook.binary else _search(rows, codebook)
 
 
+def least_error(weight: Tensor, codebook: Codebook, *, per_channel: bool = True) -> float:
+    """The squared error of a weight [C, ...], summed up, with the best steps that are tried before one is refined.
+
+    Where steps of rows would be raised to the floor they are taken as they are.
+    """
+    rows = weight.detach().flatten(1) if per_channel else weight.detach().reshape(1, -1)
+    total = 0.0
+    for piece in map(Tensor.double, _pieces(rows)):
+        errors, _ = _errors(_in_order(piece), _candidates(piece, codebook), codebook)
+        total += float(errors.amin(1).sum())
+    return total
+
+
+def _candidates(rows: Tensor, codebook: Codebook) -> Tensor:
+    """Steps that are tried for each row [R, S]; the first one is that of which no weight is clipped."""
+    highest, lowest = rows.amax(1) / codebook.levels[-1], rows.amin(1) / codebook.levels[0]
+    widest = torch.maximum(highest, lowest).clamp_min(torch.finfo(rows.dtype).tiny)
+    shares = torch.logspace(-1.5, math.log10(1.2), _CANDIDATES, dtype=rows.dtype, device=rows.device)
+    return widest[:, None] * torch.cat([shares.new_ones(1), shares])
+
+
 def _search(rows: Tensor, codebook: Codebook) -> Tensor:
     """Candidates in their order, the first of the least error; only those are tried that can be it."""
     codes, refined, terms = (torch.empty_like(rows) for _ in range(3))  # memory that is there costs least
@@ -132,10 +153,8 @@ def _search(rows: Tensor, codebook: Codebook) -> Tensor:
         return _fill(terms, square, rows, codes).sum(1)
 
     largest = rows.abs().amax(1)
-    highest, lowest = rows.amax(1) / codebook.levels[-1], rows.amin(1) / codebook.levels[0]
-    widest = torch.maximum(highest, lowest).clamp_min(torch.finfo(rows.dtype).tiny)
-    shares = torch.logspace(-1.5, math.log10(1.2), _CANDIDATES, dtype=rows.dtype, device=rows.device)
-    steps = widest[:, None] * torch.cat([shares.new_ones(1), shares])
+    steps = _candidates(rows, codebook)
+    widest = steps[:, 0]
     promising = _promising(rows, steps, codebook) & (largest > 0)[:, None]
     best, least = widest, torch.full_like(widest, torch.inf)
     while bool(promising.any()):
@@ -162,26 +181,31 @@ def _search(rows: Tensor, codebook: Codebook) -> Tensor:
 
 
 def _promising(rows: Tensor, steps: Tensor, codebook: Codebook) -> Tensor:
-    """Which of the steps [R, S] can have the least error of their row, whatever sums are rounded to.
-
-    With `W` in order and added up, the error `|W|^2 - 2 step <W, code> + step^2 |code|^2` takes a search per level: all
-    weights above a boundary between levels have at least the upper one.
-    """
-    ordered, lowest = _in_order(rows), codebook.levels[0]
-    places = [torch.searchsorted(ordered, boundary * steps) for boundary in codebook.boundaries]
-    energy, sums = ordered.square().sum(1, keepdim=True), ordered.cumsum_(1)
-    products = (lowest * sums[:, -1:]).expand_as(steps).clone()
-    squares = torch.full_like(steps, lowest**2 * rows.shape[1])
-    for (below, above), place in zip(pairwise(codebook.levels), places, strict=True):
-        before = sums.gather(1, (place - 1).clamp_min(0)).where(place > 0, 0.0)
-        products += (above - below) * (sums[:, -1:] - before)
-        squares += (above**2 - below**2) * (rows.shape[1] - place)
-    errors = energy - 2 * steps * products + steps.square() * squares
+    """Which of the steps [R, S] can have the least error of their row, whatever sums are rounded to."""
+    errors, energy = _errors(_in_order(rows), steps, codebook)
     # What is added up is at most a few times |W|^2 where an error is small; a sum of n numbers is off by n roundings at
     # the most, and there are as many sums as levels.
     finest = torch.finfo(rows.dtype)
     margin = 32 * len(codebook.levels) * rows.shape[1] * finest.eps * energy + finest.tiny
     return ~(errors > errors.amin(1, keepdim=True) + margin)  # all of them, where there are no numbers to compare
+
+
+def _errors(ordered: Tensor, steps: Tensor, codebook: Codebook) -> tuple[Tensor, Tensor]:
+    """The squared errors of steps [R, S], nearly, and the sums of squares [R, 1]; `ordered` is written over.
+
+    With `W` in order and added up, the error `|W|^2 - 2 step <W, code> + step^2 |code|^2` takes a search per level: all
+    weights above a boundary between levels have at least the upper one.
+    """
+    lowest, count = codebook.levels[0], ordered.shape[1]
+    places = [torch.searchsorted(ordered, boundary * steps) for boundary in codebook.boundaries]
+    energy, sums = ordered.square().sum(1, keepdim=True), ordered.cumsum_(1)
+    products = (lowest * sums[:, -1:]).expand_as(steps).clone()
+    squares = torch.full_like(steps, lowest**2 * count)
+    for (below, above), place in zip(pairwise(codebook.levels), places, strict=True):
+        before = sums.gather(1, (place - 1).clamp_min(0)).where(place > 0, 0.0)
+        products += (above - below) * (sums[:, -1:] - before)
+        squares += (above**2 - below**2) * (count - place)
+    return energy - 2 * steps * products + steps.square() * squares, energy
 
 
 def _in_order(rows: Tensor) -> Tensor:

@@ -10,15 +10,9 @@ from hypothesis import strategies as st
 
 from fxsnn import OptionError
 from fxsnn.numerics import Codebook
+from tests.codebooks import codebooks
 
 BITS = (1, 2, 3, 4)
-
-
-@st.composite
-def codebooks(draw: st.DrawFn) -> Codebook:
-    below = draw(st.sets(st.integers(-15, -1), min_size=1, max_size=8))
-    above = draw(st.sets(st.integers(0, 15), min_size=1, max_size=8).filter(lambda levels: max(levels) > 0))
-    return Codebook(tuple(sorted(below | above)))
 
 
 @given(
@@ -88,3 +82,14 @@ def test_what_is_no_codebook_is_refused_with_what_is_allowed(levels: object) -> 
 
 def test_whole_numbers_of_numpy_are_levels() -> None:
     assert Codebook(tuple(np.array([-2, -1, 0, 1]))) == Codebook((-2, -1, 0, 1))
+
+
+@given(codebook=codebooks())
+def test_a_number_stands_for_it(codebook: Codebook) -> None:
+    assert Codebook.numbered(codebook.number) == codebook
+    assert codebook.number < 1 << 31
+
+
+def test_it_is_written_in_short() -> None:
+    assert str(Codebook.symmetric(4)) == "-7..7"
+    assert str(Codebook((-3, -1, 1, 3))) == "-3, -1, 1, 3"
