@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxsnn.numerics import Codebook, lowbit
+from tests.codebooks import codebooks
 
 BITS = (1, 2, 3, 4)
 
@@ -44,23 +45,24 @@ def test_codes_are_the_clipped_rounded_ratio(seed: int, bits: int) -> None:
     assert np.array_equal(lowbit.weight_codes(weight, step, Codebook.symmetric(bits)).numpy(), expected)
 
 
-def searched_step(weight: torch.Tensor, bits: int, *, per_channel: bool) -> torch.Tensor:
+def searched_step(weight: torch.Tensor, codebook: Codebook, *, per_channel: bool) -> torch.Tensor:
     """The search as it reads in words: every candidate tried on the whole layer, then refined; no floor."""
     rows = weight.double().flatten(1) if per_channel else weight.double().reshape(1, -1)
-    if bits == 1:
+    if codebook.binary:
         return rows.abs().mean(1)
 
     def squared(step: torch.Tensor) -> torch.Tensor:
-        return (rows - lowbit.weight_codes(rows, step, Codebook.symmetric(bits)) * step[:, None]).square().sum(1)
+        return (rows - lowbit.weight_codes(rows, step, codebook) * step[:, None]).square().sum(1)
 
-    widest = (rows.abs().amax(1) / Codebook.symmetric(bits).largest).clamp_min(torch.finfo(torch.float64).tiny)
+    sides = rows.amax(1) / codebook.levels[-1], rows.amin(1) / codebook.levels[0]
+    widest = torch.maximum(*sides).clamp_min(torch.finfo(torch.float64).tiny)
     shares = torch.logspace(-1.5, math.log10(1.2), 256, dtype=torch.float64)
     best, least = widest, squared(widest)
     for share in shares:
         error = squared(widest * share)
         best, least = torch.where(error < least, widest * share, best), torch.minimum(error, least)
     for _ in range(8):
-        codes = lowbit.weight_codes(rows, best, Codebook.symmetric(bits))
+        codes = lowbit.weight_codes(rows, best, codebook)
         energy, product = codes.square().sum(1), (rows * codes).sum(1)
         step = torch.where((energy > 0) & (product > 0), product / energy.clamp_min(1), best)
         error = squared(step)
@@ -71,25 +73,25 @@ def searched_step(weight: torch.Tensor, bits: int, *, per_channel: bool) -> torc
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
-    bits=st.sampled_from(BITS),
+    codebook=st.sampled_from(BITS).map(Codebook.symmetric) | codebooks(),
     shape=st.sampled_from([(1, 1), (1, 90), (2, 7), (3, 40), (9, 5), (16, 3, 3, 3)]),
     grain=st.sampled_from([0.0, 0.25, 1.0]),
     per_channel=st.booleans(),
     at_once=st.sampled_from([1, 16, 1 << 17]),
 )
 def test_a_search_in_pieces_finds_the_very_steps_of_one_over_the_whole_layer(
-    seed: int, bits: int, shape: tuple[int, ...], grain: float, per_channel: bool, at_once: int
+    seed: int, codebook: Codebook, shape: tuple[int, ...], grain: float, per_channel: bool, at_once: int
 ) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     weight = weight if grain == 0 else (weight / grain).round() * grain  # candidates then tie, and rows are empty
-    expected = searched_step(weight, bits, per_channel=per_channel)
+    expected = searched_step(weight, codebook, per_channel=per_channel)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lowbit, "_AT_ONCE", at_once)
-        found = lowbit.fit_step(weight, Codebook.symmetric(bits), per_channel=per_channel)
+        found = lowbit.fit_step(weight, codebook, per_channel=per_channel)
     live = expected > 0
     if bool(live.any()):
         median = expected[live].median()
-        expected = torch.where(live, expected, median if bits > 1 else 0.0)
+        expected = torch.where(live, expected, median if 0 in codebook.levels else 0.0)
         assert torch.equal(found, lowbit.raised_to_floor(expected, median).float())
     else:
         assert torch.equal(found, torch.ones_like(found))
@@ -99,7 +101,7 @@ def test_a_search_in_pieces_finds_the_very_steps_of_one_over_the_whole_layer(
 @pytest.mark.parametrize("size", [1e-160, 1e-30, 1e100, 1e160])
 def test_steps_are_the_same_where_squares_leave_the_range_of_numbers(size: float, per_channel: bool) -> None:
     weight = weights(4).double() * size
-    expected = searched_step(weight, 4, per_channel=per_channel)
+    expected = searched_step(weight, Codebook.symmetric(4), per_channel=per_channel)
     assert torch.equal(lowbit.fit_step(weight, Codebook.symmetric(4), per_channel=per_channel), expected)
 
 
@@ -173,6 +175,31 @@ def test_the_gradient_passes_straight_through_and_stops_beyond_the_grid() -> Non
     assert quantised.tolist() == [[0, -1, 1, 1, -1]]
     assert weight.grad is not None
     assert weight.grad.tolist() == [[1, 1, 1, 0, 0]]
+
+
+def test_with_levels_of_any_kind_the_gradient_stops_half_a_gap_beyond_the_outermost() -> None:
+    weight = torch.tensor([[-4.1, -3.9, 0.0, 7.0, 9.9, 10.1]], requires_grad=True)
+    quantised = lowbit.quantize_weight(weight, torch.ones(1), Codebook((-3, -1, 1, 7)))
+    quantised.sum().backward()
+    assert quantised.tolist() == [[-3, -3, 1, 7, 7, 7]]
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[0, 1, 1, 1, 1, 0]]
+
+
+def test_with_levels_of_any_kind_the_gradient_to_a_step_is_that_of_the_paper() -> None:
+    weight = torch.tensor([[-1.7, -0.3, 0.1, 2.1, 20.0, -20.0]], dtype=torch.float64)
+    step = torch.nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
+    lowbit.quantize_weight(weight, step, Codebook((-3, -1, 1, 7))).sum().backward()
+    expected = -3 + (-1 + 0.6) + (1 - 0.2) + (7 - 4.2) + 7 - 3  # -1.7 / 0.5 is beyond the lowest level
+    assert step.grad is not None
+    assert float(step.grad) == pytest.approx(expected / (6 * 7) ** 0.5)
+
+
+def test_a_channel_of_zeros_gets_the_smallest_step_where_zero_is_no_level() -> None:
+    weight = weights(0)
+    weight[1] = 0
+    step = lowbit.fit_step(weight, Codebook((-3, -1, 1, 3)))
+    assert float(step[1]) == pytest.approx(float(step[[0, 2]].median()) / 16)
 
 
 def test_at_one_bit_the_gradient_stops_beyond_three_steps() -> None:
