@@ -35,9 +35,12 @@ def unpacked(packed: np.ndarray, bits: int, shape: tuple[int, ...]) -> np.ndarra
     return (planes.astype(int) << np.arange(bits)).sum(1).reshape(shape)
 
 
-def codes(packed: np.ndarray, bits: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Weight codes: two's complement; at 1 bit, 1 is +1 and 0 is -1."""
-    values = unpacked(packed, bits, shape)
+def codes(node: dict[str, Any], arrays: dict[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Weight codes: places among the layer's levels, if any; else two's complement, at 1 bit 1 for +1 and 0 for -1."""
+    name, bits = node["name"], node["bits"]
+    values = unpacked(arrays[name + ".codes"], bits, shape)
+    if name + ".levels" in arrays:
+        return arrays[name + ".levels"][values] * 1.0
     return 2.0 * values - 1 if bits == 1 else values - (values >> (bits - 1) << bits) * 1.0
 
 
@@ -51,12 +54,12 @@ def windows(x: np.ndarray, node: dict[str, Any]) -> np.ndarray:
     return seen[:, :, :: node["stride"][0], :: node["stride"][1], ::down, ::across]
 
 
-def sums(x: np.ndarray, node: dict[str, Any], packed: np.ndarray) -> np.ndarray:
+def sums(x: np.ndarray, node: dict[str, Any], arrays: dict[str, np.ndarray]) -> np.ndarray:
     """Sum over the inputs of code times input."""
     if node["op"].endswith("_linear"):
-        return x.reshape(len(x), -1) @ codes(packed, node["bits"], (node["out_features"], node["in_features"])).T
+        return x.reshape(len(x), -1) @ codes(node, arrays, (node["out_features"], node["in_features"])).T
     groups, outputs = node["groups"], node["out_channels"]
-    weight = codes(packed, node["bits"], (outputs, node["in_channels"] // groups, *node["kernel_size"]))
+    weight = codes(node, arrays, (outputs, node["in_channels"] // groups, *node["kernel_size"]))
     parts = zip(np.split(windows(x, node), groups, 1), np.split(weight, groups), strict=True)
     return np.concatenate([np.tensordot(part, w, ((1, 4, 5), (1, 2, 3))) for part, w in parts], 3).transpose(0, 3, 1, 2)
 
@@ -70,8 +73,8 @@ def drive(read: list[np.ndarray], node: dict[str, Any], arrays: dict[str, np.nda
         places = np.ndindex(node["rows"]["kernel"], node["columns"]["kernel"])
         return np.sum([tapped(tapped(read[0], -2, node["rows"], i), -1, node["columns"], j) for i, j in places], 0)
     frames = read[0].reshape(-1, *read[0].shape[2:])
-    pools, codes_of = node["op"] == "spike_avg_pool2d", node["name"] + ".codes"
-    total = windows(frames, node).sum((4, 5)) if pools else sums(frames, node, arrays[codes_of])
+    pools = node["op"] == "spike_avg_pool2d"
+    total = windows(frames, node).sum((4, 5)) if pools else sums(frames, node, arrays)
     total = total.reshape(*read[0].shape[:2], *total.shape[1:])
     gain = 1 if pools else node["gain"] if "gain" in node else arrays[node["name"] + ".gain"]
     return total * by_channel(gain, total)

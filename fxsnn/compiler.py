@@ -67,6 +67,7 @@ def pipeline(
     percentile: float = 99.9,
     input_bits: int | None = 8,
     per_channel: bool = True,
+    codebook: str = "symmetric",
     max_pool: str | None = None,
     correction: str | None = "auto",
     finetune: Finetune | None = None,
@@ -113,7 +114,7 @@ def pipeline(
         CalibrateThresholds(
             calibration_data, calibration, percentile, dynamics.timesteps, input_bits, progress, reset, initial_membrane
         ),
-        QuantizeWeights(bits, per_channel, chip),
+        QuantizeWeights(bits, per_channel, chip, codebook),
     ]
     if finetune is not None and not isinstance(finetune, Finetune):
         raise OptionError(f"finetune is a {type(finetune).__name__}; expected fxsnn.Finetune(data, ...), or None")
@@ -192,6 +193,7 @@ def convert(
     percentile: float = 99.9,
     input_bits: int | None = 8,
     per_channel: bool = True,
+    codebook: str = "symmetric",
     max_pool: str | None = None,
     correction: str | None = "auto",
     finetune: Finetune | None = None,
@@ -218,6 +220,9 @@ def convert(
         percentile: for the method of that name.
         input_bits: width of the signed integer input, or `None` for an analog input.
         per_channel: one weight step per output channel, or one per layer.
+        codebook: what the levels of n-bit weights may be, of what the target has: "symmetric" ones, "full" for those of
+            two's complement too, "free" for any small whole numbers. "auto": all that the target has. Each layer gets
+            those of least squared error, see `fxsnn.passes.QuantizeWeights`.
         max_pool: what takes the place of max pooling between layers: "rectifiers" keeps the function, "any" comes near
             it with fewer neurons, "average" and "stride" do not and need training, see `fxsnn.passes.ReplaceMaxPool`.
             `None`: it is refused.
@@ -256,6 +261,7 @@ def convert(
         percentile=percentile,
         input_bits=input_bits,
         per_channel=per_channel,
+        codebook=codebook,
         max_pool=max_pool,
         correction=correction,
         finetune=finetune,
@@ -303,6 +309,7 @@ def convert(
         "percentile": float(percentile) if calibration_data is not None and calibration == "percentile" else None,
         "input_bits": whole_number(input_bits),
         "per_channel": bool(per_channel),
+        "codebook": chip.require_codebook(codebook),
         **({} if max_pool is None else {"max_pool": max_pool}),
         "correction": next((one.corrected() for one in passes.passes if isinstance(one, CorrectLayers)), None),
         "finetune": None if finetune is None else finetune.describe(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from fxsnn.ambient import neutral
 from fxsnn.chip import HardwareTarget, get_target
 from fxsnn.device import choose_device
 from fxsnn.errors import FileError, FxsnnError, UnknownName
-from fxsnn.file import Golden, Rebuilt, Verification, compared, difference, rebuilt, require_none
+from fxsnn.file import Golden, Rebuilt, Verification, compared, completed, difference, rebuilt, require_none
 from fxsnn.network import SpikingNetwork, name_clashes
 from fxsnn.storage import load_arrays
 
@@ -89,14 +88,14 @@ def _golden(document: dict[str, Any], arrays: dict[str, Tensor], found: Rebuilt)
 
 
 def _known_here(target: HardwareTarget) -> HardwareTarget:
-    """The target; one that is known here by the file's name for it must be the same one, and says how layers join."""
+    """The target; one that is known here by the file's name must be the same one, and says what the file leaves out."""
     try:
         known = get_target(target.name)
     except UnknownName:
-        return target  # a third party's, which need not be installed: the file says what there is to know
+        return target
     if different := difference(target, known):
         raise FileError(
             f"it was made for a target {target.name!r} with other {', '.join(different)} than the one here has; "
             "load it for the one here with target=, or rename one of the two"
         )
-    return replace(target, joins=known.joins)
+    return completed(target)

@@ -7,4 +7,5 @@ TARGET = HardwareTarget(
     description="no limits on kernels and channels; for simulation and for comparing chips",
     input_channels=None,
     registers=Registers(codebook=11, threshold=24, leak=24),
+    codebook="free",
 )

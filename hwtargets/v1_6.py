@@ -8,6 +8,8 @@ channels keep what their spikes are worth.
 A transposed convolution is to us a convolution of its kernel that reads zeros as well (`RewriteTransposed`): a
 threshold, a leak and codebook entries for each output channel, as a layer of its own would have them.
 
+So there are at most 2^bits different weights, any of 11 bits: a codebook may have any levels, for each layer its own.
+
 Not documented, and left open: which kernels and how many input channels such a core takes. The rule of version 1.0
 counts weight bits, the estimate of cores of version 1.6 does not, and the two disagree; so there is no table here. Sums
 with several weighted inputs in one membrane are our reading of its residual sums. A convolution without a ReLU is not
@@ -26,4 +28,5 @@ TARGET = HardwareTarget(
     core_inputs=1024,
     core_outputs=1024,
     joins=("add", "concatenate"),
+    codebook="free",
 )

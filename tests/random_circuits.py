@@ -32,7 +32,8 @@ from fxsnn.layers import (
     Wiring,
     fill,
 )
-from fxsnn.numerics import Dynamics, IntegerNeuron, JointNeuron
+from fxsnn.numerics import Codebook, Dynamics, IntegerNeuron, JointNeuron
+from tests.codebooks import random_codebook, random_codes
 
 Shape = tuple[int, ...]
 
@@ -134,11 +135,9 @@ class RandomCircuit:
         leak = self._numbers(-int(expected / 3) - 1, int(expected / 2) + 1, channels)
         return IntegerNeuron(gain, threshold, leak, torch.ones(channels, dtype=torch.float64))
 
-    def _codes(self, *shape: int) -> tuple[Tensor, int]:
-        bits = self.random.randint(1, 4)
-        top = max(1, (1 << (bits - 1)) - 1)
-        codes = torch.randint(-top, top + 1, shape, generator=self.torch)
-        return (torch.where(codes < 0, -1, 1) if bits == 1 else codes).to(torch.int8), bits
+    def _codes(self, *shape: int) -> tuple[Tensor, Codebook]:
+        codebook = random_codebook(self.random, self.random.randint(1, 4))
+        return random_codes(codebook, shape, self.torch), codebook
 
     def _geometry(self, channels: int, outputs: int) -> dict[str, Any]:
         groups = self.random.choice([one for one in range(1, channels + 1) if channels % one == outputs % one == 0])
@@ -187,12 +186,12 @@ class RandomCircuit:
         return self._filled(flat, SpikeLinear(flat.shape[0], outputs), (outputs,))
 
     def _filled(self, source: Value, layer: SpikeConv2d | SpikeLinear, shape: Shape) -> Value:
-        codes, bits = self._codes(*layer.weight.shape)
+        codes, codebook = self._codes(*layer.weight.shape)
         constant = source is self.images
         gain = self.random.choice([1, 3, 50])
         expected = gain * 2.0 * float(codes[0].numel()) ** 0.5 * (10 if constant else 1)
         fill(
-            layer, codes, bits, self._neuron(shape[0], expected, gain), torch.ones(shape[0]), self.dynamics,
+            layer, codes, codebook, self._neuron(shape[0], expected, gain), torch.ones(shape[0]), self.dynamics,
             real_threshold=torch.ones(1), real_bias=torch.zeros(shape[0]), input_unit=1.0,
             input_magnitude=self.magnitude if constant else 1, constant_input=constant,
         )  # fmt: skip
@@ -264,12 +263,12 @@ class RandomCircuit:
         return self._connected(source, SynapseConv2d(source.shape[0], shape[0], 3, padding=1), shape)
 
     def _connected(self, source: Value, layer: SynapseConv2d | SynapseLinear, shape: Shape) -> Value:
-        codes, bits = self._codes(*layer.weight.shape)
+        codes, codebook = self._codes(*layer.weight.shape)
         constant = self._constant(source.node)
         magnitude = self.magnitude if constant else 1
         gain = self._numbers(1, 40, shape[0]) * self.random.choice([1, 1, -1])
         layer.connect(
-            codes, bits, torch.ones(shape[0]), gain, self.dynamics,
+            codes, codebook, torch.ones(shape[0]), gain, self.dynamics,
             input_unit=1.0, input_magnitude=magnitude, constant_input=constant,
         )  # fmt: skip
         return self._call("synapses", layer, [source.node], shape)

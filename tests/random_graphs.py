@@ -11,6 +11,7 @@ from random import Random
 from torch import Tensor
 
 import fxsnn
+from fxsnn.chip import CODEBOOKS
 from tests.graph_plans import (
     IMAGES,
     Add,
@@ -262,6 +263,7 @@ def random_options(random: Random) -> Options:
         initial_membrane=random.choice((0.5, 0.0)),
         per_channel=random.random() < 0.6,
         input_bits=random.choice((8, 8, random.randint(2, 16))),
+        codebook=random.choice(CODEBOOKS),
     )
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxsnn
+from fxsnn.chip import CODEBOOKS
 from fxsnn.layers import norm_like, pair
 from tests import reference
 from tests.reference import Pair, Reset, Sides, even_sides
@@ -89,6 +90,7 @@ class Options:
     initial_membrane: float = 0.5
     per_channel: bool = True
     input_bits: int = 8
+    codebook: str = "symmetric"
 
 
 @dataclass(frozen=True)
@@ -341,6 +343,7 @@ def random_case(seed: object, *, signals: bool = False, padded: bool = False) ->
         initial_membrane=random.choice((0.5, 0.0)),
         per_channel=random.random() < 0.5,
         input_bits=random.choice((8, 8, random.randint(2, 16))),
+        codebook=random.choice(CODEBOOKS),
     )
     if signals:  # whose kernels are those of no chip
         options = replace(options, target="generic")

@@ -57,17 +57,42 @@ def along_first_axis(values: Reals, like: Reals) -> Reals:
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def largest_code(bits: int) -> int:
-    """Q: 1, 1, 3, 7 for 1 to 4 bits."""
-    return 1 if bits == 1 else 2 ** (bits - 1) - 1
+Levels = tuple[int, ...]
 
 
-def weight_codes(weight: Reals, step: Reals, bits: int) -> Integers:
-    """q for a weight [C, ...] and a step [C]."""
-    if bits == 1:
-        return np.where(weight >= 0, 1, -1).astype(np.int64)
-    top = largest_code(bits)
-    return np.clip(np.rint(weight / along_first_axis(step, weight)), -top, top).astype(np.int64)
+def symmetric_levels(bits: int) -> Levels:
+    """-Q..Q; at 1 bit -1 and 1."""
+    return (-1, 1) if bits == 1 else tuple(range(1 - 2 ** (bits - 1), 2 ** (bits - 1)))
+
+
+def are_levels(levels: Levels, bits: int, codebook: str) -> bool:
+    """Whether a layer of so many bits may have these levels."""
+    if bits == 1 or codebook == "symmetric":
+        return levels == symmetric_levels(bits)
+    full = tuple(range(-(2 ** (bits - 1)), 2 ** (bits - 1)))
+    if levels in (symmetric_levels(bits), full, tuple(-level for level in reversed(full))):
+        return True
+    free = len(levels) == 2**bits and sorted(set(levels)) == list(levels) and max(map(abs, levels)) <= 15
+    return codebook == "free" and free
+
+
+def largest_code(levels: Levels) -> int:
+    """Q: the largest magnitude of a level."""
+    return max(abs(level) for level in levels)
+
+
+def weight_codes(weight: Reals, step: Reals, levels: Levels) -> Integers:
+    """q for a weight [C, ...] and a step [C]: the level nearest to W/Δ.
+
+    Of two as near it is the even one, of two even or two odd ones the larger. Of two levels alone, ±1, the sign counts.
+    """
+    ratio = weight if levels == (-1, 1) else weight / along_first_axis(step, weight)
+    distance = np.abs(ratio[..., None] - np.array(levels))
+    nearest = distance == distance.min(axis=-1, keepdims=True)
+    even = nearest & (np.array(levels) % 2 == 0)
+    single = (nearest.sum(axis=-1, keepdims=True) == 2) & (even.sum(axis=-1, keepdims=True) == 1)
+    candidates = np.where(single, even, nearest)
+    return np.array(levels)[len(levels) - 1 - candidates[..., ::-1].argmax(axis=-1)].astype(np.int64)
 
 
 def real_threshold(threshold: float, step: Reals, unit: float, gain: int) -> Reals:
@@ -100,13 +125,13 @@ def fits(values: Integers, width: int) -> bool:
     return bool(np.all(values >= -(2 ** (width - 1))) and np.all(values <= 2 ** (width - 1) - 1))
 
 
-def largest_gain(threshold: float, bias: Reals, step: Reals, unit: float, bits: int, widths: Widths) -> int:
+def largest_gain(threshold: float, bias: Reals, step: Reals, unit: float, levels: Levels, widths: Widths) -> int:
     """m: the largest gain at which codebook, thresholds and leaks all fit their registers."""
 
     def everything_fits(gain: int) -> bool:
-        top = largest_code(bits)
+        top = largest_code(levels)
         return (
-            fits(np.arange(-top, top + 1) * gain, widths.codebook)
+            fits(np.array([-top, top]) * gain, widths.codebook)
             and fits(integer_threshold(threshold, step, unit, gain), widths.threshold)
             and fits(integer_leak(bias, step, unit, gain), widths.leak)
         )

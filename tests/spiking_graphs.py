@@ -37,7 +37,8 @@ from fxsnn.layers import (
     Wiring,
     fill,
 )
-from fxsnn.numerics import Dynamics, IntegerNeuron, JointNeuron, largest_code
+from fxsnn.numerics import Codebook, Dynamics, IntegerNeuron, JointNeuron
+from tests.codebooks import random_codebook, random_codes
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,28 @@ class Made:
 class SpikingGraph:
     """Grows node by node; what a layer is given of numbers is random.
 
+    Args:
+        seed: of all numbers.
+        size: of an image.
+        input_bits: `None` for an analog input.
+        free: layers have levels of any kind; else symmetric ones.
+        dynamics: of the neurons.
+
     Attributes:
         images: what the first layers read.
     """
 
     def __init__(
-        self, seed: int, size: tuple[int, ...] = (3, 8, 8), input_bits: int | None = 8, **dynamics: Any
+        self,
+        seed: int,
+        size: tuple[int, ...] = (3, 8, 8),
+        input_bits: int | None = 8,
+        *,
+        free: bool = False,
+        **dynamics: Any,
     ) -> None:
         self.size = size
+        self._free, self._chosen = free, random.Random(seed)
         self._numbers = torch.Generator().manual_seed(seed)
         self._dynamics = Dynamics(**{"timesteps": 5, **dynamics})
         self._root, self._program = nn.Module(), fx.Graph()
@@ -105,7 +120,7 @@ class SpikingGraph:
         else:
             layer = SynapseConv2d(read.channels, outputs, kernel, bias=False, **geometry)
         layer.connect(
-            self._codes(layer, bits), bits, self._real(outputs), self._whole(-60, 60, outputs).int(), self._dynamics,
+            *self._codes(layer, bits), self._real(outputs), self._whole(-60, 60, outputs).int(), self._dynamics,
             input_unit=float(read.value.mean()), input_magnitude=read.magnitude, constant_input=read.constant,
         )  # fmt: skip
         made = self._placed(layer, (read.node,), layer(read.example), "synapses")
@@ -179,12 +194,12 @@ class SpikingGraph:
     def _neurons(self, layer: Any, read: Made, bits: int) -> Made:
         outputs, unit, gain = len(layer.weight), float(read.value.mean()), 9
         step, real = self._real(outputs), torch.ones(1, dtype=torch.float64)
-        leak, codes = self._whole(-10, 30, outputs).int(), self._codes(layer, bits)
+        leak, (codes, codebook) = self._whole(-10, 30, outputs).int(), self._codes(layer, bits)
 
         def fill_with(theta: Tensor) -> None:
             neuron = IntegerNeuron(gain, theta, leak, theta * step * unit / gain)
             fill(
-                layer, codes, bits, neuron, step, self._dynamics, real_threshold=real, real_bias=leak * step,
+                layer, codes, codebook, neuron, step, self._dynamics, real_threshold=real, real_bias=leak * step,
                 input_unit=unit, input_magnitude=read.magnitude, constant_input=read.constant,
             )  # fmt: skip
 
@@ -198,10 +213,9 @@ class SpikingGraph:
         self._root.add_module(name, layer.eval())
         return Made(self._program.call_module(name, reads), example, torch.ones(1, dtype=torch.float64))
 
-    def _codes(self, layer: Any, bits: int) -> Tensor:
-        top = largest_code(bits)
-        codes = self._whole(-top, top, *layer.weight.shape).to(torch.int8)
-        return codes.sign() + (codes == 0).to(torch.int8) if bits == 1 else codes
+    def _codes(self, layer: Any, bits: int) -> tuple[Tensor, Codebook]:
+        codebook = random_codebook(self._chosen, bits) if self._free else Codebook.symmetric(bits)
+        return random_codes(codebook, tuple(layer.weight.shape), self._numbers), codebook
 
     def _whole(self, low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high + 1, shape, generator=self._numbers)
@@ -230,6 +244,7 @@ def random_graph(seed: int, *, wired: bool = True, **options: Any) -> fxsnn.Spik
         "timesteps": chosen.randint(1, 7),
         "reset": chosen.choice(["subtraction", "zero"]),
         "initial_membrane": chosen.choice([0, 0.5]),
+        "free": chosen.random() < 0.5,
     }
     make = SpikingGraph(seed, **{**given, **options})
     bits = chosen.randint(1, 4)

@@ -48,10 +48,11 @@ FLOAT32_ROUNDING = 2.0**-24
 
 @dataclass(frozen=True, eq=False)
 class Quantiser:
-    """λ and Δ of one layer."""
+    """λ, Δ and the levels of one layer."""
 
     threshold: float
     step: Reals
+    levels: reference.Levels
 
 
 def quantisers(model: nn.Module, images: Tensor, options: Options) -> tuple[float, dict[str, Quantiser]]:
@@ -67,7 +68,7 @@ def quantisers(model: nn.Module, images: Tensor, options: Options) -> tuple[floa
         assert isinstance(layer, LowBit)
         assert isinstance(clipped, ClippedReLU)
         step = np.broadcast_to(real(layer.step), layer.weight.shape[:1])
-        found[last.after.name(node)] = Quantiser(clipped.threshold, step)
+        found[last.after.name(node)] = Quantiser(clipped.threshold, step, layer.codebook.levels)
     return quantized.unit, found
 
 
@@ -199,21 +200,21 @@ def assert_rounded(found: Integers, exact: Reals, error: Reals | float) -> None:
     assert np.all(np.abs(found - exact) <= 0.5 + error), f"{found} for {exact}"
 
 
-def assert_same_codes(found: Integers, weight: Reals, step: Reals, bits: int) -> None:
+def assert_same_codes(found: Integers, weight: Reals, step: Reals, levels: reference.Levels) -> None:
     """Codes are those of the reference wherever W/Δ is not within 1e-4 of where the code changes."""
     scaled = weight / reference.along_first_axis(step, weight)
-    distance = np.abs(scaled) if bits == 1 else np.abs(scaled - np.floor(scaled) - 0.5)
+    halfway = np.convolve(levels, [0.5, 0.5], "valid")
+    distance = np.abs(scaled[..., None] - halfway).min(axis=-1)
     ambiguous = (distance < 1e-4) & (scaled != 0)
-    expected = reference.weight_codes(weight, step, bits)
+    expected = reference.weight_codes(weight, step, levels)
     assert np.array_equal(np.where(ambiguous, expected, found), expected)
-    assert np.all(np.abs(found) <= reference.largest_code(bits))
-    assert bits > 1 or np.all(found != 0)
+    assert set(found.ravel()) <= set(levels)
 
 
 def largest_gains(own: Folded, given: Quantiser, unit: float, options: Options) -> tuple[int, int]:
     """The largest gain at both ends of what the bias may be after folding, the smaller first."""
     outer, inner = (
-        reference.largest_gain(given.threshold, bias, given.step, unit, options.bits, WIDTHS[options.target])
+        reference.largest_gain(given.threshold, bias, given.step, unit, given.levels, WIDTHS[options.target])
         for bias in (own.bias + np.sign(own.bias) * own.bias_error, own.bias - np.sign(own.bias) * own.bias_error)
     )
     return min(outer, inner), max(outer, inner)
@@ -259,7 +260,10 @@ def assert_same_integers(model: Planned, plan: NetworkPlan, options: Options) ->
         assert np.array_equal(real(layer.step), step)
         assert np.all(step == step[0]) or options.per_channel
         np.testing.assert_allclose(layer.input_unit, unit, rtol=1e-12)
-        assert_same_codes(whole(layer.codes), own.weight, step, options.bits)
+        levels = given[name].levels
+        assert reference.are_levels(levels, options.bits, options.codebook)
+        assert layer.codebook.levels == levels
+        assert_same_codes(whole(layer.codes), own.weight, step, levels)
         least, most = largest_gains(own, given[name], unit, options)
         assert least <= gain <= most
         theta, beta = whole(layer.threshold), whole(layer.leak)

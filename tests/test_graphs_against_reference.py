@@ -60,10 +60,11 @@ SLACK = 1e-3  # of what is rounded to an integer: λ and b are float32
 
 @dataclass(frozen=True, eq=False)
 class Quantised:
-    """u of the input, Δ of every layer and λ of every ReLU, before anything spikes."""
+    """u of the input, Δ and levels of every layer and λ of every ReLU, before anything spikes."""
 
     unit: float
     steps: dict[str, Reals]
+    levels: dict[str, reference.Levels]
     thresholds: dict[str, float]
 
 
@@ -76,19 +77,22 @@ def quantised(case: GraphCase, images: Tensor) -> Quantised:
     (encoded,) = (graph[node] for node in graph.nodes(QuantizedInput))
     assert isinstance(encoded, QuantizedInput)
     steps: dict[str, Reals] = {}
+    levels: dict[str, reference.Levels] = {}
     thresholds: dict[str, float] = {}
     sums = [step.name for step in case.steps if isinstance(step, Add)]
     for node in graph.nodes(LowBit):
         layer = graph[node]
         assert isinstance(layer, LowBit)
         steps[graph.name(node)] = np.broadcast_to(real(layer.step), layer.weight.shape[:1])
+        levels[graph.name(node)] = layer.codebook.levels
+        assert reference.are_levels(layer.codebook.levels, case.options.bits, case.options.codebook)
     for node in graph.nodes(ClippedReLU):
         clipped, read = graph[node], node.all_input_nodes[0]
         assert isinstance(clipped, ClippedReLU)
         name = graph.name(read) if isinstance(graph[read], LowBit) else sums.pop(0)
         thresholds[name] = clipped.threshold
     assert not sums
-    return Quantised(encoded.unit, steps, thresholds)
+    return Quantised(encoded.unit, steps, levels, thresholds)
 
 
 def names_in(snn: fxsnn.SpikingNetwork, steps: tuple[Step, ...]) -> dict[str, str]:
@@ -217,13 +221,14 @@ def groups_of(plan: LayerPlan) -> int:
 def assert_layer(step: Layer, case: GraphCase, given: Quantised, read: Worth) -> Worth:
     """q, m, θ, β and s of a layer follow from W, b, λ, Δ and u."""
     layer, own = held(case.snn, step.name), folded(case.model, step.name, torch.float32)  # type: ignore[arg-type]
-    quantiser, bits = Quantiser(given.thresholds[step.name], given.steps[step.name]), case.options.bits
+    levels = given.levels[step.name]
+    quantiser = Quantiser(given.thresholds[step.name], given.steps[step.name], levels)
     np.testing.assert_allclose(layer.input_unit, read.unit, rtol=1e-12)
     assert np.array_equal(real(layer.step), quantiser.step)
-    assert_same_codes(whole(layer.codes), read.scaled(own.weight, groups_of(step.plan)), quantiser.step, bits)
+    assert_same_codes(whole(layer.codes), read.scaled(own.weight, groups_of(step.plan)), quantiser.step, levels)
     edges = [
         reference.largest_gain(
-            quantiser.threshold, own.bias + sign * own.bias_error, quantiser.step, read.unit, bits, WIDTHS["generic"]
+            quantiser.threshold, own.bias + sign * own.bias_error, quantiser.step, read.unit, levels, WIDTHS["generic"]
         )
         for sign in (-1, 1)
     ]
@@ -252,7 +257,7 @@ def norm_behind(step: Add, model: PlannedGraph, channels: int) -> tuple[Reals, R
 
 def assert_sum(step: Add, case: GraphCase, given: Quantised, worth: dict[str, Worth], name: str) -> Worth:
     """The integers of a sum and of what it reads follow from w, λ and b, whose Δ are those before it was made."""
-    layer, threshold, bits = held(case.snn, name), given.thresholds[step.name], case.options.bits
+    layer, threshold = held(case.snn, name), given.thresholds[step.name]
     channels = len(layer.threshold)
     behind_sum, bias = norm_behind(step, case.model, channels)
     rows, codes, bias_error = [], [], np.zeros(channels)
@@ -264,7 +269,7 @@ def assert_sum(step: Add, case: GraphCase, given: Quantised, worth: dict[str, Wo
             continue
         own = folded(case.model, step.layer(place), torch.float32)  # type: ignore[arg-type]
         rows.append(reference_of_sums.worth_of_codes(factor, given.steps[step.layer(place)], read.unit))
-        codes.append(reference.largest_code(bits))
+        codes.append(reference.largest_code(given.levels[step.layer(place)]))
         bias = bias + factor * own.bias
         bias_error = bias_error + np.abs(factor) * (own.bias_error + 1e-6 * np.abs(own.bias))
     exact, grain = np.stack(rows), real(layer.step)
@@ -289,7 +294,12 @@ def assert_sum(step: Add, case: GraphCase, given: Quantised, worth: dict[str, Wo
         )
         np.testing.assert_allclose(real(synapses.step), refitted, rtol=1e-9)
         np.testing.assert_allclose(synapses.input_unit, read.unit, rtol=1e-12)
-        assert_same_codes(whole(synapses.codes), read.scaled(own.weight, groups_of(branch.plan)), refitted, bits)
+        assert_same_codes(
+            whole(synapses.codes),
+            read.scaled(own.weight, groups_of(branch.plan)),
+            refitted,
+            given.levels[step.layer(place)],
+        )
     theta, beta = whole(layer.threshold), whole(layer.leak)
     assert_rounded(theta, np.maximum(1, threshold / grain), SLACK)
     assert_rounded(beta, bias / grain, np.maximum(SLACK, bias_error / grain))

@@ -5,12 +5,22 @@ Open `hardware.py` first, then `hwtargets/`, where the chips are. It imports dis
 
 from fxsnn.chip.cores import FORMULA, Read, Shape, estimated_cores
 from fxsnn.chip.fit_report import FitReport, Violation, fit_layer, own_reset, reasons
-from fxsnn.chip.hardware import ALL_BITS, AUTOMATIC, Bits, HardwareTarget, Registers, require_target, whole_number
+from fxsnn.chip.hardware import (
+    ALL_BITS,
+    AUTOMATIC,
+    CODEBOOKS,
+    Bits,
+    HardwareTarget,
+    Registers,
+    require_target,
+    whole_number,
+)
 from fxsnn.chip.plugins import get_target, target_sources
 
 __all__ = [
     "ALL_BITS",
     "AUTOMATIC",
+    "CODEBOOKS",
     "FORMULA",
     "Bits",
     "FitReport",

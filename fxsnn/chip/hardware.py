@@ -16,7 +16,7 @@ from typing import Any
 
 from fxsnn.display import Rows, aligned, html
 from fxsnn.errors import OptionError
-from fxsnn.options import shown
+from fxsnn.options import is_one_of, shown
 
 KernelSize = tuple[int, int]
 
@@ -27,6 +27,11 @@ JOINS = ("add", "concatenate", "pair")
 layers that stand for one value with a sign."""
 
 AUTOMATIC = "auto"
+
+CODEBOOKS = ("symmetric", "full", "free")
+"""What the levels of a layer's weights may be, each word allowing what stands before it too: whole numbers from `-Q` to
+`Q`, `Q = 2**(b - 1) - 1`; those of two's complement, `-2**(b - 1)` to `Q`, or their mirror image; any `2**b` small
+whole numbers. At 1 bit they are -1 and 1."""
 
 Bits = int | str | Mapping[str, int]
 """Weight bits: of all layers, "auto" for the widest that each layer can have, or by layer, all others automatic."""
@@ -103,6 +108,7 @@ class HardwareTarget:
         joins: how layers may read several others, of `JOINS`: "add", neurons that add up several inputs (residual
             connections); "concatenate"; "pair", two layers for a value with a sign, which a convolution without a ReLU
             has. Without "pair" each convolution must have its ReLU.
+        codebook: what the levels of a layer's weights may be, one of `CODEBOOKS`.
 
     Raises:
         OptionError: the data contradict themselves.
@@ -118,6 +124,7 @@ class HardwareTarget:
     core_inputs: int | None = None
     core_outputs: int | None = None
     joins: tuple[str, ...] = JOINS
+    codebook: str = CODEBOOKS[0]
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -151,6 +158,11 @@ class HardwareTarget:
         if not isinstance(self.joins, tuple | list) or not set(self.joins) <= set(JOINS):
             raise OptionError(f"target {self.name!r}: joins is {shown(self.joins)}; allowed are several of {JOINS}")
         object.__setattr__(self, "joins", tuple(self.joins))
+        if not is_one_of(self.codebook, CODEBOOKS):
+            raise OptionError(
+                f"target {self.name!r}: codebook is {shown(self.codebook)}; allowed are "
+                f"{', '.join(map(repr, CODEBOOKS))}"
+            )
         if self.input_channels is not None:
             table = self._table(self.input_channels)
             object.__setattr__(self, "input_channels", MappingProxyType(table))
@@ -218,6 +230,23 @@ class HardwareTarget:
             raise OptionError(f"bits is {shown(bits)}; allowed are {AUTOMATIC!r}, a number, or a number for each layer")
         return self.require_bits(bits)
 
+    def codebooks(self) -> tuple[str, ...]:
+        """Those of `CODEBOOKS` that the chip can have."""
+        return CODEBOOKS[: CODEBOOKS.index(self.codebook) + 1]
+
+    def require_codebook(self, codebook: object) -> str:
+        """`codebook` as one of `CODEBOOKS` that the chip can have; "auto" is the widest of them.
+
+        Raises:
+            OptionError: it is none of these.
+        """
+        if is_one_of(codebook, (AUTOMATIC,)):
+            return self.codebook
+        if not is_one_of(codebook, self.codebooks()):
+            allowed = ", ".join(map(repr, (*self.codebooks(), AUTOMATIC)))
+            raise OptionError(f"codebook is {shown(codebook)}; target {self.name!r} allows {allowed}")
+        return str(codebook)
+
     def bits_of(self, layer: str, choice: Bits, kernel_size: KernelSize | None, in_channels: int) -> int:
         """The weight bits of a layer under a choice.
 
@@ -283,6 +312,7 @@ class HardwareTarget:
         return [
             (any_kernel, None) if self.input_channels is None else (limits, self.limit_rows()),
             ("registers", self.register_rows()),
+            (f"codebooks: {', '.join(self.codebooks())}", None),
             (f"size of a core: {core}", None),
             (f"layers that read several others: {', '.join(self.joins) or 'none'}", None),
         ]

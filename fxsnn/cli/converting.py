@@ -66,6 +66,7 @@ def convert_command(options: argparse.Namespace) -> Answer:
         percentile=options.percentile,
         input_bits=options.input_bits,
         per_channel=not options.per_layer,
+        codebook=options.codebook,
         max_pool=options.max_pool,
         correction=None if options.correction == "none" else options.correction,
         finetune=finetune,

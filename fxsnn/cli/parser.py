@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from fxsnn.chip import AUTOMATIC
+from fxsnn.chip import AUTOMATIC, CODEBOOKS
 from fxsnn.cli.answer import Answer
 from fxsnn.cli.checking import check_command, targets_command
 from fxsnn.cli.converting import convert_command
@@ -76,6 +76,9 @@ def command_line() -> argparse.ArgumentParser:
         help="without training, from the data; auto: of the biases in front of fine-tuning",
     )
     one.add_argument("--input-bits", type=int, default=8, help="width of the integer input")
+    one.add_argument(
+        "--codebook", default=CODEBOOKS[0], choices=(*CODEBOOKS, AUTOMATIC), help="what the levels of weights may be"
+    )
     one.add_argument("--per-layer", action="store_true", help="one weight step a layer instead of one a channel")
     one.add_argument("--finetune-epochs", type=int, default=0, help="train the n-bit weights so long")
     one.add_argument(

@@ -239,21 +239,19 @@ def activation_scatter(axes: Axes, activations: ArrayLike, spiking: ArrayLike, m
     return axes
 
 
-def weight_code_histogram(axes: Axes, codes: ArrayLike, bits: int) -> Axes:
+def weight_code_histogram(axes: Axes, codes: ArrayLike, levels: Sequence[int]) -> Axes:
     """How often each weight code occurs.
 
     Args:
         axes: where to draw.
         codes: integers, any shape, such as `snn.conv1.codes`.
-        bits: weight bits.
+        levels: those of the codebook, such as `snn.conv1.codebook.levels`.
     """
     values = _values(codes).astype(int).ravel()
-    top = max(1, (1 << (bits - 1)) - 1)
-    possible = [code for code in range(-top, top + 1) if bits > 1 or code]
-    shares = [100 * float((values == code).mean()) for code in possible]
-    axes.bar(possible, shares, 0.8, color=_COLOURS[0])
-    axes.set_xticks(possible)
-    axes.set_xlabel(f"weight code ({bits} bit{'s' if bits > 1 else ''})")
+    shares = [100 * float((values == level).mean()) for level in levels]
+    axes.bar(levels, shares, 0.8, color=_COLOURS[0])
+    axes.set_xticks(levels)
+    axes.set_xlabel("weight code")
     axes.set_ylabel("share of the weights (%)")
     return axes
 

@@ -7,7 +7,7 @@ Open `document.py` first, which writes; `rebuilding.py` reads, with `body.py` fo
 from fxsnn.file.document import described, target_data
 from fxsnn.file.golden import Golden, Verification, compared, golden_arrays, require_none
 from fxsnn.file.packing import pack_codes, unpack_codes
-from fxsnn.file.rebuilding import Rebuilt, difference, rebuilt
+from fxsnn.file.rebuilding import Rebuilt, completed, difference, rebuilt
 from fxsnn.file.schema_check import DAMAGED, require_schema
 from fxsnn.file.writable import unwritable
 
@@ -17,6 +17,7 @@ __all__ = [
     "Rebuilt",
     "Verification",
     "compared",
+    "completed",
     "described",
     "difference",
     "golden_arrays",

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from fxsnn.errors import OptionError
 from fxsnn.file.packing import unpack_codes
 from fxsnn.file.schema_check import Problems
 from fxsnn.file.structure import Size
 from fxsnn.file.tail_layers import FLOAT_TYPES
-from fxsnn.numerics import all_finite
+from fxsnn.numerics import Codebook, all_finite
 
 FLOATS = tuple(FLOAT_TYPES.values())
 ANY_TYPE = (torch.uint8, torch.int64, *FLOATS)
@@ -52,7 +53,24 @@ class Arrays:
             return found
         return torch.zeros(()) if shape is None else torch.zeros((), dtype=dtypes[0]).expand(shape)
 
-    def codes(self, name: str, bits: int, shape: Size) -> Tensor:
+    def codebook(self, name: str, bits: int) -> Codebook:
+        """The codebook with the levels of an array; the symmetric one without that, and in the place of a wrong one."""
+        symmetric = Codebook.symmetric(bits)
+        if name not in self._held:
+            return symmetric
+        told = self(name, None, (torch.int32,))
+        try:
+            found = Codebook(tuple(told.tolist())) if told.dim() == 1 and len(told) <= 1 << bits else None
+        except OptionError as error:
+            self._problem(f"array {name!r}: {error}")
+            return symmetric
+        if found is None or found.bits != bits or found.is_symmetric:
+            self._problem(f"array {name!r}: its {told.numel()} levels are not those of a codebook of {bits} bits that "
+                          "needs to be told")  # fmt: skip
+            return symmetric
+        return found
+
+    def codes(self, name: str, codebook: Codebook, shape: Size) -> Tensor:
         """Weight codes, int8; zeros in the place of wrong ones."""
         self._used.add(name)
         packed = self._held.get(name)
@@ -60,7 +78,7 @@ class Arrays:
             self._problem(f"array {name!r} is missing")
         else:
             try:
-                return unpack_codes(packed, bits, shape)
+                return unpack_codes(packed, codebook, shape)
             except ValueError as error:
                 self._problem(f"array {name!r}: {error}")
         return torch.zeros((), dtype=torch.int8).expand(shape)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fxsnn.chip import HardwareTarget, fit_layer
 from fxsnn.file.arrays import FLOATS, Arrays
+from fxsnn.file.document import LEVELS_SINCE
 from fxsnn.file.schema_check import Document, Problems
 from fxsnn.file.structure import Size, image_form_of, reads
 from fxsnn.file.tail_layers import convolution_arguments
@@ -39,7 +40,7 @@ from fxsnn.layers import (
     WithinChannels,
     fill,
 )
-from fxsnn.numerics import Dynamics, IntegerNeuron, JointNeuron, largest_code
+from fxsnn.numerics import Codebook, Dynamics, IntegerNeuron, JointNeuron, kind_of
 
 _CAST = 2.0**-7
 """By so much what `decode` multiplies with may differ: a network may have been cast to bfloat16, and back."""
@@ -97,6 +98,7 @@ class BodyBuilder:
         self._target = target
         self._sizes = sizes
         self._problem = problem
+        self._levels = document["version"] >= LEVELS_SINCE
         self._signals: dict[int, Signal] = {}
         self._wired = 0
 
@@ -189,22 +191,23 @@ class BodyBuilder:
         name, bits, unit, gain = str(node["name"]), node["bits"], float(node["input_unit"]), node["gain"]
         layer: Any = geometry(node, self._problem)
         outputs, before = layer.weight.shape[0], len(self._problem.found)
-        codes = self._arrays.codes(f"{name}.codes", bits, tuple(layer.weight.shape))
+        codebook = self._codebook(name, bits)
+        codes = self._arrays.codes(f"{name}.codes", codebook, tuple(layer.weight.shape))
         theta, leak = self._numbers(name, ("threshold", "leak"), (outputs,), torch.int32)
         step, value, bias = self._numbers(name, ("step", "spike_value", "real_bias"), (outputs,), torch.float64)
         (threshold,) = self._numbers(name, ("real_threshold",), (1,), torch.float64)
         signal = Signal(value, outputs)
         if len(self._problem.found) > before:  # what stands in for a missing array is no layer
             return nn.Identity(), signal
-        self._require_registers(name, gain * largest_code(bits), theta, leak)
-        self._require_fitting(node, layer)
+        self._require_registers(name, gain * codebook.largest, theta, leak)
+        self._require_fitting(node, layer, codebook)
         if not bool((step > 0).all()) or not _close(value, theta * step * unit / gain):
             self._problem(f"{name}: its spike value is not threshold * step * unit / gain")
         self._require_unit(name, unit, read)
         fill(
             layer,
             codes,
-            bits,
+            codebook,
             IntegerNeuron(gain, theta, leak, value),
             step,
             self._dynamics,
@@ -222,13 +225,14 @@ class BodyBuilder:
         layer: Any = geometry(node, self._problem)
         outputs, before = layer.weight.shape[0], len(self._problem.found)
         signal = replace(read, value=None, channels=outputs)
-        codes = self._arrays.codes(f"{name}.codes", bits, tuple(layer.weight.shape))
+        codebook = self._codebook(name, bits)
+        codes = self._arrays.codes(f"{name}.codes", codebook, tuple(layer.weight.shape))
         (gain,) = self._numbers(name, ("gain",), (outputs,), torch.int32)
         (step,) = self._numbers(name, ("step",), (outputs,), torch.float64)
         if len(self._problem.found) > before:
             return nn.Identity(), signal
-        self._require_registers(name, int(gain.long().abs().max()) * largest_code(bits))
-        self._require_fitting(node, layer)
+        self._require_registers(name, int(gain.long().abs().max()) * codebook.largest)
+        self._require_fitting(node, layer, codebook)
         if not bool((step > 0).all()):
             self._problem(f"{name}: a step of it is not positive")
         self._require_unit(name, unit, read)
@@ -236,7 +240,7 @@ class BodyBuilder:
             return nn.Identity(), signal
         layer.connect(
             codes,
-            bits,
+            codebook,
             step,
             gain,
             self._dynamics,
@@ -328,11 +332,14 @@ class BodyBuilder:
         if read.value is not None and not _close(read.value.mean(), torch.tensor(unit, dtype=torch.float64)):
             self._problem(f"{name}: its input unit is {unit}; what it reads is worth {float(read.value.mean())}")
 
-    def _require_fitting(self, node: Mapping[str, Any], layer: nn.Module) -> None:
-        """Weights of these bits, in this shape, are some that the target has."""
+    def _require_fitting(self, node: Mapping[str, Any], layer: nn.Module, codebook: Codebook) -> None:
+        """Weights of these bits and levels, in this shape, are some that the target has."""
         name, bits = str(node["name"]), node["bits"]
         if bits not in self._target.weight_bits:
             self._problem(f"{name}: it has {bits}-bit weights, which {self._target.name} does not know")
+        if kind_of(codebook) not in self._target.codebooks():
+            allowed = ", ".join(self._target.codebooks())
+            self._problem(f"{name}: its codebook is {codebook}; {self._target.name} has {allowed} ones alone")
         if isinstance(layer, nn.Conv2d):
             _, violation = fit_layer(
                 self._target,
@@ -346,6 +353,10 @@ class BodyBuilder:
             )
             if violation is not None:
                 self._problem(violation.message)
+
+    def _codebook(self, name: str, bits: int) -> Codebook:
+        """The codebook of a layer."""
+        return self._arrays.codebook(f"{name}.levels", bits) if self._levels else Codebook.symmetric(bits)
 
     def _require_registers(self, name: str, entry: int, *neuron: Tensor) -> None:
         """The largest codebook entry, thresholds and leaks are some that the target holds."""

@@ -1,6 +1,6 @@
 """The network file's JSON document and arrays: what a spiking graph becomes when it is written.
 
-`docs/FILE.md` describes the format, `embedded/file_v1.schema.json` and `file_v2.schema.json` are its schema;
+`docs/FILE.md` describes the format, `embedded/file_v1.schema.json` and those behind it are its schema;
 `fxsnn.file.rebuilding` is the way back. Everything that can stand in the tail is named here: a file cannot call
 anything else.
 """
@@ -47,8 +47,11 @@ from fxsnn.numerics import Dynamics
 from fxsnn.storage import SEAL
 
 FORMAT = "fxsnn"
-VERSION = 2
+VERSION = 3
 """The newest version. A file has the first one that has words for it: older readers read all that they can."""
+
+LEVELS_SINCE = 3
+"""Since this version a layer may have levels of its own, and the target says which."""
 
 METHODS = frozenset({
     "abs", "add", "argmax", "div", "exp", "flatten", "log_softmax", "mean", "mul", "neg", "reshape", "sigmoid", "size",
@@ -122,7 +125,10 @@ def described(
     nodes, arrays, problems = nodes_of(graph)
     if problems:
         raise FileError(f"the network cannot be written: {listing(problems)}")
-    return document_of(nodes, target, dynamics, image_size, provenance), arrays
+    document = document_of(nodes, target, dynamics, image_size, provenance)
+    if any(f"{node['name']}.levels" in arrays for node in nodes if "gain" in node or node["op"].startswith("synapse_")):
+        document |= {"version": LEVELS_SINCE, "target": {**document["target"], "codebook": target.codebook}}
+    return document, arrays
 
 
 def document_of(
@@ -288,7 +294,9 @@ def _synapses(layer: Any) -> tuple[dict[str, Any], list[Array]]:
 def _with_codes(
     kind: str, layer: Any, common: dict[str, Any], numbers: list[Array]
 ) -> tuple[dict[str, Any], list[Array]]:
-    arrays = [("codes", pack_codes(layer.codes, layer.bits)), *numbers]
+    arrays = [("codes", pack_codes(layer.codes, layer.codebook)), *numbers]
+    if not layer.codebook.is_symmetric:
+        arrays.append(("levels", torch.tensor(layer.codebook.levels, dtype=torch.int32)))
     if isinstance(layer, nn.Linear):
         shape = {"in_features": layer.in_features, "out_features": layer.out_features}
         return {"op": f"{kind}_linear", **common, **shape}, arrays

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxsnn.numerics import largest_code
+from fxsnn.numerics import Codebook
 
 _AT_ONCE = 1 << 20
 """So many values are unpacked at a time: in between, each bit takes a byte."""
@@ -20,32 +20,40 @@ def packed_size(shape: Sequence[int], bits: int) -> int:
     return -(-math.prod(shape) * bits // 8)
 
 
-def pack_codes(codes: Tensor, bits: int) -> Tensor:
-    """Weight codes as bytes: two's complement of `bits` bits; at 1 bit, 1 stands for +1 and 0 for -1.
+def pack_codes(codes: Tensor, codebook: Codebook) -> Tensor:
+    """Weight codes as bytes: of a symmetric codebook in two's complement of its bits (at 1 bit, 1 stands for +1 and 0
+    for -1), of any other as places among its levels.
 
     Args:
-        codes: int8, any shape.
-        bits: 1 to 4.
+        codes: int8, any shape: levels of the codebook.
+        codebook: its bits are those of a code.
 
     Returns:
         uint8, one dimension; unused bits of the last byte are 0.
     """
-    values = (codes > 0).to(torch.uint8) if bits == 1 else codes.to(torch.uint8) & ((1 << bits) - 1)
-    return _packed(values, bits)
+    bits = codebook.bits
+    if not codebook.is_symmetric or codebook.binary:
+        levels = torch.tensor(codebook.levels, dtype=torch.int8, device=codes.device)
+        return _packed(torch.searchsorted(levels, codes.contiguous()).to(torch.uint8), bits)
+    return _packed(codes.to(torch.uint8) & ((1 << bits) - 1), bits)
 
 
-def unpack_codes(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
+def unpack_codes(packed: Tensor, codebook: Codebook, shape: Sequence[int]) -> Tensor:
     """The codes that `pack_codes` packed, int8.
 
     Raises:
-        ValueError: the bytes are too many or too few, or a code is not one of those that `bits` bits have.
+        ValueError: the bytes are too many or too few, or a code is not one that the codebook has.
     """
-    codes = _unpacked(packed, bits, shape).view(torch.int8)
-    if bits == 1:
-        return codes.mul_(2).sub_(1)
+    bits = codebook.bits
+    codes = _unpacked(packed, bits, shape)
+    if not codebook.is_symmetric or codebook.binary:
+        if bool((codes >= len(codebook.levels)).any()):
+            raise ValueError(f"it has the level number {int(codes.max())}; there are 0 to {len(codebook.levels) - 1}")
+        return torch.tensor(codebook.levels, dtype=torch.int8)[codes.int()]
+    codes = codes.view(torch.int8)
     codes.sub_((codes >> (bits - 1)) << bits)
-    if bool((codes < -largest_code(bits)).any()):
-        raise ValueError(f"it has the code {int(codes.min())}; {bits} bits have -{largest_code(bits)} and above")
+    if bool((codes < codebook.levels[0]).any()):
+        raise ValueError(f"it has the code {int(codes.min())}; {bits} bits have {codebook.levels[0]} and above")
     return codes
 
 

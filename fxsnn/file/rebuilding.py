@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
-from fxsnn.chip import HardwareTarget, Registers
-from fxsnn.errors import FxsnnError
+from fxsnn.chip import CODEBOOKS, HardwareTarget, Registers, get_target
+from fxsnn.errors import FxsnnError, UnknownName
 from fxsnn.file.arrays import ANY_TYPE, FLOATS, Arrays
 from fxsnn.file.body import BodyBuilder, OutlineBuilder
 from fxsnn.file.document import JOINS, METHODS, METHODS_OF_2, target_data
@@ -114,9 +114,22 @@ def _target(data: Mapping[str, Any], problems: Problems) -> HardwareTarget:
 
 
 def difference(file: HardwareTarget, known: HardwareTarget) -> list[str]:
-    """What two targets of one name do not agree on, descriptions aside."""
+    """What two targets of one name do not agree on, descriptions aside.
+
+    A file that needs none but symmetric codebooks says nothing of them.
+    """
     ours, theirs = target_data(known), target_data(file)
-    return [key for key in ours if key not in ("name", "description") and ours[key] != theirs[key]]
+    codebooks = ["codebook"] if file.codebook not in (CODEBOOKS[0], known.codebook) else []
+    return codebooks + [key for key in ours if key not in ("name", "description") and ours[key] != theirs[key]]
+
+
+def completed(target: HardwareTarget) -> HardwareTarget:
+    """A file's target with what files leave out, as far as it is the one that is known here by its name."""
+    try:
+        known = get_target(target.name)
+    except UnknownName:
+        return target  # a third party's, which need not be installed: the file says what there is to know
+    return target if difference(target, known) else replace(target, joins=known.joins, codebook=known.codebook)
 
 
 class _Program:

@@ -43,7 +43,7 @@ class Problems:
 
 
 def schema(version: int) -> dict[str, Any]:
-    """The JSON schema of the document; that of version 2 refers to the one of version 1, by the name of its file."""
+    """The JSON schema of the document; later ones refer to earlier ones, by the names of their files."""
     text = resources.files("fxsnn").joinpath("embedded", _file_of(version)).read_text()
     found: dict[str, Any] = json.loads(text)
     return found
@@ -71,7 +71,9 @@ def require_schema(document: Document) -> None:
     if type(version) is int and version > VERSION:
         raise FileError(f"it has version {version}; this fxsnn reads versions up to {VERSION}. Install a newer fxsnn")
     nodes = document.get("nodes")
-    first, rules = schema(1), schema(version if type(version) is int and version > 0 else 1)
+    number = version if type(version) is int and version > 0 else 1
+    schemas = [schema(one) for one in range(1, number + 1)]
+    first, rules = schemas[0], schemas[-1]
     most = first["properties"]["nodes"]["maxItems"]
     nodes = nodes if isinstance(nodes, list) else []
     if len(nodes) > most:
@@ -85,7 +87,9 @@ def require_schema(document: Document) -> None:
     kinds = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     strict = extend(Draft202012Validator, type_checker=kinds)
     problems = Problems()
-    known = Registry().with_resource(_file_of(1), Resource.from_contents(first))
+    known = Registry().with_resources(
+        (_file_of(one), Resource.from_contents(rules)) for one, rules in enumerate(schemas, start=1)
+    )
     for error in itertools.islice(strict(rules, registry=known).iter_errors(document), _MOST_TOLD):
         problems(f"{error.json_path}: {short(error.message)}")
     if type(version) is not int:

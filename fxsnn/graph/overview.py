@@ -11,7 +11,7 @@ from fxsnn.graph.graph import Graph
 from fxsnn.graph.kinds import Pooling, Weighted
 from fxsnn.layers import Add, ClippedReLU, Integers, LowBit, Spiking
 
-HEADER = ("layer", "is a", "bits", "weight step", "threshold", "levels")
+HEADER = ("layer", "is a", "bits", "codebook", "weight step", "threshold", "levels")
 
 
 def layer_rows(graph: Graph) -> list[tuple[str, ...]]:
@@ -24,21 +24,21 @@ def layer_rows(graph: Graph) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [HEADER]
     for node in graph.body(*Weighted, *Pooling, Add, Integers):
         module: Any = graph[node]
-        bits, step, threshold, levels = "-", "-", "-", "-"
+        bits, codebook, step, threshold, levels = "-", "-", "-", "-", "-"
         if graph.spikes(node):
-            bits = str(module.bits) if module.bits else "-"
-            step = _range(module.step) if module.bits else "-"
+            if module.bits:
+                bits, codebook, step = str(module.bits), str(module.codebook), _range(module.step)
             if graph.is_a(node, Spiking):
                 threshold, levels = _range(module.threshold), str(module.dynamics.timesteps)
         else:
             if isinstance(module, LowBit):
-                bits, step = str(module.bits), _range(module.step.detach())
+                bits, codebook, step = str(module.bits), str(module.codebook), _range(module.step.detach())
             behind = graph.sole_user(node)
             if behind is not None and graph.is_a(behind, ClippedReLU):
                 clipped: Any = graph[behind]
                 threshold = f"{clipped.threshold:.4g}"
                 levels = str(clipped.levels) if clipped.levels else "-"
-        rows.append((graph.name(node), type(module).__name__, bits, step, threshold, levels))
+        rows.append((graph.name(node), type(module).__name__, bits, codebook, step, threshold, levels))
     return rows
 
 

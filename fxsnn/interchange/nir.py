@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fxsnn.ambient import neutral
 from fxsnn.errors import FileError, Finding, FxsnnError, InterchangeWarning, ModelError, OptionError
-from fxsnn.file import described, rebuilt, require_schema
+from fxsnn.file import completed, described, rebuilt, require_schema
 from fxsnn.graph import Graph
 from fxsnn.interchange.nir_layers import Writer, field_names, integers_of, kept_arrays
 from fxsnn.interchange.nir_model import nir_graph, nir_package
@@ -136,7 +136,8 @@ def from_nir(source: str | Path | Any) -> SpikingNetwork:
                 nodes = [graph.nodes[name] for name in layers[node["name"]]]
                 arrays |= integers_of(node, nodes, document, kept)
         found = rebuilt(document, arrays)
-        snn = SpikingNetwork(found.graph, found.target, image_size=found.image_size, provenance=document["provenance"])
+        chip, size = completed(found.target), found.image_size
+        snn = SpikingNetwork(found.graph, chip, image_size=size, provenance=document["provenance"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InterchangeWarning)
             again = to_nir(snn, differences="warn")

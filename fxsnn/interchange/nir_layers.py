@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from fxsnn.engine.tables import ungrouped
-from fxsnn.errors import FileError, Finding, ModelError
+from fxsnn.errors import FileError, Finding, ModelError, OptionError
 from fxsnn.file import Rebuilt, pack_codes, unpack_codes
 from fxsnn.interchange.nir_padding import even_padding, own_taps
 from fxsnn.interchange.nir_tail import WritableTail
-from fxsnn.numerics import largest_code
+from fxsnn.numerics import Codebook
 
 IN_NODES = ("codes", "threshold", "leak", "weights")
 """Arrays of a layer that the nodes of the graph hold; the others are in its metadata."""
@@ -260,7 +260,7 @@ def _weights_of(node: Described, nodes: Sequence[Described], number: int, layer:
 
 def _codes(node: Described, layer: Any, kept: Mapping[str, Tensor]) -> Tensor:
     """Packed codes of a layer with weights; those that a gain of 0 has lost are the ones that were kept."""
-    name, bits = str(node["name"]), node["bits"]
+    name, codebook = str(node["name"]), _codebook(node, kept)
     weight = torch.from_numpy(np.array(layer.weight)).double()
     if node["op"].endswith("_conv2d"):
         groups, outputs, inputs = node["groups"], node["out_channels"], node["in_channels"]
@@ -274,13 +274,23 @@ def _codes(node: Described, layer: Any, kept: Mapping[str, Tensor]) -> Tensor:
     gain = gain.view(-1, *[1] * (weight.dim() - 1))
     codes = weight / gain
     if not bool(gain.all()):
-        before = unpack_codes(kept[f"{name}.codes"], bits, tuple(weight.shape))
+        before = unpack_codes(kept[f"{name}.codes"], codebook, tuple(weight.shape))
         codes = torch.where(gain == 0, before.double(), codes)
-    whole, top = _whole(name, "weights over the gain", codes), largest_code(bits)
-    if bool((whole.abs() > top).any()) or (bits == 1 and bool((whole == 0).any())):
+    whole = _whole(name, "weights over the gain", codes)
+    if not bool(torch.isin(whole, whole.new_tensor(codebook.levels)).all()):
         told = node.get("gain", "their gains")
-        raise FileError(f"{name}: its weights are not {bits}-bit codes times {told}")
-    return pack_codes(whole.to(torch.int8), bits)
+        raise FileError(f"{name}: its weights are not {codebook.bits}-bit codes ({codebook}) times {told}")
+    return pack_codes(whole.to(torch.int8), codebook)
+
+
+def _codebook(node: Described, kept: Mapping[str, Tensor]) -> Codebook:
+    """The codebook of a layer; what is wrong with it, reading the file will say."""
+    levels = kept.get(f"{node['name']}.levels")
+    try:
+        found = None if levels is None else Codebook(tuple(levels.tolist()))
+    except OptionError:
+        found = None
+    return found or Codebook.symmetric(node["bits"])
 
 
 def _whole(name: str, what: str, values: Tensor) -> Tensor:

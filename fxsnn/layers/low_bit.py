@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from fxsnn.layers.affine import along_inputs
 from fxsnn.layers.padded import PaddedConv2d
-from fxsnn.numerics import lowbit
+from fxsnn.numerics import SYMMETRIC, Codebook, fitted_codebook, lowbit
 
 
 class LowBit(nn.Module):
     """A layer with n-bit weights in float arithmetic: `weight` is the trainable shadow, `step * code` is what is used.
 
     Attributes:
-        bits: 1 to 4.
+        codebook: the levels that its codes are made of.
         step: weight step, [C] per output channel or [1] per layer.
         float_weight: the weight before it was quantised; training leaves it as it is.
         float_bias: the same of the bias, `None` without one.
@@ -25,7 +25,7 @@ class LowBit(nn.Module):
 
     weight: Tensor
     step: Tensor
-    bits: int
+    codebook: Codebook
     float_weight: Tensor
     float_bias: Tensor | None
     input_scale: Tensor | None
@@ -39,11 +39,18 @@ class LowBit(nn.Module):
         bias = self._parameters["bias"]
         return bias if bias is None or self.bias_error is None else bias + self.bias_error
 
-    def quantize(self, bits: int, *, per_channel: bool, input_scale: Tensor | None = None) -> None:
-        """Set the bits and fit the step to the weight."""
-        self.bits = bits
+    @property
+    def bits(self) -> int:
+        """Weight bits, 1 to 4."""
+        return self.codebook.bits
+
+    def quantize(
+        self, bits: int, codebook: str = SYMMETRIC, *, per_channel: bool, input_scale: Tensor | None = None
+    ) -> None:
+        """Choose the codebook, one of `fxsnn.chip.CODEBOOKS`, and fit the step to the weight."""
         self.register_buffer("input_scale", input_scale)
-        self.register_buffer("step", lowbit.fit_step(self._scaled(), bits, per_channel=per_channel))
+        self.codebook = fitted_codebook(self._scaled(), bits, codebook, per_channel=per_channel)
+        self.register_buffer("step", lowbit.fit_step(self._scaled(), self.codebook, per_channel=per_channel))
         bias = self._parameters["bias"]
         self.register_buffer("float_weight", self.weight.detach())
         self.register_buffer("float_bias", None if bias is None else bias.detach())
@@ -69,7 +76,7 @@ class LowBit(nn.Module):
     def quantized_weight(self) -> Tensor:
         """`step * code`, over the scale of the input: shape of the weight."""
         step = self.step if self.step_ratio is None else self.step * self.step_ratio
-        quantized = lowbit.quantize_weight(self._scaled(), step, self.bits)
+        quantized = lowbit.quantize_weight(self._scaled(), step, self.codebook)
         if self.input_scale is None:
             return quantized
         return quantized / along_inputs(self.input_scale.to(quantized.dtype), self)
@@ -82,11 +89,11 @@ class LowBit(nn.Module):
     def codes(self, step_ratio: Tensor | None = None) -> Tensor:
         """Integer weight codes, int8, shape of the weight; `step_ratio`, [C], times the step instead of that alone."""
         step = self.step if step_ratio is None else self.step.detach() * step_ratio.to(self.step.dtype)
-        return lowbit.weight_codes(self._scaled().detach(), step, self.bits).to(torch.int8)
+        return lowbit.weight_codes(self._scaled().detach(), step, self.codebook).to(torch.int8)
 
     def extra_repr(self) -> str:
         """Shown in dumps."""
-        return f"{super().extra_repr()}, bits={self.bits}"
+        return f"{super().extra_repr()}, bits={self.bits}, codebook={self.codebook}"
 
 
 class LowBitConv2d(LowBit, PaddedConv2d):

@@ -20,7 +20,7 @@ from fxsnn.layers.low_bit import LowBitConv2d, LowBitLinear
 from fxsnn.layers.padded import PaddedConv2d
 from fxsnn.layers.synapses import Integers, largest_sum_of
 from fxsnn.layers.wiring import Taps
-from fxsnn.numerics import Dynamics, IntegerNeuron, integrate_and_fire
+from fxsnn.numerics import Codebook, Dynamics, IntegerNeuron, integrate_and_fire
 
 
 class Spiking(Integers):
@@ -61,7 +61,7 @@ class Spiking(Integers):
 
     def whole_numbers(self) -> tuple[str, ...]:
         """See `Integers`."""
-        return ("bits", "gain", "input_magnitude", "largest_sum", "largest_leak", "largest_threshold")
+        return ("codebook_number", "gain", "input_magnitude", "largest_sum", "largest_leak", "largest_threshold")
 
     def fire(self, *inputs: Tensor, record: Callable[[Tensor], None] | None = None) -> Tensor:
         """Spikes [T * N, C, ...] for an input [T * N, ...] of spikes, or [N, ...] where the input is constant.
@@ -146,7 +146,7 @@ def spiking_form(
     fill(
         layer,
         source.codes(),
-        source.bits,
+        source.codebook,
         neuron,
         source.step,
         dynamics,
@@ -162,7 +162,7 @@ def spiking_form(
 def fill(
     layer: SpikeConv2d | SpikeLinear,
     codes: Tensor,
-    bits: int,
+    codebook: Codebook,
     neuron: IntegerNeuron,
     step: Tensor,
     dynamics: Dynamics,
@@ -174,7 +174,7 @@ def fill(
     constant_input: bool,
 ) -> None:
     """Give a layer that has its geometry the codes, integers and real values of `Spiking`."""
-    layer.bits = bits
+    layer.codebook = codebook
     layer.register_parameter("weight", None)
     layer.register_parameter("bias", None)
     layer.register_buffer("codes", codes)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fxsnn.layers.kept_types import KeptTypes
 from fxsnn.layers.padded import PaddedConv2d
 from fxsnn.layers.plain_numbers import PlainNumbers
-from fxsnn.numerics import Dynamics
+from fxsnn.numerics import Codebook, Dynamics
 
 _EXACT_IN_BFLOAT16 = 1 << 8
 
@@ -21,8 +21,8 @@ class Integers(PlainNumbers, KeptTypes):
 
     Attributes:
         dynamics: timesteps, reset and start of the membranes; `None` before conversion.
-        bits: of the codes.
-        codes: weight codes, int8.
+        codebook: what its codes are made of; `None` before conversion, and where there are none.
+        codes: weight codes, int8: levels of the codebook.
         input_unit: what one unit of the input is worth in activation units.
         input_magnitude: the largest magnitude an input can have: 1 for spikes, `None` for the analog input.
         constant_input: the input does not change over time and comes without a time axis.
@@ -30,7 +30,7 @@ class Integers(PlainNumbers, KeptTypes):
     """
 
     dynamics: Dynamics | None = None
-    bits: int = 0
+    codebook: Codebook | None = None
     input_unit: float = 1.0
     input_magnitude: int | None = 1
     constant_input: bool = False
@@ -38,7 +38,21 @@ class Integers(PlainNumbers, KeptTypes):
 
     def whole_numbers(self) -> tuple[str, ...]:
         """Names of attributes that belong to the integers."""
-        return ("bits", "input_magnitude", "largest_sum")
+        return ("codebook_number", "input_magnitude", "largest_sum")
+
+    @property
+    def bits(self) -> int:
+        """Weight bits, 0 without codes."""
+        return 0 if self.codebook is None else self.codebook.bits
+
+    @property
+    def codebook_number(self) -> int:
+        """The codebook as a number, 0 without codes."""
+        return 0 if self.codebook is None else self.codebook.number
+
+    @codebook_number.setter
+    def codebook_number(self, number: int) -> None:
+        self.codebook = Codebook.numbered(number) if number else None
 
     def numbers(self) -> Mapping[str, type[int] | type[float]]:
         """Of a converted layer, all that belongs to its integers."""
@@ -86,7 +100,7 @@ class Synapses(Integers):
     def connect(
         self,
         codes: Tensor,
-        bits: int,
+        codebook: Codebook,
         step: Tensor,
         gain: Tensor,
         dynamics: Dynamics,
@@ -96,7 +110,7 @@ class Synapses(Integers):
         constant_input: bool,
     ) -> None:
         """Take over the integers, and give up the float weights."""
-        self.bits, self.dynamics = bits, dynamics
+        self.codebook, self.dynamics = codebook, dynamics
         self.register_parameter("weight", None)
         self.register_parameter("bias", None)
         self.register_buffer("codes", codes)

@@ -3,9 +3,10 @@
 Open `neuron.py` first. It imports chip (the widths of registers) and the ground.
 """
 
+from fxsnn.numerics.codebook import Codebook
+from fxsnn.numerics.codebook_families import SYMMETRIC, fitted_codebook, kind_of
 from fxsnn.numerics.finite import all_finite
 from fxsnn.numerics.joint import Branch, JointNeuron, joint_neuron
-from fxsnn.numerics.lowbit import largest_code
 from fxsnn.numerics.neuron import (
     Dynamics,
     IntegerNeuron,
@@ -16,15 +17,18 @@ from fxsnn.numerics.neuron import (
 )
 
 __all__ = [
+    "SYMMETRIC",
     "Branch",
+    "Codebook",
     "Dynamics",
     "IntegerNeuron",
     "JointNeuron",
     "RegisterError",
     "all_finite",
+    "fitted_codebook",
     "integer_neuron",
     "integrate_and_fire",
     "joint_neuron",
-    "largest_code",
+    "kind_of",
     "steady_spike_counts",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fxsnn.chip import Registers, whole_number
 from fxsnn.errors import FxsnnError, OptionError
-from fxsnn.numerics.lowbit import largest_code
+from fxsnn.numerics.codebook import Codebook
 from fxsnn.options import is_one_of, real_number, shown
 
 RESETS = ("subtraction", "zero")
@@ -149,19 +149,19 @@ class IntegerNeuron:
 
 
 def integer_neuron(
-    *, step: Tensor, bias: Tensor, threshold: float, unit: float, bits: int, registers: Registers
+    *, step: Tensor, bias: Tensor, threshold: float, unit: float, codebook: Codebook, registers: Registers
 ) -> IntegerNeuron:
     """Round a layer's threshold and bias to integers, with the largest codebook gain at which all registers fit.
 
     With `m` the gain: threshold `round(threshold * m / (step * unit))`, at least 1; leak
-    `round(bias * m / (step * unit))`; codebook entries `code * m`.
+    `round(bias * m / (step * unit))`; codebook entries `level * m`.
 
     Args:
         step: weight step of each output channel, [C].
         bias: bias of each output channel in activation units, [C].
         threshold: upper end of the layer's ReLU output in activation units.
         unit: what one unit of the layer's input is worth in activation units.
-        bits: weight bits, 1 to 4.
+        codebook: of the weights.
         registers: widths of the chip's registers.
 
     Raises:
@@ -198,7 +198,7 @@ def integer_neuron(
             f"Train it with a smaller bias, {coarser}",
         )
 
-    most = codebook_top // largest_code(bits)
+    most = codebook_top // codebook.largest
     bounds = [most, (threshold_top + 1) / float(real_threshold.max())]
     if float(real_leak.abs().max()) > 0:
         bounds.append((leak_top + 1) / float(real_leak.abs().max()))

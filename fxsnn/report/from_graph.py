@@ -14,7 +14,7 @@ from torch.fx.node import Node
 from fxsnn.chip import HardwareTarget, Read, Shape, estimated_cores, fit_layer, own_reset, reasons
 from fxsnn.graph import Graph
 from fxsnn.layers import Encode, Integers, SpikeAdd, SpikeAnyPool2d, SpikePool2d, Spiking, Synapses, geometry_of, pair
-from fxsnn.numerics import Dynamics, largest_code
+from fxsnn.numerics import Codebook, Dynamics
 from fxsnn.report.activity import Activity
 from fxsnn.report.report import LayerRow, Report, Summand
 
@@ -92,7 +92,8 @@ def _row(name: str, layer: Any, target: HardwareTarget) -> LayerRow:
     window = prod(kernel or (1, 1))
     fan_in = window * (per_group or 1)
     gain = _ends(layer.gain) if isinstance(layer, Synapses) else (int(layer.gain), int(layer.gain))
-    top = largest_code(layer.bits) * max(map(abs, gain)) if layer.bits else 0
+    book: Codebook | None = layer.codebook
+    entries = [] if book is None else [level * one for level in (book.levels[0], book.levels[-1]) for one in gain]
     return LayerRow(
         layer=name,
         kind=type(layer).__name__,
@@ -103,7 +104,8 @@ def _row(name: str, layer: Any, target: HardwareTarget) -> LayerRow:
         limit=limit,
         why=why,
         gain=gain,
-        codebook=(-top, top) if layer.bits else None,
+        codebook=(min(entries), max(entries)) if entries else None,
+        levels=None if book is None else book.levels,
         fan_in=fan_in,
         rows=fan_in * max(1, layer.bits),
         weight_memory=layer.codes.numel() * layer.bits if layer.bits else 0,

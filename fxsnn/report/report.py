@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fxsnn.chip import FORMULA
 from fxsnn.display import Part, Rows, page_of, tables
+from fxsnn.numerics import Codebook
 from fxsnn.report.activity import LayerActivity
 from fxsnn.storage import write_whole
 
@@ -68,7 +69,7 @@ class LayerRow:
             adds none.
         threshold: smallest and largest integer threshold; `None` without neurons.
         leak: smallest and largest integer leak; `None` without neurons.
-        codebook: smallest and largest entry that codes of these bits have: code times gain; `None` for pooling.
+        codebook: smallest and largest codebook entry, level times gain; `None` for pooling.
         spike_value: what a spike is worth in activation units, mean over the channels; `None` without neurons.
         fan_in: synapses of a neuron; of a sum, those of all inputs together.
         rows: input rows that these take on a core: fan-in times bits (1 for a pooling, and for what is added as it is).
@@ -77,6 +78,7 @@ class LayerRow:
             large a core is.
         activity: what it does on images, `None` without any.
         adds: the inputs of a sum.
+        levels: what weight codes may be; `None` for poolings and sums.
     """
 
     layer: str
@@ -98,6 +100,7 @@ class LayerRow:
     cores: int | None = None
     activity: LayerActivity | None = None
     adds: tuple[Summand, ...] = ()
+    levels: tuple[int, ...] | None = None
 
     @property
     def neurons(self) -> int | None:
@@ -182,7 +185,8 @@ class Report:
     def rows(self) -> list[tuple[str, ...]]:
         """The integers of each layer as cells, header first."""
         header = (
-            "layer", "kind", "kernel", "in/group", "limit", "out", "bits", "gain", "threshold", "leak", "spike value",
+            "layer", "kind", "kernel", "in/group", "limit", "out", "bits", "codebook", "gain", "threshold", "leak",
+            "spike value",
         )  # fmt: skip
         return [header, *(_cells(row) for row in self.layers)]
 
@@ -349,6 +353,7 @@ def _cells(row: LayerRow) -> tuple[str, ...]:
         _or_dash(row.limit),
         str(row.out_channels),
         _or_dash(row.bits),
+        "-" if row.levels is None else str(Codebook(row.levels)),
         _range(row.gain),
         _range(row.threshold),
         _range(row.leak),

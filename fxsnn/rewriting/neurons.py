@@ -32,7 +32,6 @@ from fxsnn.numerics import (
     RegisterError,
     integer_neuron,
     joint_neuron,
-    largest_code,
 )
 
 NOTHING_TO_CONVERT = Finding(
@@ -270,7 +269,7 @@ def _neuron(
             bias=bias_of(graph, node, inputs),
             threshold=clipped.threshold,
             unit=inputs[0].source.unit,
-            bits=layer.bits,
+            codebook=layer.codebook,
             registers=target.registers,
         )
     except RegisterError as error:
@@ -303,7 +302,7 @@ def branches_of(graph: Graph, node: Node, inputs: tuple[Input, ...]) -> list[tup
         else:
             layer: Any = graph[one.synapses]
             weight = factor * layer.step.detach().double() * one.source.unit
-            found.append((Branch(weight.expand(channels), largest_code(layer.bits)), layer))
+            found.append((Branch(weight.expand(channels), layer.codebook.largest), layer))
     return found
 
 

@@ -33,7 +33,7 @@ from fxsnn.layers import (
     layer_like,
     spiking_form,
 )
-from fxsnn.numerics import Dynamics, JointNeuron
+from fxsnn.numerics import Codebook, Dynamics, JointNeuron
 from fxsnn.rewriting.neurons import (
     Neurons,
     bias_of,
@@ -123,7 +123,7 @@ def _joint(
         ratio = step_ratio(neuron, number, branches[number][0])
         synapses.connect(
             low.codes(ratio),
-            low.bits,
+            low.codebook,
             low.step.detach().double() * ratio,
             neuron.gains[number].clone(),
             dynamics,
@@ -204,7 +204,7 @@ def _without_numbers(graph: Graph, node: Node, value: Tensor) -> nn.Module:
     else:
         spiking = layer_like(layer, SpikeConv2d, SpikeLinear)
     if not isinstance(spiking, SpikeAdd):
-        spiking.bits = 1
+        spiking.codebook = Codebook.symmetric(1)
         spiking.register_buffer("codes", torch.empty(0, dtype=torch.int8))
     for name in ("threshold", "leak", "step", "spike_value", "real_threshold", "real_bias"):
         spiking.register_buffer(name, value)

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 import fxsnn
+from fxsnn import HardwareTarget
+from fxsnn.chip import CODEBOOKS
 from fxsnn.errors import OptionError
 from fxsnn.layers import LowBitConv2d, LowBitLinear
-from fxsnn.numerics import largest_code
+from fxsnn.numerics import Codebook
+from fxsnn.numerics.codebook_families import codebooks_of
 from fxsnn.passes import FoldBatchNorm, QuantizeWeights
 from tests.nets import Small, images, seeded
 
@@ -25,7 +28,7 @@ def test_weights_lie_on_the_grid_of_their_bits(bits: int) -> None:
         codes = layer.codes()
         assert codes.dtype == torch.int8
         torch.testing.assert_close(grid, codes.float())
-        assert int(codes.abs().max()) <= largest_code(bits)
+        assert int(codes.abs().max()) <= Codebook.symmetric(bits).largest
         assert bits > 1 or not bool((codes == 0).any())
 
 
@@ -53,3 +56,39 @@ def test_more_bits_move_the_output_less() -> None:
 def test_other_bits_are_refused(bits: object) -> None:
     with pytest.raises(OptionError, match=r"bits is .*; allowed are 1, 2, 3, 4"):
         QuantizeWeights(bits)  # type: ignore[arg-type]
+
+
+class TestCodebooks:
+    @pytest.mark.parametrize(("kind", "bits"), [("symmetric", 2), ("full", 3), ("free", 2), ("free", 4)])
+    def test_codes_are_levels_of_a_codebook_of_the_kind(self, kind: str, bits: int) -> None:
+        graph = QuantizeWeights(bits, codebook=kind)(GRAPH).after
+        for node in graph.nodes(LowBitConv2d, LowBitLinear):
+            layer = graph[node]
+            assert isinstance(layer, LowBitConv2d | LowBitLinear)
+            assert layer.codebook in codebooks_of(bits, kind)
+            assert layer.bits == bits
+            assert set(layer.codes().unique().tolist()) <= set(layer.codebook.levels)
+
+    def test_freer_ones_move_the_weights_less(self) -> None:
+        def moved(kind: str) -> float:
+            layer = QuantizeWeights(2, codebook=kind)(GRAPH).after["conv2"]
+            assert isinstance(layer, LowBitConv2d)
+            return float((layer.quantized_weight() - layer.weight).detach().square().sum())
+
+        symmetric, full, free = map(moved, CODEBOOKS)
+        assert symmetric > full > free
+
+    def test_automatic_is_what_the_target_has(self) -> None:
+        chip = HardwareTarget("chip", codebook="full")
+        layer = QuantizeWeights(2, target=chip, codebook="auto")(GRAPH).after["conv2"]
+        assert isinstance(layer, LowBitConv2d)
+        assert layer.codebook in codebooks_of(2, "full")[1:]
+
+    def test_others_than_the_target_has_are_refused(self) -> None:
+        with pytest.raises(OptionError, match="codebook is 'free'; target 'chip' allows 'symmetric', 'auto'"):
+            QuantizeWeights(2, target=HardwareTarget("chip"), codebook="free")
+
+    @pytest.mark.parametrize("codebook", ["auto", "ternary", None])
+    def test_other_words_are_refused(self, codebook: object) -> None:
+        with pytest.raises(OptionError, match=r"codebook is .*; allowed are 'symmetric', 'full', 'free', and 'auto'"):
+            QuantizeWeights(2, codebook=codebook)  # type: ignore[arg-type]

@@ -199,7 +199,7 @@ class TestShowing:
 
     def test_as_text(self) -> None:
         chip = dataclasses.replace(CHIP, description="a chip", core_inputs=1024, core_outputs=256)
-        first, limits, registers, core, joins = str(chip).split("\n\n")
+        first, limits, registers, codebooks, core, joins = str(chip).split("\n\n")
         assert first == "chip: a chip"
         assert limits.splitlines() == [
             "largest number of input channels (per group) of a convolution; weights of 1, 2 bits",
@@ -208,6 +208,7 @@ class TestShowing:
             "3x3     8      4",
         ]
         assert "threshold  18    -131,072..131,071" in registers.splitlines()
+        assert codebooks == "codebooks: symmetric"
         assert core == "size of a core: 1,024 input rows, 256 neurons"
         assert joins == "layers that read several others: add, concatenate, pair"
         assert str(dataclasses.replace(chip, joins=())).endswith("read several others: none")
@@ -232,3 +233,23 @@ def test_joins_are_words_that_are_known() -> None:
         OptionError, match=r"joins is \('sum',\); allowed are several of \('add', 'concatenate', 'pair'\)"
     ):
         HardwareTarget("chip", joins=("sum",))
+
+
+class TestCodebooks:
+    def test_a_chip_has_symmetric_ones_if_nothing_is_said(self) -> None:
+        assert HardwareTarget("chip").codebooks() == ("symmetric",)
+        assert HardwareTarget("chip", codebook="free").codebooks() == ("symmetric", "full", "free")
+
+    def test_automatic_is_the_widest_that_there_is(self) -> None:
+        chip = HardwareTarget("chip", codebook="full")
+        assert [chip.require_codebook(one) for one in ("symmetric", "full", "auto")] == ["symmetric", "full", "full"]
+
+    @pytest.mark.parametrize("codebook", ["free", "ternary", None, 2])
+    def test_what_the_chip_has_not_is_refused_with_what_it_has(self, codebook: object) -> None:
+        message = f"codebook is {codebook!r}; target 'chip' allows 'symmetric', 'full', 'auto'"
+        with pytest.raises(OptionError, match=message):
+            HardwareTarget("chip", codebook="full").require_codebook(codebook)
+
+    def test_words_are_those_that_are_known(self) -> None:
+        with pytest.raises(OptionError, match="codebook is 'any'; allowed are 'symmetric', 'full', 'free'"):
+            HardwareTarget("chip", codebook="any")

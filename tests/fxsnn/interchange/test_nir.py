@@ -162,6 +162,16 @@ class TestBackFromNir:
         assert torch.equal(found.logits, expected.logits)
         assert (back.target, back.dynamics, back.provenance) == (snn.target, snn.dynamics, snn.provenance)
 
+    def test_levels_of_any_kind_come_back_and_others_are_refused(self) -> None:
+        snn = network(codebook="free")
+        graph = fxsnn.to_nir(snn)
+        back = fxsnn.from_nir(graph)
+        assert same(back.simulate(images()).spikes, snn.simulate(images()).spikes)
+        assert {row.levels for row in back.report.layers} == {row.levels for row in snn.report.layers}
+        by_name(graph, "conv2").weight[:] = 0
+        with pytest.raises(FileError, match=r"conv2: its weights are not 2-bit codes \(-3, -1, 1, 3\) times"):
+            fxsnn.from_nir(graph)
+
     def test_an_analog_input_comes_back_too(self) -> None:
         snn = network(input_bits=None)
         assert same(fxsnn.from_nir(fxsnn.to_nir(snn)).simulate(images()).spikes, snn.simulate(images()).spikes)

@@ -100,6 +100,13 @@ class TestStateDicts:
         empty.load_state_dict({name: one.to("meta") for name, one in state.items()}, assign=True)
         assert empty.device.type == "meta"
 
+    def test_the_codebook_travels_with_the_codes(self, convert: Any) -> None:
+        snn = convert(seeded(Small), calibration_data=images(), codebook="free")
+        other = convert(seeded(Small), calibration_data=images(), codebook="symmetric")
+        other.load_state_dict(snn.state_dict())
+        assert [row.levels for row in other.report.layers] == [row.levels for row in snn.report.layers]
+        assert torch.equal(other(images()), snn(images()))
+
     def test_numbers_that_are_missing_are_told(self, convert: Any) -> None:
         snn = convert(seeded(Small), calibration_data=images())
         state = {name: one for name, one in snn.state_dict().items() if name != "conv2.plain_numbers"}

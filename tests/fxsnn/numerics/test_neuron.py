@@ -14,12 +14,12 @@ from torch import Tensor
 from fxsnn.chip import Registers
 from fxsnn.errors import OptionError
 from fxsnn.numerics import (
+    Codebook,
     Dynamics,
     IntegerNeuron,
     RegisterError,
     integer_neuron,
     integrate_and_fire,
-    largest_code,
     steady_spike_counts,
 )
 from fxsnn.numerics.neuron import INITIAL_MEMBRANES, RESETS
@@ -149,15 +149,15 @@ def test_the_gain_is_the_largest_at_which_all_registers_fit(
     def fits(gain: int) -> bool:
         theta = (threshold * gain / (steps * unit)).round().clamp_min(1)
         leak = (bias * gain / (steps * unit)).round()
-        codes = largest_code(bits) * gain <= 1023
+        codes = Codebook.symmetric(bits).largest * gain <= 1023
         return codes and bool((theta <= 131071).all() and (leak >= -262144).all() and (leak <= 262143).all())
 
     arguments = {"step": steps, "bias": torch.full_like(steps, bias), "threshold": threshold, "unit": unit}
     if not fits(1):
         with pytest.raises(RegisterError):
-            integer_neuron(**arguments, bits=bits, registers=REGISTERS)  # type: ignore[arg-type]
+            integer_neuron(**arguments, codebook=Codebook.symmetric(bits), registers=REGISTERS)  # type: ignore[arg-type]
         return
-    neuron = integer_neuron(**arguments, bits=bits, registers=REGISTERS)  # type: ignore[arg-type]
+    neuron = integer_neuron(**arguments, codebook=Codebook.symmetric(bits), registers=REGISTERS)  # type: ignore[arg-type]
     assert neuron.gain >= 1
     assert fits(neuron.gain)
     assert not fits(neuron.gain + 1)
@@ -173,7 +173,7 @@ def one(*bias: float, threshold: float = 1.0, bits: int = 2) -> IntegerNeuron:
         bias=torch.tensor(bias, dtype=torch.float64),
         threshold=threshold,
         unit=1.0,
-        bits=bits,
+        codebook=Codebook.symmetric(bits),
         registers=REGISTERS,
     )
 
