@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from fxsnn.passes import (
 )
 from fxsnn.rewriting import Pass, Pipeline, require_example
 from fxsnn.storage import require_place
+from fxsnn.training import PARTS
 from fxsnn.version import __version__
 
 _SAMPLE = 32
@@ -51,7 +53,14 @@ _CORRECTED_ON = 256
 _STARTED_ON = 1_000
 """So many images correct the layers from which fine-tuning starts."""
 
-CORRECTIONS = ("biases", "thresholds", "both")
+CORRECTIONS: Mapping[str, tuple[str, ...]] = {
+    **{"+".join(parts): parts for count in (1, 2) for parts in combinations(PARTS, count)},
+    "both": ("biases", "thresholds"),
+    "all": PARTS,
+}
+"""Names of corrections, and what each corrects."""
+_BEST = "weights+biases"
+"""The correction that is made where none is asked for."""
 
 
 @neutral()
@@ -121,12 +130,12 @@ def pipeline(
     images: Any = calibration_data
     if is_one_of(correction, ("auto",)):
         images = _to_correct_on(calibration_data, finetune)
-        correction = None if images is None else "biases"
+        correction = None if images is None else _BEST
     elif correction is not None:
         _require_correction(correction, calibration_data)
     if correction is not None:
-        biases, thresholds = correction != "thresholds", correction != "biases"
-        passes.append(CorrectLayers(images, chip, biases, thresholds, **asdict(dynamics), progress=progress))
+        weights, biases, thresholds = (part in CORRECTIONS[correction] for part in PARTS)
+        passes.append(CorrectLayers(images, chip, weights, biases, thresholds, **asdict(dynamics), progress=progress))
     if finetune is not None:
         finetune = replace(finetune, progress=finetune.progress or progress)
         passes.append(_completed(finetune, target=chip, **asdict(dynamics)))
@@ -172,6 +181,11 @@ class _First:
             left -= len(images)
             if left <= 0:
                 return
+
+
+def _named(correction: CorrectLayers) -> str:
+    """What the option says for it."""
+    return [name for name, parts in CORRECTIONS.items() if parts == correction.parts()][-1]
 
 
 def _completed(finetune: Finetune, **options: Any) -> Finetune:
@@ -311,7 +325,7 @@ def convert(
         "per_channel": bool(per_channel),
         "codebook": chip.require_codebook(codebook),
         **({} if max_pool is None else {"max_pool": max_pool}),
-        "correction": next((one.corrected() for one in passes.passes if isinstance(one, CorrectLayers)), None),
+        "correction": next((_named(one) for one in passes.passes if isinstance(one, CorrectLayers)), None),
         "finetune": None if finetune is None else finetune.describe(),
     }
     provenance = {"versions": _versions(), "options": options, "passes": [one.describe() for one in passes.passes]}

@@ -4,18 +4,23 @@ Open `observation.py` first. It imports graph and what lies below.
 """
 
 from fxsnn.calibration.forgetting import QUANTIZED_INPUT, forget_calibration
+from fxsnn.calibration.input_moments import MomentMeter
 from fxsnn.calibration.magnitudes import Magnitudes
 from fxsnn.calibration.moments import INPUT_DEVIATIONS, gaussian_moments, gaussian_samples
 from fxsnn.calibration.observation import Histogram, Watch, observe
+from fxsnn.calibration.samples import shift_for_mean, some_of
 
 __all__ = [
     "INPUT_DEVIATIONS",
     "QUANTIZED_INPUT",
     "Histogram",
     "Magnitudes",
+    "MomentMeter",
     "Watch",
     "forget_calibration",
     "gaussian_moments",
     "gaussian_samples",
     "observe",
+    "shift_for_mean",
+    "some_of",
 ]

@@ -49,8 +49,8 @@ class LowBit(nn.Module):
     ) -> None:
         """Choose the codebook, one of `fxsnn.chip.CODEBOOKS`, and fit the step to the weight."""
         self.register_buffer("input_scale", input_scale)
-        self.codebook = fitted_codebook(self._scaled(), bits, codebook, per_channel=per_channel)
-        self.register_buffer("step", lowbit.fit_step(self._scaled(), self.codebook, per_channel=per_channel))
+        self.codebook = fitted_codebook(self.scaled(self.weight), bits, codebook, per_channel=per_channel)
+        self.register_buffer("step", lowbit.fit_step(self.scaled(self.weight), self.codebook, per_channel=per_channel))
         bias = self._parameters["bias"]
         self.register_buffer("float_weight", self.weight.detach())
         self.register_buffer("float_bias", None if bias is None else bias.detach())
@@ -76,20 +76,25 @@ class LowBit(nn.Module):
     def quantized_weight(self) -> Tensor:
         """`step * code`, over the scale of the input: shape of the weight."""
         step = self.step if self.step_ratio is None else self.step * self.step_ratio
-        quantized = lowbit.quantize_weight(self._scaled(), step, self.codebook)
+        quantized = lowbit.quantize_weight(self.scaled(self.weight), step, self.codebook)
         if self.input_scale is None:
             return quantized
         return quantized / along_inputs(self.input_scale.to(quantized.dtype), self)
 
-    def _scaled(self) -> Tensor:
-        if self.input_scale is None:
-            return self.weight
-        return self.weight * along_inputs(self.input_scale.to(self.weight.dtype), self)
+    def shadow(self, weight: Tensor) -> None:
+        """Write over the weight, in place, with one that is in the units in which it is rounded."""
+        if self.input_scale is not None:
+            weight = weight / along_inputs(self.input_scale.to(weight.dtype), self)
+        self.weight.copy_(weight)
+
+    def scaled(self, weight: Tensor) -> Tensor:
+        """A weight of this layer in the units in which it is rounded."""
+        return weight if self.input_scale is None else weight * along_inputs(self.input_scale.to(weight.dtype), self)
 
     def codes(self, step_ratio: Tensor | None = None) -> Tensor:
         """Integer weight codes, int8, shape of the weight; `step_ratio`, [C], times the step instead of that alone."""
         step = self.step if step_ratio is None else self.step.detach() * step_ratio.to(self.step.dtype)
-        return lowbit.weight_codes(self._scaled().detach(), step, self.codebook).to(torch.int8)
+        return lowbit.weight_codes(self.scaled(self.weight).detach(), step, self.codebook).to(torch.int8)
 
     def extra_repr(self) -> str:
         """Shown in dumps."""

@@ -15,12 +15,14 @@ from fxsnn.numerics.neuron import (
     integrate_and_fire,
     steady_spike_counts,
 )
+from fxsnn.numerics.reconstruction import InputMoments, reconstructed
 
 __all__ = [
     "SYMMETRIC",
     "Branch",
     "Codebook",
     "Dynamics",
+    "InputMoments",
     "IntegerNeuron",
     "JointNeuron",
     "RegisterError",
@@ -30,5 +32,6 @@ __all__ = [
     "integrate_and_fire",
     "joint_neuron",
     "kind_of",
+    "reconstructed",
     "steady_spike_counts",
 ]

@@ -4,16 +4,21 @@ Open `loop.py` first. The passes `Finetune` and `CorrectLayers` use it. It impor
 lies below.
 """
 
-from fxsnn.training.frontier import Frontier
+from fxsnn.training.correction import PARTS, Correction
+from fxsnn.training.frontier import FloatFrontier, Frontier, SpikeFrontier
 from fxsnn.training.loop import train
 from fxsnn.training.options import TrainingOptions, name_of
 from fxsnn.training.run import Epoch, Outcome, Task
 from fxsnn.training.student import Student, float_form
 
 __all__ = [
+    "PARTS",
+    "Correction",
     "Epoch",
+    "FloatFrontier",
     "Frontier",
     "Outcome",
+    "SpikeFrontier",
     "Student",
     "Task",
     "TrainingOptions",

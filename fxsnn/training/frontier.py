@@ -1,7 +1,8 @@
-"""A network that is made final layer by layer, from the images on: what the next layer reads by then."""
+"""What layers read, layer by layer from the images on: of a network that is made final, or of a float one."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 
 from fxsnn.data import accepted
-from fxsnn.layers import RateReLU
+from fxsnn.graph import Graph
+from fxsnn.layers import BoundedReLU, RateReLU
 from fxsnn.rewriting import encoding
 from fxsnn.training.student import Student
 
@@ -19,55 +21,68 @@ _FRAMES_AT_ONCE = 256
 """Images times steps of which spikes are made together; in between, each is a float."""
 
 
-class Frontier:
-    """The spikes that layers behind the last final one read, batch by batch.
+class Frontier(ABC):
+    """What layers read in a network, layer by layer from the images on, batch by batch.
 
-    Each layer fires once on each batch: the spikes that final layers gave are kept, a bit each, until the last layer
-    that reads them has fired, and what is behind goes on from there. So that memory is bounded, a batch is kept only
-    while the spikes of all kept ones take no more than `most` bytes; one beyond that starts from its images again for
-    every layer.
+    Each part of the network runs once on each batch: what activations gave is kept until the last activation that
+    depends on it has been there, and what is behind goes on from there. So that memory is bounded, a batch is kept only
+    while all that is kept takes no more than `most` bytes; one beyond that starts from its images again for every
+    layer.
 
     Args:
-        student: the network.
+        graph: the network.
         images: gives the same batches of images at every call.
         most: bytes.
     """
 
-    def __init__(self, student: Student, images: Callable[[], Iterator[Tensor]], most: int) -> None:
-        self._student, self._images, self._most = student, images, most
-        self._graph, body = student.graph, student.graph.body()
-        self._places = {node: place for place, node in enumerate(body)}
-        self._input = student.graph.input()
-        self._encode = encoding(student.graph)[0]
-        self._final: dict[Node, nn.Module] = {}
+    activations: tuple[type[nn.Module], ...]
+    """Behind what values are kept."""
+
+    def __init__(self, graph: Graph, images: Callable[[], Iterator[Tensor]], most: int) -> None:
+        self._graph, self._images, self._most = graph, images, most
+        self._places = {node: place for place, node in enumerate(graph.body())}
+        self._input = graph.input()
         self._kept: dict[int, Mapping[Node, Tensor]] = {}
         self._batches: int | None = None
         self._last_read: dict[Node, int] = {}
-        """By activation, the place of the last activation that depends on its spikes."""
-        for node in filter(self._is_activation, body):
+        """By activation, the place of the last activation that depends on it."""
+        for node in filter(self._is_activation, self._places):
             reads = filter(self._is_activation, self._way([node], self._is_activation)[:-1])
             self._last_read.update(dict.fromkeys(reads, self._places[node]))
 
-    def drives(self, node: Node) -> Iterator[Tensor]:
-        """What stands in front of a layer's activation on each batch, for the rates of the spikes that it reads.
+    @abstractmethod
+    def _made(self, wanted: Collection[Node], kept: Mapping[Node, Tensor], images: Tensor | None) -> dict[Node, Tensor]:
+        """What comes of kept values, or of images, at the activations that are wanted, as it is kept."""
+
+    @abstractmethod
+    def _read(self, activation: Node, kept: Tensor) -> Tensor:
+        """What readers of an activation get."""
+
+    def values(self, node: Node, *others: Node) -> Iterator[Mapping[Node, Tensor]]:
+        """What a layer, and others that it depends on, give on each batch.
 
         Args:
             node: a layer with an activation; layers are asked for in the order of the body. Those before it must not
                 change any more.
+            others: nodes between the activations that the layer reads and the layer; or these activations.
         """
         wanted = [read for read, last in self._last_read.items() if self._places[read] < self._places[node] < last]
         way = self._way([node], self._is_activation)
         for number, images in self._numbered(wanted, way):
             context = nullcontext() if images is None else accepted(images, what="calibration images")
             with torch.no_grad(), context:
-                spikes = self._spikes(wanted, number, images)
-                values = {read: self._decoded(read, spikes[read]) for read in way if self._is_activation(read)}
+                there = self._there(wanted, number, images)
+                values = {read: self._read(read, there[read]) for read in way if self._is_activation(read)}
                 if images is not None:
                     values[self._input] = images
-                yield _run(way, values, self._graph.__getitem__, [node])[node]
+                yield _run(way, values, self._graph.__getitem__, {node, *others})
+
+    def drives(self, node: Node) -> Iterator[Tensor]:
+        """What stands in front of a layer's activation on each batch; see `values`."""
+        return (values[node] for values in self.values(node))
 
     def _is_activation(self, node: Node) -> bool:
-        return self._graph.is_a(node, RateReLU)
+        return self._graph.is_a(node, *self.activations)
 
     def _way(self, targets: Collection[Node], stops: Callable[[Node], bool]) -> list[Node]:
         """The targets and what they depend on, in order, back to the images and to nodes that stop."""
@@ -82,8 +97,8 @@ class Frontier:
     def _numbered(self, wanted: Collection[Node], way: Sequence[Node]) -> Iterator[tuple[int, Tensor | None]]:
         """Batches with their numbers; without images where nothing starts from them."""
         kept = next(iter(self._kept.values()), {})
-        fired = self._way([node for node in wanted if node not in kept], kept.__contains__)
-        if self._input not in (*way, *fired) and len(self._kept) == self._batches:
+        made = self._way([node for node in wanted if node not in kept], kept.__contains__)
+        if self._input not in (*way, *made) and len(self._kept) == self._batches:
             yield from ((number, None) for number in range(self._batches))
             return
         count = 0
@@ -92,31 +107,49 @@ class Frontier:
             count += 1
         self._batches = count
 
-    def _decoded(self, activation: Node, packed: Tensor) -> Tensor:
-        """What the rates of the spikes are to their readers."""
+    def _there(self, wanted: Collection[Node], number: int, images: Tensor | None) -> Mapping[Node, Tensor]:
+        """What is kept of activations, made where it is not."""
+        kept = self._kept.pop(number, {})
+        there = {node: kept[node] for node in wanted if node in kept}
+        there |= self._made([node for node in wanted if node not in kept], kept, images)
+        size = sum(one.nbytes for batch in (there, *self._kept.values()) for one in batch.values())
+        if size <= self._most:
+            self._kept[number] = there
+        return there
+
+
+class SpikeFrontier(Frontier):
+    """A network that is made final layer by layer: what the next layer reads by then, rates of real spikes.
+
+    Each layer fires once on each batch; spikes are kept, a bit each.
+
+    Args:
+        student: the network.
+        images: gives the same batches of images at every call.
+        most: bytes.
+    """
+
+    activations = (RateReLU,)
+
+    def __init__(self, student: Student, images: Callable[[], Iterator[Tensor]], most: int) -> None:
+        super().__init__(student.graph, images, most)
+        self._student = student
+        self._encode = encoding(student.graph)[0]
+        self._final: dict[Node, nn.Module] = {}
+
+    def _read(self, activation: Node, kept: Tensor) -> Tensor:
+        """What the rates of packed spikes are to their readers."""
         rated: Any = self._graph[activation]
         steps = self._student.dynamics.timesteps
-        parts = packed.split(self._images_at_once(), dim=1)
+        parts = kept.split(self._images_at_once(), dim=1)
         rates = torch.cat([_unpacked(part, steps).sum(0, dtype=torch.int32) for part in parts]) / steps
         rated.rates = rates.to(rated.spike_value.dtype)
         value: Tensor = rated(torch.zeros_like(rated.rates))
         rated.rates = None
         return value
 
-    def _spikes(self, wanted: Collection[Node], number: int, images: Tensor | None) -> Mapping[Node, Tensor]:
-        """The packed spikes behind activations."""
-        kept = self._kept.pop(number, {})
-        spikes = {node: kept[node] for node in wanted if node in kept}
-        spikes |= self._fired([node for node in wanted if node not in kept], kept, images)
-        size = sum(packed.numel() for one in (spikes, *self._kept.values()) for packed in one.values())
-        if size <= self._most:
-            self._kept[number] = spikes
-        return spikes
-
-    def _fired(
-        self, wanted: Collection[Node], kept: Mapping[Node, Tensor], images: Tensor | None
-    ) -> dict[Node, Tensor]:
-        """What comes of kept spikes, or of images, at the activations that are wanted, packed."""
+    def _made(self, wanted: Collection[Node], kept: Mapping[Node, Tensor], images: Tensor | None) -> dict[Node, Tensor]:
+        """Packed spikes."""
         steps, most = self._student.dynamics.timesteps, self._images_at_once()
         way = self._way(wanted, kept.__contains__)
         given = {node: kept[node].split(most, dim=1) for node in way if node in kept}
@@ -143,6 +176,23 @@ class Frontier:
 
     def _images_at_once(self) -> int:
         return max(1, _FRAMES_AT_ONCE // self._student.dynamics.timesteps)
+
+
+class FloatFrontier(Frontier):
+    """A network of floating point numbers that does not change: what its layers read."""
+
+    activations = (nn.ReLU, BoundedReLU)
+
+    def _read(self, activation: Node, kept: Tensor) -> Tensor:
+        return kept
+
+    def _made(self, wanted: Collection[Node], kept: Mapping[Node, Tensor], images: Tensor | None) -> dict[Node, Tensor]:
+        way = self._way(wanted, kept.__contains__)
+        values = {node: kept[node] for node in way if node in kept}
+        if self._input in way:
+            assert images is not None
+            values[self._input] = images
+        return _run(way, values, self._graph.__getitem__, wanted)
 
 
 def _run(

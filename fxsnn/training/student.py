@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +65,10 @@ def _require_float32(graph: Graph) -> None:
             findings.append(graph.finding(node, f"its weights are {layer.weight.dtype}, too narrow to learn", remedy))
     if findings:
         raise ModelError(findings)
+
+
+def _copy_of(bias: Tensor | None) -> nn.Parameter | None:
+    return None if bias is None else nn.Parameter(bias.detach().clone())
 
 
 class Student:
@@ -242,6 +246,57 @@ class Student:
         """The layers of the body with an activation of their own, in order: those with weights, and sums."""
         nodes = self.graph.body(LowBit, Add)
         return [node for node in nodes if self.graph.is_a(node, Add) or not has_neurons_elsewhere(self.graph, node)]
+
+    def weighted_inputs(self, node: Node) -> list[Node]:
+        """A layer with weights itself; of a sum, those of its inputs that have weights."""
+        if self.graph.is_a(node, LowBit):
+            return [node]
+        return list(dict.fromkeys(read for read in node.all_input_nodes if self.graph.is_a(read, LowBit)))
+
+    def low_bit(self, node: Node) -> LowBit:
+        """A layer with weights."""
+        layer: Any = self.graph[node]
+        assert isinstance(layer, LowBit)
+        return layer
+
+    def spike_value(self, node: Node) -> Tensor:
+        """What a spike of each channel of a layer is worth, [C], in activation units."""
+        activation: Any = self.graph[next(iter(node.users))]
+        value: Tensor = activation.spike_value
+        return value
+
+    def set_codes(self, node: Node, codes: Tensor, step: Tensor | None = None) -> None:
+        """Give a layer with weights other codes, [C, inputs], and if it has a bias of its own other steps, [C].
+
+        Layers behind it wait for `round`.
+        """
+        low = self.low_bit(node)
+        with torch.no_grad():
+            if step is not None:
+                low.step.copy_(step.to(low.step.dtype))
+            real = low.step.double() if low.step_ratio is None else low.step.double() * low.step_ratio
+            low.shadow(codes.view_as(low.weight) * real.view(-1, *[1] * (low.weight.dim() - 1)))
+
+    def snapshot(self, node: Node) -> Callable[[], None]:
+        """What brings a layer, its weighted inputs and its threshold back to what they are now."""
+        graph, layer = self.graph, self.graph[node]
+        lows = [self.low_bit(one) for one in self.weighted_inputs(node)]
+        tensors = [
+            (low.weight.detach().clone(), low.step.detach().clone(), _copy_of(low._parameters["bias"])) for low in lows
+        ]
+        threshold = self.threshold(node)
+
+        def back() -> None:
+            with torch.no_grad():
+                for low, (weight, step, bias) in zip(lows, tensors, strict=True):
+                    low.weight.copy_(weight)
+                    low.step.copy_(step)
+                    low.register_parameter("bias", _copy_of(bias))
+            if graph[node] is not layer:
+                graph.replace(node, layer)
+            self.set_threshold(node, threshold)
+
+        return back
 
     def move_bias(self, node: Node, by: Tensor) -> None:
         """Add to the bias of a layer, [C], or to the shift of a sum; a layer gets one where it has none.

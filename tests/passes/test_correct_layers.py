@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fxsnn
-from fxsnn.calibration import Watch
+from fxsnn.calibration import Watch, samples, shift_for_mean
 from fxsnn.errors import DataError, ModelError, OptionError, PipelineError, TargetError
 from fxsnn.graph import Graph
 from fxsnn.layers import ClippedReLU, LowBit, RateReLU, Spiking
@@ -29,9 +29,8 @@ from fxsnn.passes import (
     QuantizeWeights,
     correct_layers,
 )
-from fxsnn.passes.correct_layers import shift_for_mean
 from fxsnn.rewriting import Pipeline
-from fxsnn.training import Frontier, Student, float_form
+from fxsnn.training import SpikeFrontier, Student, correction, float_form
 from tests import clipped
 from tests.nets import CONVERTIBLE, Small, images, seeded
 from tests.residual import RESIDUAL
@@ -90,7 +89,7 @@ def test_with_corrected_biases_every_channel_is_as_active_as_in_the_float_networ
         clipped: Any = graph[next(iter(node.users))]
         tops[graph.name(node)] = clipped.threshold
     wanted = mean_activations(float_form(graph), tops, spiking=False)
-    after = CorrectLayers(IMAGES, V1, thresholds=False, timesteps=8)(graph).after
+    after = CorrectLayers(IMAGES, V1, weights=False, thresholds=False, timesteps=8)(graph).after
     found = mean_activations(after, tops, spiking=True)
     for layer, mean in wanted.items():
         assert torch.allclose(found[layer], mean, atol=0.02 * float(mean.mean())), layer  # leaks are integers
@@ -121,8 +120,8 @@ def test_shifted_values_have_the_mean_that_is_wanted(seed: int, share: float, to
 
 
 def test_of_much_data_only_a_part_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(correct_layers, "_VALUES", 500)
-    monkeypatch.setattr(correct_layers, "_VALUES_IN_ALL", 900)
+    monkeypatch.setattr(samples, "_VALUES", 500)
+    monkeypatch.setattr(samples, "_VALUES_IN_ALL", 900)
     monkeypatch.setattr(correct_layers, "_CHUNK", 8)
     seen: list[int] = []
 
@@ -130,14 +129,14 @@ def test_of_much_data_only_a_part_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
         seen.append(values.shape[1])
         return torch.zeros_like(wanted)
 
-    monkeypatch.setattr(correct_layers, "shift_for_mean", no_shift)
-    CorrectLayers(IMAGES, V1, thresholds=False, timesteps=8)(GRAPH)
+    monkeypatch.setattr(correction, "shift_for_mean", no_shift)
+    CorrectLayers(IMAGES, V1, weights=False, thresholds=False, timesteps=8)(GRAPH)
     assert max(seen) <= 900
 
 
 def test_the_graph_before_and_the_weights_stay() -> None:
     text = GRAPH.text()
-    after = CorrectLayers(IMAGES, V1, timesteps=8)(GRAPH).after
+    after = CorrectLayers(IMAGES, V1, weights=False, timesteps=8)(GRAPH).after
     assert GRAPH.text() == text
     for node in GRAPH.nodes(LowBit):
         layer: Any = after[GRAPH.name(node)]
@@ -148,7 +147,7 @@ def test_the_graph_before_and_the_weights_stay() -> None:
 
 
 def test_thresholds_alone_leave_the_biases() -> None:
-    after = CorrectLayers(IMAGES, V1, biases=False, timesteps=8)(GRAPH).after
+    after = CorrectLayers(IMAGES, V1, weights=False, biases=False, timesteps=8)(GRAPH).after
     for node in GRAPH.nodes(LowBit):
         layer: Any = after[GRAPH.name(node)]
         before: Any = GRAPH[node]
@@ -157,7 +156,7 @@ def test_thresholds_alone_leave_the_biases() -> None:
 
 def test_no_other_threshold_of_the_first_layer_is_much_better() -> None:
     """The error of the rate of 8 steps against the drive, for the threshold found and for others."""
-    graph = CorrectLayers(IMAGES, V1, biases=False, timesteps=8)(GRAPH).after
+    graph = CorrectLayers(IMAGES, V1, weights=False, biases=False, timesteps=8)(GRAPH).after
     first = graph.body(LowBit)[0]
     seen: list[Tensor] = []
     Watch(graph, [first], lambda _, x: seen.append(x.detach().clamp(min=0))).run(IMAGES)
@@ -191,7 +190,7 @@ def test_every_image_counts_alike_in_whatever_batch_it_comes(last: int) -> None:
     model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 22 * 22, 5)))
     passes = (Canonicalize(), FoldBatchNorm(), CalibrateThresholds(data), QuantizeWeights(2))
     graph = Pipeline(passes).run(model)
-    after = CorrectLayers(data, V1, thresholds=False, timesteps=64)(graph).after
+    after = CorrectLayers(data, V1, weights=False, thresholds=False, timesteps=64)(graph).after
     top = next(after[node].threshold for node in after.nodes(ClippedReLU))
     means = []
     for network in (float_form(graph), after):
@@ -237,8 +236,8 @@ def test_after_a_failure_generators_are_as_they_were_and_other_threads_convert(m
 
 
 def test_what_is_not_allowed_is_refused(convert: Any) -> None:
-    with pytest.raises(OptionError, match="both False"):
-        CorrectLayers(IMAGES, V1, biases=False, thresholds=False)
+    with pytest.raises(OptionError, match="all False"):
+        CorrectLayers(IMAGES, V1, weights=False, biases=False, thresholds=False)
     with pytest.raises(PipelineError, match="needs data"):
         CorrectLayers(None, V1)(GRAPH)
     with pytest.raises(DataError, match="channels"):
@@ -250,10 +249,8 @@ def test_what_is_not_allowed_is_refused(convert: Any) -> None:
         CorrectLayers(IMAGES, "hw_v1.0")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"conv1 .*its weights are torch.float16, too narrow to learn"):
         CorrectLayers(IMAGES, V1)(quantised(seeded(Small).half()))
-    with pytest.raises(
-        OptionError, match="correction is 'all'; allowed are 'biases', 'thresholds', 'both', 'auto', or None"
-    ):
-        convert(seeded(Small), calibration_data=IMAGES, correction="all")
+    with pytest.raises(OptionError, match=r"correction is 'most'; allowed are 'weights', .*'all', 'auto', or None"):
+        convert(seeded(Small), calibration_data=IMAGES, correction="most")
     with pytest.raises(OptionError, match="correction='biases' needs images: pass calibration_data"):
         convert(seeded(Small), correction="biases")
     with pytest.raises(OptionError, match="a list_iterator can be read once only: pass a list of its batches"):
@@ -262,11 +259,11 @@ def test_what_is_not_allowed_is_refused(convert: Any) -> None:
 
 def test_what_fits_no_register_is_said_without_speaking_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bias that is moved beyond the register of the leak."""
-    monkeypatch.setattr(correct_layers, "shift_for_mean", lambda values, wanted, top: wanted + 1e9)
+    monkeypatch.setattr(correction, "shift_for_mean", lambda values, wanted, top: wanted + 1e9)
     with pytest.raises(
         TargetError, match=r"its leak \(bias\) is .* It is the correction that moves it there"
     ) as caught:
-        CorrectLayers(IMAGES, V1, timesteps=8)(GRAPH)
+        CorrectLayers(IMAGES, V1, weights=False, timesteps=8)(GRAPH)
     assert "Train it" not in str(caught.value)
 
 
@@ -293,7 +290,7 @@ def executions(graph: Graph, **options: Any) -> dict[str, int]:
 
     handle = nn.modules.module.register_module_forward_hook(count)
     try:
-        CorrectLayers(IMAGES[:16], V1, timesteps=8, **options)(graph)
+        CorrectLayers(IMAGES[:16], V1, weights=False, timesteps=8, **options)(graph)
     finally:
         handle.remove()
     return counts
@@ -317,14 +314,14 @@ def test_what_is_kept_between_layers_changes_nothing(monkeypatch: pytest.MonkeyP
     loader = DataLoader(TensorDataset(IMAGES), 24, shuffle=True, drop_last=True, generator=own)
     graph = deep(4)
     expected = CorrectLayers(loader, V1, timesteps=11)(graph).after.text()
-    monkeypatch.setattr(correct_layers, "_MOST_KEPT", most)
+    monkeypatch.setattr(correction, "_MOST_KEPT", most)
     assert CorrectLayers(loader, V1, timesteps=11)(graph).after.text() == expected
 
 
 def test_a_layer_is_seen_with_the_rates_of_the_whole_spiking_network() -> None:
     """What the correction goes on from, layer by layer, against a simulation of everything from the images on."""
     student = Student(quantised(seeded(Small)), V1, Dynamics(11))
-    frontier = Frontier(student, lambda: iter(IMAGES.split(24)), 1 << 20)
+    frontier = SpikeFrontier(student, lambda: iter(IMAGES.split(24)), 1 << 20)
     for node in student.graph.body(LowBit):
         drives = torch.cat(list(frontier.drives(node)))
         expected: list[Tensor] = []
@@ -351,7 +348,7 @@ def test_spikes_are_kept_until_their_last_reader_is_done_and_no_longer(name: str
         asked += 1
         return iter(IMAGES[:24].split(8))
 
-    frontier = Frontier(student, batches, most)
+    frontier = SpikeFrontier(student, batches, most)
     layers = student.layers()
     for node in layers:
         drives = torch.cat(list(frontier.drives(node)))
@@ -386,7 +383,7 @@ def test_thresholds_stay_at_levels_of_the_networks_own_and_below_its_upper_ends(
     found = []
     for last in (nn.Hardtanh(0, 0.2), nn.ReLU()):
         graph = Pipeline(passes).run(seeded(partial(clipped.network, clipped.Levels(1.5), last)))
-        after = thresholds(CorrectLayers(IMAGES, V1, timesteps=8)(graph).after)
+        after = thresholds(CorrectLayers(IMAGES, V1, weights=False, timesteps=8)(graph).after)
         found.append([after[name] for name in thresholds(graph)])
     (levels, end), (same, free) = found
     assert levels == same == 1.5
@@ -405,7 +402,7 @@ def test_sums_of_several_inputs_are_corrected_as_one_layer_each(name: str) -> No
     layers = Student(graph.copy(), GENERIC, Dynamics(8)).layers()
     tops = {str(node.target): thresholds_behind(graph)[str(node.target)] for node in layers}
     wanted = mean_activations(float_form(graph), tops, spiking=False)
-    after = CorrectLayers(IMAGES, GENERIC, thresholds=False, timesteps=8)(graph).after
+    after = CorrectLayers(IMAGES, GENERIC, weights=False, thresholds=False, timesteps=8)(graph).after
     found = mean_activations(after, tops, spiking=True, chip=GENERIC)
     for layer, mean in wanted.items():
         assert torch.allclose(found[layer], mean, atol=0.03 * float(mean.mean())), layer  # leaks are integers
@@ -420,9 +417,7 @@ def test_a_corrected_residual_network_is_closer_to_the_float_network() -> None:
     model, held_out = RESIDUAL["blocks"](), images(64, seed=9)
     expected = model(held_out)
     errors = []
-    for correction in (None, "biases"):
-        snn = fxsnn.convert(
-            model, target="generic", bits=2, timesteps=8, calibration_data=IMAGES, correction=correction
-        )
+    for corrected in (None, "biases"):
+        snn = fxsnn.convert(model, target="generic", bits=2, timesteps=8, calibration_data=IMAGES, correction=corrected)
         errors.append(float((snn(held_out) - expected).detach().square().mean()))
     assert errors[1] < errors[0] / 4

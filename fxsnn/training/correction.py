@@ -1,0 +1,182 @@
+"""Correcting one layer after the other: codes, biases and thresholds that suit the spikes that layers really read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.fx.node import Node
+
+from fxsnn.calibration import Histogram, MomentMeter, Watch, shift_for_mean, some_of
+from fxsnn.data import accepted
+from fxsnn.errors import TargetError
+from fxsnn.graph import Graph
+from fxsnn.layers import Add, Bound
+from fxsnn.numerics import reconstructed, steady_spike_counts
+from fxsnn.training.frontier import FloatFrontier, SpikeFrontier
+from fxsnn.training.student import Student
+
+PARTS = ("weights", "biases", "thresholds")
+"""What can be corrected, in the order in which it is."""
+_MOST_KEPT = 1 << 30
+"""So many bytes may the spikes take from which layers go on, and the float network's values; see `Frontier`."""
+_HELD_OUT = 4
+"""Every so manyth image of a batch judges codes, and they are not chosen on it."""
+
+
+class Correction:
+    """The correction of a network, layer by layer.
+
+    Args:
+        student: the network that is corrected.
+        teacher: the float network.
+        images: gives the same batches of images at every call, where the network is.
+        parts: what is corrected, of `PARTS`.
+
+    Attributes:
+        chosen: names of the layers whose codes were chosen on the images, so far.
+    """
+
+    def __init__(
+        self, student: Student, teacher: Graph, images: Callable[[], Iterator[Tensor]], parts: Iterable[str]
+    ) -> None:
+        self._student, self._teacher, self._parts = student, teacher, frozenset(parts)
+        self._in_teacher = {teacher.name(node): node for node in teacher.body(nn.Conv2d, nn.Linear, Add)}
+        self._images = 0
+        self._wanted = self._mean_activations(images())
+        self._spikes = SpikeFrontier(student, images, _MOST_KEPT)
+        self._floats = FloatFrontier(teacher, images, _MOST_KEPT)
+        self.chosen: list[str] = []
+
+    def correct(self, node: Node) -> None:
+        """Correct a layer, the next one in order.
+
+        Raises:
+            TargetError: the correction takes a value out of its register.
+        """
+        student = self._student
+        with _without_training():
+            student.round(node)  # the layers before it are final
+            weighted = [one for one in student.weighted_inputs(node) if MomentMeter.takes(student.low_bit(one))]
+            if "weights" not in self._parts or not weighted:
+                self._adjust(node)
+                return
+            meters = {one: MomentMeter(student.low_bit(one), self._images) for one in weighted}
+            as_it_was = student.snapshot(node)
+            rounded = self._tried(node, meters)
+            as_rounded = student.snapshot(node)
+            as_it_was()
+            for one, meter in meters.items():
+                self._choose(one, meter)
+            student.round(node)
+            if self._tried(node, {}) < rounded:
+                self.chosen += [student.graph.name(one) for one in meters]
+            else:
+                as_rounded()
+
+    def _choose(self, weighted: Node, meter: MomentMeter) -> None:
+        """Choose the codes of a layer with weights."""
+        low = self._student.low_bit(weighted)
+        weight, step = low.scaled(low.float_weight).flatten(1), low.step.detach()
+        if low.step_ratio is not None:  # its gain is that of a sum
+            step = step * low.step_ratio.to(step.dtype)
+        free = low.step_ratio is None and len(step) > 1
+        steps, codes = reconstructed(weight, step, low.codebook, meter.moments(), fit=free)
+        self._student.set_codes(weighted, codes, steps if free else None)
+
+    def _tried(self, node: Node, meters: Mapping[Node, MomentMeter]) -> float:
+        """Correct bias and threshold for the present codes: how far off the layer then is, on images held out."""
+        seen = some_of(self._beside_the_teacher(node, meters))  # drives, what is wanted, which images
+        drives, wanted, held_out = seen.split([(len(seen) - 1) // 2] * 2 + [1])
+        drives = self._adjust(node, drives)
+        judged = held_out[0] > 0
+        if not bool(judged.any()):
+            judged = ~judged
+        value = self._student.spike_value(node).double()[:, None]
+        rates = (
+            steady_spike_counts(drives[:, judged] / value, self._student.dynamics) / self._student.dynamics.timesteps
+        )
+        return float((rates * value - wanted[:, judged]).square().mean())
+
+    def _beside_the_teacher(self, node: Node, meters: Mapping[Node, MomentMeter]) -> Iterator[Tensor]:
+        """Drives of a layer, the float network's activations, and whether images are held out, side by side.
+
+        Meters look at what its weights are multiplied by, on the other images.
+        """
+        graph, teacher = self._student.graph, self._teacher
+        theirs = {one: self._in_teacher[graph.name(one)] for one in (node, *meters)}
+        activation = teacher[next(iter(theirs[node].users))]
+        reads = {one: (one.all_input_nodes[0], theirs[one].all_input_nodes[0]) for one in meters}
+        batches = zip(
+            self._spikes.values(node, *(ours for ours, _ in reads.values())),
+            self._floats.values(theirs[node], *(other for _, other in reads.values())),
+            strict=True,
+        )
+        for values, floats in batches:
+            drive = values[node]
+            held_out = torch.arange(len(drive), device=drive.device) % _HELD_OUT == _HELD_OUT - 1
+            for one, meter in meters.items():
+                ours, other = reads[one]
+                meter.add(values[ours][~held_out], floats[other][~held_out])
+            with torch.no_grad():
+                wanted = activation(floats[theirs[node]])
+            flags = held_out.to(drive.dtype).view(-1, *[1] * (drive.dim() - 1)).expand_as(drive[:, :1])
+            yield torch.cat((drive, wanted.to(drive.dtype), flags), 1)
+
+    def _adjust(self, node: Node, drives: Tensor | None = None) -> Tensor:
+        """Correct bias and threshold, as far as that is wanted; some of the drives by then, [C, n].
+
+        Args:
+            node: the layer.
+            drives: some of the drives before, [C, n], if they are at hand.
+        """
+        student = self._student
+        if "biases" in self._parts:
+            drives = some_of(self._spikes.drives(node)) if drives is None else drives
+            shift = shift_for_mean(drives, self._wanted[student.graph.name(node)], student.threshold(node))
+            student.move_bias(node, shift)
+            drives = drives + shift[:, None]
+        bound = student.bound(node)
+        if "thresholds" in self._parts and (bound is None or bound.levels is None):
+            student.set_threshold(node, self._threshold(self._spikes.drives(node), bound))
+        return torch.empty(0) if drives is None else drives
+
+    def _threshold(self, drives: Iterable[Tensor], bound: Bound | None) -> float:
+        histogram = Histogram()
+        for values in drives:
+            histogram.add(values if bound is None else values.clamp(max=bound.value))
+        return histogram.least_error_threshold(self._student.dynamics) if histogram.largest else 0.0
+
+    def _mean_activations(self, images: Iterator[Tensor]) -> dict[str, Tensor]:
+        """Mean activation of each channel in the float network, clipped at the student's threshold, by layer."""
+        student, teacher = self._student, self._teacher
+        tops = {student.graph.name(node): student.threshold(node) for node in student.layers()}
+        nodes = [node for name, node in self._in_teacher.items() if name in tops]
+        totals: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
+
+        def add(node: Node, value: Tensor) -> None:
+            name = teacher.name(node)
+            channels = value.double().clamp(0, tops[name]).transpose(0, 1).flatten(1)
+            totals[name] = totals.get(name, 0) + channels.sum(1)
+            counts[name] = counts.get(name, 0) + channels.shape[1]
+
+        watch = Watch(teacher, nodes, add)
+        for batch in images:
+            self._images += len(batch)
+            with torch.no_grad(), accepted(batch, what="calibration images"):
+                watch.run(batch)
+        return {name: total / counts[name] for name, total in totals.items()}
+
+
+@contextmanager
+def _without_training() -> Iterator[None]:
+    """What leaves its register was moved there by the correction, not by a training."""
+    try:
+        yield
+    except TargetError as error:
+        remedy = "It is the correction that moves it there: leave it out with correction=None"
+        raise TargetError([replace(finding, remedy=remedy) for finding in error.findings]) from error
