@@ -109,12 +109,17 @@ def _refitted(wanted: Tensor, steps: Tensor, codes: Tensor, hessian: Tensor) -> 
 
 
 def _descended(wanted: Tensor, steps: Tensor, codebook: Codebook, hessian: Tensor) -> Tensor:
-    """Codes [G, O, d]: one input after the other, then changed one by one as long as the error falls."""
+    """Codes [G, O, d]: one input after the other, then changed one by one as long as the error falls.
+
+    Of a row that this makes worse, which can be, each weight is first rounded by itself.
+    """
     order = hessian.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
     columns = order[:, None, :].expand_as(wanted)
     ordered = hessian.gather(1, order[:, :, None].expand_as(hessian)).gather(2, order[:, None, :].expand_as(hessian))
     rows = wanted.gather(2, columns)
-    codes = _improved(rows, steps, codebook, ordered, _passed_on(rows, steps, codebook, ordered), _SWEEPS)
+    by_itself, codes = codebook.nearest(rows / steps[..., None]), _passed_on(rows, steps, codebook, ordered)
+    worse = _errors(rows, steps, codes, ordered) > _errors(rows, steps, by_itself, ordered)
+    codes = _improved(rows, steps, codebook, ordered, torch.where(worse[..., None], by_itself, codes), _SWEEPS)
     return torch.empty_like(codes).scatter_(2, columns, codes)
 
 
