@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from fxsnn.ambient import neutral
 from fxsnn.checking import fit_of, rewrite_in_front
-from fxsnn.chip import Bits, HardwareTarget, get_target, whole_number
+from fxsnn.chip import AUTOMATIC, Bits, HardwareTarget, get_target, whole_number
 from fxsnn.data import image_batches, reproducible
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
@@ -72,7 +72,7 @@ def pipeline(
     reset: str = "subtraction",
     initial_membrane: float = 0.5,
     calibration_data: Any = None,
-    calibration: str = "percentile",
+    calibration: str = "auto",
     percentile: float = 99.9,
     input_bits: int | None = 8,
     per_channel: bool = True,
@@ -115,6 +115,7 @@ def pipeline(
     bits = chip.require_choice(bits)
     progress = require_flag("progress", progress)
     dynamics = Dynamics(timesteps, reset, initial_membrane)
+    calibration = _method(calibration, calibration_data)
     passes: list[Pass] = [
         *front_end(chip, max_pool),
         CheckConvRelu(),
@@ -128,7 +129,7 @@ def pipeline(
     if finetune is not None and not isinstance(finetune, Finetune):
         raise OptionError(f"finetune is a {type(finetune).__name__}; expected fxsnn.Finetune(data, ...), or None")
     images: Any = calibration_data
-    if is_one_of(correction, ("auto",)):
+    if is_one_of(correction, (AUTOMATIC,)):
         images = _to_correct_on(calibration_data, finetune)
         correction = None if images is None else _BEST
     elif correction is not None:
@@ -141,6 +142,13 @@ def pipeline(
         passes.append(_completed(finetune, target=chip, **asdict(dynamics)))
     passes.append(SubstituteSpikes(chip, dynamics.timesteps, reset, initial_membrane))
     return Pipeline(tuple(passes), _example(calibration_data) if example is None else example)
+
+
+def _method(calibration: str, data: Any) -> str:
+    """The method of calibration, which is chosen if it is "auto"."""
+    if is_one_of(calibration, (AUTOMATIC,)):
+        return "percentile" if data is None else "mse"
+    return calibration
 
 
 def _require_correction(correction: object, data: Any) -> None:
@@ -203,7 +211,7 @@ def convert(
     reset: str = "subtraction",
     initial_membrane: float = 0.5,
     calibration_data: Any = None,
-    calibration: str = "percentile",
+    calibration: str = "auto",
     percentile: float = 99.9,
     input_bits: int | None = 8,
     per_channel: bool = True,
@@ -230,7 +238,8 @@ def convert(
         calibration_data: images [N, C, H, W], signals [N, C, L] or vectors [N, F], as the network takes them; an
             iterable of batches, or a `DataLoader` of (images, labels). `None`: thresholds are derived without data,
             with a warning.
-        calibration: "percentile", "max" or "mse".
+        calibration: how thresholds are chosen, "mse", for the rates of T steps, "percentile" or "max", see
+            `fxsnn.passes.CalibrateThresholds`. "auto": "mse" where there are data.
         percentile: for the method of that name.
         input_bits: width of the signed integer input, or `None` for an analog input.
         per_channel: one weight step per output channel, or one per layer.
@@ -240,10 +249,11 @@ def convert(
         max_pool: what takes the place of max pooling between layers: "rectifiers" keeps the function, "any" comes near
             it with fewer neurons, "average" and "stride" do not and need training, see `fxsnn.passes.ReplaceMaxPool`.
             `None`: it is refused.
-        correction: "biases", "thresholds" or "both": suit them to n-bit weights and spikes without training, from the
-            calibration data, see `fxsnn.passes.CorrectLayers`. "auto": the biases, on the first 256 of the calibration
-            images, if they can be gone through again; before fine-tuning, which starts better from there, on the first
-            1,000, or without them of the images that it trains on. `None`: nothing.
+        correction: "weights", "biases", "thresholds", two of them joined by "+", or "all": suit them to low bits and
+            spikes without training, from the calibration data, see `fxsnn.passes.CorrectLayers`; "both" stands for
+            "biases+thresholds". "auto": "weights+biases", on the first 256 of the calibration images, if they can be
+            gone through again; before fine-tuning, which starts better from there, on the first 1,000, or without them
+            of the images that it trains on. `None`: nothing.
         finetune: train the n-bit weights, see `fxsnn.Finetune`.
         example: images on which rewrites are verified; `None`: calibration images, or random ones of a size that the
             network accepts.
@@ -297,7 +307,7 @@ def convert(
         warnings.warn(f"the spiking network cannot be saved: {told}", FxsnnWarning, stacklevel=3)
     narrowest = min(row.bits for row in report.layers)
     if narrowest <= 2 and finetune is None:
-        cheaper = "" if correction else '; correction="biases" helps in seconds, without training'
+        cheaper = "" if correction else '; correction="auto" helps in seconds, without training'
         warnings.warn(
             f"{narrowest}-bit weights without fine-tuning lose much of the accuracy; "
             f"pass finetune=fxsnn.Finetune(data), or --finetune-epochs on the command line{cheaper}",
@@ -319,7 +329,7 @@ def convert(
         "target": chip.name,
         "bits": dict(choice) if isinstance(choice, Mapping) else choice,
         **asdict(Dynamics(timesteps, reset, initial_membrane)),
-        "calibration": None if calibration_data is None else calibration,
+        "calibration": None if calibration_data is None else _method(calibration, calibration_data),
         "percentile": float(percentile) if calibration_data is not None and calibration == "percentile" else None,
         "input_bits": whole_number(input_bits),
         "per_channel": bool(per_channel),

@@ -16,8 +16,10 @@ from fxsnn.cli.insight import budget_command, sweep_command
 from fxsnn.cli.inspecting import report_command, verify_command
 from fxsnn.cli.measuring import eval_command
 from fxsnn.cli.option_values import not_negative, positive, random_seed
+from fxsnn.compiler import CORRECTIONS
 from fxsnn.data import datasets
 from fxsnn.passes import MAX_POOL_WAYS
+from fxsnn.passes.calibrate_thresholds import METHODS
 from fxsnn.version import __version__
 
 CALIBRATION_IMAGES = 2000
@@ -64,16 +66,18 @@ def command_line() -> argparse.ArgumentParser:
     one.add_argument("--reset", choices=("subtraction", "zero"), default="subtraction")
     one.add_argument("--initial-membrane", type=float, choices=(0.0, 0.5), default=0.5, help="share of the threshold")
     _add_data(one, "calibrate on its training half; none: thresholds without data")
-    one.add_argument("--calibration", choices=("percentile", "max", "mse"), default="percentile")
+    one.add_argument(
+        "--calibration", choices=(AUTOMATIC, *METHODS), default=AUTOMATIC, help="of thresholds; auto: mse, with data"
+    )
     one.add_argument("--percentile", type=float, default=99.9)
     one.add_argument(
         "--calibration-images", type=positive, default=CALIBRATION_IMAGES, help="how many, chosen at random"
     )
     one.add_argument(
         "--correction",
-        choices=("auto", "biases", "thresholds", "both", "none"),
-        default="auto",
-        help="without training, from the data; auto: of the biases in front of fine-tuning",
+        choices=(AUTOMATIC, *CORRECTIONS, "none"),
+        default=AUTOMATIC,
+        help="without training, from the data; auto: of weights and biases, also in front of fine-tuning",
     )
     one.add_argument("--input-bits", type=int, default=8, help="width of the integer input")
     one.add_argument(

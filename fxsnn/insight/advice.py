@@ -30,7 +30,7 @@ def advice_on(layer: str, cause: str, snn: SpikingNetwork) -> str:
             more = f"; {remedies[0]}, or fine-tune longer" if remedies else "; fine-tune longer"
             return f"Fine-tuning has moved them, which does no harm where the stages keep the accuracy{more} if not"
         if not given.get("correction"):
-            remedies.append("correct the biases (correction='biases', no labels needed)")
+            remedies.append("correct the layers (correction='auto', no labels needed)")
         remedies.append("fine-tune (finetune=fxsnn.Finetune(data))")
         return f"Its {module.bits}-bit weights say too little: {', or '.join(remedies)}"
     if cause == "rounding" and (counts := _whole_numbers(snn, layer)):

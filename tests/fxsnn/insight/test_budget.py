@@ -57,7 +57,7 @@ class TestTheCulprit:
         assert (worst.layer, worst.effect) == (layer, "weights")
         more, correct, tune = worst.advice.split(", or ")
         assert more == "Its 1-bit weights say too little: give it more bits (the target allows 4)"
-        assert correct == "correct the biases (correction='biases', no labels needed)"
+        assert correct == "correct the layers (correction='auto', no labels needed)"
         assert tune.startswith("fine-tune")
 
     def test_what_was_corrected_already_is_not_advised(self, convert: Convert) -> None:
