@@ -378,7 +378,7 @@ class Graph:
         return candidate
 
     def tidy(self) -> None:
-        """Drop what nothing reads, and recompile.
+        """Drop what nothing reads; the program is compiled anew when it is next run.
 
         Raises:
             GraphError: the graph is not well-formed.
@@ -388,7 +388,12 @@ class Graph:
         except RuntimeError as error:
             raise GraphError(f"the graph is not well-formed: {error}") from error
         self.module.delete_all_unused_submodules()
+        self.module.graph = self.module.graph  # so torch.fx is told that it has changed
+
+    def compiled(self) -> Graph:
+        """This graph, whose module can be traced or compiled by others: its `forward` is a function."""
         self.module.recompile()
+        return self
 
     def copy(self) -> Graph:
         """Another graph with other modules but the same tensors; passes replace modules, never write into tensors."""
@@ -458,7 +463,7 @@ class Graph:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
         """A program of its own, which needs no tracing."""
-        return Graph(copy.deepcopy(self.module, memo), self.image_size)
+        return Graph(copy.deepcopy(self.module, memo), self.image_size).compiled()
 
     # Printing --------------------------------------------------------------------------------------------------------
 
