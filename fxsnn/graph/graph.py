@@ -440,12 +440,11 @@ class Graph:
 
     def _check_floors(self) -> None:
         """Once one layer spikes, everything in the body does."""
-        body = self.body()
-        if not any(self.spikes(node) for node in body):
+        if not any(self.spikes(node) for node in self):
             return
         analog = [
             self.name(node)
-            for node in body
+            for node in self.body()
             if self.is_a(node, *Weighted, *Activation, *Norm, *Pooling) and not self.spikes(node)
         ]
         if analog:
