@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -20,12 +19,9 @@ from fxsnn.graph import (
     Transposed,
     Weighted,
     in_front_of_layers,
-    looks_like_activation,
     meant_to_spike,
-    pools_maxima,
     value_sizes,
     view_sizes,
-    what_is_called,
 )
 from fxsnn.layers import Add, Affine, ClippedReLU, Concat, FixedSize, FlattenMaps, Lift, Lower, QuantizedInput, Wiring
 from fxsnn.numerics import all_finite
@@ -35,26 +31,20 @@ from fxsnn.rewriting import (
     Pass,
     about_affine,
     about_constant,
+    about_unsupported,
     facts,
-    find_nearly_rectifiers,
     fixed_window,
     has_open_window,
     is_padding,
     padding_of,
     reader_of,
-    remedy_for_maxima,
-    unknown_activations,
     why_apart,
 )
 
 _KNOWN = (*Weighted, *Norm, *Activation, Add, Wiring, *Pooling, nn.Flatten, QuantizedInput, FixedSize)
 _KEEP_CHANNELS = (*Activation, Affine, *Pooling, nn.AdaptiveAvgPool2d, QuantizedInput, FixedSize, Lift)
-_BRANCHES = "Joining two branches in this way is not supported: supported are sums of tensors of one shape"
 _PAST = "Only the last layer that spikes is decoded: let what stands behind it read that one alone"
 _BESIDE = "Let it follow the other layers, or leave out its activation"
-_ACTIVATION = "Train it with nn.ReLU or nn.ReLU6: only numbers from zero up can be firing rates"
-_NEARLY = "Train it with nn.ReLU, which fxsnn.passes.ReplaceActivation puts in its place"
-_BY_HAND = "Use nn.ReLU, clamp(x, 0, c) or floor(clamp(x / c, 0, 1) * L + 0.5) / L * c, with one number c for the layer"
 
 
 class CheckConvRelu(Pass):
@@ -185,7 +175,7 @@ def _about_body(graph: Graph, node: Node) -> Iterator[Finding]:
     elif graph.is_a(node, *Transposed):
         yield _about_transposed(graph, node)
     elif not graph.is_a(node, *_KNOWN, Lift, Lower):
-        yield from _unsupported(graph, node)
+        yield from about_unsupported(graph, node)
 
 
 def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
@@ -357,52 +347,3 @@ def _about_branch(graph: Graph, node: Node, body: set[Node]) -> list[Finding]:
     if not any(graph.is_a(one, *Weighted) for one in graph.ancestors(node) - body):
         return []
     return [graph.finding(node, "it stands on a branch beside the layers that will spike", _BESIDE)]
-
-
-def _asks_for_size(node: Node, called: str) -> bool:
-    """Whether a call of that name is about the size of something; it may crop the images instead."""
-    crops = node.target is operator.getitem and node.all_input_nodes[0].op == "placeholder"
-    return any(word in called for word in ("size", "getattr", "getitem")) and not crops
-
-
-def _unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
-    reads = set(node.users) if node.op == "get_attr" else {node}
-    together = next((nodes for nodes in unknown_activations(graph) if reads.issubset(nodes)), [])
-    if len(together) > 1:
-        if node is together[0]:
-            problem = f"with what follows up to {graph.name(together[-1])} it is no activation that is supported"
-            remedy = _NEARLY if find_nearly_rectifiers(graph, together) else _BY_HAND
-            yield graph.finding(node, problem, remedy)
-        return
-    if (about := about_constant(graph, node)) is not None:
-        yield about
-        return
-    what = what_is_called(graph.module, node)
-    what = what.replace("2d", "1d") if graph.is_a(node, nn.MaxPool2d) and graph.nodes(Lift) else what
-    lowered = what.lower()
-    sides, calls = 1 if "1d" in lowered else 2, ("call_function", "call_method")
-    if pools_maxima(lowered):
-        remedy = remedy_for_maxima(graph, node).format(sides)
-    elif "avgpool" in lowered or "avg_pool" in lowered:
-        remedy = f"Use nn.AvgPool{sides}d with a fixed window, or move it behind the last ReLU"
-    elif "dropout" in lowered:
-        remedy = "Pass training=self.training, so that it rests in evaluation mode"
-    elif node.op in calls and _asks_for_size(node, lowered):
-        remedy = "Do not read the size of an activation, except for flattening: use flatten(1)"
-    elif node.op in calls and all(source.op == "placeholder" for source in node.all_input_nodes):
-        remedy = "Do it before the network, while the images are prepared"
-        if graph.image_size is None:
-            remedy = f"{remedy}; if it changes nothing at the size of yours, give example=..., images of that size"
-    elif node.op == "get_attr":
-        remedy = "Use a layer of torch.nn instead of a parameter or constant of your own"
-    elif "add" in lowered or "cat" in lowered:
-        remedy = _BRANCHES
-    elif together and find_nearly_rectifiers(graph, together):
-        remedy = _NEARLY
-    elif (looks_like_activation(lowered) and "clamp" not in lowered) or "softmax" in lowered:
-        remedy = _ACTIVATION
-    elif node.op in calls and together:
-        remedy = _BY_HAND
-    else:
-        remedy = "Supported are Conv1d, Conv2d, their batch norms and average poolings, ReLU, Linear and flatten"
-    yield graph.finding(node, f"{what} is not supported in front of the last layers with weights", remedy)

@@ -52,9 +52,11 @@ class RecognizeSums(Pass):
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
-        sizes, inner = value_sizes(graph), in_front_of_layers(graph.module)
-        for node in graph:
-            if node in inner and (terms := terms_of(node, sizes)) is not None:
+        inner = in_front_of_layers(graph.module)
+        sums = [node for node in graph if node in inner and terms_of(node, {}) is not None]
+        sizes = value_sizes(graph) if sums else {}
+        for node in sums:
+            if (terms := terms_of(node, sizes)) is not None:
                 zero = torch.zeros(1, dtype=torch.float64, device=graph.device)
                 put_sum(graph, node, [(read, zero + factor) for read, factor in terms], zero)
         for node in graph.nodes(Add):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from math import prod
 
 import torch
@@ -47,7 +48,7 @@ class RecognizeWiring(Pass):
         for node in graph:
             if node in inner and (read := _concatenated(graph, node)) is not None:
                 _put(graph, node, "cat", Concat().eval(), read)
-        sizes, of_any_size = value_sizes(graph), True
+        sizes, of_any_size = cache(lambda: value_sizes(graph)), True
         for node in graph:  # what stands before it are layers by then
             if node in inner and (found := movement_of(graph, node, sizes)) is not None:
                 of_any_size = of_any_size and found.of_any_size
@@ -68,13 +69,13 @@ class RecognizeWiring(Pass):
             _read_once(graph, node)
 
 
-def _know_places(graph: Graph, node: Node, sizes: Mapping[Node, tuple[int, ...]]) -> bool:
+def _know_places(graph: Graph, node: Node, sizes: Callable[[], Mapping[Node, tuple[int, ...]]]) -> bool:
     """Let wiring that reads a flatten know of which channels its features are; whether that is so of any size."""
-    size, waiting = sizes.get(node.all_input_nodes[0], ()), list(node.users)
+    waiting = list(node.users)
     while waiting and not graph.is_a(waiting[0], Wiring):
         one = waiting.pop(0)
         waiting += one.users if keeps_shape(one, graph.module) else ()
-    if not size or not waiting or graph.is_a(node, Wiring):
+    if not waiting or graph.is_a(node, Wiring) or not (size := sizes().get(node.all_input_nodes[0])):
         return True
     graph.replace(node, FlattenMaps(prod(size[1:])).eval())
     return False

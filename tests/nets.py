@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import fxsnn
 from fxsnn.graph import Graph
 from fxsnn.passes import FRONT_END
+from fxsnn.rewriting import Pipeline
 
 
 def seeded(build: Callable[[], nn.Module], seed: int = 0) -> Any:  # tests reach for its layers by name
@@ -177,9 +178,7 @@ CONVERTIBLE: dict[str, Callable[[], nn.Module]] = {
 
 def in_front(model: nn.Module, given: Tensor) -> Graph:
     """Through the front end, each pass verified in double precision."""
-    graph = fxsnn.capture(model, given)
-    for one in FRONT_END:
-        graph = one(graph, given).after
+    graph = Pipeline(FRONT_END, given).run(fxsnn.capture(model, given))
     with torch.no_grad():
         torch.testing.assert_close(graph(given), model(given), rtol=1e-4, atol=1e-5)
     return graph

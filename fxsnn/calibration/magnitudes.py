@@ -17,8 +17,11 @@ from fxsnn.layers import FAR_BEYOND
 
 _CANDIDATES_PER_OCTAVE = 32
 
-_AT_ONCE = 64
+_AT_ONCE = 32
 """So many candidates are tried at once: fewer calls of PyTorch than one by one, and little memory."""
+
+_ROUNDING = 1e-9
+"""More than sums of double precision differ by, relative to what is summed."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Magnitudes:
             for unit, error in zip(some, _most_errors(low, moments, some, bits), strict=True):
                 if error < least:
                     best, least = unit, error
+            if _error_of_clipping(low, moments, some[-1], bits) > least * (1 + _ROUNDING):
+                break  # a smaller step clips more, and has no less error
         return best
 
     def shares(self, unit: float, bits: int) -> RoundedShares:
@@ -122,6 +127,13 @@ def _least_error(low: Tensor, high: Tensor, moments: Tensor, unit: float, bits: 
     # Beyond both ends of the bins nothing is known of where numbers lie.
     one_code &= (low > bin_edges()[0]) & (high < bin_edges()[-1])
     return float(_errors(low, moments, unit, bits)[one_code].sum())
+
+
+def _error_of_clipping(low: Tensor, moments: Tensor, unit: float, bits: int) -> float:
+    """The part of the error at most that is of bins beyond the largest code."""
+    weights, distances, _ = moments
+    clipped = low + distances / weights > (_top(bits) + 0.5) * unit
+    return float(_errors(low, moments, unit, bits)[clipped].sum())
 
 
 def _errors(low: Tensor, moments: Tensor, unit: float | Tensor, bits: int) -> Tensor:

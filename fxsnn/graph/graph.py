@@ -378,7 +378,7 @@ class Graph:
         return candidate
 
     def tidy(self) -> None:
-        """Drop what nothing reads, and recompile.
+        """Drop what nothing reads; the program is compiled anew when it is next run.
 
         Raises:
             GraphError: the graph is not well-formed.
@@ -388,7 +388,12 @@ class Graph:
         except RuntimeError as error:
             raise GraphError(f"the graph is not well-formed: {error}") from error
         self.module.delete_all_unused_submodules()
+        self.module.graph = self.module.graph  # so torch.fx is told that it has changed
+
+    def compiled(self) -> Graph:
+        """This graph, whose module can be traced or compiled by others: its `forward` is a function."""
         self.module.recompile()
+        return self
 
     def copy(self) -> Graph:
         """Another graph with other modules but the same tensors; passes replace modules, never write into tensors."""
@@ -435,12 +440,11 @@ class Graph:
 
     def _check_floors(self) -> None:
         """Once one layer spikes, everything in the body does."""
-        body = self.body()
-        if not any(self.spikes(node) for node in body):
+        if not any(self.spikes(node) for node in self):
             return
         analog = [
             self.name(node)
-            for node in body
+            for node in self.body()
             if self.is_a(node, *Weighted, *Activation, *Norm, *Pooling) and not self.spikes(node)
         ]
         if analog:
@@ -458,7 +462,7 @@ class Graph:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
         """A program of its own, which needs no tracing."""
-        return Graph(copy.deepcopy(self.module, memo), self.image_size)
+        return Graph(copy.deepcopy(self.module, memo), self.image_size).compiled()
 
     # Printing --------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -87,6 +87,8 @@ def own_copy(model: nn.Module, *, share: bool = False, hooks: bool = False) -> n
                 if wrapper is not model and (inner := _wrapped(wrapper)) is not None:
                     memo[id(wrapper)] = copy.deepcopy(unwrapped(inner), memo)
             own = copy.deepcopy(model, memo).eval()
+            if isinstance(own, fx.GraphModule):
+                own.recompile()  # the tracer looks for `forward` in the class
     except Exception as error:
         raise ModelError(
             [Finding(type(model).__name__, f"it cannot be copied ({error})", "Remove what copy.deepcopy refuses")]

@@ -25,6 +25,7 @@ from fxsnn.graph.in_place import drop_unread, read_what_is_written
 from fxsnn.graph.kinds import is_torchvision_normalize, place_of, torch_parent
 from fxsnn.graph.names import about_program_name, spare_self
 from fxsnn.graph.own_copy import own_copy, unwrapped
+from fxsnn.graph.program import Program
 from fxsnn.graph.sized import BATCHES, Sized, Sizing
 from fxsnn.graph.sources import user_place, without_frames
 from fxsnn.layers import LEAVES, ImageForm, require_images
@@ -146,11 +147,11 @@ def capture(model: nn.Module, example: Tensor | None = None) -> Graph:
         DataError: the model cannot be run on the images.
     """
     if example is None:
-        return capture_untried(model)
+        return capture_untried(model).compiled()
     require_images(example, ImageForm())
     graph = capture_untried(model, tuple(example.shape[1:]))
     require_agreement(model, graph, example)
-    return graph
+    return graph.compiled()
 
 
 @neutral()
@@ -213,7 +214,7 @@ def _traced(model: nn.Module, own: nn.Module, size: tuple[int, ...] | None, *, s
     _require_names(graph)
     read_what_is_written(graph, own)
     spare_self(graph)
-    module = fx.GraphModule(own, graph, type(model).__name__)
+    module = Program(own, graph, type(model).__name__)
     _drop_unused_inputs(module)
     return Graph(module, size)
 
@@ -282,7 +283,7 @@ def _drop_unused_inputs(module: fx.GraphModule) -> None:
         if not node.users:
             graph.erase_node(node)
     graph.set_codegen(fx.graph.CodeGen())
-    module.recompile()
+    module.graph = graph  # so torch.fx is told that it has changed
 
 
 def _untraceable(model: nn.Module, error: Exception) -> Finding:

@@ -4,12 +4,7 @@ Open `stages.py` first (Pass, Step, Pipeline); `neurons.py` says what is to spik
 and `activations.py` knows an activation when it sees one. It imports graph and what lies below.
 """
 
-from fxsnn.rewriting.activations import (
-    find_activations,
-    find_nearly_rectifiers,
-    put_activations,
-    unknown_activations,
-)
+from fxsnn.rewriting.activations import find_activations, find_nearly_rectifiers, put_activations
 from fxsnn.rewriting.affine_calls import affine_of, source_of_affine
 from fxsnn.rewriting.affine_ways import (
     about_affine,
@@ -21,7 +16,7 @@ from fxsnn.rewriting.affine_ways import (
     way_forward,
 )
 from fxsnn.rewriting.composition import composed, is_in_front_of_activation, layer_in_front, why_apart
-from fxsnn.rewriting.maxima import is_padded, pools_activations, pools_signed, remedy_for_maxima
+from fxsnn.rewriting.maxima import is_padded, pools_activations, pools_signed
 from fxsnn.rewriting.movement import channels_of, concatenated, movement_of
 from fxsnn.rewriting.neurons import (
     NOTHING_TO_CONVERT,
@@ -38,6 +33,7 @@ from fxsnn.rewriting.neurons import (
 )
 from fxsnn.rewriting.padding import is_padding, padded, padding_of, reader_of
 from fxsnn.rewriting.reasons import NotRewritten
+from fxsnn.rewriting.remedies import about_unsupported
 from fxsnn.rewriting.stages import Pass, Pipeline, Step, facts, require_example, require_not_spiking
 from fxsnn.rewriting.substitution import outline, spiking_layers, substitute
 from fxsnn.rewriting.sums import adds_up_activations, name_inside, put_sum, sum_of, terms_of
@@ -64,6 +60,7 @@ __all__ = [
     "Step",
     "about_affine",
     "about_constant",
+    "about_unsupported",
     "adds_up_activations",
     "affine_of",
     "bias_of",
@@ -105,7 +102,6 @@ __all__ = [
     "put_activations",
     "put_sum",
     "reader_of",
-    "remedy_for_maxima",
     "require_example",
     "require_not_spiking",
     "source_of_affine",
@@ -116,7 +112,6 @@ __all__ = [
     "substitute",
     "sum_of",
     "terms_of",
-    "unknown_activations",
     "way_forward",
     "why_apart",
 ]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Graph
+from fxsnn.graph import Activation, Graph, Norm
 from fxsnn.layers import Channels, Concat, FlattenMaps, PixelShuffle, Places, Repeat, Select, Spread, Turn, Wiring
 
 _CALLS = frozenset((
@@ -85,18 +85,18 @@ class Movement:
     of_any_size: bool
 
 
-def movement_of(graph: Graph, node: Node, sizes: Mapping[Node, tuple[int, ...]]) -> Movement | None:
+def movement_of(graph: Graph, node: Node, sizes: Callable[[], Mapping[Node, tuple[int, ...]]]) -> Movement | None:
     """What a call, with the calls of its kind before it, does to maps; `None`: there is no layer that does it.
 
     Args:
         graph: the network.
         node: a call of it.
-        sizes: of values, without the batch, where they are known.
+        sizes: gives those of values, without the batch, where they are known; asked only where they matter.
     """
-    if not _may_move(graph, node):
+    if not _may_move(graph, node) or _flattens_maps(graph, node):
         return None
-    found = _movement(graph, node, sizes, _region(graph, node, set()))
-    return found or _movement(graph, node, sizes, _region(graph, node, set(graph.nodes(nn.Flatten))))
+    found = _movement(graph, node, sizes(), _region(graph, node, set()))
+    return found or _movement(graph, node, sizes(), _region(graph, node, set(graph.nodes(nn.Flatten))))
 
 
 def _movement(
@@ -149,6 +149,17 @@ def _may_move(graph: Graph, node: Node) -> bool:
         return graph.is_a(node, *_MODULES)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return node.op in ("call_function", "call_method") and name in _CALLS
+
+
+def _flattens_maps(graph: Graph, node: Node) -> bool:
+    """Whether a call is a flatten that nothing which moves numbers stands in front of, only layers for maps."""
+    flatten: Any = graph[node] if graph.is_a(node, nn.Flatten) else None
+    if flatten is None or (flatten.start_dim, flatten.end_dim) != (1, -1):
+        return False
+    source = node.all_input_nodes[0]
+    while graph.is_a(source, *Activation, *Norm):
+        source = source.all_input_nodes[0]
+    return graph.is_a(source, nn.Conv2d, nn.AvgPool2d)
 
 
 def _region(graph: Graph, node: Node, outside: set[Node]) -> tuple[set[Node], list[Node]]:

@@ -160,7 +160,9 @@ class Pass:
             GraphError: the pass left a broken graph, wrote into a tensor, or did not keep the function.
             ModelError: a check found something; it carries all findings.
         """
-        return self._step(graph, example, None)
+        step = self._step(graph, example, None)
+        step.after.compiled()
+        return step
 
     @neutral()
     def _step(self, graph: Graph, example: Tensor | None, kept: dict[int, tuple[Tensor, Tensor]] | None) -> Step:
@@ -366,7 +368,9 @@ class Pipeline:
             DataError: `example` are no images for the network.
             FxsnnError: what the passes raise.
         """
-        yield from self._steps(model, None)
+        for step in self._steps(model, None):
+            step.after.compiled()
+            yield step
 
     def _steps(self, model: nn.Module | Graph, kept: dict[int, tuple[Tensor, Tensor]] | None) -> Iterator[Step]:
         """See `steps`; with `kept`, a tensor is copied once for all passes: nobody sees the graphs between."""
@@ -391,7 +395,7 @@ class Pipeline:
         graph = model if isinstance(model, Graph) else capture(model, self.example)
         for step in self._steps(graph, {}):
             graph = step.after
-        return graph
+        return graph.compiled()
 
     def before(self, name: str, *new: Pass) -> Pipeline:
         """The same with passes put in front of the one named `name`."""

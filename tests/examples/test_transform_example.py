@@ -52,10 +52,10 @@ class TestTransforming:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         save_file = tmp_path / "new" / "net.fxsnn"
-        bits = ["--weight_bitwidth", "4", "3", "--finetune_epochs", "0", "--timesteps", "16"]
+        bits = ["--weight_bitwidth", "4", "3", "--finetune_epochs", "0", "--timesteps", "6"]
         assert transform_example.main([*bits, "--save_file", str(save_file), "--device", "cpu"]) == 0
         said = capsys.readouterr().out
-        for word in ("ANN on digits: ", "4 bits: ANN ", "quantised ", "spiking ", "at T=16", "SpikeConv2d", "conv2"):
+        for word in ("ANN on digits: ", "4 bits: ANN ", "quantised ", "spiking ", "at T=6", "SpikeConv2d", "conv2"):
             assert word in said
         for name in ("net_4bit.fxsnn", "net_3bit.fxsnn", "accuracy_against_timesteps.png"):
             assert str(save_file.with_name(name)) in said

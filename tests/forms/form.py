@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.data import DataLoader, TensorDataset
 
 import fxsnn
+from fxsnn.checking import rewrite_in_front
 from fxsnn.errors import FxsnnError, ModelError
 from fxsnn.graph import Graph
 from fxsnn.outputs import distances, largest_in, tensors_in
@@ -144,7 +145,7 @@ def outcome(form: Form) -> Outcome:
         except FxsnnError as error:
             return Outcome(error)
         exact = form.model().double().eval()
-        graph = _rewritten(fxsnn.capture(exact, images.double()))
+        graph = rewrite_in_front(fxsnn.capture(exact, images.double()), FRONT_END)
         moved = max(_moved(exact, graph, form.images(count).double()) for count in _COUNTS)
         with torch.no_grad():
             given, returned = ([one.shape for one in tensors_in(net(images))] for net in (model.eval(), snn))
@@ -156,13 +157,6 @@ def _names(**more: Any) -> dict[str, Any]:
     known = (torch, nn, F, np, fxsnn, Tensor, parametrizations, parametrize, prune, DataLoader, TensorDataset)
     names = {getattr(one, "__name__", "").rpartition(".")[2]: one for one in known}
     return {"F": F, "np": np, "__name__": "forms", **names, **more}
-
-
-def _rewritten(graph: Graph) -> Graph:
-    """The graph behind the front end."""
-    for one in FRONT_END:
-        graph = one(graph).after
-    return graph
 
 
 def _moved(model: nn.Module, graph: Graph, images: Tensor) -> float:

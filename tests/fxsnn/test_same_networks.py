@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import fxsnn
 from tests.nets import Ending, Small, images, seeded
-from tests.sharing import cases
+from tests.random_networks import quiet
+from tests.sharing import cases, converted_once
 
 Convert = Callable[..., fxsnn.SpikingNetwork]
 CALIBRATION = images(32)
@@ -64,12 +65,17 @@ def plain() -> nn.Module:
     return model
 
 
+@converted_once
+def ordinary() -> fxsnn.SpikingNetwork:
+    with quiet():
+        return fxsnn.convert(plain(), target="hw_v1.0", bits=4, correction=None, calibration_data=CALIBRATION)
+
+
 @cases("way", WAYS, quick=("data parallelism inside", "compiled inside", "layers of own classes"))
 def test_the_same_layers_in_other_clothes(way: str, convert: Convert) -> None:
-    ordinary = convert(plain(), bits=4, calibration_data=CALIBRATION)
     written = convert(WAYS[way](plain()).eval(), bits=4, calibration_data=CALIBRATION)
-    assert written.graph.text() == ordinary.graph.text()
-    assert torch.equal(written(images()), ordinary(images()))
+    assert written.graph.text() == ordinary().graph.text()
+    assert torch.equal(written(images()), ordinary()(images()))
 
 
 class Pooled(nn.Module):

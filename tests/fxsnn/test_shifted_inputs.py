@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fxsnn
+from fxsnn.checking import rewrite_in_front
 from fxsnn.layers import LowBit, input_shift
 from fxsnn.passes import FRONT_END, FoldBatchNorm, QuantizeWeights
 from tests.nets import images, seeded
@@ -34,9 +35,7 @@ def used(snn: fxsnn.SpikingNetwork) -> Any:
 
 
 def test_n_bit_weights_read_the_sum_of_input_and_shift() -> None:
-    graph = fxsnn.capture(network(), images())
-    for one in (*FRONT_END, FoldBatchNorm()):
-        graph = one(graph).after
+    graph = rewrite_in_front(fxsnn.capture(network(), images()), (*FRONT_END, FoldBatchNorm()))
     shift = input_shift(graph["3"])
     assert shift is not None
     quantised = QuantizeWeights(4)(graph).after

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fxsnn
+from fxsnn.checking import rewrite_in_front
 from fxsnn.graph import Graph, Norm
 from fxsnn.layers import Affine, input_shift
 from fxsnn.passes import FRONT_END, CheckConvRelu, FoldBatchNorm, MoveAffine
@@ -407,15 +408,11 @@ def test_it_is_where_the_network_is(affine: nn.Module, place: str) -> None:
     layers.insert(("images", "behind the layer", "behind the relu").index(place), affine)
     model = nn.Sequential(*layers).eval().to("meta")
     assert fxsnn.check(model, target="generic", bits=4).ok
-    graph = fxsnn.capture(model)
-    for one in FRONT_END:
-        graph = one(graph).after
+    graph = rewrite_in_front(fxsnn.capture(model), FRONT_END)
     assert {tensor.device.type for tensor in graph.module.state_dict().values()} == {"meta"}
 
 
 def test_a_scale_without_shift_is_known_as_such_on_the_meta_device() -> None:
     model = nn.Sequential(Scale(1 / 255), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), *end(576)).to("meta").eval()
-    graph = fxsnn.capture(model)
-    for one in FRONT_END:
-        graph = one(graph).after
+    graph = rewrite_in_front(fxsnn.capture(model), FRONT_END)
     assert not graph.nodes(Affine)

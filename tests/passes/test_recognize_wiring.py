@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxsnn
+from fxsnn.checking import rewrite_in_front
 from fxsnn.layers import (
     Channels,
     Concat,
@@ -95,9 +96,7 @@ def test_it_is_a_layer_of_its_kind(name: str) -> None:
 def test_without_a_size_of_images_it_is_the_same() -> None:
     for name in ("chunk", "shuffle", "nearest", "cat", "a crop at all sides"):
         function, channels, kinds = ONE[name]
-        graph = fxsnn.capture(joined(function, channels))
-        for one in FRONT_END:
-            graph = one(graph).after
+        graph = rewrite_in_front(fxsnn.capture(joined(function, channels)), FRONT_END)
         assert [type(graph[node]) for node in graph.nodes(Wiring)] == kinds, name
 
 
@@ -242,12 +241,22 @@ ROWS: dict[str, tuple[Any, int, list[type[Wiring]]]] = {
 
 @pytest.mark.parametrize("hidden", [True, False], ids=["hidden", "tail"])
 @pytest.mark.parametrize("name", ROWS)
+def test_rows_are_layers_of_their_kind(name: str, hidden: bool) -> None:
+    function, features, kinds = ROWS[name]
+    graph = in_front(rows(function, features, hidden), images(2))
+    assert [type(graph[node]) for node in graph.nodes(Wiring)] == kinds
+    assert not CheckConvRelu().findings(graph)
+
+
+@cases(
+    "name, hidden",
+    [(name, hidden) for name in ROWS for hidden in (True, False)],
+    quick=(("flattened maps", True), ("a vector beside maps", True), ("pooled maps", False), ("parts of maps", False)),
+)
 def test_rows_are_converted(name: str, hidden: bool, convert: Any, tmp_path: Path) -> None:
     """Their spikes are the same in all engines, in files and for the reader in numpy."""
-    function, features, kinds = ROWS[name]
+    function, features, _ = ROWS[name]
     model, x = rows(function, features, hidden), images(8)
-    graph = in_front(model, x)
-    assert [type(graph[node]) for node in graph.nodes(Wiring)] == kinds
     snn = convert(model, target="generic", bits=4, timesteps=64, calibration_data=x)
     assert correlation(model(x).detach(), snn(x).detach()) > 0.98
     assert all_spike_alike(snn, x[:2])

@@ -10,7 +10,7 @@ import pytest
 import read_network
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from fxsnn.passes import Canonicalize, RewriteTransposed
 from tests.engines import all_spike_alike
 from tests.joining import UNPAIRED, correlation
 from tests.nets import images, in_front, seeded
+from tests.sharing import cases
 
 Call = Callable[[Any, Tensor, Tensor], Tensor]
 
@@ -31,12 +32,14 @@ def rewritten(model: nn.Module, given: Tensor) -> fxsnn.Graph:
 pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))
 
 
-@given(
+geometry = given(
     kernel=pairs, stride=pairs, dilation=pairs, size=pairs, groups=st.integers(1, 3), channels=pairs,
     padding=st.tuples(st.integers(0, 7), st.integers(0, 7)), more=st.tuples(st.integers(0, 3), st.integers(0, 3)),
     bias=st.booleans(),
 )  # fmt: skip
-def test_it_computes_the_same(
+
+
+def it_computes_the_same(
     kernel: Any, stride: Any, dilation: Any, size: Any, groups: int, channels: Any, padding: Any, more: Any, bias: bool
 ) -> None:
     largest = [max(one, two) - 1 for one, two in zip(stride, dilation, strict=True)]
@@ -59,6 +62,11 @@ def test_it_computes_the_same(
     assert len(graph.nodes(Spread)) <= 1
     if stride == (1, 1) and padding == (0, 0):
         assert not graph.nodes(Spread)
+
+
+@cases("examples", [40, 400], quick=1)
+def test_any_geometry_computes_the_same(examples: int) -> None:
+    settings(max_examples=examples)(geometry(it_computes_the_same))()
 
 
 class Net(nn.Module):
@@ -118,13 +126,31 @@ def net(name: str) -> Any:
     return model.eval()
 
 
+def chip(name: str) -> Any:
+    return "generic" if name in SIGNED else UNPAIRED
+
+
 @pytest.mark.parametrize("name", EVERY)
+def test_layers_that_can_spike_take_its_place(name: str) -> None:
+    assert not in_front(net(name), images(2)).nodes(nn.ConvTranspose2d)
+    assert fxsnn.check(net(name), target=chip(name), bits=4, example=images(2)).ok
+
+
+@cases(
+    "name",
+    EVERY,
+    quick=(
+        "groups and output_padding",
+        "told the size of its output",
+        "added to a convolution",
+        "in front of a convolution that pads",
+        "as it is, beside a skip",
+    ),
+)
 def test_networks_with_it_are_converted(name: str, convert: Any, tmp_path: Path) -> None:
     """Their spikes are the same in all engines, in files and for the reader in numpy."""
     model, x = net(name), images(8)
-    graph = in_front(model, x)
-    assert not graph.nodes(nn.ConvTranspose2d)
-    snn = convert(model, target="generic" if name in SIGNED else UNPAIRED, bits=4, timesteps=64, calibration_data=x)
+    snn = convert(model, target=chip(name), bits=4, timesteps=64, calibration_data=x)
     assert correlation(model(x).detach(), snn(x).detach()) > 0.97
     assert all_spike_alike(snn, x[:2])
     path = snn.save(tmp_path / "net.fxsnn")

@@ -51,6 +51,16 @@ def odd_images(draw: st.DrawFn) -> Tensor:
     return torch.where(hot, draw(st.sampled_from([-1000.0, 3.0, 1e4])), pixels)
 
 
+@settings(max_examples=50)
+@given(images=odd_images(), bits=BITS)
+def test_the_search_ends_where_no_smaller_step_can_be_better(images: Tensor, bits: int) -> None:
+    seen = magnitudes(images)
+    found = seen.least_error_unit(bits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fxsnn.calibration.magnitudes._error_of_clipping", lambda *_: 0.0)  # to the last candidate
+        assert seen.least_error_unit(bits) == found
+
+
 @settings(max_examples=25)
 @given(images=odd_images(), bits=BITS)
 def test_its_error_is_never_above_that_of_the_largest_magnitude(images: Tensor, bits: int) -> None:

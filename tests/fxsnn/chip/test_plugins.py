@@ -85,7 +85,16 @@ def test_an_unknown_name_gets_the_list_of_those_that_exist(name: object) -> None
 
 def inject(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     point = EntryPoint(name, value, plugins.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
+    monkeypatch.setattr(plugins, "_entry_points", lambda places: (point,))
+
+
+def test_a_package_that_is_installed_while_python_runs_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "acme_v1" not in plugins.target_sources()
+    install_package(tmp_path, {"acme_v1": "acme_chip:TARGET"}, ACME)
+    assert plugins.target_sources()["acme_v1"].origin == "acme-chip"
 
 
 def test_a_name_given_twice_is_an_error_that_names_both(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,8 @@ class TestThreads:
 
     def test_convert_beside_each_other_as_they_do_alone(self) -> None:
         """A shuffled loader draws from the generator of the process."""
-        model, data = seeded(Small), TensorDataset(images(12))
+        layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5)
+        model, data = seeded(lambda: nn.Sequential(*layers)), TensorDataset(images(12))
 
         def converted(bits: int) -> list[list[float]]:
             loader = DataLoader(data, 4, shuffle=True)

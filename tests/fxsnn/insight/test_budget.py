@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +42,11 @@ def spoiled_threshold(layer: str) -> fxsnn.SpikingNetwork:
     clipped: Any = graph[node]
     graph.replace(node, ClippedReLU(clipped.threshold / 10))
     return fxsnn.SpikingNetwork(rest.run(graph), fxsnn.get_target("hw_v1.0"))
+
+
+@functools.cache
+def spoiled_budget() -> fxsnn.ErrorBudget:
+    return fxsnn.error_budget(MODEL, spoiled_threshold("conv2"), images(16, seed=3))
 
 
 class TestTheCulprit:
@@ -93,15 +99,13 @@ class TestTheCulprit:
 
 
 class TestTheParts:
-    BUDGET = fxsnn.error_budget(MODEL, spoiled_threshold("conv2"), images(16, seed=3))
-
     def test_shares_add_up_to_the_distance(self) -> None:
-        for row in self.BUDGET.layers:
+        for row in spoiled_budget().layers:
             assert row.inherited + sum(row.shares.values()) == pytest.approx(row.distance)
 
     def test_every_layer_has_its_effects(self) -> None:
         local = list(EFFECTS)[1:]
-        assert [(row.layer, list(row.sizes)) for row in self.BUDGET.layers] == [
+        assert [(row.layer, list(row.sizes)) for row in spoiled_budget().layers] == [
             ("conv1", local),
             ("pool", ["timesteps", "timing"]),
             ("conv2", local),
@@ -109,13 +113,13 @@ class TestTheParts:
         ]
 
     def test_under_the_steady_drive_of_the_first_layer_timing_is_nothing(self) -> None:
-        assert self.BUDGET.layers[0].sizes["timing"] == pytest.approx(0, abs=1e-9)
-        assert self.BUDGET.layers[2].sizes["timing"] > 0.01
+        assert spoiled_budget().layers[0].sizes["timing"] == pytest.approx(0, abs=1e-9)
+        assert spoiled_budget().layers[2].sizes["timing"] > 0.01
 
     def test_the_distance_is_that_of_the_activations(self) -> None:
         snn = spoiled_threshold("conv2")
         pairs = fxsnn.layer_activations(MODEL, snn, images(16, seed=3))
-        for row in self.BUDGET.layers:
+        for row in spoiled_budget().layers:
             analog, spiking = pairs[row.layer]
             assert row.distance == pytest.approx(float((spiking - analog).norm() / analog.norm()))
 
@@ -193,24 +197,22 @@ class TestStages:
 
 
 class TestShowing:
-    BUDGET = fxsnn.error_budget(MODEL, spoiled_threshold("conv2"), images(16, seed=3))
-
     def test_as_text_html_and_plain_data(self) -> None:
-        text = str(self.BUDGET)
+        text = str(spoiled_budget())
         assert "worst: conv2, clipping (activations end at the threshold)" in text
         assert "+ timing" in text
-        assert "conv2" in self.BUDGET._repr_html_()
-        assert json.loads(json.dumps(self.BUDGET.to_dict()))["worst"]["layer"] == "conv2"
+        assert "conv2" in spoiled_budget()._repr_html_()
+        assert json.loads(json.dumps(spoiled_budget().to_dict()))["worst"]["layer"] == "conv2"
 
     def test_as_a_picture_with_a_stack_of_bars_for_each_layer(self) -> None:
         axes = Figure().subplots()
-        assert self.BUDGET.plot(axes) is axes
+        assert spoiled_budget().plot(axes) is axes
         assert len(axes.patches) == 4 * 6
         tops = [
             sum(patch.get_height() for patch in axes.patches[i::4])  # type: ignore[attr-defined]
             for i in range(4)
         ]
-        assert tops == pytest.approx([100 * row.distance for row in self.BUDGET.layers])
+        assert tops == pytest.approx([100 * row.distance for row in spoiled_budget().layers])
         assert [text.get_text() for text in axes.get_xticklabels()] == ["conv1", "pool", "conv2", "hidden"]
 
 

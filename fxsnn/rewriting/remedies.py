@@ -1,0 +1,79 @@
+"""What is said about a call that no layer of the chip stands for, and what to do instead."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+
+from torch import nn
+from torch.fx.node import Node
+
+from fxsnn.errors import Finding
+from fxsnn.graph import Graph, looks_like_activation, pools_maxima, what_is_called
+from fxsnn.layers import Lift
+from fxsnn.rewriting.activations import find_nearly_rectifiers, unknown_activations
+from fxsnn.rewriting.affine_ways import about_constant
+from fxsnn.rewriting.maxima import remedy_for_maxima
+
+_BRANCHES = "Joining two branches in this way is not supported: supported are sums of tensors of one shape"
+_ACTIVATION = "Train it with nn.ReLU or nn.ReLU6: only numbers from zero up can be firing rates"
+_NEARLY = "Train it with nn.ReLU, which fxsnn.passes.ReplaceActivation puts in its place"
+_BY_HAND = "Use nn.ReLU, clamp(x, 0, c) or floor(clamp(x / c, 0, 1) * L + 0.5) / L * c, with one number c for the layer"
+
+
+def about_unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
+    """What stands in the way; of several calls that are one activation together, the first one tells.
+
+    Args:
+        graph: behind the front end.
+        node: a call in front of the tail that cannot spike.
+    """
+    reads = set(node.users) if node.op == "get_attr" else {node}
+    together = next((nodes for nodes in unknown_activations(graph) if reads.issubset(nodes)), [])
+    if len(together) > 1:
+        if node is together[0]:
+            problem = f"with what follows up to {graph.name(together[-1])} it is no activation that is supported"
+            remedy = _NEARLY if find_nearly_rectifiers(graph, together) else _BY_HAND
+            yield graph.finding(node, problem, remedy)
+    elif (about := about_constant(graph, node)) is not None:
+        yield about
+    else:
+        what = what_is_called(graph.module, node)
+        what = what.replace("2d", "1d") if graph.is_a(node, nn.MaxPool2d) and graph.nodes(Lift) else what
+        problem = f"{what} is not supported in front of the last layers with weights"
+        yield graph.finding(node, problem, _remedy(graph, node, what.lower(), together))
+
+
+def _remedy(graph: Graph, node: Node, called: str, together: list[Node]) -> str:
+    """What to do about a call of that name; with it, where it may be an activation."""
+    sides, calls = 1 if "1d" in called else 2, ("call_function", "call_method")
+    if pools_maxima(called):
+        return remedy_for_maxima(graph, node).format(sides)
+    if "avgpool" in called or "avg_pool" in called:
+        return f"Use nn.AvgPool{sides}d with a fixed window, or move it behind the last ReLU"
+    if "dropout" in called:
+        return "Pass training=self.training, so that it rests in evaluation mode"
+    if node.op in calls and _asks_for_size(node, called):
+        return "Do not read the size of an activation, except for flattening: use flatten(1)"
+    if node.op in calls and all(source.op == "placeholder" for source in node.all_input_nodes):
+        remedy = "Do it before the network, while the images are prepared"
+        if graph.image_size is None:
+            remedy = f"{remedy}; if it changes nothing at the size of yours, give example=..., images of that size"
+        return remedy
+    if node.op == "get_attr":
+        return "Use a layer of torch.nn instead of a parameter or constant of your own"
+    if "add" in called or "cat" in called:
+        return _BRANCHES
+    if together and find_nearly_rectifiers(graph, together):
+        return _NEARLY
+    if (looks_like_activation(called) and "clamp" not in called) or "softmax" in called:
+        return _ACTIVATION
+    if node.op in calls and together:
+        return _BY_HAND
+    return "Supported are Conv1d, Conv2d, their batch norms and average poolings, ReLU, Linear and flatten"
+
+
+def _asks_for_size(node: Node, called: str) -> bool:
+    """Whether a call of that name is about the size of something; it may crop the images instead."""
+    crops = node.target is operator.getitem and node.all_input_nodes[0].op == "placeholder"
+    return any(word in called for word in ("size", "getattr", "getitem")) and not crops
