@@ -57,7 +57,7 @@ class MomentMeter:
         """Means over all that was seen."""
         assert isinstance(self._real, Tensor)
         assert isinstance(self._cross, Tensor)
-        return InputMoments(self._real / self._count, self._cross / self._count)
+        return InputMoments(self._real / self._count, self._cross / self._count, self._count)
 
     def _columns(self, x: Tensor) -> Tensor:
         """What weights are multiplied by, [N, G, d, places], in the units in which they are rounded."""

@@ -13,6 +13,7 @@ which make the float network's sums of the real inputs as well as weights can (a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,23 +32,30 @@ _SWEEPS, _REFITS = 2, 3
 class InputMoments:
     """Second moments of what the weights of a layer are multiplied by, means over images and places, float64.
 
+    Of n samples of d inputs, products of different inputs are taken for `n / (n + d)` of what they are: few samples
+    show much that is chance (shrinkage towards the diagonal: Ledoit and Wolf 2004).
+
     Attributes:
         real: of the inputs with themselves, [G, d, d] for G groups of d inputs.
         cross: of the float network's inputs (rows) with the real ones (columns), [G, d, d].
+        samples: of how many these are means.
     """
 
     real: Tensor
     cross: Tensor
+    samples: int
 
     @property
+    def trusted(self) -> float:
+        """The share of what was seen that is believed."""
+        return self.samples / (self.samples + self.real.shape[1])
+
+    @cached_property
     def damped(self) -> Tensor:
-        """`real`, with something on its diagonal: it can be inverted."""
-        return self.real + self._damping
-
-    @property
-    def _damping(self) -> Tensor:
-        mean = self.real.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(self.real.dtype).tiny)
-        return torch.diag_embed(_DAMPING * mean[:, None].expand(self.real.shape[:2]))
+        """`real`, shrunk, with something on its diagonal: it can be inverted."""
+        own = self.real.diagonal(dim1=1, dim2=2)
+        mean = own.mean(1, keepdim=True).clamp_min(torch.finfo(self.real.dtype).tiny)
+        return self.trusted * self.real + torch.diag_embed((1 - self.trusted) * own + _DAMPING * mean)
 
     def regressed(self, weight: Tensor) -> Tensor:
         """Weights that make of the real inputs what `weight`, [G, O, d], makes of the float network's.
@@ -55,7 +63,7 @@ class InputMoments:
         Of least mean squared error, with a penalty on what they differ by from `weight`.
         """
         factor = torch.linalg.cholesky(self.damped)
-        products = weight @ (self.cross + self._damping)
+        products = weight @ (self.damped + self.trusted * (self.cross - self.real))
         return torch.cholesky_solve(products.transpose(1, 2), factor).transpose(1, 2)
 
 

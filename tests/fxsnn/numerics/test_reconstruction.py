@@ -20,9 +20,9 @@ CODEBOOKS = [
 ]  # fmt: skip
 
 
-def moments_of(real: Tensor, wanted: Tensor) -> InputMoments:
-    """Of inputs [n, d] of one group."""
-    return InputMoments((real.T @ real / len(real))[None], (wanted.T @ real / len(real))[None])
+def moments_of(real: Tensor, wanted: Tensor, samples: int = 10**9) -> InputMoments:
+    """Of inputs [n, d] of one group, as if they were of that many samples."""
+    return InputMoments((real.T @ real / len(real))[None], (wanted.T @ real / len(real))[None], samples)
 
 
 def squared_error(weight: Tensor, step: Tensor, codes: Tensor, moments: InputMoments) -> Tensor:
@@ -90,13 +90,23 @@ def test_weights_make_up_for_inputs_that_are_not_those_of_the_float_network() ->
     torch.testing.assert_close(step[:, None] * codes, 2 * weight.double(), rtol=0.1, atol=0.3)
 
 
+def test_what_few_samples_show_is_hardly_believed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real, wanted = (torch.randn(30, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    weight = torch.randn(2, 8, generator=generator, dtype=torch.float64)
+    by_samples = [moments_of(real, wanted, samples).regressed(weight[None])[0] for samples in (0, 8, 10**9)]
+    torch.testing.assert_close(by_samples[0], weight)
+    moved = [float((one - weight).norm()) for one in by_samples]
+    assert moved[0] < moved[1] < moved[2]
+
+
 def test_groups_do_not_know_of_each_other() -> None:
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.randn(40, 5, generator=generator, dtype=torch.float64) for _ in range(2))
     weight = torch.randn(4, 5, generator=generator)
     codebook = Codebook.symmetric(2)
     apart = [moments_of(first, first), moments_of(second, second)]
-    together = InputMoments(*(torch.cat([one.real for one in apart]) for _ in range(2)))
+    together = InputMoments(*(torch.cat([one.real for one in apart]) for _ in range(2)), 10**9)
     step, codes = reconstructed(weight, torch.ones(4), codebook, together)
     for part, (rows, moments) in enumerate(zip(weight.split(2), apart, strict=True)):
         own_step, own_codes = reconstructed(rows, torch.ones(2), codebook, moments)

@@ -1,0 +1,110 @@
+"""Codes that are chosen on images: kept where they help, in layers and in the inputs of sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fxsnn
+from fxsnn.graph import Graph
+from fxsnn.layers import LowBit
+from fxsnn.numerics import Dynamics, lowbit
+from fxsnn.passes import CalibrateThresholds, Canonicalize, CorrectLayers, FoldBatchNorm, QuantizeWeights
+from fxsnn.rewriting import Pipeline
+from fxsnn.training import Student, correction
+from tests.engines import all_spike_alike
+from tests.nets import Small, images, seeded
+from tests.residual import RESIDUAL
+
+V1 = fxsnn.get_target("hw_v1.0")
+IMAGES = images(48)
+
+
+def quantised(model: nn.Module, *, per_channel: bool = True) -> Graph:
+    passes = (Canonicalize(), FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(2, per_channel=per_channel))
+    return Pipeline(passes).run(model)
+
+
+def codes(graph: Graph) -> dict[str, Any]:
+    return {graph.name(node): graph[node].codes() for node in graph.body(LowBit)}  # type: ignore[operator]
+
+
+def test_digits_are_nearer_to_the_float_network_with_codes_that_were_chosen() -> None:
+    model = fxsnn.datasets.digit_net()
+    splits = fxsnn.datasets.load("digits")
+    some, others = (torch.stack([part[i][0] for i in range(60)]) for part in (splits.train, splits.test))
+    with torch.no_grad():
+        expected = model(others)
+    errors = []
+    for parts in ("biases", "weights+biases"):
+        snn = fxsnn.convert(
+            model, target="hw_v1.0", bits=3, timesteps=8, codebook="symmetric", calibration_data=some, correction=parts
+        )
+        errors.append(float((snn(others).detach() - expected).square().mean()))
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_codes_that_do_not_help_are_not_kept(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    graph = quantised(seeded(Small))
+    without = CorrectLayers(IMAGES, V1, weights=False, timesteps=8)(graph).after
+
+    def opposite(weight: Any, step: Any, codebook: Any, moments: Any, *, fit: bool) -> Any:
+        return step.double(), -lowbit.weight_codes(weight, step, codebook).double()
+
+    monkeypatch.setattr(correction, "reconstructed", opposite)
+    with caplog.at_level("INFO", logger="fxsnn"):
+        after = CorrectLayers(IMAGES, V1, timesteps=8)(graph).after
+    assert "codes were chosen on the data in: no layer" in caplog.text
+    for name, one in codes(without).items():
+        assert torch.equal(codes(after)[name], one)
+    thresholds = [
+        [activation.threshold for activation in Student(one, V1, Dynamics(8))._activations] for one in (after, without)
+    ]
+    assert thresholds[0] == pytest.approx(thresholds[1], rel=0.05)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_steps_are_one_an_output_or_the_layer_s_own(per_channel: bool, caplog: pytest.LogCaptureFixture) -> None:
+    graph = quantised(seeded(Small), per_channel=per_channel)
+    with caplog.at_level("INFO", logger="fxsnn"):
+        after = CorrectLayers(IMAGES, V1, timesteps=8)(graph).after
+    assert "conv2" in caplog.text
+    before, found = codes(graph), codes(after)
+    assert any(not torch.equal(before[name], found[name]) for name in before)
+    for node in after.body(LowBit):
+        layer: Any = after[node]
+        assert set(layer.codes().unique().tolist()) <= set(layer.codebook.levels)
+        if not per_channel:
+            assert torch.equal(layer.step, graph[after.name(node)].step)
+    chosen: Any = after["conv2"]  # what is trained from here on starts from these codes
+    torch.testing.assert_close(chosen.weight, chosen.quantized_weight())
+
+
+@pytest.mark.parametrize("name", ["blocks", "dense"])
+@pytest.mark.filterwarnings("ignore:the spiking network cannot be saved", "ignore:2-bit weights without fine-tuning")
+def test_inputs_of_sums_get_codes_whose_gain_stays(name: str) -> None:
+    model, others = RESIDUAL[name](), images(32, seed=9)
+    with torch.no_grad():
+        expected = model(others)
+    errors = []
+    for parts in ("biases", "weights+biases"):
+        snn = fxsnn.convert(
+            model,
+            target="generic",
+            bits=2,
+            timesteps=8,
+            codebook="symmetric",
+            calibration_data=IMAGES,
+            correction=parts,
+        )
+        errors.append(float((snn(others) - expected).square().mean()))
+        assert all_spike_alike(snn, others[:2])
+    assert errors[1] <= errors[0]
+
+
+def test_one_image_is_enough() -> None:
+    after = CorrectLayers(IMAGES[:1], V1, timesteps=8)(quantised(seeded(Small))).after
+    assert torch.isfinite(after(IMAGES[:2])).all()
