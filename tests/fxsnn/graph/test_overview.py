@@ -12,10 +12,10 @@ from tests.residual import Residual
 def test_it_grows_with_the_stages() -> None:
     model = seeded(Small)
     assert layer_rows(capture(model))[1:] == [
-        ("conv1", "Conv2d", "-", "-", "-", "-"),
-        ("pool", "AvgPool2d", "-", "-", "-", "-"),
-        ("conv2", "Conv2d", "-", "-", "-", "-"),
-        ("hidden", "Linear", "-", "-", "-", "-"),
+        ("conv1", "Conv2d", "-", "-", "-", "-", "-"),
+        ("pool", "AvgPool2d", "-", "-", "-", "-", "-"),
+        ("conv2", "Conv2d", "-", "-", "-", "-", "-"),
+        ("hidden", "Linear", "-", "-", "-", "-", "-"),
     ]
     steps = {
         step.name: step.after for step in pipeline(target="hw_v1.0", bits=2, calibration_data=images()).steps(model)
@@ -26,7 +26,7 @@ def test_it_grows_with_the_stages() -> None:
     )
     assert float(calibrated["threshold"]) > 0
     assert calibrated["bits"] == "-"
-    assert quantised["bits"] == "2"
+    assert (quantised["bits"], quantised["codebook"]) == ("2", "-1..1")
     low, high = map(float, quantised["weight step"].split(".."))
     assert 0 < low < high
     assert spiking["is a"] == "SpikeConv2d"
