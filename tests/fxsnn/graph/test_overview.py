@@ -17,9 +17,8 @@ def test_it_grows_with_the_stages() -> None:
         ("conv2", "Conv2d", "-", "-", "-", "-", "-"),
         ("hidden", "Linear", "-", "-", "-", "-", "-"),
     ]
-    steps = {
-        step.name: step.after for step in pipeline(target="hw_v1.0", bits=2, calibration_data=images()).steps(model)
-    }
+    passes = pipeline(target="hw_v1.0", bits=2, codebook="symmetric", calibration_data=images())
+    steps = {step.name: step.after for step in passes.steps(model)}
     calibrated, quantised, spiking = (
         dict(zip(HEADER, layer_rows(steps[name])[1], strict=True))
         for name in ("calibrate-thresholds", "quantize-weights", "substitute-spikes")
