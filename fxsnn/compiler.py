@@ -76,7 +76,7 @@ def pipeline(
     percentile: float = 99.9,
     input_bits: int | None = 8,
     per_channel: bool = True,
-    codebook: str = "symmetric",
+    codebook: str = "auto",
     max_pool: str | None = None,
     correction: str | None = "auto",
     finetune: Finetune | None = None,
@@ -124,7 +124,7 @@ def pipeline(
         CalibrateThresholds(
             calibration_data, calibration, percentile, dynamics.timesteps, input_bits, progress, reset, initial_membrane
         ),
-        QuantizeWeights(bits, per_channel, chip, codebook),
+        QuantizeWeights(bits, per_channel, chip, chip.require_codebook(codebook)),
     ]
     if finetune is not None and not isinstance(finetune, Finetune):
         raise OptionError(f"finetune is a {type(finetune).__name__}; expected fxsnn.Finetune(data, ...), or None")
@@ -215,7 +215,7 @@ def convert(
     percentile: float = 99.9,
     input_bits: int | None = 8,
     per_channel: bool = True,
-    codebook: str = "symmetric",
+    codebook: str = "auto",
     max_pool: str | None = None,
     correction: str | None = "auto",
     finetune: Finetune | None = None,
@@ -244,7 +244,7 @@ def convert(
         input_bits: width of the signed integer input, or `None` for an analog input.
         per_channel: one weight step per output channel, or one per layer.
         codebook: what the levels of n-bit weights may be, of what the target has: "symmetric" ones, "full" for those of
-            two's complement too, "free" for any small whole numbers. "auto": all that the target has. Each layer gets
+            two's complement too, "free" for any small whole numbers. "auto": whatever the target has. Each layer gets
             those of least squared error, see `fxsnn.passes.QuantizeWeights`.
         max_pool: what takes the place of max pooling between layers: "rectifiers" keeps the function, "any" comes near
             it with fewer neurons, "average" and "stride" do not and need training, see `fxsnn.passes.ReplaceMaxPool`.

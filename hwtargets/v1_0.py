@@ -10,7 +10,8 @@ is wiring, whose reader has the channels of all its inputs to fit into the table
 
 It says nothing of which weights there can be. Later public versions of the same tool describe an index of the weight's
 bits into a codebook of entries of 11 bits: so any 2^bits whole numbers can be weights. That a layer may choose them
-freely is our reading; `codebook="symmetric"` in `fxsnn.convert` keeps to whole numbers from -Q to Q.
+freely is our reading, and what conversions do; `codebook="symmetric"` in `fxsnn.convert` keeps to whole numbers from -Q
+to Q.
 
 It does not say whether layers may differ in what a spike does to a membrane. Poolings that spike with any neuron of
 their window are reset to zero, also where all others are reset by subtraction: that is assumed.

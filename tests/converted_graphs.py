@@ -63,7 +63,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
 
 def converted(name: str = "residual", **options: Any) -> fxsnn.SpikingNetwork:
     build, given = NETWORKS[name]
-    chosen = {"target": "generic", "bits": 4, "timesteps": 6, "calibration_data": given, "correction": None, **options}
+    chosen: dict[str, Any] = {"target": "generic", "bits": 4, "timesteps": 6, "codebook": "symmetric"}
+    chosen |= {"calibration_data": given, "correction": None, **options}
     with quiet():
         return fxsnn.convert(seeded(build), **chosen)
 
@@ -73,7 +74,8 @@ def pooled() -> fxsnn.SpikingNetwork:
     layers = {"first": nn.Conv2d(3, 4, 3), "relu": nn.ReLU(), "pool": nn.MaxPool2d(2), "second": nn.Conv2d(4, 4, 3)}
     model = nn.Sequential(OrderedDict(layers, last=nn.ReLU(), flatten=nn.Flatten(), fc=nn.Linear(36, 5)))
     with quiet():
-        return fxsnn.convert(model.eval(), target="generic", bits=4, calibration_data=images(8), max_pool="any")
+        given: dict[str, Any] = {"target": "generic", "bits": 4, "codebook": "symmetric", "max_pool": "any"}
+        return fxsnn.convert(model.eval(), calibration_data=images(8), **given)
 
 
 def wired(*layers: Wiring) -> fxsnn.SpikingNetwork:

@@ -23,7 +23,13 @@ def body() -> nn.Module:
 @functools.cache
 def _converted() -> fxsnn.SpikingNetwork:
     return fxsnn.convert(
-        seeded(body), target="generic", bits=4, timesteps=6, calibration_data=images(32), engine="torch"
+        seeded(body),
+        target="generic",
+        bits=4,
+        timesteps=6,
+        codebook="symmetric",  # version 1 of the file has words for it
+        calibration_data=images(32),
+        engine="torch",
     )
 
 

@@ -27,8 +27,9 @@ IMAGES = images(96) / 2 + (LABELS - 2).view(-1, 1, 1, 1)  # the class is the bri
 DATA = (IMAGES, LABELS)
 
 
-def quantised(model: nn.Module | None = None, bits: int = 2) -> Graph:
-    passes = (Canonicalize(), FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(bits))
+def quantised(model: nn.Module | None = None, bits: int = 2, codebook: str = "symmetric") -> Graph:
+    quantise = QuantizeWeights(bits, codebook=codebook)
+    passes = (Canonicalize(), FoldBatchNorm(), CalibrateThresholds(IMAGES), quantise)
     return Pipeline(passes).run(model or seeded(Small))
 
 

@@ -28,7 +28,10 @@ def targets_command(options: argparse.Namespace) -> Answer:
     """The chips that are known here, and their limits."""
     chips = {name: (source.load(), source.origin) for name, source in sorted(target_sources().items())}
     text = "\n\n".join(_target_text(chip, origin) for chip, origin in chips.values())
-    data = {name: {**target_data(chip), "origin": origin} for name, (chip, origin) in chips.items()}
+    data = {
+        name: {**target_data(chip), "codebook": chip.codebook, "origin": origin}
+        for name, (chip, origin) in chips.items()
+    }
     return Answer(text, {"targets": data})
 
 
@@ -37,6 +40,7 @@ def _target_text(chip: HardwareTarget, origin: str) -> str:
     lines = [
         f"{chip.name}: {chip.description} ({origin})",
         f"  registers, bits: codebook {registers.codebook}, threshold {registers.threshold}, leak {registers.leak}",
+        f"  codebooks: {', '.join(chip.codebooks())}",
     ]
     if chip.input_channels is None:
         return "\n".join([*lines, f"  weights of {chip.weight_bits[0]} to {chip.weight_bits[-1]} bits, any kernel"])

@@ -81,7 +81,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     one.add_argument("--input-bits", type=int, default=8, help="width of the integer input")
     one.add_argument(
-        "--codebook", default=CODEBOOKS[0], choices=(*CODEBOOKS, AUTOMATIC), help="what the levels of weights may be"
+        "--codebook", default=AUTOMATIC, choices=(*CODEBOOKS, AUTOMATIC), help="what the levels of weights may be"
     )
     one.add_argument("--per-layer", action="store_true", help="one weight step a layer instead of one a channel")
     one.add_argument("--finetune-epochs", type=int, default=0, help="train the n-bit weights so long")

@@ -52,6 +52,22 @@ class TestConvert:
         correlation = torch.corrcoef(torch.stack([expected.flatten(), found.flatten()]))[0, 1]
         assert correlation > 0.95
 
+    @pytest.mark.parametrize(
+        ("codebook", "levels"),
+        [("auto", {4}), ("symmetric", {3}), ("full", {4})],
+    )
+    def test_levels_are_those_that_are_asked_for_and_otherwise_any_that_the_target_has(
+        self, convert: Convert, codebook: str, levels: set[int]
+    ) -> None:
+        snn = convert(seeded(Small), bits=2, codebook=codebook)
+        assert {len(row.levels) for row in snn.report.layers if row.levels} == levels
+        assert snn.provenance["options"]["codebook"] == ("free" if codebook == "auto" else codebook)
+
+    def test_levels_that_the_target_has_not_are_refused_at_once(self, convert: Convert) -> None:
+        chip = fxsnn.HardwareTarget("chip", codebook="full")
+        with pytest.raises(OptionError, match="codebook is 'free'; target 'chip' allows 'symmetric', 'full', 'auto'"):
+            convert(seeded(Small), target=chip, bits=2, codebook="free")
+
     def test_it_warns_that_data_would_do_better(self) -> None:
         with pytest.warns(CalibrationWarning, match="calibration_data= gives better ones"):
             fxsnn.convert(seeded(Small), target="hw_v1.0", bits=4)

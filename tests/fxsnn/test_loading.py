@@ -32,8 +32,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 @converted_once
 def network(build: Callable[[], nn.Module] = Small, **options: Any) -> fxsnn.SpikingNetwork:
-    """A small converted network."""
-    given: dict[str, Any] = {"target": "hw_v1.0", "bits": 2, "timesteps": 5, "calibration_data": images(32), **options}
+    """A small converted network, which version 1 has words for."""
+    given: dict[str, Any] = {"target": "hw_v1.0", "bits": 2, "timesteps": 5, "calibration_data": images(32)}
+    given |= {"codebook": "symmetric", **options}
     with quiet():
         return fxsnn.convert(seeded(build), **given)
 
@@ -200,7 +201,7 @@ class TestTheFile:
         provenance = fxsnn.load(file).provenance
         assert provenance["versions"]["fxsnn"] == fxsnn.__version__
         assert provenance["options"]["calibration"] == "percentile"
-        assert "QuantizeWeights(bits=2, per_channel=True)" in provenance["passes"]
+        assert "QuantizeWeights(bits=2, per_channel=True, codebook='symmetric')" in provenance["passes"]
 
     def test_the_reader_in_numpy_gives_the_golden_spikes_and_notices_others(
         self, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -309,12 +310,17 @@ class TestVersions:
         assert fxsnn.verify(path).ok
         assert fxsnn.load(path).timesteps == 5
 
+    def test_a_file_of_version_2_still_loads(self) -> None:
+        path = REPOSITORY / "tests" / "files" / "version_2.fxsnn"
+        assert fxsnn.verify(path).ok
+        assert {str(row.levels) for row in fxsnn.load(path).report.layers if row.levels} == {"(-1, 0, 1)"}
+
     def test_a_newer_version_is_refused_with_what_to_do(self, file: Path, tmp_path: Path) -> None:
         def edit(document: dict[str, Any], _: Any) -> None:
-            document["version"] = 3
+            document["version"] = 4
             document["something new"] = 1
 
-        with pytest.raises(FileError, match=r"it has version 3; .* up to 2\. Install a newer fxsnn"):
+        with pytest.raises(FileError, match=r"it has version 4; .* up to 3\. Install a newer fxsnn"):
             fxsnn.load(changed(file, tmp_path, edit))
 
     def test_a_target_of_that_name_with_other_limits_is_refused_unless_one_is_chosen(

@@ -51,7 +51,8 @@ def test_words_are_compared_with_words_only() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["timesteps", "reset", "initial_membrane", "calibration", "percentile", "input_bits", "per_channel", "correction",
+    ["timesteps", "reset", "initial_membrane", "calibration", "percentile", "input_bits", "per_channel", "codebook",
+     "correction",
      "finetune", "progress", "bits", "target"],
 )  # fmt: skip
 @pytest.mark.parametrize("value", [*ARRAYS, META, 10**400], ids=lambda value: type(value).__name__)

@@ -60,6 +60,18 @@ def test_the_graph_before_stays_bit_for_bit() -> None:
     assert not torch.equal(after["conv1"].weight, GRAPH["conv1"].weight)  # type: ignore[arg-type]
 
 
+def test_levels_stay_as_they_were_chosen_and_codes_are_such() -> None:
+    before = quantised(codebook="free")
+    after = finetune(lr=0.2)(before).after
+    assert [layer.codebook for layer in layers(after)] == [layer.codebook for layer in layers(before)]
+    for layer in layers(after):
+        assert not layer.codebook.is_symmetric
+        assert set(layer.codes().unique().tolist()) <= set(layer.codebook.levels)
+    assert any(not torch.equal(a.codes(), b.codes()) for a, b in zip(layers(after), layers(before), strict=True))
+    spiking = SubstituteSpikes(V1, 8)(after).after
+    assert torch.equal(spiking["conv2"].codes, after["conv2"].codes())  # type: ignore[operator, arg-type]
+
+
 def test_activations_and_pooled_ones_have_the_levels_of_t_steps() -> None:
     graph = finetune(timesteps=4)(GRAPH).after
     clipped = graph.nodes(ClippedReLU)

@@ -15,6 +15,7 @@ from torch import nn
 
 import fxsnn
 from fxsnn.graph import layer_rows
+from fxsnn.graph.overview import HEADER
 from fxsnn.layers import Add, AnyPool2d, SpikeAnyPool2d, Tap, Taps
 from fxsnn.passes import CheckConvRelu, PairSignedValues, ReplaceMaxPool
 from tests.engines import ENGINES, same
@@ -276,4 +277,5 @@ class TestAnyNeuronOfTheWindow:
         assert [row[1] for row in layer_rows(step.after)].count("AnyPool2d") == 1
         snn = self.convert(convert)
         assert "SpikeAnyPool2d 2×2" in snn.graph.draw().svg
-        assert [row[4] for row in layer_rows(snn.graph) if row[1] == "SpikeAnyPool2d"] == ["1"]
+        rows = [dict(zip(HEADER, row, strict=True)) for row in layer_rows(snn.graph)]
+        assert [row["threshold"] for row in rows if row["is a"] == "SpikeAnyPool2d"] == ["1"]

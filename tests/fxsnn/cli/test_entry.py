@@ -70,12 +70,14 @@ class TestConvert:
 
     def test_fine_tunes_and_says_so_in_the_file(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         options = ["--data", "net.py:halves", "--finetune-epochs", "1", "--bits", "2", "--reset", "zero", "--per-layer"]
-        status, found = as_json(capsys, "convert", "net.py", *options, "-o", "out.fxsnn", "--correction", "biases")
+        options += ["--codebook", "full", "--correction", "biases"]
+        status, found = as_json(capsys, "convert", "net.py", *options, "-o", "out.fxsnn")
         assert status == 0
         assert found["report"]["reset"] == "zero"
         made = fxsnn.load(found["file"]).provenance
         assert "epochs=1" in made["options"]["finetune"]
         assert (made["options"]["per_channel"], made["options"]["correction"]) == (False, "biases")
+        assert made["options"]["codebook"] == "full"
 
     def test_says_before_a_long_training_that_the_network_cannot_be_written(
         self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -187,7 +189,9 @@ def test_targets_are_listed_with_their_limits(capsys: pytest.CaptureFixture[str]
     status, out, _ = called(capsys, "targets")
     assert status == 0
     assert "3x3                  113    56      37      28" in out
+    assert "codebooks: symmetric, full, free" in out
     _, found = as_json(capsys, "targets")
+    assert found["targets"]["hw_v1.0"]["codebook"] == "free"
     assert found["targets"]["hw_v1.0"]["registers"] == {"codebook": 11, "threshold": 18, "leak": 19}
 
 

@@ -25,7 +25,7 @@ def written() -> tuple[Document, dict[str, Tensor]]:
         )
     )
     with quiet():
-        snn = fxsnn.convert(model, target="generic", bits=4, calibration_data=images())
+        snn = fxsnn.convert(model, target="generic", bits=4, codebook="symmetric", calibration_data=images())
     return described(snn.graph, snn.target, snn.dynamics, (3, 12, 12), {})
 
 

@@ -43,10 +43,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
 @converted_once
 def converted(name: str, **options: Any) -> fxsnn.SpikingNetwork:
     build, given = NETWORKS[name]
+    chosen: dict[str, Any] = {"target": "generic", "bits": 4, "timesteps": 6, "codebook": "symmetric"}
     with quiet():
-        return fxsnn.convert(
-            seeded(build), target="generic", bits=4, timesteps=6, **{"calibration_data": given, **options}
-        )
+        return fxsnn.convert(seeded(build), **{**chosen, "calibration_data": given, **options})
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -79,7 +78,13 @@ def test_a_network_on_maps_is_of_version_1_and_says_nothing_of_dimensions(tmp_pa
     for layers in ([nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3)], [nn.Flatten(), *on_vectors()]):
         size = (1, 8, 8) if len(layers) == 4 else (1, 4, 5)
         with quiet():
-            snn = fxsnn.convert(nn.Sequential(*layers).eval(), target="generic", bits=4, example=torch.randn(2, *size))
+            given: dict[str, Any] = {
+                "target": "generic",
+                "bits": 4,
+                "codebook": "symmetric",
+                "example": torch.randn(2, *size),
+            }
+            snn = fxsnn.convert(nn.Sequential(*layers).eval(), **given)
         _, document = load_arrays(snn.save(tmp_path / "net.fxsnn"))
         assert document["version"] == 1
         assert set(document["nodes"][1]) == {"op", "name", "reads", "unit", "bits", "channels"}

@@ -12,21 +12,20 @@ from tests.residual import Residual
 def test_it_grows_with_the_stages() -> None:
     model = seeded(Small)
     assert layer_rows(capture(model))[1:] == [
-        ("conv1", "Conv2d", "-", "-", "-", "-"),
-        ("pool", "AvgPool2d", "-", "-", "-", "-"),
-        ("conv2", "Conv2d", "-", "-", "-", "-"),
-        ("hidden", "Linear", "-", "-", "-", "-"),
+        ("conv1", "Conv2d", "-", "-", "-", "-", "-"),
+        ("pool", "AvgPool2d", "-", "-", "-", "-", "-"),
+        ("conv2", "Conv2d", "-", "-", "-", "-", "-"),
+        ("hidden", "Linear", "-", "-", "-", "-", "-"),
     ]
-    steps = {
-        step.name: step.after for step in pipeline(target="hw_v1.0", bits=2, calibration_data=images()).steps(model)
-    }
+    passes = pipeline(target="hw_v1.0", bits=2, codebook="symmetric", calibration_data=images())
+    steps = {step.name: step.after for step in passes.steps(model)}
     calibrated, quantised, spiking = (
         dict(zip(HEADER, layer_rows(steps[name])[1], strict=True))
         for name in ("calibrate-thresholds", "quantize-weights", "substitute-spikes")
     )
     assert float(calibrated["threshold"]) > 0
     assert calibrated["bits"] == "-"
-    assert quantised["bits"] == "2"
+    assert (quantised["bits"], quantised["codebook"]) == ("2", "-1..1")
     low, high = map(float, quantised["weight step"].split(".."))
     assert 0 < low < high
     assert spiking["is a"] == "SpikeConv2d"

@@ -132,7 +132,7 @@ def test_codes_whose_gain_is_zero_come_back_too(tmp_path: Path) -> None:
     ("name", "attribute", "change", "says"),
     [
         ("synapses", "weight", lambda one: one * 0.5, "its weights over the gain are not integers"),
-        ("synapses", "weight", lambda one: one * 100, "its weights are not 4-bit codes times their gains"),
+        ("synapses", "weight", lambda one: one * 100, r"its weights are not 4-bit codes \(-7\.\.7\) times their gains"),
         ("input1", "weight", lambda one: one + 0.25 * np.eye(4)[:, :, None, None], "its weights are not integers"),
         ("input1", "weight", lambda one: one + 1, r"what it adds of layer\d+ is not its real weight / step"),
         (

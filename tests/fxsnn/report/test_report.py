@@ -62,10 +62,10 @@ def by_hand(snn: fxsnn.SpikingNetwork, x: Tensor) -> dict[str, dict[str, Any]]:
     operations["conv2"] = int(run.spikes["pool"].sum()) * 3  # one position, three channels of its group
     operations["hidden"] = int(run.spikes["conv2"].sum()) * 5
     expected: dict[str, dict[str, Any]] = {
-        "conv1": {"fan_in": 9, "rows": 36, "weight_memory": 36 * 4, "neurons": 144, "cores": 1, "top": 7},
-        "pool": {"fan_in": 4, "rows": 4, "weight_memory": 0, "neurons": 36, "cores": 1, "top": None},
-        "conv2": {"fan_in": 18, "rows": 36, "weight_memory": 6 * 18 * 2, "neurons": 6, "cores": 1, "top": 1},
-        "hidden": {"fan_in": 6, "rows": 18, "weight_memory": 30 * 3, "neurons": 5, "cores": 1, "top": 3},
+        "conv1": {"fan_in": 9, "rows": 36, "weight_memory": 36 * 4, "neurons": 144, "cores": 1},
+        "pool": {"fan_in": 4, "rows": 4, "weight_memory": 0, "neurons": 36, "cores": 1},
+        "conv2": {"fan_in": 18, "rows": 36, "weight_memory": 6 * 18 * 2, "neurons": 6, "cores": 1},
+        "hidden": {"fan_in": 6, "rows": 18, "weight_memory": 30 * 3, "neurons": 5, "cores": 1},
     }
     for (name, row), layer in zip(expected.items(), (conv1, snn.get_submodule("pool"), conv2, hidden), strict=True):
         module: Any = layer
@@ -73,13 +73,14 @@ def by_hand(snn: fxsnn.SpikingNetwork, x: Tensor) -> dict[str, dict[str, Any]]:
         counts = spikes.sum(0)
         row["threshold"] = (min(module.threshold.tolist()), max(module.threshold.tolist()))
         row["leak"] = (min(module.leak.tolist()), max(module.leak.tolist()))
-        row["codebook"] = None if row["top"] is None else (-row["top"] * module.gain, row["top"] * module.gain)
+        levels = None if module.codebook is None else module.codebook.levels
+        row["levels"], row["codebook"] = levels, levels and (levels[0] * module.gain, levels[-1] * module.gain)
         row["firing_rate"] = float(spikes.mean())
         row["membrane"] = (float(membranes.min()), float(membranes.max()))
         row["silent"] = sum(int(count) == 0 for count in counts.sum(0).flatten())
         row["saturated"] = float((counts == T).double().mean())
         row["synaptic_operations"] = operations[name] / len(x)
-        row["codes"] = None if row["top"] is None else int(module.codes.abs().max())
+        row["codes"] = None if levels is None else set(module.codes.unique().tolist())
     return expected
 
 
@@ -89,12 +90,12 @@ def test_every_figure_by_hand(snn: fxsnn.SpikingNetwork) -> None:
     assert [row.layer for row in report.layers] == list(expected)
     for row in report.layers:
         wanted = expected[row.layer]
-        for name in ("fan_in", "rows", "weight_memory", "neurons", "cores", "threshold", "leak", "codebook"):
+        for name in ("fan_in", "rows", "weight_memory", "neurons", "cores", "threshold", "leak", "codebook", "levels"):
             assert getattr(row, name) == wanted[name], (row.layer, name)
         assert row.activity is not None
         for name in ("firing_rate", "membrane", "silent", "saturated", "synaptic_operations"):
             assert getattr(row.activity, name) == pytest.approx(wanted[name]), (row.layer, name)
-        assert wanted["codes"] is None or wanted["codes"] <= wanted["top"]
+        assert wanted["codes"] is None or wanted["codes"] <= set(wanted["levels"])
     assert [(row.kernel_size, row.in_channels, row.out_channels, row.bits, row.limit) for row in report.layers] == [
         ((3, 3), 1, 4, 4, 28),
         ((2, 2), None, 4, None, None),

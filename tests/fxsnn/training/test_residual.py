@@ -38,7 +38,7 @@ IMAGES = images(8).double()
 
 @rewritten_once
 def quantised(name: str, bits: int = 2) -> Graph:
-    passes = (*FRONT_END, FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(bits))
+    passes = (*FRONT_END, FoldBatchNorm(), CalibrateThresholds(IMAGES), QuantizeWeights(bits, codebook="free"))
     return Pipeline(passes).run(RESIDUAL[name]().double())
 
 
