@@ -106,7 +106,8 @@ def test_groups_do_not_know_of_each_other() -> None:
     weight = torch.randn(4, 5, generator=generator)
     codebook = Codebook.symmetric(2)
     apart = [moments_of(first, first), moments_of(second, second)]
-    together = InputMoments(*(torch.cat([one.real for one in apart]) for _ in range(2)), 10**9)
+    real, cross = (torch.cat([getattr(one, name) for one in apart]) for name in ("real", "cross"))
+    together = InputMoments(real, cross, apart[0].samples)
     step, codes = reconstructed(weight, torch.ones(4), codebook, together)
     for part, (rows, moments) in enumerate(zip(weight.split(2), apart, strict=True)):
         own_step, own_codes = reconstructed(rows, torch.ones(2), codebook, moments)

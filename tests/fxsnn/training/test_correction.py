@@ -78,7 +78,8 @@ def test_steps_are_one_an_output_or_the_layer_s_own(per_channel: bool, caplog: p
         layer: Any = after[node]
         assert set(layer.codes().unique().tolist()) <= set(layer.codebook.levels)
         if not per_channel:
-            assert torch.equal(layer.step, graph[after.name(node)].step)
+            given: Any = graph[after.name(node)]
+            assert torch.equal(layer.step, given.step)
     chosen: Any = after["conv2"]  # what is trained from here on starts from these codes
     torch.testing.assert_close(chosen.weight, chosen.quantized_weight())
 
