@@ -59,6 +59,8 @@ CORRECTIONS: Mapping[str, tuple[str, ...]] = {
     "all": PARTS,
 }
 """Names of corrections, and what each corrects."""
+_BY_PERCENTILE = ("percentile", AUTOMATIC)
+"""Methods of calibration that a percentile has a say in."""
 _BEST = "weights+biases"
 """The correction that is made where none is asked for."""
 
@@ -115,7 +117,6 @@ def pipeline(
     bits = chip.require_choice(bits)
     progress = require_flag("progress", progress)
     dynamics = Dynamics(timesteps, reset, initial_membrane)
-    calibration = _method(calibration, calibration_data)
     passes: list[Pass] = [
         *front_end(chip, max_pool),
         CheckConvRelu(),
@@ -142,13 +143,6 @@ def pipeline(
         passes.append(_completed(finetune, target=chip, **asdict(dynamics)))
     passes.append(SubstituteSpikes(chip, dynamics.timesteps, reset, initial_membrane))
     return Pipeline(tuple(passes), _example(calibration_data) if example is None else example)
-
-
-def _method(calibration: str, data: Any) -> str:
-    """The method of calibration, which is chosen if it is "auto"."""
-    if is_one_of(calibration, (AUTOMATIC,)):
-        return "percentile" if data is None else "mse"
-    return calibration
 
 
 def _require_correction(correction: object, data: Any) -> None:
@@ -238,9 +232,9 @@ def convert(
         calibration_data: images [N, C, H, W], signals [N, C, L] or vectors [N, F], as the network takes them; an
             iterable of batches, or a `DataLoader` of (images, labels). `None`: thresholds are derived without data,
             with a warning.
-        calibration: how thresholds are chosen, "mse", for the rates of T steps, "percentile" or "max", see
-            `fxsnn.passes.CalibrateThresholds`. "auto": "mse" where there are data.
-        percentile: for the method of that name.
+        calibration: how thresholds are chosen: "mse", for the rates of T steps, "percentile", or "auto", the smaller
+            one of these two; or "max", see `fxsnn.passes.CalibrateThresholds`.
+        percentile: for the method of that name, and "auto".
         input_bits: width of the signed integer input, or `None` for an analog input.
         per_channel: one weight step per output channel, or one per layer.
         codebook: what the levels of n-bit weights may be, of what the target has: "symmetric" ones, "full" for those of
@@ -329,8 +323,8 @@ def convert(
         "target": chip.name,
         "bits": dict(choice) if isinstance(choice, Mapping) else choice,
         **asdict(Dynamics(timesteps, reset, initial_membrane)),
-        "calibration": None if calibration_data is None else _method(calibration, calibration_data),
-        "percentile": float(percentile) if calibration_data is not None and calibration == "percentile" else None,
+        "calibration": None if calibration_data is None else calibration,
+        "percentile": float(percentile) if calibration_data is not None and calibration in _BY_PERCENTILE else None,
         "input_bits": whole_number(input_bits),
         "per_channel": bool(per_channel),
         "codebook": chip.require_codebook(codebook),

@@ -36,7 +36,8 @@ from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, real_number, require_flag, shown
 from fxsnn.rewriting import Pass, facts, require_not_spiking
 
-METHODS = ("max", "percentile", "mse")
+METHODS = ("max", "percentile", "mse", "auto")
+_LEAST_ERROR = ("mse", "auto")
 SATURATED_SHARE = 0.05
 """A layer counts as saturated when more than this share of its activations reach the threshold."""
 LOST_SHARE = 0.5
@@ -48,8 +49,8 @@ class CalibrateThresholds(Pass):
     """Find each ReLU's threshold, and the step of the input.
 
     Where an activation has an upper end of its own (`BoundedReLU`: ReLU6, a clamp), that is the threshold if the data
-    reach it; if they do not, and with method "mse", it is the chosen one, but no higher. Where it has levels, too
-    (QCFS), the upper end is the threshold, whatever the data.
+    reach it; if they do not, and with methods "mse" and "auto", it is the chosen one, but no higher. Where it has
+    levels, too (QCFS), the upper end is the threshold, whatever the data.
 
     The step of the input is that of the largest magnitude of the images, unless another costs surely less squared error
     of rounding and clipping. Every image counts alike: its errors are relative to its energy. Without data the largest
@@ -60,16 +61,17 @@ class CalibrateThresholds(Pass):
             batch norm statistics and Gaussian moments, with a warning.
         method: "max" takes the largest activation, and of the images the largest magnitude; "percentile" that
             percentile of all activations (zeros included), "mse" the threshold at which clipping and rounding to
-            `levels` levels cost the least squared error.
-        percentile: for that method; above 0, at most 100.
-        levels: for "mse": the timesteps that the network will run, and so the levels of its rates.
+            `levels` levels cost the least squared error; "auto" the smaller one of the last two, since a few outliers
+            can decide about squares.
+        percentile: for that method, and "auto"; above 0, at most 100.
+        levels: for "mse" and "auto": the timesteps that the network will run, and so the levels of its rates.
         input_bits: width of the signed integer input, 2 to 16, or `None` for an analog input.
         progress: show a progress bar.
-        reset: for "mse": that of the network, "subtraction" or "zero".
-        initial_membrane: for "mse": where the network's membranes start, as a share of the threshold.
+        reset: for "mse" and "auto": that of the network, "subtraction" or "zero".
+        initial_membrane: for "mse" and "auto": where the network's membranes start, as a share of the threshold.
 
     A layer that is silent or saturated on the data is named in a `CalibrationWarning`, unless it saturates at an upper
-    end of its own. So is an input that rounds more
+    end of its own, or where that costs the least squared error. So is an input that rounds more
     than half of the images' numbers to zero, or clips more than 1 % of them from beyond twice its range, zeros left
     out; the smallest `input_bits` is named at which it does not. Thresholds of an earlier calibration are replaced.
     """
@@ -116,8 +118,8 @@ class CalibrateThresholds(Pass):
             bound: Bound | None = getattr(graph[node], "bound", None)
             clipped = self._clipped(histogram, bound, 1 - 2 * torch.finfo(graph.dtype).eps)
             if self.data is not None and clipped.summary is not None:
-                own = bound is not None and clipped.threshold == bound.value
-                troubles.extend(_troubles(_layer_name(graph, node), clipped.summary, saturates=own))
+                meant = self.method in _LEAST_ERROR or (bound is not None and clipped.threshold == bound.value)
+                troubles.extend(_troubles(_layer_name(graph, node), clipped.summary, saturates=meant))
             graph.replace(node, clipped)
         if self.input_bits is not None:
             unit = self._unit(magnitudes, self.input_bits)
@@ -166,7 +168,7 @@ class CalibrateThresholds(Pass):
         """The activation with its threshold; who gets to so large a share of a bound has reached it."""
         if bound is None:
             threshold = self._threshold(histogram)
-        elif bound.levels or (self.method != "mse" and histogram.largest >= bound.value * reached):
+        elif bound.levels or (self.method not in _LEAST_ERROR and histogram.largest >= bound.value * reached):
             threshold = bound.value
         else:
             threshold = min(self._threshold(histogram), bound.value)
@@ -178,10 +180,12 @@ class CalibrateThresholds(Pass):
             return 1.0
         if self.method == "max":
             return histogram.largest
+        # A very sparse layer can have its percentile at zero; then its rare activations are all that counts.
+        below = histogram.quantile(self.percentile / 100) or histogram.largest
         if self.method == "percentile":
-            # A very sparse layer can have its percentile at zero; then its rare activations are all that counts.
-            return histogram.quantile(self.percentile / 100) or histogram.largest
-        return histogram.least_error_threshold(self._dynamics())
+            return below
+        best = histogram.least_error_threshold(self._dynamics())
+        return best if self.method == "mse" else min(best, below)
 
 
 def _without_data(graph: Graph, activations: list[Node]) -> dict[Node, Histogram]:
@@ -223,7 +227,7 @@ def _input_trouble(magnitudes: Magnitudes, unit: float, bits: int) -> str | None
 
 
 def _troubles(layer: str, summary: ActivationSummary, *, saturates: bool) -> list[str]:
-    """What is wrong with a layer; `saturates`: it does so in the network, too."""
+    """What is wrong with a layer; `saturates`: it does so in the network, too, or it is best so."""
     if summary.largest == 0:
         return [f"  {layer} is silent: no activation above zero; it will never spike"]
     if summary.saturated_share > SATURATED_SHARE and not saturates:

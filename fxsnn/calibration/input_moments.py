@@ -40,9 +40,14 @@ class MomentMeter:
         return layer.weight[0].numel() <= _LARGEST
 
     def add(self, real: Tensor, wanted: Tensor) -> None:
-        """Look at what the layer reads, [N, C, ...], and at what the float network's layer reads on the same images."""
+        """Look at what the layer reads, [N, C, ...], and at what the float network's layer reads on the same images.
+
+        That is clipped where the real inputs end: who reads spikes cannot make up for what none of them says.
+        """
         if not len(real):
             return
+        largest = real.abs().amax()
+        wanted = wanted.clamp(-largest, largest)
         ours, theirs = self._columns(real), self._columns(wanted)  # [N, G, d, places]
         places = ours.shape[-1]
         if places > self._places:

@@ -66,9 +66,7 @@ def command_line() -> argparse.ArgumentParser:
     one.add_argument("--reset", choices=("subtraction", "zero"), default="subtraction")
     one.add_argument("--initial-membrane", type=float, choices=(0.0, 0.5), default=0.5, help="share of the threshold")
     _add_data(one, "calibrate on its training half; none: thresholds without data")
-    one.add_argument(
-        "--calibration", choices=(AUTOMATIC, *METHODS), default=AUTOMATIC, help="of thresholds; auto: mse, with data"
-    )
+    one.add_argument("--calibration", choices=METHODS, default=AUTOMATIC, help="auto: the smaller of mse, percentile")
     one.add_argument("--percentile", type=float, default=99.9)
     one.add_argument(
         "--calibration-images", type=positive, default=CALIBRATION_IMAGES, help="how many, chosen at random"

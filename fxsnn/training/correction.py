@@ -122,7 +122,7 @@ class Correction:
                 ours, other = reads[one]
                 meter.add(values[ours][~held_out], floats[other][~held_out])
             with torch.no_grad():
-                wanted = activation(floats[theirs[node]])
+                wanted = activation(floats[theirs[node]]).clamp(max=self._student.threshold(node))
             flags = held_out.to(drive.dtype).view(-1, *[1] * (drive.dim() - 1)).expand_as(drive[:, :1])
             yield torch.cat((drive, wanted.to(drive.dtype), flags), 1)
 

@@ -99,7 +99,7 @@ class TestAfterwards:
 
     def test_the_error_budget_begins_with_the_networks_own_function(self, convert: Convert) -> None:
         own = model()
-        snn = convert(own, bits=4, calibration_data=IMAGES, timesteps=4)
+        snn = convert(own, bits=4, calibration_data=IMAGES, timesteps=4, calibration="percentile")
         stages = fxsnn.stage_networks(own, snn)
         with torch.no_grad():
             torch.testing.assert_close(stages["ann"](IMAGES.double()).float(), own(IMAGES), atol=1e-4, rtol=1e-4)

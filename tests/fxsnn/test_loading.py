@@ -200,7 +200,7 @@ class TestTheFile:
     def test_says_where_the_network_comes_from(self, file: Path) -> None:
         provenance = fxsnn.load(file).provenance
         assert provenance["versions"]["fxsnn"] == fxsnn.__version__
-        assert provenance["options"]["calibration"] == "percentile"
+        assert provenance["options"]["calibration"] == "auto"
         assert "QuantizeWeights(bits=2, per_channel=True, codebook='symmetric')" in provenance["passes"]
 
     def test_the_reader_in_numpy_gives_the_golden_spikes_and_notices_others(

@@ -109,7 +109,7 @@ class TestACall:
 
 class TestTimesteps:
     def test_can_be_set_after_conversion(self) -> None:
-        snn, direct = (converted(timesteps=steps, correction=None) for steps in (4, 32))
+        snn, direct = (converted(timesteps=steps, calibration="percentile", correction=None) for steps in (4, 32))
         snn.timesteps = 32
         assert torch.equal(snn(images()), direct(images()))
         assert snn.report.timesteps == 32
@@ -124,13 +124,15 @@ class TestTimesteps:
 
 
 def test_the_reset_is_not_ignored() -> None:
-    snn = converted(timesteps=16)
+    snn = converted(timesteps=16, calibration="percentile")
     subtraction = snn.simulate(images()).spikes["conv1"]
     snn.reset = "zero"
     zero = snn.simulate(images()).spikes["conv1"]
     assert zero.sum() < subtraction.sum()
     assert "throws away" in str(snn.report)
-    assert torch.equal(converted(timesteps=16, reset="zero").simulate(images()).spikes["conv1"], zero)
+    assert torch.equal(
+        converted(timesteps=16, calibration="percentile", reset="zero").simulate(images()).spikes["conv1"], zero
+    )
 
 
 def test_the_start_of_the_membranes_is_not_ignored() -> None:

@@ -67,7 +67,15 @@ def given(count: int = 16, seed: int = 1) -> Tensor:
 def converted(model: nn.Module, images: Tensor | None, **options: Any) -> fxsnn.SpikingNetwork:
     with quiet():
         return fxsnn.convert(
-            model, **{"target": "generic", "bits": 4, "timesteps": 16, "calibration_data": images, **options}
+            model,
+            **{
+                "target": "generic",
+                "bits": 4,
+                "timesteps": 16,
+                "codebook": "symmetric",
+                "calibration_data": images,
+                **options,
+            },
         )
 
 

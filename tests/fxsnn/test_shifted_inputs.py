@@ -52,7 +52,7 @@ def test_n_bit_weights_read_the_sum_of_input_and_shift() -> None:
 def test_biases_are_corrected_on_the_calibration_images() -> None:
     model = network()
     corrected, plain = converted(model), converted(model, correction=None)
-    assert used(corrected) == "biases"
+    assert used(corrected) == "weights+biases"
     assert used(plain) is None
     with torch.no_grad():
         wanted = model(images(64))

@@ -452,15 +452,15 @@ def test_a_conversion_starts_from_corrected_layers(convert: Any) -> None:
     for data in (IMAGES, None):
         passes = fxsnn.pipeline(target=V1, bits=2, finetune=finetune(), calibration_data=data).passes
         [start] = [one for one in passes if isinstance(one, CorrectLayers)]
-        assert (start.biases, start.thresholds) == (True, False)
+        assert start.parts() == ("weights", "biases")
         assert torch.equal(torch.cat(list(start.data)), IMAGES)
     made = [
         convert(model, calibration_data=IMAGES, timesteps=8, finetune=finetune(timesteps=None, epochs=1), **options)
-        for options in ({}, {"correction": "biases"}, {"correction": None})
+        for options in ({}, {"correction": "weights+biases"}, {"correction": None})
     ]
     texts = [one.graph.text() for one in made]
     assert texts[0] == texts[1] != texts[2]
-    assert [one.provenance["options"]["correction"] for one in made] == ["biases", "biases", None]
+    assert [one.provenance["options"]["correction"] for one in made] == ["weights+biases", "weights+biases", None]
     once = fxsnn.pipeline(target=V1, bits=2, calibration_data=iter([IMAGES]), finetune=Finetune(iter([DATA])))
     assert not any(isinstance(one, CorrectLayers) for one in once.passes)
 

@@ -112,7 +112,7 @@ class TestPass:
     def test_in_short_it_has_no_images_in_it(self) -> None:
         chip = fxsnn.get_target("hw_v1.0")
         shown = repr(CorrectLayers(torch.rand(2000, 1, 4, 4), chip, timesteps=8))
-        assert shown.startswith("CorrectLayers(biases=True, thresholds=True, timesteps=8")
+        assert shown.startswith("CorrectLayers(weights=True, biases=True, thresholds=True, timesteps=8")
         assert "tensor" not in shown
 
 
