@@ -339,9 +339,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("parts", nargs="+", choices=_PARTS)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: only to try the script")
     parser.add_argument("--graphs", type=int, default=60, help="random graphs that engines are tried on")
-    parser.add_argument(
-        "--networks", nargs="*", default=["ColourNet"], choices=NETWORKS, help="whose speed is measured"
-    )
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=NETWORKS, help="of the examples")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64, 1024])
     parser.add_argument("--timesteps", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--rounds", type=int, default=5)

@@ -59,6 +59,8 @@ NETWORKS: Mapping[str, Network] = {
     "SeparableNet": Network(SeparableNet, (3, 32, 32), 4, "generic"),
 }
 
+_SEEN = 64
+"""Images that the conversion sees."""
 _TRIAL_STEPS = 4
 """Layouts are tried with at most so many steps."""
 
@@ -96,7 +98,7 @@ def bench_for(name: str, seed: int, count: int, device: str) -> Bench:
     images = torch.randn(count, *network.shape, generator=torch.Generator().manual_seed(seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fxsnn.FxsnnWarning)  # random weights need no fine-tuning
-        snn = fxsnn.convert(model, target=network.target, bits=network.bits, calibration_data=images)
+        snn = fxsnn.convert(model, target=network.target, bits=network.bits, calibration_data=images[:_SEEN])
     return Bench(model.to(device), snn.to(device), images.to(device))
 
 

@@ -331,13 +331,18 @@ class Graph:
             node.target = self.unused_name(f"{node.target}_{node.name}".replace(".", "_"))
         several = isinstance(module, Add | SpikeAdd)
         node.args, node.kwargs = tuple(node.all_input_nodes[: None if several else 1]), {}
-        self.module.add_submodule(str(node.target), module)
+        self._add(str(node.target), module)
 
     def bypass(self, node: Node) -> None:
         """Take a node out; its users read its first input instead."""
         source = node.all_input_nodes[0]
         node.replace_all_uses_with(source)
         self.module.graph.erase_node(node)
+
+    def _add(self, target: str, module: nn.Module) -> None:
+        """Put a module where the others are; values of a graph without any are left to look at."""
+        device = self.device
+        self.module.add_submodule(target, module if device.type == "meta" else module.to(device))
 
     def insert_after(self, node: Node, name: str, module: nn.Module, readers: Collection[Node] | None = None) -> Node:
         """A new call of `module` behind `node`; all users of `node` read the new one, or only some.
@@ -363,7 +368,7 @@ class Graph:
     def _call(self, node: Node, name: str, module: nn.Module, reads: Collection[Node]) -> Node:
         """A call that stands where `node` does in the user's code."""
         target = self.unused_name(name.replace(".", "_"))
-        self.module.add_submodule(target, module)
+        self._add(target, module)
         new = self.module.graph.call_module(target, tuple(reads))
         if node.stack_trace:
             new.meta["stack_trace"] = node.stack_trace

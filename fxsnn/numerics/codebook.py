@@ -119,7 +119,7 @@ class Codebook:
         Returns:
             Levels in the type of the values.
         """
-        wide = values.to(torch.promote_types(values.dtype, torch.float32))
+        wide = values.to(torch.promote_types(values.dtype, torch.float32)).contiguous()
         low, high = self.levels[0], self.levels[-1]
         if high - low + 1 == len(self.levels):  # rounding does the same, at once
             return wide.round().clamp_(low, high).to(values.dtype)

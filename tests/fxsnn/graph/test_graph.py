@@ -11,6 +11,7 @@ from torch import nn
 import fxsnn
 from fxsnn.errors import GraphError
 from fxsnn.insight import accuracy
+from fxsnn.layers import Channels
 from tests.nets import CONVERTIBLE, OneRelu, Small, images, seeded
 from tests.sharing import cases
 
@@ -149,3 +150,26 @@ def test_in_a_notebook_it_is_a_table() -> None:
     shown = graph._repr_html_()
     assert shown.count("<tr>") == 1 + len(graph.rows())
     assert all(f"{cell}</th>" in shown for cell in ("name", "calls", "reads", "tensors"))
+
+
+def test_modules_that_are_put_in_come_to_where_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[object] = []
+
+    class Watched(nn.Identity):
+        def to(self, *args: Any, **kwargs: Any) -> Any:
+            moved.extend(args)
+            return self
+
+    graph = fxsnn.capture(seeded(Small))
+    monkeypatch.setattr(type(graph), "device", torch.device("cuda", 1))
+    first = graph.nodes(nn.ReLU)[0]
+    graph.insert_after(first, "watched", Watched())
+    graph.replace(first, Watched())
+    assert moved == [torch.device("cuda", 1)] * 2
+
+
+def test_what_is_put_into_a_graph_without_values_keeps_its_own() -> None:
+    graph = fxsnn.capture(seeded(Small).to("meta"))
+    wiring = Channels(torch.tensor([0, 1]))
+    graph.insert_after(graph.nodes(nn.ReLU)[0], "wiring", wiring)
+    assert wiring.index.tolist() == [0, 1]
