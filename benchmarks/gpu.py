@@ -179,7 +179,7 @@ def share_table(rows: Sequence[Row], operations: float, most: Limits) -> str:
         rate = row.rate * operations / 1e12
         forward = "" if half is None else f"{half.rate * operations / 1e12 / most.multiplications:.1%}"
         lines.append([str(row.batch), str(row.timesteps), f"{rate:.1f}", f"{rate / most.multiplications:.1%}", forward])
-    header = ["images", "T", "10^12 multiplications/s", "share of the card's", "share of a float16 forward"]
+    header = ["images", "T", "10^12 multiplications/s", "share of the card's", "share of the float16 ANN's forward"]
     return markdown(header, lines)
 
 

@@ -223,9 +223,9 @@ def convert(
         model: an ordinary network of convolutions, batch norms, ReLUs, clipped or not, average pooling and fully
             connected layers.
         target: name of a target, or a `HardwareTarget`.
-        bits: weight bits, 1 to 4. 1 and 2 bits need `finetune` to be accurate. "auto" gives every layer the widest that
-            the target allows it; a mapping from layers to numbers, such as `{"conv1": 4}`, sets those and leaves the
-            others automatic. `check` and the report show what each layer has, and why.
+        bits: weight bits, 1 to 4. 1 bit needs `finetune` to be accurate, and 2 bits gain by it. "auto" gives every
+            layer the widest that the target allows it; a mapping from layers to numbers, such as `{"conv1": 4}`, sets
+            those and leaves the others automatic. `check` and the report show what each layer has, and why.
         timesteps: T; it can be changed afterwards.
         reset: "subtraction" or "zero".
         initial_membrane: where membranes start, as a share of the threshold: 0.5 or 0.
@@ -300,7 +300,8 @@ def convert(
         told = "; ".join(map(str, report.unwritable))
         warnings.warn(f"the spiking network cannot be saved: {told}", FxsnnWarning, stacklevel=3)
     narrowest = min(row.bits for row in report.layers)
-    if narrowest <= 2 and finetune is None:
+    chosen = any(isinstance(one, CorrectLayers) and one.weights for one in passes.passes)
+    if narrowest <= (1 if chosen else 2) and finetune is None:
         cheaper = "" if correction else '; correction="auto" helps in seconds, without training'
         warnings.warn(
             f"{narrowest}-bit weights without fine-tuning lose much of the accuracy; "

@@ -72,10 +72,15 @@ class TestConvert:
         with pytest.warns(CalibrationWarning, match="calibration_data= gives better ones"):
             fxsnn.convert(seeded(Small), target="hw_v1.0", bits=4)
 
-    @pytest.mark.parametrize("bits", [1, 2])
-    def test_it_warns_that_few_bits_need_fine_tuning(self, bits: int) -> None:
+    @pytest.mark.parametrize(("bits", "correction"), [(1, "auto"), (1, None), (2, "biases"), (2, None)])
+    def test_it_warns_that_few_bits_need_fine_tuning(self, bits: int, correction: str | None) -> None:
         with pytest.warns(AccuracyWarning, match=f"{bits}-bit weights without fine-tuning"):
-            fxsnn.convert(seeded(Small), target="hw_v1.0", bits=bits, calibration_data=images(64))
+            fxsnn.convert(
+                seeded(Small), target="hw_v1.0", bits=bits, calibration_data=images(64), correction=correction
+            )
+
+    def test_it_does_not_where_two_bits_were_chosen_on_the_data(self) -> None:
+        fxsnn.convert(seeded(Small), target="hw_v1.0", bits=2, calibration_data=images(64))  # a warning is an error
 
     def test_the_model_is_not_changed(self, convert: Convert) -> None:
         model = seeded(Small).train()

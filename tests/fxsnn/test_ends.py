@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -86,5 +85,4 @@ def test_heads_are_trained_together_by_a_loss_of_the_users() -> None:
 
 
 def _untrained(model: nn.Module, data: Tensor) -> fxsnn.SpikingNetwork:
-    with pytest.warns(fxsnn.AccuracyWarning):
-        return fxsnn.convert(model, target="generic", bits=2, timesteps=4, calibration_data=data)
+    return fxsnn.convert(model, target="generic", bits=2, timesteps=4, calibration_data=data)
