@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -69,13 +70,20 @@ class Correction:
             rounded = self._tried(node, meters)
             as_rounded = student.snapshot(node)
             as_it_was()
-            for one, meter in meters.items():
-                self._choose(one, meter)
-            student.round(node)
-            if self._tried(node, {}) < rounded:
+            if self._chosen_off(node, meters) < rounded:
                 self.chosen += [student.graph.name(one) for one in meters]
             else:
                 as_rounded()
+
+    def _chosen_off(self, node: Node, meters: Mapping[Node, MomentMeter]) -> float:
+        """Choose codes: how far off the layer then is, endlessly where they take a value out of its register."""
+        try:
+            for one, meter in meters.items():
+                self._choose(one, meter)
+            self._student.round(node)
+            return self._tried(node, {})
+        except TargetError:
+            return math.inf
 
     def _choose(self, weighted: Node, meter: MomentMeter) -> None:
         """Choose the codes of a layer with weights."""

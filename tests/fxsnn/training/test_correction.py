@@ -12,7 +12,14 @@ import fxsnn
 from fxsnn.graph import Graph
 from fxsnn.layers import LowBit
 from fxsnn.numerics import Dynamics, lowbit
-from fxsnn.passes import CalibrateThresholds, Canonicalize, CorrectLayers, FoldBatchNorm, QuantizeWeights
+from fxsnn.passes import (
+    CalibrateThresholds,
+    Canonicalize,
+    CorrectLayers,
+    FoldBatchNorm,
+    QuantizeWeights,
+    SubstituteSpikes,
+)
 from fxsnn.rewriting import Pipeline
 from fxsnn.training import Student, correction
 from tests.engines import all_spike_alike
@@ -63,6 +70,20 @@ def test_codes_that_do_not_help_are_not_kept(monkeypatch: pytest.MonkeyPatch, ca
         [activation.threshold for activation in Student(one, V1, Dynamics(8))._activations] for one in (after, without)
     ]
     assert thresholds[0] == pytest.approx(thresholds[1], rel=0.05)
+
+
+def test_codes_that_fit_no_register_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = quantised(seeded(Small))
+    without = CorrectLayers(IMAGES, V1, weights=False, timesteps=8)(graph).after
+
+    def tiny(weight: Any, step: Any, codebook: Any, moments: Any, *, fit: bool) -> Any:
+        return step.double() * 1e-9, lowbit.weight_codes(weight, step, codebook).double()
+
+    monkeypatch.setattr(correction, "reconstructed", tiny)
+    after = CorrectLayers(IMAGES, V1, timesteps=8)(graph).after
+    for name, one in codes(without).items():
+        assert torch.equal(codes(after)[name], one)
+    SubstituteSpikes(V1, 8)(after)  # all values are in their registers
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
