@@ -36,10 +36,11 @@ from simulators_report import markdown
 
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "rounded": {"correction": None},
-    "biases": {"calibration": "percentile", "codebook": "symmetric", "correction": "biases"},
+    "biases": {"correction": "biases"},
     "defaults": {},
+    "before": {"calibration": "percentile", "codebook": "symmetric", "correction": "biases"},
 }
-"""Options of conversions: with weights rounded, as versions before did, and as it is done where nothing is said."""
+"""Options of conversions: rounded, with biases corrected, as it is done where nothing is said; as it once was."""
 
 
 @dataclass(frozen=True)

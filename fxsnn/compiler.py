@@ -300,7 +300,7 @@ def convert(
         told = "; ".join(map(str, report.unwritable))
         warnings.warn(f"the spiking network cannot be saved: {told}", FxsnnWarning, stacklevel=3)
     narrowest = min(row.bits for row in report.layers)
-    chosen = any(isinstance(one, CorrectLayers) and one.weights for one in passes.passes)
+    chosen = any(isinstance(one, CorrectLayers) and one.weights and one.biases for one in passes.passes)
     if narrowest <= (1 if chosen else 2) and finetune is None:
         cheaper = "" if correction else '; correction="auto" helps in seconds, without training'
         warnings.warn(

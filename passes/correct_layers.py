@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -46,7 +47,7 @@ class CorrectLayers(Pass):
             16 steps: maps of 500,000 neurons), and, to choose codes, the float network's values no more than another
             one (32 bits each); images beyond that are run from the first layer on for every layer.
         target: gives the widths of the registers.
-        weights: choose codes, but for layers with more than 8,192 inputs.
+        weights: choose codes, but for layers with more than 8,192 inputs. Meanwhile the images are held in memory.
         biases: correct biases; a layer without one gets one.
         thresholds: correct thresholds.
         timesteps: T.
@@ -89,7 +90,11 @@ class CorrectLayers(Pass):
             raise PipelineError("correct-layers needs data: images on which layers are seen")
         teacher = float_form(graph)  # before the graph becomes a student's
         student = Student(graph, self.target, self._dynamics())
-        correction = Correction(student, teacher, lambda: self._images(graph), self.parts())
+        images: Callable[[], Iterator[Tensor]] = partial(self._images, graph)
+        if self.weights:  # two networks are compared on them, step by step: data that draw would give each its own
+            kept = list(images())
+            images = partial(iter, kept)
+        correction = Correction(student, teacher, images, self.parts())
         for node in progress_bar(student.layers(), "correcting", show=self.progress):
             correction.correct(node)
         student.finish()

@@ -9,7 +9,7 @@ from torch import nn
 from fxsnn.chip import ALL_BITS, CODEBOOKS, Bits, HardwareTarget, require_target, whole_number
 from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Weighted, fit
-from fxsnn.layers import LowBitConv2d, LowBitLinear, input_shift, layer_like, through
+from fxsnn.layers import LowBitConv2d, LowBitLinear, input_shift, layer_like, remember_input_shift, through
 from fxsnn.options import is_one_of, require_flag, shown
 from fxsnn.rewriting import Pass, channel_units, facts, input_scales, require_not_spiking
 
@@ -64,6 +64,7 @@ class QuantizeWeights(Pass):
             low: LowBitConv2d | LowBitLinear
             low = layer_like(layer, LowBitConv2d, LowBitLinear)
             low.quantize(widths[graph.name(node)], kind, per_channel=self.per_channel, input_scale=scales.get(node))
+            remember_input_shift(low, input_shift(layer))
             if (shift := input_shift(layer)) is not None and low.bias is not None:
                 moved = through(layer, shift, low.quantized_weight()) - through(layer, shift)
                 low.bias = nn.Parameter((low.bias.detach().double() + moved).to(low.bias.dtype))

@@ -13,6 +13,8 @@ from fxsnn.numerics import InputMoments
 
 _LARGEST = 1 << 13
 """Inputs of an output, at most: more would take half a gigabyte for each of the moments."""
+_AT_ONCE = 1 << 26
+"""Bytes of what weights are multiplied by, laid out for all places of some images."""
 _SEEN = 1 << 15
 """About so many places of all images are looked at, or eight times as many as an output has inputs."""
 
@@ -48,10 +50,15 @@ class MomentMeter:
             return
         largest = real.abs().amax()
         wanted = wanted.clamp(-largest, largest)
-        ours, theirs = self._columns(real), self._columns(wanted)  # [N, G, d, places]
+        few = max(1, _AT_ONCE // (self._columns(real[:1]).numel() * real.element_size()))
+        for ours, theirs in zip(real.split(few), wanted.split(few), strict=True):
+            self._add(self._columns(ours), self._columns(theirs))
+
+    def _add(self, ours: Tensor, theirs: Tensor) -> None:
+        """Look at some places of what weights are multiplied by, [N, G, d, places]."""
         places = ours.shape[-1]
         if places > self._places:
-            chosen = torch.randperm(places, generator=self._generator)[: self._places].to(real.device)
+            chosen = torch.randperm(places, generator=self._generator)[: self._places].to(ours.device)
             ours, theirs = ours[..., chosen], theirs[..., chosen]
         ours, theirs = (one.permute(1, 2, 0, 3).flatten(2) for one in (ours, theirs))
         self._real += (ours @ ours.transpose(1, 2)).double()

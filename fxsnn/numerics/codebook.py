@@ -63,6 +63,8 @@ class Codebook:
             OptionError: there is none.
         """
         places = range(-LARGEST_LEVEL, LARGEST_LEVEL + 1)
+        if number >> len(places):
+            raise OptionError(f"no codebook has the number {number}; allowed are numbers below 2^{len(places)}")
         return cls(tuple(level for level in places if number >> (level + LARGEST_LEVEL) & 1))
 
     @property

@@ -54,9 +54,13 @@ def quantize_weight(weight: Tensor, step: Tensor, codebook: Codebook) -> Tensor:
     The gradient to the weight is stopped where the code is clipped, or where `|W| > 3 step` at 1 bit, so that weights
     do not drift off beyond the levels (straight-through estimator: Bengio et al. 2013; clipped: Hubara et al. 2016,
     eq. 4). That to the step is `code - W / step`, or `code` where it is clipped and at 1 bit, times
-    `1 / sqrt(weights of a step * Q)` with `Q` the largest level (Esser et al. 2020, eq. 3 and section 2.2).
+    `1 / sqrt(weights of a step * Q)` with `Q` the largest symmetric code (Esser et al. 2020, eq. 3 and section 2.2).
+    Levels that are `k` times as large have a `k`-th of the step and `k` times its gradient: over `k**2`, steps move as
+    little relative to themselves.
     """
-    learned = spread(scaled_gradient(step, (weight.numel() / len(step) * codebook.largest) ** -0.5), weight)
+    symmetric = Codebook.symmetric(codebook.bits).largest
+    share = (weight.numel() / len(step) * symmetric) ** -0.5 * (symmetric / codebook.largest) ** 2
+    learned = spread(scaled_gradient(step, share), weight)
     scale = learned.detach()
     codes = weight_codes(weight.detach(), step.detach(), codebook)
     low, high = codebook.reach

@@ -54,7 +54,8 @@ class InputMoments:
     def damped(self) -> Tensor:
         """`real`, shrunk, with something on its diagonal: it can be inverted."""
         own = self.real.diagonal(dim1=1, dim2=2)
-        mean = own.mean(1, keepdim=True).clamp_min(torch.finfo(self.real.dtype).tiny)
+        mean = own.mean(1, keepdim=True)
+        mean = mean.where(mean > 0, 1.0)
         return self.trusted * self.real + torch.diag_embed((1 - self.trusted) * own + _DAMPING * mean)
 
     def regressed(self, weight: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ PARTS = ("weights", "biases", "thresholds")
 _MOST_KEPT = 1 << 30
 """So many bytes may the spikes take from which layers go on, and the float network's values; see `Frontier`."""
 _HELD_OUT = 4
-"""Every so manyth image of a batch judges codes, and they are not chosen on it."""
+"""Every so manyth image judges codes, and they are not chosen on it."""
 
 
 class Correction:
@@ -123,9 +123,11 @@ class Correction:
             self._floats.values(theirs[node], *(other for _, other in reads.values())),
             strict=True,
         )
+        seen = 0
         for values, floats in batches:
             drive = values[node]
-            held_out = torch.arange(len(drive), device=drive.device) % _HELD_OUT == _HELD_OUT - 1
+            held_out = torch.arange(seen, seen + len(drive), device=drive.device) % _HELD_OUT == _HELD_OUT - 1
+            seen += len(drive)
             for one, meter in meters.items():
                 ours, other = reads[one]
                 meter.add(values[ours][~held_out], floats[other][~held_out])

@@ -15,7 +15,7 @@ from fxsnn.calibration import forget_calibration
 from fxsnn.chip import HardwareTarget
 from fxsnn.errors import ModelError
 from fxsnn.graph import Graph, Pooling
-from fxsnn.layers import Add, AnyPool2d, Bound, ClippedReLU, LowBit, RateReLU, Wiring, layer_like
+from fxsnn.layers import Add, AnyPool2d, Bound, ClippedReLU, LowBit, RateReLU, Wiring, input_shift, layer_like, through
 from fxsnn.network import SpikingNetwork
 from fxsnn.numerics import Dynamics, IntegerNeuron, JointNeuron
 from fxsnn.rewriting import (
@@ -270,12 +270,16 @@ class Student:
 
         Layers behind it wait for `round`.
         """
-        low = self.low_bit(node)
+        low: Any = self.low_bit(node)
+        shift = input_shift(low)
         with torch.no_grad():
+            before = None if shift is None or low.bias is None else through(low, shift, low.quantized_weight())
             if step is not None:
                 low.step.copy_(step.to(low.step.dtype))
             real = low.step.double() if low.step_ratio is None else low.step.double() * low.step_ratio
             low.shadow(codes.view_as(low.weight) * real.view(-1, *[1] * (low.weight.dim() - 1)))
+            if before is not None and shift is not None:  # what was added to the inputs goes through the new weights
+                low.bias += (through(low, shift, low.quantized_weight()) - before).to(low.bias.dtype)
 
     def snapshot(self, node: Node) -> Callable[[], None]:
         """What brings a layer, its weighted inputs and its threshold back to what they are now."""

@@ -36,7 +36,7 @@ def test_rows_are_measured_reported_and_kept(tmp_path: Path, monkeypatch: pytest
     options = ["digits", "--bits", "4", "--timesteps", "8", "--seeds", "0", *folders]
     assert untrained.main(options) == 0
     rows = [json.loads(path.read_text()) for path in sorted((tmp_path / "work").glob("*-seed*.json"))]
-    assert [row["way"] for row in rows] == ["biases", "defaults", "rounded"]
+    assert [row["way"] for row in rows] == ["before", "biases", "defaults", "rounded"]
     assert all(row["spiking"] > 30 for row in rows)  # ten classes
     monkeypatch.setattr(untrained, "measured", lambda *_: pytest.fail("measured again"))
     assert untrained.main(options) == 0

@@ -315,7 +315,7 @@ def test_weight_steps_and_thresholds_are_learned() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"spiking_epochs": 4, "epochs": 0, "lr": 0.1},
+        {"spiking_epochs": 12, "epochs": 0, "lr": 0.1},
         pytest.param({"optimizer": "adamw", "lr": 0.01}, marks=pytest.mark.slow),
         pytest.param({"precision": "bfloat16", "lr": 0.1}, marks=pytest.mark.slow),
         pytest.param({"distillation": 0.5, "lr": 0.1}, marks=pytest.mark.slow),
@@ -330,7 +330,7 @@ def test_the_loss_of_the_spiking_network_falls(options: dict[str, Any], convert:
         with torch.no_grad():
             return float(nn.functional.cross_entropy(convert(model, **given, **more)(IMAGES), LABELS))
 
-    assert loss_of(finetune=finetune(**{"epochs": 4, **options})) < 0.98 * loss_of()
+    assert loss_of(finetune=finetune(**{"epochs": 20, **options})) < 0.98 * loss_of()
 
 
 @pytest.mark.parametrize(

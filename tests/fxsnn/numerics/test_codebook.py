@@ -88,6 +88,8 @@ def test_whole_numbers_of_numpy_are_levels() -> None:
 def test_a_number_stands_for_it(codebook: Codebook) -> None:
     assert Codebook.numbered(codebook.number) == codebook
     assert codebook.number < 1 << 31
+    with pytest.raises(OptionError, match=r"no codebook has the number \d+; allowed are numbers below 2\^31"):
+        Codebook.numbered(codebook.number | 1 << 40)
 
 
 def test_it_is_written_in_short() -> None:
