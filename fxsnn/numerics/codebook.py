@@ -121,12 +121,17 @@ class Codebook:
         Returns:
             Levels in the type of the values.
         """
-        wide = values.to(torch.promote_types(values.dtype, torch.float32)).contiguous()
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))
         low, high = self.levels[0], self.levels[-1]
         if high - low + 1 == len(self.levels):  # rounding does the same, at once
             return wide.round().clamp_(low, high).to(values.dtype)
+        upward = [above % 2 == 0 or below % 2 != 0 for below, above in pairwise(self.levels)]  # halfway counts as above
+        if torch.compiler.is_compiling():  # comparisons that a compiler can fuse, and ONNX can say
+            found = torch.full_like(wide, low)
+            for (below, above), boundary, up in zip(pairwise(self.levels), self.boundaries, upward, strict=True):
+                found = found + (above - below) * (wide >= boundary if up else wide > boundary)
+            return found.to(values.dtype)
         boundaries = wide.new_tensor(self.boundaries)
-        upward = torch.tensor([above % 2 == 0 or below % 2 != 0 for below, above in pairwise(self.levels)])
         # What counts is whether a value is at least the boundary; where ties go down, at least the next number.
-        least = boundaries.where(upward.to(wide.device), boundaries.nextafter(boundaries + 1))
-        return wide.new_tensor(self.levels)[torch.bucketize(wide, least, right=True)].to(values.dtype)
+        least = boundaries.where(torch.tensor(upward, device=wide.device), boundaries.nextafter(boundaries + 1))
+        return wide.new_tensor(self.levels)[torch.bucketize(wide.contiguous(), least, right=True)].to(values.dtype)

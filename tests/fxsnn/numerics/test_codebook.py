@@ -92,6 +92,15 @@ def test_a_number_stands_for_it(codebook: Codebook) -> None:
         Codebook.numbered(codebook.number | 1 << 40)
 
 
+@pytest.mark.parametrize("levels", [(-3, -1, 1, 3), (-2, -1, 0, 2), (-15, -10, -7, -4, 1, 2, 8, 14)])
+def test_compilers_get_the_same_levels(levels: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    codebook = Codebook(levels)
+    values = torch.cat([torch.arange(-17, 17, 0.25), torch.tensor(codebook.boundaries), torch.randn(100)])
+    expected = codebook.nearest(values)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(codebook.nearest(values), expected)
+
+
 def test_it_is_written_in_short() -> None:
     assert str(Codebook.symmetric(4)) == "-7..7"
     assert str(Codebook((-3, -1, 1, 3))) == "-3, -1, 1, 3"
