@@ -124,14 +124,17 @@ class TestTimesteps:
 
 
 def test_the_reset_is_not_ignored() -> None:
-    snn = converted(timesteps=16, calibration="percentile")
+    snn = converted(timesteps=16, calibration="percentile", correction=None)
     subtraction = snn.simulate(images()).spikes["conv1"]
     snn.reset = "zero"
     zero = snn.simulate(images()).spikes["conv1"]
     assert zero.sum() < subtraction.sum()
     assert "throws away" in str(snn.report)
     assert torch.equal(
-        converted(timesteps=16, calibration="percentile", reset="zero").simulate(images()).spikes["conv1"], zero
+        converted(timesteps=16, calibration="percentile", correction=None, reset="zero")
+        .simulate(images())
+        .spikes["conv1"],
+        zero,
     )
 
 
