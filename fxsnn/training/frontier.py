@@ -13,7 +13,7 @@ from torch.fx.node import Node
 
 from fxsnn.data import accepted
 from fxsnn.graph import Graph
-from fxsnn.layers import BoundedReLU, RateReLU
+from fxsnn.layers import BoundedReLU, ClippedReLU, RateReLU
 from fxsnn.rewriting import encoding
 from fxsnn.training.student import Student
 
@@ -181,7 +181,7 @@ class SpikeFrontier(Frontier):
 class FloatFrontier(Frontier):
     """A network of floating point numbers that does not change: what its layers read."""
 
-    activations = (nn.ReLU, BoundedReLU)
+    activations = (nn.ReLU, BoundedReLU, ClippedReLU)  # the last ones are users' own
 
     def _read(self, activation: Node, kept: Tensor) -> Tensor:
         return kept
