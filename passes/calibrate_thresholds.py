@@ -118,7 +118,8 @@ class CalibrateThresholds(Pass):
             bound: Bound | None = getattr(graph[node], "bound", None)
             clipped = self._clipped(histogram, bound, 1 - 2 * torch.finfo(graph.dtype).eps)
             if self.data is not None and clipped.summary is not None:
-                meant = self._of_least_error(histogram) or (bound is not None and clipped.threshold == bound.value)
+                meant = self.method == "mse" or (bound is not None and clipped.threshold == bound.value)
+                meant |= self.method == "auto" and clipped.threshold < self._percentile(histogram)
                 troubles.extend(_troubles(_layer_name(graph, node), clipped.summary, saturates=meant))
             graph.replace(node, clipped)
         if self.input_bits is not None:
@@ -189,12 +190,6 @@ class CalibrateThresholds(Pass):
     def _percentile(self, histogram: Histogram) -> float:
         # A very sparse layer can have its percentile at zero; then its rare activations are all that counts.
         return histogram.quantile(self.percentile / 100) or histogram.largest
-
-    def _of_least_error(self, histogram: Histogram) -> bool:
-        """Whether what lies above the threshold is clipped because that costs least."""
-        if self.method == "auto":
-            return self._threshold(histogram) < self._percentile(histogram)
-        return self.method == "mse"
 
 
 def _without_data(graph: Graph, activations: list[Node]) -> dict[Node, Histogram]:

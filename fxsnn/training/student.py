@@ -18,6 +18,7 @@ from fxsnn.graph import Graph, Pooling
 from fxsnn.layers import Add, AnyPool2d, Bound, ClippedReLU, LowBit, RateReLU, Wiring, input_shift, layer_like, through
 from fxsnn.network import SpikingNetwork
 from fxsnn.numerics import Dynamics, IntegerNeuron, JointNeuron
+from fxsnn.numerics.lowbit import spread
 from fxsnn.rewriting import (
     Neurons,
     bias_of,
@@ -261,7 +262,7 @@ class Student:
 
     def spike_value(self, node: Node) -> Tensor:
         """What a spike of each channel of a layer is worth, [C], in activation units."""
-        activation: Any = self.graph[next(iter(node.users))]
+        activation = self._activation(node)
         value: Tensor = activation.spike_value
         return value
 
@@ -277,7 +278,7 @@ class Student:
             if step is not None:
                 low.step.copy_(step.to(low.step.dtype))
             real = low.step.double() if low.step_ratio is None else low.step.double() * low.step_ratio
-            low.shadow(codes.view_as(low.weight) * real.view(-1, *[1] * (low.weight.dim() - 1)))
+            low.shadow(codes.view_as(low.weight) * spread(real, low.weight))
             if before is not None and shift is not None:  # what was added to the inputs goes through the new weights
                 low.bias += (through(low, shift, low.quantized_weight()) - before).to(low.bias.dtype)
 
@@ -316,21 +317,25 @@ class Student:
                 layer.bias = nn.Parameter((bias.double() + by).to(layer.weight.dtype))
         self.round(node)
 
+    def _activation(self, node: Node) -> Any:
+        """What stands behind a layer with neurons."""
+        return self.graph[next(iter(node.users))]
+
     def threshold(self, node: Node) -> float:
         """The threshold behind a layer, in activation units."""
-        activation: Any = self.graph[next(iter(node.users))]
+        activation = self._activation(node)
         return float(activation.threshold)
 
     def bound(self, node: Node) -> Bound | None:
         """Where the network's own activation behind a layer ends, if it does."""
-        activation: Any = self.graph[next(iter(node.users))]
+        activation = self._activation(node)
         bound: Bound | None = activation.bound
         return bound
 
     def set_threshold(self, node: Node, threshold: float) -> None:
         """Set the threshold behind a layer; 0 leaves it as it is. Layers behind it wait for `round`."""
         if threshold > 0:
-            activation: Any = self.graph[next(iter(node.users))]
+            activation = self._activation(node)
             with torch.no_grad():
                 activation.upper.fill_(threshold)
             self.round(node)
