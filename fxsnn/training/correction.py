@@ -47,7 +47,7 @@ class Correction:
         self._student, self._teacher, self._parts = student, teacher, frozenset(parts)
         self._in_teacher = {teacher.name(node): node for node in teacher.body(nn.Conv2d, nn.Linear, Add)}
         self._images = 0
-        self._wanted = self._mean_activations(images())
+        self._wanted = self._mean_activations(images()) if self._parts - {"thresholds"} else {}
         self._spikes = SpikeFrontier(student, images, _MOST_KEPT)
         self._floats = FloatFrontier(teacher, images, _MOST_KEPT)
         self.chosen: list[str] = []
