@@ -19,6 +19,7 @@ FILES = [
     for folder in ("fxsnn", "passes", "hwtargets", "benchmarks", "examples", "tests")
     for path in sorted((REPOSITORY / folder).rglob("*.py"))
 ]
+MODES = {f"torch.{mode}()" for mode in ("no_grad", "enable_grad", "inference_mode")} | {"torch.inference_mode(False)"}
 
 
 def imports(path: Path) -> set[str]:
@@ -50,3 +51,13 @@ def test_a_room_says_what_one_comes_for_and_no_function_in_it_hides_a_module(roo
 def test_there_is_no_junk_drawer() -> None:
     assert FILES
     assert {path.stem for path in FILES}.isdisjoint({"utils", "util", "helpers", "common", "base", "misc"})
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[-2] != "tests"], ids=lambda path: path.stem)
+def test_no_generator_holds_a_mode_of_torch_while_its_consumer_runs(path: Path) -> None:
+    """Between two values it would be the consumer's, too; and one that is not run to its end puts it back any time."""
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, ast.FunctionDef) and "contextmanager" not in map(ast.unparse, function.decorator_list):
+            for block in (node for node in ast.walk(function) if isinstance(node, ast.With)):
+                held = MODES & {ast.unparse(item.context_expr) for item in block.items}
+                assert not (held and any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(block)))

@@ -59,7 +59,7 @@ class Correction:
             TargetError: the correction takes a value out of its register.
         """
         student = self._student
-        with _without_training():
+        with torch.no_grad(), _without_training():
             student.round(node)  # the layers before it are final
             weighted = [one for one in student.weighted_inputs(node) if MomentMeter.takes(student.low_bit(one))]
             if "weights" not in self._parts or not weighted:
@@ -131,8 +131,7 @@ class Correction:
             for one, meter in meters.items():
                 ours, other = reads[one]
                 meter.add(values[ours][~held_out], floats[other][~held_out])
-            with torch.no_grad():
-                wanted = activation(floats[theirs[node]]).clamp(max=self._student.threshold(node))
+            wanted = activation(floats[theirs[node]]).clamp(max=self._student.threshold(node))
             flags = held_out.to(drive.dtype).view(-1, *[1] * (drive.dim() - 1)).expand_as(drive[:, :1])
             yield torch.cat((drive, wanted.to(drive.dtype), flags), 1)
 

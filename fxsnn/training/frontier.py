@@ -75,7 +75,8 @@ class Frontier(ABC):
                 values = {read: self._read(read, there[read]) for read in way if self._is_activation(read)}
                 if images is not None:
                     values[self._input] = images
-                yield _run(way, values, self._graph.__getitem__, {node, *others})
+                found = _run(way, values, self._graph.__getitem__, {node, *others})
+            yield found  # outside: gradients are their consumer's
 
     def drives(self, node: Node) -> Iterator[Tensor]:
         """What stands in front of a layer's activation on each batch; see `values`."""
