@@ -309,6 +309,9 @@ def _speed(options: argparse.Namespace) -> dict[str, Any]:
     most = limits(options.device, *((256, 1 << 20) if options.small else ()))
     print(most, flush=True)
     for name in options.networks:
+        if time.monotonic() - begun > options.seconds:
+            print(f"{name}: no time is left", file=sys.stderr)
+            continue
         bench, options.network, rows[name] = bench_for(name, 0, max(64, *options.batch), options.device), name, []
         operations[name] = multiplications(bench)
         for setting in (Setting(batch, timesteps) for batch in options.batch for timesteps in options.timesteps):

@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,8 @@ def bench_for(name: str, seed: int, count: int, device: str) -> Bench:
     images = torch.randn(count, *network.shape, generator=torch.Generator().manual_seed(seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fxsnn.FxsnnWarning)  # random weights need no fine-tuning
-        snn = fxsnn.convert(model, target=network.target, bits=network.bits, calibration_data=images[:_SEEN])
+        given: dict[str, Any] = {"calibration_data": images[:_SEEN], "correction": None}  # any codes take as long
+        snn = fxsnn.convert(model, target=network.target, bits=network.bits, **given)
     return Bench(model.to(device), snn.to(device), images.to(device))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 
 import torch
@@ -121,17 +122,28 @@ class Codebook:
         Returns:
             Levels in the type of the values.
         """
-        wide = values.to(torch.promote_types(values.dtype, torch.float32))
+        return self.rounding(values)(values)
+
+    def rounding(self, like: Tensor) -> Callable[[Tensor], Tensor]:
+        """`nearest`, many times: for values of the type of these, where these are."""
+        dtype, wide = like.dtype, torch.promote_types(like.dtype, torch.float32)
         low, high = self.levels[0], self.levels[-1]
         if high - low + 1 == len(self.levels):  # rounding does the same, at once
-            return wide.round().clamp_(low, high).to(values.dtype)
+            return lambda values: values.to(wide).round().clamp_(low, high).to(dtype)
         upward = [above % 2 == 0 or below % 2 != 0 for below, above in pairwise(self.levels)]  # halfway counts as above
-        if torch.compiler.is_compiling():  # comparisons that a compiler can fuse, and ONNX can say
-            found = torch.full_like(wide, low)
-            for (below, above), boundary, up in zip(pairwise(self.levels), self.boundaries, upward, strict=True):
-                found = found + (above - below) * (wide >= boundary if up else wide > boundary)
-            return found.to(values.dtype)
-        boundaries = wide.new_tensor(self.boundaries)
+        if torch.compiler.is_compiling():
+            return partial(self._by_comparisons, upward)
+        levels, boundaries = (
+            torch.tensor(each, dtype=wide, device=like.device) for each in (self.levels, self.boundaries)
+        )
         # What counts is whether a value is at least the boundary; where ties go down, at least the next number.
-        least = boundaries.where(torch.tensor(upward, device=wide.device), boundaries.nextafter(boundaries + 1))
-        return wide.new_tensor(self.levels)[torch.bucketize(wide.contiguous(), least, right=True)].to(values.dtype)
+        least = boundaries.where(torch.tensor(upward, device=like.device), boundaries.nextafter(boundaries + 1))
+        return lambda values: levels[torch.bucketize(values.to(wide).contiguous(), least, right=True)].to(dtype)
+
+    def _by_comparisons(self, upward: Sequence[bool], values: Tensor) -> Tensor:
+        """The level nearest to each value, in what a compiler can fuse and ONNX can say."""
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))
+        found = torch.full_like(wide, self.levels[0])
+        for (below, above), boundary, up in zip(pairwise(self.levels), self.boundaries, upward, strict=True):
+            found = found + (above - below) * (wide >= boundary if up else wide > boundary)
+        return found.to(values.dtype)

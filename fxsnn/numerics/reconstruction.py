@@ -137,12 +137,12 @@ def _passed_on(rows: Tensor, steps: Tensor, codebook: Codebook, hessian: Tensor)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
     factor = torch.linalg.cholesky(inverse, upper=True)
     left, codes = rows.clone(), torch.empty_like(rows)
-    inputs = rows.shape[2]
+    inputs, nearest = rows.shape[2], codebook.rounding(rows)
     for start in range(0, inputs, _AT_ONCE):
         stop = min(start + _AT_ONCE, inputs)
         lost = left.new_empty(*left.shape[:2], stop - start)
         for place in range(start, stop):
-            code = codebook.nearest(left[..., place] / steps)
+            code = nearest(left[..., place] / steps)
             codes[..., place] = code
             own = factor[:, place, place, None]
             lost[..., place - start] = (left[..., place] - code * steps) / own
@@ -155,7 +155,7 @@ def _passed_on(rows: Tensor, steps: Tensor, codebook: Codebook, hessian: Tensor)
 def _improved(rows: Tensor, steps: Tensor, codebook: Codebook, hessian: Tensor, codes: Tensor, sweeps: int) -> Tensor:
     """Codes each of which is the best one, given all others, after some sweeps."""
     gradient = (rows - steps[..., None] * codes) @ hessian
-    own, inputs = hessian.diagonal(dim1=1, dim2=2), rows.shape[2]
+    own, inputs, nearest = hessian.diagonal(dim1=1, dim2=2), rows.shape[2], codebook.rounding(rows)
     for _ in range(sweeps):
         changed = False
         for start in range(0, inputs, _AT_ONCE):
@@ -165,7 +165,7 @@ def _improved(rows: Tensor, steps: Tensor, codebook: Codebook, hessian: Tensor, 
             for place in range(start, stop):
                 before = codes[..., place].clone()
                 best = before + here[..., place - start] / (own[:, place, None] * steps)
-                codes[..., place] = codebook.nearest(best)
+                codes[..., place] = nearest(best)
                 moved[..., place - start] = (codes[..., place] - before) * steps
                 here -= moved[..., place - start, None] * hessian[:, place, None, start:stop]
             if bool(moved.any()):

@@ -34,7 +34,8 @@ REPOSITORY = Path(__file__).parents[3]
 def converted(model: nn.Module, **options: Any) -> fxsnn.SpikingNetwork:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
-        return fxsnn.convert(model, **{"target": "generic", "bits": 3, "calibration_data": images(16), **options})
+        usual: dict[str, Any] = {"target": "generic", "bits": 3, "calibration_data": images(16), "correction": None}
+        return fxsnn.convert(model, **{**usual, **options})
 
 
 @converted_once
