@@ -59,7 +59,7 @@ class Experiment:
     ways: Sequence[str | None] = (None,)
 
 
-_RECIPE = Recipe(epochs=10, lr=0.1, batch_size=128, shift=4, flip=True)
+_RECIPE = Recipe(epochs=10, lr=0.1, batch_size=128, shift=4, flip=True, precision="bfloat16")
 EXPERIMENTS: Mapping[str, Experiment] = {
     "PoolingVGG-max": Experiment(partial(PoolingVGG, nn.MaxPool2d), _RECIPE, MAX_POOL_WAYS),
     "PoolingVGG-average": Experiment(partial(PoolingVGG, nn.AvgPool2d), _RECIPE),

@@ -60,7 +60,7 @@ class Experiment:
     target: str = "hw_v1.0"
 
 
-_COLOURS = Recipe(epochs=10, lr=0.1, batch_size=128, shift=4, flip=True)
+_COLOURS = Recipe(epochs=10, lr=0.1, batch_size=128, shift=4, flip=True, precision="bfloat16")
 EXPERIMENTS: Mapping[str, Experiment] = {
     "MNIST": Experiment("DigitNet", DigitNet, Recipe(epochs=4)),
     "FashionMNIST": Experiment("DigitNet", DigitNet, Recipe(epochs=8, flip=True)),

@@ -75,7 +75,7 @@ def pooled() -> fxsnn.SpikingNetwork:
     model = nn.Sequential(OrderedDict(layers, last=nn.ReLU(), flatten=nn.Flatten(), fc=nn.Linear(36, 5)))
     with quiet():
         given: dict[str, Any] = {"target": "generic", "bits": 4, "codebook": "symmetric", "max_pool": "any"}
-        return fxsnn.convert(model.eval(), calibration_data=images(8), **given)
+        return fxsnn.convert(model.eval(), calibration_data=images(8), correction=None, **given)
 
 
 def wired(*layers: Wiring) -> fxsnn.SpikingNetwork:

@@ -29,6 +29,7 @@ def _converted() -> fxsnn.SpikingNetwork:
         timesteps=6,
         codebook="symmetric",  # version 1 of the file has words for it
         calibration_data=images(32),
+        correction=None,
         engine="torch",
     )
 

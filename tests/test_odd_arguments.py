@@ -28,13 +28,13 @@ OPTIONS: dict[str, Any] = {"target": "hw_v1.0", "bits": 4, "timesteps": 2}
 def converted(model: nn.Module = MODEL, **options: Any) -> fxsnn.SpikingNetwork:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
-        return fxsnn.convert(model, **{**OPTIONS, "calibration_data": X, **options})
+        return fxsnn.convert(model, **{**OPTIONS, "calibration_data": X, "correction": None, **options})
 
 
 SNN, BARE = converted(), converted(engine="torch")
 GRAPH = fxsnn.capture(MODEL)
 STEP = Canonicalize()(GRAPH)
-SPIKING = list(fxsnn.pipeline(calibration_data=X, **OPTIONS).steps(MODEL))[-1]
+SPIKING = list(fxsnn.pipeline(calibration_data=X, correction=None, **OPTIONS).steps(MODEL))[-1]
 
 
 class Marked(Tensor):

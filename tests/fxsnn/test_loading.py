@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).parents[2]
 def network(build: Callable[[], nn.Module] = Small, **options: Any) -> fxsnn.SpikingNetwork:
     """A small converted network, which version 1 has words for."""
     given: dict[str, Any] = {"target": "hw_v1.0", "bits": 2, "timesteps": 5, "calibration_data": images(32)}
-    given |= {"codebook": "symmetric", **options}
+    given |= {"codebook": "symmetric", "correction": None, **options}
     with quiet():
         return fxsnn.convert(seeded(build), **given)
 

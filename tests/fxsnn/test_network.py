@@ -25,9 +25,8 @@ from tests.sharing import cases, converted_once
 def converted(model: nn.Module | None = None, **options: Any) -> fxsnn.SpikingNetwork:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
-        return fxsnn.convert(
-            model or seeded(Small), **{"target": "hw_v1.0", "bits": 3, "calibration_data": images(32), **options}
-        )
+        usual: dict[str, Any] = {"target": "hw_v1.0", "bits": 3, "calibration_data": images(32), "correction": None}
+        return fxsnn.convert(model or seeded(Small), **{**usual, **options})
 
 
 SNN = converted()

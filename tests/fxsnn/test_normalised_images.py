@@ -73,6 +73,7 @@ def converted(model: nn.Module, images: Tensor | None, **options: Any) -> fxsnn.
                 "bits": 4,
                 "timesteps": 16,
                 "codebook": "symmetric",
+                "correction": None,
                 "calibration_data": images,
                 **options,
             },

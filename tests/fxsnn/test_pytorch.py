@@ -23,7 +23,8 @@ from tests.tails import with_tail
 @converted_once
 def network(name: str = "modules", **options: Any) -> fxsnn.SpikingNetwork:
     """A small converted network."""
-    given: dict[str, Any] = {"target": "hw_v1.0", "bits": 2, "timesteps": 3, "calibration_data": images(32), **options}
+    given: dict[str, Any] = {"target": "hw_v1.0", "bits": 2, "timesteps": 3, "calibration_data": images(32)}
+    given |= {"correction": None, **options}
     with quiet():
         return fxsnn.convert(seeded(CONVERTIBLE[name]), **given)
 

@@ -49,7 +49,7 @@ each = pytest.mark.parametrize("name", NETWORKS)
 @converted_once
 def converted(name: str, **options: Any) -> fxsnn.SpikingNetwork:
     build, given = NETWORKS[name]
-    usual = {"target": "generic", "bits": 4, "timesteps": 8, "calibration_data": given}
+    usual = {"target": "generic", "bits": 4, "timesteps": 8, "calibration_data": given, "correction": None}
     with quiet():
         return fxsnn.convert(seeded(build), **{**usual, **options})
 

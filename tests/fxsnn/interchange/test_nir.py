@@ -28,7 +28,7 @@ def network(model: nn.Module | None = None, **options: Any) -> fxsnn.SpikingNetw
     """A small network that NIR can say, unless options say otherwise."""
     given: dict[str, Any] = {"target": "generic", "bits": 2, "timesteps": 7, "calibration_data": images(32), **PLAIN}
     with quiet():
-        return fxsnn.convert(model or seeded(Small), **{**given, **options})
+        return fxsnn.convert(model or seeded(Small), **{**given, "correction": None, **options})
 
 
 def assert_same_spikes(trains: Trains, run: fxsnn.Run) -> None:
