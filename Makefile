@@ -28,7 +28,8 @@ test-all: test
 # The core tests with the oldest versions that are supported, in an environment of their own.
 oldest: .venv-oldest/installed
 	.venv-oldest/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slow" \
-		--ignore tests/fxsnn/engine/test_cuda.py tests/fxsnn tests/passes tests/test_against_reference.py
+		--ignore tests/fxsnn/engine/test_cuda.py --ignore tests/fxsnn/engine/test_over_time.py \
+		tests/fxsnn tests/passes tests/test_against_reference.py
 
 # Branches of our code that no test takes, slow ones included. What numba and Triton compile is not seen.
 coverage: .venv/installed-test

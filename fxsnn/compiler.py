@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
 
 from fxsnn.ambient import neutral
 from fxsnn.checking import fit_of, rewrite_in_front
 from fxsnn.chip import AUTOMATIC, Bits, HardwareTarget, get_target, whole_number
-from fxsnn.data import image_batches, reproducible
+from fxsnn.data import FirstImages, Remembered, example_of, sample_of
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
 from fxsnn.graph import capture_untried, require_agreement
@@ -40,9 +39,6 @@ from fxsnn.rewriting import Pass, Pipeline, require_example
 from fxsnn.storage import require_place
 from fxsnn.training import PARTS
 from fxsnn.version import __version__
-
-_SAMPLE = 32
-"""So many calibration images are kept: the report says what the network does on them."""
 
 _VERIFIED = 20
 """Steps for which the engine is compared with PyTorch: more than engines run at a time."""
@@ -142,7 +138,7 @@ def pipeline(
         finetune = replace(finetune, progress=finetune.progress or progress)
         passes.append(_completed(finetune, target=chip, **asdict(dynamics)))
     passes.append(SubstituteSpikes(chip, dynamics.timesteps, reset, initial_membrane))
-    return Pipeline(tuple(passes), _example(calibration_data) if example is None else example)
+    return Pipeline(tuple(passes), example_of(calibration_data) if example is None else example)
 
 
 def _require_correction(correction: object, data: Any) -> None:
@@ -159,30 +155,13 @@ def _require_correction(correction: object, data: Any) -> None:
         )
 
 
-def _to_correct_on(calibration_data: Any, finetune: Finetune | None) -> _First | None:
+def _to_correct_on(calibration_data: Any, finetune: Finetune | None) -> FirstImages | None:
     """Images on which layers are corrected, of data that can be gone through again; `None`: none."""
     trained_on = None if finetune is None else finetune.data
     for data, what in ((calibration_data, "calibration data"), (trained_on, "fine-tuning data")):
         if data is not None and not isinstance(data, Iterator):
-            return _First(data, what, _CORRECTED_ON if finetune is None else _STARTED_ON)
+            return FirstImages(data, what, _CORRECTED_ON if finetune is None else _STARTED_ON)
     return None
-
-
-class _First:
-    """The first images of data; all who go through it see the same ones."""
-
-    def __init__(self, data: Any, what: str, most: int) -> None:
-        self._data, self._what, self._most = data, what, most
-        # Of a loader that draws where its own generator is.
-        self.generator, self.sampler = getattr(data, "generator", None), getattr(data, "sampler", None)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        left = self._most
-        for images in image_batches(self._data, ImageForm(), what=self._what):
-            yield images[:left]
-            left -= len(images)
-            if left <= 0:
-                return
 
 
 def _named(correction: CorrectLayers) -> str:
@@ -267,7 +246,7 @@ def convert(
     chip = get_target(target)
     check_engine(engine)
     once = isinstance(calibration_data, Iterator) and not is_one_of(correction, CORRECTIONS)
-    seen = _Remembered(calibration_data) if once else None
+    seen = Remembered(calibration_data) if once else None
     passes = pipeline(
         target=chip,
         bits=bits,
@@ -335,7 +314,7 @@ def convert(
     }
     provenance = {"versions": _versions(), "options": options, "passes": [one.describe() for one in passes.passes]}
     converted = passes.run(graph)
-    sample = _sample(calibration_data) if seen is None else seen.sample
+    sample = sample_of(calibration_data) if seen is None else seen.sample
     snn = SpikingNetwork(converted, chip, engine, sample, size, provenance)
     if (images := passes.example if sample is None else sample) is not None:
         _verify_engine(snn, images[:2].to(snn.device))
@@ -352,54 +331,6 @@ def _verify_engine(snn: SpikingNetwork, images: Tensor) -> None:
         snn.timesteps = own
 
 
-class _Remembered(Iterator[Any]):
-    """Data that can be read once, and some images of the first batch: the network's size of images is theirs."""
-
-    def __init__(self, data: Iterator[Any]) -> None:
-        self._data = data
-        self.sample: Tensor | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        self._data = iter(self._data)  # some start again
-        return self
-
-    def __next__(self) -> Any:
-        batch = next(self._data)
-        if self.sample is None:
-            self.sample = _sample([batch])
-        return batch
-
-
-def _example(data: Any) -> Tensor | None:
-    """Two calibration images on which rewrites are verified; what is not finite is left for calibration to refuse.
-
-    Only what can certainly be gone through again is looked into before calibration has seen it.
-    """
-    again = isinstance(data, Tensor | tuple | list) or (
-        isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset)
-    )
-    sample = _sample(data, 2) if again else None
-    return sample if sample is not None and bool(torch.isfinite(sample).all()) else None
-
-
 def _versions() -> dict[str, str]:
     """What made a network."""
     return {"fxsnn": __version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _sample(data: Any, most: int = _SAMPLE) -> Tensor | None:
-    """The first calibration images, `most` at most; none of data that can be gone through only once."""
-    if data is None or isinstance(data, Iterator):
-        return None
-    parts: list[Tensor] = []
-    try:
-        with reproducible(0, data):  # and no generator notices that a shuffled loader was looked into
-            for images in image_batches(data, ImageForm()):
-                if parts and images.shape[1:] != parts[0].shape[1:]:
-                    break
-                parts.append(images.detach())
-                if sum(map(len, parts)) >= most:
-                    break
-    except DataError:  # calibration says what is wrong with them
-        return None
-    return torch.cat(parts)[:most].clone()

@@ -15,20 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from fxsnn.ambient import is_recorded, neutral
-from fxsnn.chip import HardwareTarget, get_target, whole_number
+from fxsnn.chip import HardwareTarget, get_target
 from fxsnn.data import accepted, image_batches
 from fxsnn.engine import check_engine, without_engine
 from fxsnn.engine.circuit import Broken, Unsupported, circuit_of, watched
-from fxsnn.errors import AccuracyWarning, EngineWarning, FileError, Finding, FxsnnWarning, ModelError, OptionError
-from fxsnn.file import DAMAGED, Golden, described, golden_arrays, rebuilt
+from fxsnn.errors import AccuracyWarning, EngineWarning, Finding, ModelError, OptionError
+from fxsnn.file import described
 from fxsnn.graph import Graph, require_graph
-from fxsnn.layers import Decode, Encode, ImageForm, Spiking, check_images, in_words, require_images, unlike_calibration
+from fxsnn.layers import Decode, Encode, Spiking, check_images, require_images, unlike_calibration
+from fxsnn.network_arguments import as_provenance, require_image_size, require_spikes
 from fxsnn.numerics import Dynamics
-from fxsnn.options import require_flag, shown
+from fxsnn.options import require_flag
 from fxsnn.readout import parts_of
 from fxsnn.report import Meter, Report, report_of
+from fxsnn.saving import golden_images, save_network
 from fxsnn.simulation import FRAMES_AT_ONCE, Compiled, Run, compiled, logits_after_each_step, logits_of, simulated
-from fxsnn.storage import require_place, save_arrays
+from fxsnn.storage import require_place
 
 _Result = TypeVar("_Result")
 
@@ -69,10 +71,10 @@ class SpikingNetwork(nn.Module):
         super().__init__()
         check_engine(engine)
         own = require_graph(graph).detached()
-        _require_spikes(own)
+        require_spikes(own)
         if sample is not None:
             check_images(sample, own.image_form)
-        told = _as_provenance(provenance)
+        told = as_provenance(provenance)
         if clashes := name_clashes(own):
             raise ModelError(clashes)
         # The modules stand under their own names; the program that calls them is no module of this one.
@@ -268,7 +270,7 @@ class SpikingNetwork(nn.Module):
 
     @provenance.setter
     def provenance(self, provenance: Mapping[str, Any] | None) -> None:
-        self.__provenance = _as_provenance(provenance)
+        self.__provenance = as_provenance(provenance)
 
     @property
     def timesteps(self) -> int:
@@ -377,45 +379,15 @@ class SpikingNetwork(nn.Module):
             OptionError: `golden` is neither a number nor images, or `path` is no path.
         """
         require_place(path)
-        images = self._golden_images(golden)
+        images = golden_images(golden, self.graph.image_form, self.__sample, self.__image_size)
         size = self.__image_size if images is None else tuple(images.shape[1:])
         document, arrays = described(self.graph, self.__target, self.__dynamics, size, self.__provenance)
-        arrays = {name: tensor.detach().cpu() for name, tensor in arrays.items()}
-        try:  # what is written can be read
-            found = rebuilt(document, arrays)
-            if images is not None:
-                document["golden"] = {"images": len(images)}
-                vectors = golden_arrays(self._reference, images.to(self.device))
-                arrays |= {name: tensor.detach().cpu() for name, tensor in vectors.items()}
-                Golden.of(arrays, len(images), self.timesteps, found.image_size, found.sizes, found.logits)
-        except FileError as error:
-            raise FileError(f"the network cannot be written: {str(error).removeprefix(DAMAGED).strip()}") from error
-        return save_arrays(path, arrays, document)
+        return save_network(path, document, arrays, None if images is None else images.to(self.device), self._reference)
 
     def _reference(self, images: Tensor) -> Run:
         """A run in PyTorch, whatever the engine: golden vectors are to find its faults, too."""
         with torch.no_grad(), self._running(images):
             return simulated(self.graph, images, self.timesteps)
-
-    def _golden_images(self, golden: int | Tensor) -> Tensor | None:
-        if isinstance(golden, Tensor):
-            check_images(golden, self.graph.image_form)
-            return golden if len(golden) else None
-        count = whole_number(golden)
-        if count is None or count < 0:
-            raise OptionError(f"golden is {shown(golden)}; allowed are a number of images, or images")
-        if count == 0 or (self.__sample is None and self.__image_size is None):
-            if count:
-                warnings.warn(
-                    "the file has no golden vectors: the network has not seen an image yet; pass golden=images",
-                    FxsnnWarning,
-                    stacklevel=4,
-                )
-            return None
-        if self.__sample is not None:
-            return self.__sample[:count]
-        assert self.__image_size is not None
-        return torch.randn(count, *self.__image_size, generator=torch.Generator().manual_seed(0))
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Settings are settings, whatever they are set to: PyTorch would take modules and parameters for itself."""
@@ -489,37 +461,6 @@ class SpikingNetwork(nn.Module):
         return f"target={self.__target.name}, timesteps={self.timesteps}, reset={self.reset!r}, engine={self.engine!r}"
 
 
-def _require_spikes(graph: Graph) -> None:
-    """Refuse a graph that has no neurons yet, or whose spikes are not decoded at one place.
-
-    Raises:
-        ModelError: it has none, or they are not.
-    """
-    remedy = "Give the graph behind SubstituteSpikes: what the last pass of fxsnn.pipeline(...) makes"
-    if not any(graph.spikes(node) for node in graph.nodes(Spiking)):
-        raise ModelError([Finding("graph", "none of its layers spikes", remedy)])
-    if (count := len(graph.nodes(Decode))) != 1:
-        raise ModelError([Finding("graph", f"it decodes spikes at {count} places; one is allowed", remedy)])
-
-
-def require_image_size(size: object, form: ImageForm) -> tuple[int, ...] | None:
-    """The size of an image, or `None` where it is not known.
-
-    Args:
-        size: channels, height and width, or what else there is.
-        form: what images of the network look like.
-
-    Raises:
-        OptionError: it is neither.
-    """
-    if size is None:
-        return None
-    sides = [whole_number(one) or 0 for one in size] if isinstance(size, tuple | list | torch.Size) else []
-    if not form.takes(len(sides) + 1) or min(sides) < 1:
-        raise OptionError(f"image_size is {shown(size)}; allowed are {form.sizes}, or None")
-    return tuple(sides)
-
-
 def require_spiking(snn: object) -> None:
     """Refuse what is no spiking network.
 
@@ -528,13 +469,6 @@ def require_spiking(snn: object) -> None:
     """
     if not isinstance(snn, SpikingNetwork):
         raise OptionError(f"snn is a {type(snn).__name__}; expected a SpikingNetwork, which fxsnn.convert gives")
-
-
-def _as_provenance(provenance: object) -> dict[str, Any]:
-    """A copy of it, empty if there is none."""
-    if not isinstance(provenance, Mapping | None):
-        raise OptionError(f"provenance is {in_words(provenance)}; expected a mapping of plain data, or None")
-    return {} if provenance is None else dict(provenance)
 
 
 def name_clashes(graph: Graph) -> list[Finding]:

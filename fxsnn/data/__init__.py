@@ -20,6 +20,7 @@ from fxsnn.data.batches import (
     require_share,
 )
 from fxsnn.data.digits import DigitNet
+from fxsnn.data.first_images import FirstImages, Remembered, example_of, sample_of
 from fxsnn.data.reading import (
     Reading,
     gives_probabilities,
@@ -31,11 +32,14 @@ from fxsnn.data.reading import (
 
 __all__ = [
     "DigitNet",
+    "FirstImages",
     "Reading",
+    "Remembered",
     "accepted",
     "batches_of",
     "chosen_apart",
     "drawn_alike",
+    "example_of",
     "gives_probabilities",
     "gone_through",
     "held_out",
@@ -50,4 +54,5 @@ __all__ = [
     "require_labels",
     "require_outputs",
     "require_share",
+    "sample_of",
 ]

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxsnn.chip import HardwareTarget, fit_layer
+from fxsnn.chip import HardwareTarget
 from fxsnn.file.arrays import FLOATS, Arrays
 from fxsnn.file.document import LEVELS_SINCE
+from fxsnn.file.limits import Limits
 from fxsnn.file.schema_check import Document, Problems
 from fxsnn.file.structure import Size, image_form_of, reads
 from fxsnn.file.tail_layers import convolution_arguments
@@ -40,7 +41,7 @@ from fxsnn.layers import (
     WithinChannels,
     fill,
 )
-from fxsnn.numerics import Codebook, Dynamics, IntegerNeuron, JointNeuron, kind_of
+from fxsnn.numerics import Codebook, Dynamics, IntegerNeuron, JointNeuron
 
 _CAST = 2.0**-7
 """By so much what `decode` multiplies with may differ: a network may have been cast to bfloat16, and back."""
@@ -95,9 +96,9 @@ class BodyBuilder:
         self._nodes: list[Mapping[str, Any]] = document["nodes"]
         self._dynamics = Dynamics(**document["dynamics"])
         self._arrays = arrays
-        self._target = target
         self._sizes = sizes
         self._problem = problem
+        self._limits = Limits(target, problem)
         self._levels = document["version"] >= LEVELS_SINCE
         self._signals: dict[int, Signal] = {}
         self._wired = 0
@@ -199,8 +200,8 @@ class BodyBuilder:
         signal = Signal(value, outputs)
         if len(self._problem.found) > before:  # what stands in for a missing array is no layer
             return nn.Identity(), signal
-        self._require_registers(name, gain * codebook.largest, theta, leak)
-        self._require_fitting(node, layer, codebook)
+        self._limits.require_registers(name, gain * codebook.largest, theta, leak)
+        self._limits.require_fitting(node, layer, codebook)
         if not bool((step > 0).all()) or not _close(value, theta * step * unit / gain):
             self._problem(f"{name}: its spike value is not threshold * step * unit / gain")
         self._require_unit(name, unit, read)
@@ -231,8 +232,8 @@ class BodyBuilder:
         (step,) = self._numbers(name, ("step",), (outputs,), torch.float64)
         if len(self._problem.found) > before:
             return nn.Identity(), signal
-        self._require_registers(name, int(gain.long().abs().max()) * codebook.largest)
-        self._require_fitting(node, layer, codebook)
+        self._limits.require_registers(name, int(gain.long().abs().max()) * codebook.largest)
+        self._limits.require_fitting(node, layer, codebook)
         if not bool((step > 0).all()):
             self._problem(f"{name}: a step of it is not positive")
         self._require_unit(name, unit, read)
@@ -268,7 +269,7 @@ class BodyBuilder:
                 )
         if len(self._problem.found) > before:
             return nn.Identity(), signal
-        self._require_registers(name, 0, theta, leak)
+        self._limits.require_registers(name, 0, theta, leak)
         if not bool((grain > 0).all()) or not _close(value, theta * grain):
             self._problem(f"{name}: its spike value is not threshold * step")
         largest = 0
@@ -281,7 +282,7 @@ class BodyBuilder:
                 gain, largest = read.synapses.gain, largest + read.synapses.largest_drive
             else:
                 gain, low, high = weights[number], int(weights[number].min()), int(weights[number].max())
-                self._require_range(name, f"weight of {self._name(source)}", low, high, "codebook")
+                self._limits.require_range(name, f"weight of {self._name(source)}", low, high, "codebook")
                 largest += max(-low, high) * (read.magnitude or 0)
             if bool(((real_weights[number] / grain - gain).abs() > 0.5 * (1 + _RELATIVE)).any()):
                 self._problem(f"{name}: what it adds of {self._name(source)} is not its real weight / step, rounded")
@@ -332,44 +333,9 @@ class BodyBuilder:
         if read.value is not None and not _close(read.value.mean(), torch.tensor(unit, dtype=torch.float64)):
             self._problem(f"{name}: its input unit is {unit}; what it reads is worth {float(read.value.mean())}")
 
-    def _require_fitting(self, node: Mapping[str, Any], layer: nn.Module, codebook: Codebook) -> None:
-        """Weights of these bits and levels, in this shape, are some that the target has."""
-        name, bits = str(node["name"]), node["bits"]
-        if bits not in self._target.weight_bits:
-            self._problem(f"{name}: it has {bits}-bit weights, which {self._target.name} does not know")
-        if kind_of(codebook) not in self._target.codebooks():
-            allowed = ", ".join(self._target.codebooks())
-            self._problem(f"{name}: its codebook is {codebook}; {self._target.name} has {allowed} ones alone")
-        if isinstance(layer, nn.Conv2d):
-            _, violation = fit_layer(
-                self._target,
-                bits,
-                layer=name,
-                kind="Conv2d",
-                kernel_size=(layer.kernel_size[0], layer.kernel_size[1]),
-                in_channels=layer.in_channels,
-                out_channels=layer.out_channels,
-                groups=layer.groups,
-            )
-            if violation is not None:
-                self._problem(violation.message)
-
     def _codebook(self, name: str, bits: int) -> Codebook:
         """The codebook of a layer."""
         return self._arrays.codebook(f"{name}.levels", bits) if self._levels else Codebook.symmetric(bits)
-
-    def _require_registers(self, name: str, entry: int, *neuron: Tensor) -> None:
-        """The largest codebook entry, thresholds and leaks are some that the target holds."""
-        self._require_range(name, "codebook entry", entry, entry, "codebook")
-        for what, numbers in zip(("threshold", "leak"), neuron, strict=False):
-            self._require_range(name, what, int(numbers.min()), int(numbers.max()), what)
-
-    def _require_range(self, name: str, what: str, low: int, high: int, register: str) -> None:
-        registers = self._target.registers
-        least, most = registers.range_of(getattr(registers, register))
-        least = 1 if register == "threshold" else least
-        if low < least or high > most:
-            self._problem(f"{name}: its {what} is {low} to {high}; {self._target.name} holds {least} to {most}")
 
 
 class OutlineBuilder(BodyBuilder):

@@ -7,8 +7,9 @@ from fxsnn.graph.agreement import require_agreement
 from fxsnn.graph.body import in_front_of_layers, made_of_activations, meant_to_spike
 from fxsnn.graph.copying import copied
 from fxsnn.graph.fitting import fit
-from fxsnn.graph.graph import Graph, Interpreter, largest_difference, require_graph
+from fxsnn.graph.graph import Graph, largest_difference, require_graph
 from fxsnn.graph.in_place import write_nothing, writes
+from fxsnn.graph.interpreter import Interpreter
 from fxsnn.graph.kinds import (
     Activation,
     Leaky,

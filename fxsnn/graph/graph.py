@@ -11,7 +11,6 @@ A graph owns its tensors: capturing copies them, so nothing that happens to a gr
 from __future__ import annotations
 
 import copy
-import itertools
 import operator
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -21,35 +20,28 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument, Node
 
 from fxsnn.ambient import neutral
-from fxsnn.chip import whole_number
 from fxsnn.data import accepted
-from fxsnn.display import Box, Drawing, aligned, draw, html
+from fxsnn.display import Drawing, aligned, html
 from fxsnn.errors import DataError, Finding, GraphError, OptionError
 from fxsnn.graph.body import ancestors, last_of_body
 from fxsnn.graph.copying import ONE_TRACES, copied
-from fxsnn.graph.description import KINDS, described, digest_of, in_short, tensors_of
-from fxsnn.graph.image_sizes import likely_lengths, likely_sizes
-from fxsnn.graph.in_place import drop_unread, writes
-from fxsnn.graph.kinds import Activation, Norm, Pooling, Transposed, Weighted, place_of
+from fxsnn.graph.example_images import random_images
+from fxsnn.graph.in_place import drop_unread
+from fxsnn.graph.kinds import Activation, Norm, Pooling, Weighted, place_of
+from fxsnn.graph.parts import part_behind, part_up_to
 from fxsnn.graph.shapes import image_form
+from fxsnn.graph.showing import HEADER, drawing_of, name_of, rows_of
 from fxsnn.graph.sources import source_of
 from fxsnn.layers import (
     Add,
-    Affine,
-    FixedSize,
     ImageForm,
     Integers,
-    Lift,
-    QuantizedInput,
     SpikeAdd,
     check_images,
     in_words,
     is_readable,
 )
-from fxsnn.options import shown
-from fxsnn.outputs import distances, tensors_in
-
-_HEADER = ("name", "calls", "reads", "tensors")
+from fxsnn.outputs import distances
 
 
 class Graph:
@@ -108,12 +100,7 @@ class Graph:
 
     def name(self, node: Node) -> str:
         """The name users know: that of the module, or of the function or method with its node's name."""
-        if node.op in ("call_module", "placeholder"):
-            return str(node.target)
-        if node.op in ("call_function", "call_method"):
-            function = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
-            return node.name if str(function) == node.name else f"{node.name} ({function})"
-        return node.name
+        return name_of(node)
 
     def source(self, node: Node) -> str:
         """`file:line` of the call in the user's code, or "" where it is not known."""
@@ -234,91 +221,20 @@ class Graph:
             seed: of the noise.
             whole: only a size of which the network makes one row an image.
         """
-        sizes = self._likely_sizes()
-        meta = copied(self.module, lambda tensor: tensor.to("meta"))
-        for size in sizes:
-            try:
-                with torch.no_grad():
-                    outputs = meta.forward(torch.empty(batch, *size, device="meta", dtype=self.dtype))
-            except Exception:
-                continue
-            if whole and not any(one.shape[:1] == (batch,) for one in tensors_in(outputs)):
-                continue  # `x.view(-1, features)` makes more images of pixels that are too many
-            generator = torch.Generator().manual_seed(seed)
-            images = torch.randn(batch, *size, generator=generator)
-            return images.to(self.device, self.dtype)
-        return None
-
-    def _likely_sizes(self) -> Iterator[tuple[int, ...]]:
-        """Of images, without the batch; none of a network without weights."""
-        first: Any = next((self[node] for node in self.nodes(nn.Conv1d, *Transposed, *Weighted)), None)
-        rank = self.image_form.rank
-        if self.image_form.size is not None:
-            yield self.image_form.size
-            return
-        if first is None:
-            return
-        if rank == 2:
-            yield (first.in_features,)
-        elif rank == 3 or isinstance(first, nn.Conv1d | nn.ConvTranspose1d):
-            yield from ((first.in_channels, length) for length in likely_lengths(*self._windows()))
-        else:
-            dense = isinstance(first, nn.Linear)
-            yield from [(1, 1, first.in_features)] if dense else []
-            yield from ((1 if dense else first.in_channels, *size) for size in likely_sizes(*self._windows()))
-
-    def _windows(self) -> tuple[list[nn.Module], int | None, bool]:
-        """Convolutions and poolings that all images go through, and what the first fully connected layer reads.
-
-        At last, whether that is all they give, in a row: nothing else stands between that changes sizes.
-        """
-        found: list[nn.Module] = []
-        chain, row = True, False
-        for before, node in itertools.pairwise(self.nodes()):
-            if self.is_a(node, nn.Linear):
-                return found, int(self[node].in_features), chain and row  # type: ignore[arg-type]  # fx types it wider
-            flatten: Any = self[node] if self.is_a(node, nn.Flatten) else None
-            row = row or (flatten is not None and (flatten.start_dim, flatten.end_dim) == (1, -1))
-            plain = self.is_a(node, *Norm, *Activation, Affine, QuantizedInput, FixedSize, Lift) or (
-                flatten is not None and row
-            )
-            window = self.is_a(node, nn.Conv1d, nn.Conv2d, nn.AvgPool1d, nn.AvgPool2d)
-            chain = chain and node.all_input_nodes == [before] and (plain or window)
-            if chain and window:
-                found.append(self[node])
-        return found, None, chain
+        return random_images(self.module, self.image_form, batch, seed, whole=whole)
 
     def behind(self, node: Node) -> fx.GraphModule:
         """The part of the network that reads `node`, as a module of its own.
 
         It is called with the node's value and the images, and shares all modules and tensors with this graph.
         """
-        part = fx.Graph()
-        copies = {node: part.placeholder("value"), self.input(): part.placeholder("images")}
-        before = self.ancestors(node)
-        wanted = set[Node]()
-        waiting = [self.output(), *(one for one in self if one not in before and writes(one, self.module))]
-        while waiting:
-            one = waiting.pop()
-            if one not in wanted and one not in copies:
-                wanted.add(one)
-                waiting.extend(one.all_input_nodes)
-        for one in self:
-            if one in wanted:
-                copies[one] = part.node_copy(one, lambda source: copies[source])
-        return fx.GraphModule(self.module, part)
+        return part_behind(self.module, node, self.input())
 
     def up_to(self, node: Node) -> fx.GraphModule:
         """The part of the network that `node` depends on, as a module that is called with the images and gives its
         value; it shares all modules and tensors with this graph.
         """
-        part = fx.Graph()
-        copies, wanted = dict[Node, Node](), self.ancestors(node) | {node, self.input()}
-        for one in self:
-            if one in wanted:
-                copies[one] = part.node_copy(one, lambda source: copies[source])
-        part.output(copies[node])
-        return fx.GraphModule(self.module, part)
+        return part_up_to(self.module, node, self.input())
 
     # Editing ---------------------------------------------------------------------------------------------------------
 
@@ -476,24 +392,11 @@ class Graph:
 
         Two graphs with the same text compute the same function; the text is meant for eyes, diffs and tests alike.
         """
-        return aligned([_HEADER, *self.rows(hashes=hashes)])
+        return aligned([HEADER, *self.rows(hashes=hashes)])
 
     def rows(self, *, hashes: bool = True) -> list[tuple[str, str, str, str]]:
         """The lines of `text` as cells."""
-        rows = []
-        for node in self:
-            if node.op == "output":
-                continue
-            reads = ", ".join(self.name(source) for source in node.all_input_nodes)
-            calls, digest = node.op, ""
-            if node.op == "call_module":
-                calls = described(self[node])
-                digest = f"#{digest_of(self[node])}" if hashes and any(True for _ in tensors_of(self[node])) else ""
-            elif node.op in ("call_function", "call_method"):
-                rest = [repr(value) for value in (*node.args, *node.kwargs.values()) if not isinstance(value, Node)]
-                calls = f"({', '.join(rest)})"
-            rows.append((self.name(node), calls, reads, digest))
-        return rows
+        return rows_of(self, self.__getitem__, hashes=hashes)
 
     def draw(self, rows: int = 24) -> Drawing:
         """A picture: boxes for calls, arrows from what is read to what reads it; a notebook shows it.
@@ -504,23 +407,7 @@ class Graph:
         Raises:
             OptionError: `rows` is no number from 1 on.
         """
-        places: dict[Node, int] = {}
-        boxes: list[Box] = []
-        if (whole_number(rows) or 0) < 1:
-            raise OptionError(f"rows is {shown(rows)}; allowed are whole numbers from 1")
-        for node in self:
-            module = self[node] if node.op == "call_module" else None
-            places[node] = len(boxes)
-            boxes.append(
-                Box(
-                    self.name(node),
-                    node.op.replace("_", " ") if module is None else in_short(module),
-                    self.name(node) if module is None else f"{self.name(node)}: {described(module)}",
-                    next((kind for kind, classes in KINDS if isinstance(module, classes)), "other"),
-                    tuple(places[source] for source in node.all_input_nodes),
-                )
-            )
-        return draw(boxes, rows)
+        return drawing_of(self, self.__getitem__, rows)
 
     def __str__(self) -> str:
         return self.text()
@@ -529,7 +416,7 @@ class Graph:
         return f"Graph of {len(self)} nodes\n{self.text()}"
 
     def _repr_html_(self) -> str:
-        return html([_HEADER, *self.rows()], wrap=True)
+        return html([HEADER, *self.rows()], wrap=True)
 
 
 def _unpickled(
@@ -538,18 +425,6 @@ def _unpickled(
     """See `Graph.__reduce__`."""
     with ONE_TRACES:
         return Graph(constructor(*arguments), image_size)
-
-
-class Interpreter(fx.Interpreter):
-    """Runs a graph node by node. Errors stay as they are: PyTorch would write into them which node it was at.
-
-    Args:
-        module: of the graph.
-    """
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.extra_traceback = False
 
 
 def require_graph(graph: object) -> Graph:

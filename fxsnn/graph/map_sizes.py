@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.fx.node import Node
 
 from fxsnn.graph.copying import copied
-from fxsnn.graph.graph import Graph, Interpreter
+from fxsnn.graph.graph import Graph
+from fxsnn.graph.interpreter import Interpreter
 
 _IMAGES = 3
 

@@ -30,7 +30,8 @@ from fxsnn.interchange.nir_layers import Writer, field_names, integers_of, kept_
 from fxsnn.interchange.nir_model import nir_graph, nir_package
 from fxsnn.interchange.nir_tail import writable_tail
 from fxsnn.layers import Decode, Encode, SpikeAdd, SpikeAnyPool2d, Wiring
-from fxsnn.network import SpikingNetwork, require_image_size, require_spiking
+from fxsnn.network import SpikingNetwork, require_spiking
+from fxsnn.network_arguments import require_image_size
 from fxsnn.options import is_one_of, shown
 from fxsnn.storage import strict_json
 

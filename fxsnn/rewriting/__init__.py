@@ -1,7 +1,7 @@
 """The machine that runs passes, checks what they claim, and records each step.
 
-Open `stages.py` first (Pass, Step, Pipeline); `neurons.py` says what is to spike, `substitution.py` puts it in place,
-and `activations.py` knows an activation when it sees one. It imports graph and what lies below.
+Open `stages.py` first (Pass, Step), and `pipeline.py`; `neurons.py` says what is to spike, `substitution.py` puts it
+in place, and `activations.py` knows an activation when it sees one. It imports graph and what lies below.
 """
 
 from fxsnn.rewriting.activations import find_activations, find_nearly_rectifiers, put_activations
@@ -32,9 +32,10 @@ from fxsnn.rewriting.neurons import (
     step_ratio,
 )
 from fxsnn.rewriting.padding import is_padding, padded, padding_of, reader_of
+from fxsnn.rewriting.pipeline import Pipeline
 from fxsnn.rewriting.reasons import NotRewritten
 from fxsnn.rewriting.remedies import about_unsupported
-from fxsnn.rewriting.stages import Pass, Pipeline, Step, facts, require_example, require_not_spiking
+from fxsnn.rewriting.stages import Pass, Step, facts, require_example, require_not_spiking
 from fxsnn.rewriting.substitution import outline, spiking_layers, substitute
 from fxsnn.rewriting.sums import adds_up_activations, name_inside, put_sum, sum_of, terms_of
 from fxsnn.rewriting.windows import (

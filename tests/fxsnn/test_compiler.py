@@ -228,7 +228,7 @@ class TestTheSizeOfImages:
         self, convert: Convert, size: tuple[int, int], caplog: pytest.LogCaptureFixture
     ) -> None:
         data = torch.rand(4, 1, *size, generator=torch.Generator().manual_seed(0))
-        with caplog.at_level("INFO", "fxsnn.rewriting.stages"):
+        with caplog.at_level("INFO", "fxsnn.rewriting.pipeline"):
             snn = convert(seeded(lambda: Viewed(*size)), calibration_data=data)
         assert snn.image_size == (1, *size)
         assert snn(data).shape == (4, 5)

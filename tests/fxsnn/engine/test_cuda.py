@@ -1,103 +1,26 @@
-"""The kernels for CUDA without a GPU: interpreted, they give the reference's spikes; compiled, they make code."""
+"""The engine for CUDA without a GPU: with interpreted kernels it gives the reference's spikes."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import warnings
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.compiler import compile as compile_kernel
-
-import fxsnn
 from fxsnn.engine import cuda
-from fxsnn.engine.circuit import Broken
-from fxsnn.numerics import Dynamics, IntegerNeuron
 
 REPOSITORY = Path(__file__).parents[3]
-
-INTEGERS = {"membranes": "*i32", "thresholds": "*i32", "leaks": "*i32", "lows": "*i32", "highs": "*i32"}
-WIDE = dict.fromkeys(INTEGERS, "*i64")
-FLOATS = dict.fromkeys(INTEGERS, "*fp64")
-
-
-def code(kernel: Any, kinds: dict[str, str], constants: dict[str, Any], capability: int) -> str:
-    """What a kernel comes to for a GPU of that capability."""
-    names = kernel.arg_names
-    signature = {name: "constexpr" if name in constants else kinds.get(name, "i32") for name in names}
-    source = ASTSource(kernel, signature, constexprs={(names.index(name),): value for name, value in constants.items()})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Triton's about defaults of its own
-        return str(compile_kernel(source, target=GPUTarget("cuda", capability, 32)).asm["ptx"])
-
-
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("zero_reset", [False, True])
-@pytest.mark.parametrize(
-    ("kinds", "constant"),
-    [
-        ({"drive": "*fp16", **INTEGERS}, False),
-        ({"drive": "*fp32", **WIDE}, False),
-        ({"drive": "*fp64", **WIDE}, False),
-        ({"drive": "*i32", **INTEGERS}, False),
-        ({"drive": "*i64", **WIDE}, False),
-        ({"drive": "*i32", **INTEGERS}, True),
-        ({"drive": "*fp64", **FLOATS}, True),
-    ],
-)
-def test_the_pass_over_time_compiles(kinds: dict[str, str], constant: bool, zero_reset: bool, capability: int) -> None:
-    constants = {"constant": constant, "zero_reset": zero_reset, "record": zero_reset, "block": 1024}
-    assert f".target sm_{capability}" in code(cuda._fire_over_time, {"spikes": "*fp16", **kinds}, constants, capability)
-
-
-@pytest.mark.parametrize("zero_reset", [False, True])
-def test_the_pass_over_time_behind_a_pooling_compiles(zero_reset: bool) -> None:
-    kinds = {"given": "*fp16", "spikes": "*fp16", **INTEGERS}
-    constants = {"zero_reset": zero_reset, "record": zero_reset, "tall": 2, "wide": 3, "block": 1024}
-    assert ".target sm_90" in code(cuda._pool_over_time, kinds, constants, 90)
-
-
-@pytest.mark.parametrize("kind", ["*fp16", "*fp32", "*fp64", "*i64"])
-@pytest.mark.parametrize("total", ["*i32", "*i64"])
-def test_the_sum_of_several_inputs_compiles(kind: str, total: str) -> None:
-    kinds = {"given": kind, "factors": total, "total": total}
-    assert ".target sm_90" in code(cuda._add_over_time, kinds, {"fresh": False, "block": 1024}, 90)
 
 
 def test_types_are_as_narrow_as_is_exact() -> None:
     assert cuda.exact_type(2048) == torch.float16
     assert cuda.exact_type(2049) == torch.float32
     assert cuda.exact_type(1 << 22) == torch.float64
-
-
-@pytest.mark.parametrize(
-    "drive",
-    [
-        torch.zeros(5, 2, 3, 4, 4),  # channels first
-        torch.zeros(10, 2, 4, 4, 3).permute(0, 1, 4, 2, 3)[::2],
-        torch.zeros(5, 2, 8, 4, 3).permute(0, 1, 4, 2, 3)[..., ::2, :],
-    ],
-)
-def test_memory_that_a_kernel_would_misread_is_refused(drive: torch.Tensor) -> None:
-    layer = fxsnn.SpikeConv2d(1, 3, 1)
-    numbers = torch.ones(3, dtype=torch.int32)
-    layer.become_spiking(IntegerNeuron(1, numbers, numbers, numbers.double()), numbers, Dynamics(5))
-    neurons = cuda.neurons_of(layer, drive.shape[1:], torch.int32, Dynamics(5))
-    with pytest.raises(Broken, match="would misread memory"):
-        cuda.fire_over_time(neurons, drive, 5, False, None)
-    fine, other = torch.zeros(5, 2, 4, 4, 3).permute(0, 1, 4, 2, 3), replace(neurons, leaks=neurons.leaks.long())
-    with pytest.raises(Broken, match="would misread thresholds"):
-        cuda.fire_over_time(other, fine, 5, False, None)
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the interpreted run")
@@ -116,7 +39,7 @@ def test_memory_that_a_kernel_would_misread_is_refused(drive: torch.Tensor) -> N
         ("tests/fxsnn/engine/test_engines.py", "triton and not Net and not 32_bits and not many_threads"),
     ],
 )
-def test_interpreted_they_pass_the_tests_of_every_engine(file: str, chosen: str) -> None:
+def test_interpreted_kernels_pass_the_tests_of_every_engine(file: str, chosen: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", chosen, file]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=REPOSITORY, env={**os.environ, "TRITON_INTERPRET": "1"}

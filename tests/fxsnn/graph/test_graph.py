@@ -23,29 +23,6 @@ def test_a_graph_computes_what_the_model_computes(name: str) -> None:
         torch.testing.assert_close(fxsnn.capture(model)(images()), model(images()), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("layers", "size"),
-    [
-        ([nn.Conv1d(3, 4, 5, padding=2), nn.ReLU()], (3, 128)),
-        ([nn.Conv1d(3, 4, 5, 2), nn.AvgPool1d(3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 30, 2)], (3, 187)),
-        ([nn.Conv1d(1, 2, 80, 16), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 996, 2)], (1, 16000)),
-        ([nn.Conv1d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 33331, 2)], (1, 33333)),
-        ([nn.Conv1d(1, 2, 3, padding="same"), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(2, 2)], (1, 128)),
-        ([nn.Linear(7, 4), nn.ReLU(), nn.Linear(4, 2)], (7,)),
-        ([nn.Dropout(), nn.BatchNorm1d(7), nn.Linear(7, 4)], (7,)),
-    ],
-)
-def test_signals_and_vectors_of_a_fitting_size_are_found(layers: list[nn.Module], size: tuple[int, ...]) -> None:
-    found = fxsnn.capture(nn.Sequential(*layers).eval()).example_input()
-    assert found is not None
-    assert tuple(found.shape) == (2, *size)
-
-
-def test_a_length_that_no_signal_has_is_not_looked_for() -> None:
-    layers = [nn.Conv1d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(7, 2)]  # two channels give no seven numbers
-    assert fxsnn.capture(nn.Sequential(*layers)).example_input() is None
-
-
 def test_nodes_know_their_name_and_their_line_in_the_users_code() -> None:
     graph = fxsnn.capture(seeded(OneRelu))
     first = graph.nodes(nn.Conv2d)[0]
@@ -57,14 +34,6 @@ def test_body_and_tail_part_before_the_final_layer() -> None:
     graph = fxsnn.capture(seeded(OneRelu))
     assert [graph.name(node) for node in graph.tail()] == ["pool", "flatten", "dropout", "fc", "softmax"]
     assert graph.name(graph.body()[-1]) == "relu"
-
-
-@pytest.mark.parametrize("name", CONVERTIBLE)
-def test_images_of_a_fitting_size_are_found(name: str) -> None:
-    graph = fxsnn.capture(seeded(CONVERTIBLE[name]))
-    found = graph.example_input()
-    assert found is not None
-    graph(found)
 
 
 class WideTail(Small):

@@ -177,16 +177,6 @@ class TestWithoutFurtherImages:
         assert snn.report.images == 4
         assert snn.graph.text() == convert(seeded(Tiny), calibration_data=X.split(4)).graph.text()
 
-    def test_looking_into_a_shuffled_loader_draws_nothing(self, convert: Convert) -> None:
-        loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X), 4, shuffle=True)
-        from fxsnn.compiler import _sample
-
-        torch.manual_seed(0)
-        expected = torch.rand(1)
-        torch.manual_seed(0)
-        assert _sample(loader) is not None
-        assert torch.equal(torch.rand(1), expected)
-
     def test_a_target_without_cores_has_no_estimate(self, convert: Convert) -> None:
         report = convert(seeded(Tiny), target="generic", calibration_data=X).report
         assert report.core_inputs is None
