@@ -22,6 +22,7 @@ from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, O
 from fxsnn.graph import capture_untried, require_agreement
 from fxsnn.layers import ImageForm, require_images
 from fxsnn.network import SpikingNetwork
+from fxsnn.network_arguments import CODES_CHOSEN
 from fxsnn.numerics import Dynamics
 from fxsnn.options import is_one_of, require_flag, shown
 from fxsnn.passes import (
@@ -314,6 +315,8 @@ def convert(
     }
     provenance = {"versions": _versions(), "options": options, "passes": [one.describe() for one in passes.passes]}
     converted = passes.run(graph)
+    if (layers := converted.module.meta.get(CODES_CHOSEN)) is not None:
+        provenance[CODES_CHOSEN] = layers
     sample = sample_of(calibration_data) if seen is None else seen.sample
     snn = SpikingNetwork(converted, chip, engine, sample, size, provenance)
     if (images := passes.example if sample is None else sample) is not None:

@@ -23,11 +23,11 @@ from fxsnn.errors import AccuracyWarning, EngineWarning, Finding, ModelError, Op
 from fxsnn.file import described
 from fxsnn.graph import Graph, require_graph
 from fxsnn.layers import Decode, Encode, Spiking, check_images, require_images, unlike_calibration
-from fxsnn.network_arguments import as_provenance, require_image_size, require_spikes
+from fxsnn.network_arguments import CODES_CHOSEN, as_provenance, require_image_size, require_spikes
 from fxsnn.numerics import Dynamics
 from fxsnn.options import require_flag
 from fxsnn.readout import parts_of
-from fxsnn.report import Meter, Report, report_of
+from fxsnn.report import Activity, Meter, Report, report_of
 from fxsnn.saving import golden_images, save_network
 from fxsnn.simulation import FRAMES_AT_ONCE, Compiled, Run, compiled, logits_after_each_step, logits_of, simulated
 from fxsnn.storage import require_place
@@ -313,7 +313,7 @@ class SpikingNetwork(nn.Module):
     def report(self) -> Report:
         """What the layers take of the chip; what they do on a few of the calibration images, if there were any."""
         if self.__sample is None:
-            return self._static_report()
+            return self._report_of()
         with accepted(self.__sample, what="sample images"):  # nobody has run them yet
             return self.profile(self.__sample)
 
@@ -333,7 +333,7 @@ class SpikingNetwork(nn.Module):
             if meter.images == 0:
                 self(batch[:2].to(self.device))  # the tail must take images of this size, too
             meter.add(batch, run.spikes, run.membrane_range)
-        return report_of(self.graph, self.__target, self.__dynamics, meter.result())
+        return self._report_of(meter.result())
 
     def runs(self, images: Any) -> Iterator[tuple[Tensor, Run]]:
         """Simulate a few images at a time, so that memory is bounded: the images and what their run showed.
@@ -357,8 +357,10 @@ class SpikingNetwork(nn.Module):
         check_images(images, self.graph.image_form)
         return parts_of(images, FRAMES_AT_ONCE // self.timesteps)
 
-    def _static_report(self) -> Report:
-        return report_of(self.graph, self.__target, self.__dynamics)
+    def _report_of(self, activity: Activity | None = None) -> Report:
+        chosen = self.__provenance.get(CODES_CHOSEN)
+        names = [str(name) for name in chosen] if isinstance(chosen, list | tuple) else None
+        return report_of(self.graph, self.__target, self.__dynamics, activity, names)
 
     @neutral()
     def save(self, path: str | Path, *, golden: int | Tensor = 2) -> Path:

@@ -13,6 +13,10 @@ from fxsnn.graph import Graph
 from fxsnn.layers import Decode, ImageForm, Spiking, in_words
 from fxsnn.options import shown
 
+CODES_CHOSEN = "codes_chosen"
+"""Under this name the provenance of a network, and before it the program of a graph, has the layers of which the codes
+were chosen on data."""
+
 
 def require_spikes(graph: Graph) -> None:
     """Refuse a graph that has no neurons yet, or whose spikes are not decoded at one place.

@@ -14,6 +14,7 @@ from fxsnn.data import drawn_alike, image_batches
 from fxsnn.display import progress_bar
 from fxsnn.errors import OptionError, PipelineError
 from fxsnn.graph import Graph
+from fxsnn.network_arguments import CODES_CHOSEN
 from fxsnn.numerics import Dynamics
 from fxsnn.options import require_flag
 from fxsnn.rewriting import Pass, facts
@@ -99,6 +100,7 @@ class CorrectLayers(Pass):
             correction.correct(node)
         student.finish()
         if self.weights:
+            graph.module.meta[CODES_CHOSEN] = correction.chosen
             _log.info("codes were chosen on the data in: %s", ", ".join(correction.chosen) or "no layer")
 
     def _images(self, graph: Graph) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from math import prod
 from typing import Any
@@ -24,7 +24,13 @@ _RESET_NOTE = (
 )
 
 
-def report_of(graph: Graph, target: HardwareTarget, dynamics: Dynamics, activity: Activity | None = None) -> Report:
+def report_of(
+    graph: Graph,
+    target: HardwareTarget,
+    dynamics: Dynamics,
+    activity: Activity | None = None,
+    chosen: Sequence[str] | None = None,
+) -> Report:
     """The report of a converted graph.
 
     Args:
@@ -32,6 +38,7 @@ def report_of(graph: Graph, target: HardwareTarget, dynamics: Dynamics, activity
         target: the chip.
         dynamics: T and reset.
         activity: what it does on images.
+        chosen: layers of which the codes were chosen on data; `None`: nobody tried.
     """
     encode = next((module for node in graph.nodes(Encode) if isinstance(module := graph[node], Encode)), None)
     rows = _rows(graph, target, activity)
@@ -48,6 +55,7 @@ def report_of(graph: Graph, target: HardwareTarget, dynamics: Dynamics, activity
         notes=(
             *reasons((row.layer, row.why) for row in rows),
             *_about_resets(graph, target, dynamics),
+            *_about_codes(chosen),
         ),
         core_inputs=target.core_inputs,
         threshold_register=(1, widths.range_of(widths.threshold)[1]),
@@ -55,6 +63,13 @@ def report_of(graph: Graph, target: HardwareTarget, dynamics: Dynamics, activity
         codebook_register=widths.range_of(widths.codebook),
         images=activity.images if activity else 0,
     )
+
+
+def _about_codes(chosen: Sequence[str] | None) -> tuple[str, ...]:
+    if chosen is None:
+        return ()
+    of = ", ".join(chosen) or "no layer"
+    return (f"codes were chosen on the calibration images in: {of}; elsewhere each weight is rounded by itself",)
 
 
 def _about_resets(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import fxsnn
 from fxsnn.chip import Registers
 from fxsnn.errors import DataError, FileError, OptionError
-from tests.nets import images, seeded
+from tests.nets import Small, images, seeded
 
 Convert = Callable[..., fxsnn.SpikingNetwork]
 T = 6
@@ -282,3 +282,19 @@ def test_images_of_several_sizes_are_refused(convert: Convert) -> None:
 def test_a_target_with_an_odd_core_is_refused(size: Any) -> None:
     with pytest.raises(OptionError, match=r"core_inputs is .*; allowed are whole numbers from 1, or None"):
         fxsnn.HardwareTarget("odd", registers=Registers(), core_inputs=size)
+
+
+def test_it_says_of_which_layers_codes_were_chosen_on_the_data(convert: Convert, tmp_path: Path) -> None:
+    snn = convert(seeded(Small), bits=3, calibration_data=images(32), correction="auto")
+    chosen = snn.provenance["codes_chosen"]
+    assert chosen
+    note = f"codes were chosen on the calibration images in: {', '.join(chosen)}; elsewhere each weight"
+    assert note in str(snn.report)
+    assert note in str(fxsnn.load(snn.save(tmp_path / "net.fxsnn")).report)
+    snn.provenance = {"codes_chosen": []}
+    assert "in: no layer; elsewhere" in str(snn.report)
+    snn.provenance = {"codes_chosen": 7}  # of nobody's
+    assert "codes were chosen" not in str(snn.report)
+    assert "codes were chosen" not in str(
+        convert(seeded(Small), calibration_data=images(32), correction="biases").report
+    )
