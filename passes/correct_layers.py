@@ -38,7 +38,10 @@ class CorrectLayers(Pass):
     * Its bias is moved so that each channel has the mean activation it has in the float network, both clipped at the
       threshold (bias correction: Nagel et al. 2019, section 4.2, there of the mean in front of the activation; of what
       comes behind it: Li et al. 2021, section 4.2). Equal means in front are not enough: low bits make drives narrower,
-      so that fewer and fewer of them get above zero, and deep networks fall silent.
+      so that fewer and fewer of them get above zero, and deep networks fall silent. When all else of a layer is done,
+      its spikes are made, and the bias moves once more by what their mean is off: spikes that come in bursts, resets
+      that throw away and membranes that start elsewhere make others than a steady drive. A channel that this brings no
+      nearer stays.
     * Then its threshold becomes that of least squared error, for the rates of T steps under a steady drive. Where the
       network's own activation ends, the threshold is no higher; where that has levels, it stays.
 

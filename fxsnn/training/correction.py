@@ -64,6 +64,7 @@ class Correction:
             weighted = [one for one in student.weighted_inputs(node) if MomentMeter.takes(student.low_bit(one))]
             if "weights" not in self._parts or not weighted:
                 self._adjust(node)
+                self._settle(node)
                 return
             meters = {one: MomentMeter(student.low_bit(one), self._images) for one in weighted}
             as_it_was = student.snapshot(node)
@@ -74,6 +75,32 @@ class Correction:
                 self.chosen += [student.graph.name(one) for one in meters]
             else:
                 as_rounded()
+            self._settle(node)
+
+    def _settle(self, node: Node) -> None:
+        """Move the bias once more, by as much as the mean of real spikes is off the one that is wanted.
+
+        Spikes that come in bursts make others than as many that are spread over the steps. A channel goes at most half
+        of the way to silence or to its threshold, and back where that brought it no nearer; a bias that would leave its
+        register stays.
+        """
+        if "biases" not in self._parts:
+            return
+        student = self._student
+        wanted, top = self._wanted[student.graph.name(node)], student.threshold(node)
+        spiking = self._mean_of_spikes(node)
+        aim = torch.minimum((2 * wanted - spiking).maximum(wanted / 2), (wanted + top) / 2)
+        shift = shift_for_mean(some_of(self._spikes.drives(node)), aim, top)
+        as_it_was = student.snapshot(node)
+        try:
+            student.move_bias(node, shift)
+            no_nearer = (self._mean_of_spikes(node) - wanted).abs() >= (spiking - wanted).abs()
+            student.move_bias(node, -shift.where(no_nearer, 0.0))
+        except TargetError:
+            as_it_was()
+
+    def _mean_of_spikes(self, node: Node) -> Tensor:
+        return self._spikes.rates(node) * self._student.spike_value(node).double()
 
     def _chosen_off(self, node: Node, meters: Mapping[Node, MomentMeter]) -> float:
         """Choose codes: how far off the layer then is, endlessly where they take a value out of its register."""

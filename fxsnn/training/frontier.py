@@ -66,8 +66,7 @@ class Frontier(ABC):
                 change any more.
             others: nodes between the activations that the layer reads and the layer; or these activations.
         """
-        wanted = [read for read, last in self._last_read.items() if self._places[read] < self._places[node] < last]
-        way = self._way([node], self._is_activation)
+        wanted, way = self._wanted(node), self._way([node], self._is_activation)
         for number, images in self._numbered(wanted, way):
             context = nullcontext() if images is None else accepted(images, what="calibration images")
             with torch.no_grad(), context:
@@ -81,6 +80,10 @@ class Frontier(ABC):
     def drives(self, node: Node) -> Iterator[Tensor]:
         """What stands in front of a layer's activation on each batch; see `values`."""
         return (values[node] for values in self.values(node))
+
+    def _wanted(self, node: Node) -> list[Node]:
+        """The activations before a layer that it, or one behind it, depends on."""
+        return [read for read, last in self._last_read.items() if self._places[read] < self._places[node] < last]
 
     def _is_activation(self, node: Node) -> bool:
         return self._graph.is_a(node, *self.activations)
@@ -138,13 +141,35 @@ class SpikeFrontier(Frontier):
         self._encode = encoding(student.graph)[0]
         self._final: dict[Node, nn.Module] = {}
 
+    def rates(self, node: Node) -> Tensor:
+        """The mean rate of each channel of a layer, [C], float64: the layer as it is by now, which may yet change.
+
+        Args:
+            node: as for `values`.
+        """
+        wanted, activation = self._wanted(node), next(iter(node.users))
+        total, count = torch.zeros((), dtype=torch.float64), 0
+        for number, images in self._numbered(wanted, self._way([node], self._is_activation)):
+            with torch.no_grad():
+                spikes = self._made([activation], self._there(wanted, number, images), images)[activation]
+                channels = self._rates_of(spikes).transpose(0, 1).flatten(1)
+                total, count = (
+                    total.to(channels.device) + channels.sum(1, dtype=torch.float64),
+                    count + channels.shape[1],
+                )
+        for one in self._way([activation], self._is_activation):
+            self._final.pop(one, None)
+        return total / count
+
+    def _rates_of(self, packed: Tensor) -> Tensor:
+        steps = self._student.dynamics.timesteps
+        parts = packed.split(self._images_at_once(), dim=1)
+        return torch.cat([_unpacked(part, steps).sum(0, dtype=torch.int32) for part in parts]) / steps
+
     def _read(self, activation: Node, kept: Tensor) -> Tensor:
         """What the rates of packed spikes are to their readers."""
         rated: Any = self._graph[activation]
-        steps = self._student.dynamics.timesteps
-        parts = kept.split(self._images_at_once(), dim=1)
-        rates = torch.cat([_unpacked(part, steps).sum(0, dtype=torch.int32) for part in parts]) / steps
-        rated.rates = rates.to(rated.spike_value.dtype)
+        rated.rates = self._rates_of(kept).to(rated.spike_value.dtype)
         value: Tensor = rated(torch.zeros_like(rated.rates))
         rated.rates = None
         return value

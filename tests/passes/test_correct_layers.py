@@ -56,12 +56,15 @@ def quantised(model: nn.Module) -> Graph:
 GRAPH = quantised(seeded(Small))
 
 
-def mean_activations(graph: Graph, tops: dict[str, float], *, spiking: bool, chip: Any = V1) -> dict[str, Tensor]:
-    """Mean activation of each channel, clipped; with the real rates of spikes, or in floating point."""
-    found: dict[str, Tensor] = {}
+def mean_activations(
+    graph: Graph, tops: dict[str, float], *, spiking: bool, chip: Any = V1, **options: Any
+) -> dict[str, Tensor]:
+    """Mean activation of each channel: of real spikes, or in floating point, clipped."""
     if spiking:
-        student = Student(graph := graph.copy(), chip, Dynamics(8))
-        student.simulate(IMAGES)
+        snn = Student(graph.copy(), chip, Dynamics(8, **options)).spiking()
+        counts = {name: one.double().transpose(0, 1).flatten(1) for name, one in snn.count_spikes(IMAGES).items()}
+        return {name: counts[name].mean(1) / 8 * snn.graph[name].spike_value for name in tops}  # type: ignore[operator]
+    found: dict[str, Tensor] = {}
 
     def see(node: Any, value: Tensor) -> None:
         name = graph.name(node)
@@ -92,7 +95,22 @@ def test_with_corrected_biases_every_channel_is_as_active_as_in_the_float_networ
     after = CorrectLayers(IMAGES, V1, weights=False, thresholds=False, timesteps=8)(graph).after
     found = mean_activations(after, tops, spiking=True)
     for layer, mean in wanted.items():
-        assert torch.allclose(found[layer], mean, atol=0.02 * float(mean.mean())), layer  # leaks are integers
+        assert float((found[layer] - mean).abs().mean()) < 0.07 * float(mean.mean()), layer  # whole numbers
+
+
+@pytest.mark.parametrize("options", [{}, {"reset": "zero"}, {"initial_membrane": 0.0}], ids=str)
+def test_biases_follow_the_spikes_that_there_are(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A steady drive would make others: of bursts, of resets that throw away, of membranes that start low."""
+    tops = thresholds_behind(GRAPH)
+    wanted = mean_activations(float_form(GRAPH), tops, spiking=False)
+    errors = []
+    for settled in (True, False):
+        if not settled:
+            monkeypatch.setattr(correction.Correction, "_settle", lambda self, node: None)
+        after = CorrectLayers(IMAGES, V1, weights=False, thresholds=False, timesteps=8, **options)(GRAPH).after
+        found = mean_activations(after, tops, spiking=True, **options)
+        errors.append(sum(float((found[layer] - mean).abs().mean() / mean.mean()) for layer, mean in wanted.items()))
+    assert errors[0] < 0.6 * errors[1], errors
 
 
 @pytest.mark.slow
@@ -297,11 +315,12 @@ def executions(graph: Graph, **options: Any) -> dict[str, int]:
 
 
 @pytest.mark.filterwarnings("ignore::fxsnn.errors.CalibrationWarning")
-@pytest.mark.parametrize(("thresholds", "passes"), [pytest.param(False, 1, marks=pytest.mark.slow), (True, 2)])
-def test_each_layer_fires_once_however_deep_the_network_is(*, thresholds: bool, passes: int) -> None:
+@pytest.mark.parametrize(("thresholds", "passes"), [pytest.param(False, 2, marks=pytest.mark.slow), (True, 3)])
+def test_each_layer_fires_three_times_however_deep_the_network_is(*, thresholds: bool, passes: int) -> None:
+    """Twice to see what becomes of its bias, once for its readers, which the last one has not."""
     for layers in (4, 8):
         found = executions(deep(layers), thresholds=thresholds)
-        assert found == {"float": passes * layers, "spiking": layers}, layers  # the pooling fires, the last layer not
+        assert found == {"float": passes * layers, "spiking": 3 * layers}, layers  # the pooling, too, once
 
 
 @pytest.mark.parametrize(
@@ -405,7 +424,7 @@ def test_sums_of_several_inputs_are_corrected_as_one_layer_each(name: str) -> No
     after = CorrectLayers(IMAGES, GENERIC, weights=False, thresholds=False, timesteps=8)(graph).after
     found = mean_activations(after, tops, spiking=True, chip=GENERIC)
     for layer, mean in wanted.items():
-        assert torch.allclose(found[layer], mean, atol=0.03 * float(mean.mean())), layer  # leaks are integers
+        assert float((found[layer] - mean).abs().mean()) < 0.07 * float(mean.mean()), layer  # whole numbers
     for node in after.body(LowBit):
         if after.name(node) not in tops:
             one, other = (before_or_after[after.name(node)].state_dict() for before_or_after in (graph, after))
