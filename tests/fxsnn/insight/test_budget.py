@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fxsnn
 from fxsnn.errors import DataError, ModelError, OptionError
+from fxsnn.insight import accuracy
 from fxsnn.insight.effects import EFFECTS
 from fxsnn.layers import ClippedReLU, Spiking
 from tests.nets import OneRelu, Small, images, pool_neurons, seeded
@@ -92,6 +93,32 @@ class TestTheCulprit:
         snn = convert(MODEL, **{**FINE, "timesteps": 8, "reset": "zero", "initial_membrane": 0})
         advice = fxsnn.error_budget(MODEL, snn, images(16, seed=3)).worst.advice
         assert "start membranes at half a threshold (initial_membrane=0.5), or reset by subtraction, or use" in advice
+
+    @cases(
+        "spoiled, effect, words, cure",
+        [
+            ({"bits": {"conv2": 1}}, "weights", "give it more bits (the target allows 4)", {"bits": 4}),
+            ({"bits": 1}, "weights", "correct the layers (correction='auto', ", {"bits": 1, "correction": "auto"}),
+            ({"percentile": 80}, "clipping", "a higher percentile", {"percentile": 99.9}),
+            ({"percentile": 80}, "clipping", "or calibration='max'", {"calibration": "max"}),
+            ({"timesteps": 2}, "timesteps", "use a larger T than 2", {"timesteps": 8}),
+            ({"timesteps": 4, "initial_membrane": 0}, "timesteps", "(initial_membrane=0.5)", {"timesteps": 4}),
+            ({"timesteps": 8, "reset": "zero"}, "timing", "reset by subtraction", {"timesteps": 8}),
+        ],
+        quick=0,
+    )
+    def test_who_follows_the_advice_gains_accuracy(
+        self, convert: Convert, spoiled: Any, effect: str, words: str, cure: Any
+    ) -> None:
+        model, digits = fxsnn.datasets.digit_net(), fxsnn.datasets.load("digits")
+        some, others = (torch.stack([part[i][0] for i in range(200)]) for part in (digits.train, digits.test))
+        labels = torch.tensor([int(digits.test[i][1]) for i in range(200)])
+        usual = {"bits": 4, "timesteps": 16, "calibration": "percentile", "calibration_data": some[:64]}
+        snn, cured = (convert(model, **{**usual, **options}) for options in (spoiled, cure))
+        worst = fxsnn.error_budget(model, snn, some[:64]).worst
+        assert worst.effect == effect
+        assert words in worst.advice
+        assert accuracy(cured, [(others, labels)]) > accuracy(snn, [(others, labels)])
 
     def test_with_nothing_spoiled_little_is_lost(self, convert: Convert) -> None:
         budget = fxsnn.error_budget(MODEL, convert(MODEL, **{**FINE, "timesteps": 256}), images(16, seed=3))
