@@ -9,7 +9,7 @@ from torch import Tensor
 
 _VALUES = 1 << 7
 """So many values of a channel are kept of an image."""
-_VALUES_IN_ALL = 1 << 17
+_VALUES_IN_ALL = 1 << 15
 _HALVINGS = 50
 """Of an interval of doubles, down to about the last of their 53 digits; more would change nothing."""
 

@@ -148,18 +148,16 @@ class SpikeFrontier(Frontier):
             node: as for `values`.
         """
         wanted, activation = self._wanted(node), next(iter(node.users))
-        total, count = torch.zeros((), dtype=torch.float64), 0
+        totals, count = [], 0
         for number, images in self._numbered(wanted, self._way([node], self._is_activation)):
             with torch.no_grad():
-                spikes = self._made([activation], self._there(wanted, number, images), images)[activation]
-                channels = self._rates_of(spikes).transpose(0, 1).flatten(1)
-                total, count = (
-                    total.to(channels.device) + channels.sum(1, dtype=torch.float64),
-                    count + channels.shape[1],
-                )
+                for made in self._spikes([activation], self._there(wanted, number, images), images):
+                    channels = made[activation].sum(0).transpose(0, 1).flatten(1)
+                    totals.append(channels.sum(1, dtype=torch.float64))
+                    count += channels.shape[1]
         for one in self._way([activation], self._is_activation):
             self._final.pop(one, None)
-        return total / count
+        return torch.stack(totals).sum(0) / (count * self._student.dynamics.timesteps)
 
     def _rates_of(self, packed: Tensor) -> Tensor:
         steps = self._student.dynamics.timesteps
@@ -176,13 +174,22 @@ class SpikeFrontier(Frontier):
 
     def _made(self, wanted: Collection[Node], kept: Mapping[Node, Tensor], images: Tensor | None) -> dict[Node, Tensor]:
         """Packed spikes."""
+        found: dict[Node, list[Tensor]] = {node: [] for node in wanted}
+        for made in self._spikes(wanted, kept, images):
+            for node, parts in found.items():
+                parts.append(_packed(made[node]))
+        return {node: torch.cat(parts, dim=1) for node, parts in found.items()}
+
+    def _spikes(
+        self, wanted: Collection[Node], kept: Mapping[Node, Tensor], images: Tensor | None
+    ) -> Iterator[dict[Node, Tensor]]:
+        """Spikes [T, n, ...] of a few images at a time."""
         steps, most = self._student.dynamics.timesteps, self._images_at_once()
         way = self._way(wanted, kept.__contains__)
         given = {node: kept[node].split(most, dim=1) for node in way if node in kept}
         if self._input in way:
             assert images is not None
             given[self._input] = images.split(most)
-        found: dict[Node, list[Tensor]] = {node: [] for node in wanted}
         for part in range(max(map(len, given.values()), default=0)):
             values = {
                 node: self._encode(parts[part])
@@ -190,10 +197,8 @@ class SpikeFrontier(Frontier):
                 else _unpacked(parts[part], steps).float().flatten(0, 1)
                 for node, parts in given.items()
             }
-            values = _run(way, values, self._spiking, wanted)
-            for node, parts in found.items():
-                parts.append(_packed(values[node].unflatten(0, (steps, -1))))
-        return {node: torch.cat(parts, dim=1) for node, parts in found.items()}
+            made = _run(way, values, self._spiking, wanted)
+            yield {node: made[node].unflatten(0, (steps, -1)) for node in wanted}
 
     def _spiking(self, node: Node) -> nn.Module:
         if node not in self._final:
