@@ -1,6 +1,8 @@
 # `make demo` and `make test`; `make test-all` runs the slow tests, too. Each makes .venv on its first call and reuses it afterwards.
 PYTHON ?= python3
 BIN := .venv/bin
+# What pytest makes of each file of tests is kept, whatever the environment says: all workers read all of them.
+export PYTHONDONTWRITEBYTECODE :=
 # Each worker of pytest takes one processor and up to a gigabyte.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 

@@ -41,7 +41,7 @@ _BITS, _SEED = 4, 0
 _TIMESTEPS = (8, 16, 64)
 _TUNED_ON = 15_000
 """Training images of an epoch of fine-tuning: a part of them, to bound its time."""
-_FINETUNE: Mapping[str, Any] = {"epochs": 2, "spiking_epochs": 0, "lr": 0.01, "distillation": 0.5}
+_FINETUNE: Mapping[str, Any] = {"epochs": 2, "spiking_epochs": 1, "lr": 0.01, "distillation": 0.5}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ _RECIPE = Recipe(epochs=10, lr=0.1, batch_size=128, shift=4, flip=True, precisio
 EXPERIMENTS: Mapping[str, Experiment] = {
     "PoolingVGG-max": Experiment(partial(PoolingVGG, nn.MaxPool2d), _RECIPE, MAX_POOL_WAYS),
     "PoolingVGG-average": Experiment(partial(PoolingVGG, nn.AvgPool2d), _RECIPE),
-    "ResNet20": Experiment(ResNet20, replace(_RECIPE, epochs=32, lr=0.2, batch_size=256)),
+    "ResNet20": Experiment(ResNet20, replace(_RECIPE, epochs=80, lr=0.2, batch_size=256)),
 }
 
 
