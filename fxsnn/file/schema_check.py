@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -42,6 +43,7 @@ class Problems:
             raise FileError("\n".join([DAMAGED, *(f"  {one}" for one in told)]))
 
 
+@cache
 def schema(version: int) -> dict[str, Any]:
     """The JSON schema of the document; later ones refer to earlier ones, by the names of their files."""
     text = resources.files("fxsnn").joinpath("embedded", _file_of(version)).read_text()
@@ -61,10 +63,7 @@ def require_schema(document: Document) -> None:
             broken, without which no file can be trusted.
     """
     with importing("jsonschema", "a network file", FileError):
-        from jsonschema import Draft202012Validator
-        from jsonschema.validators import extend
-        from referencing import Registry, Resource
-
+        import jsonschema.validators  # noqa: F401
     if document.get("format") != FORMAT or "version" not in document:
         raise FileError("it holds no spiking network of fxsnn, or one from before files could be loaded")
     version = document["version"]
@@ -72,9 +71,7 @@ def require_schema(document: Document) -> None:
         raise FileError(f"it has version {version}; this fxsnn reads versions up to {VERSION}. Install a newer fxsnn")
     nodes = document.get("nodes")
     number = version if type(version) is int and version > 0 else 1
-    schemas = [schema(one) for one in range(1, number + 1)]
-    first, rules = schemas[0], schemas[-1]
-    most = first["properties"]["nodes"]["maxItems"]
+    most = schema(1)["properties"]["nodes"]["maxItems"]
     nodes = nodes if isinstance(nodes, list) else []
     if len(nodes) > most:
         raise FileError(f"it has {len(nodes):,} nodes; allowed are {most:,}")
@@ -83,20 +80,29 @@ def require_schema(document: Document) -> None:
         raise FileError(f"it has {len(calls):,} calls in its tail; allowed are {_MOST_CALLS}")
     if any(_depth(node.get("returns")) > 2 * _DEEPEST for node in nodes if isinstance(node, dict)):
         raise FileError(f"what it returns is nested more than {_DEEPEST} deep")
-    # To JSON Schema 3.0 is an integer too; to PyTorch it is none.
-    kinds = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    strict = extend(Draft202012Validator, type_checker=kinds)
     problems = Problems()
-    known = Registry().with_resources(
-        (_file_of(one), Resource.from_contents(rules)) for one, rules in enumerate(schemas, start=1)
-    )
-    for error in itertools.islice(strict(rules, registry=known).iter_errors(document), _MOST_TOLD):
+    for error in itertools.islice(_validator(number).iter_errors(document), _MOST_TOLD):
         problems(f"{error.json_path}: {short(error.message)}")
     if type(version) is not int:
         problems(f"$.version: {short(repr(version))} is no integer")
     if _depth(document["provenance"] if not problems.found else {}) > _DEEPEST:
         problems(f"$.provenance: it is nested more than {_DEEPEST} deep")
     problems.stop()
+
+
+@cache
+def _validator(version: int) -> Any:
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+    from referencing import Registry, Resource
+
+    # To JSON Schema 3.0 is an integer too; to PyTorch it is none.
+    kinds = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    strict: Any = extend(Draft202012Validator, type_checker=kinds)
+    known: Any = Registry().with_resources(
+        (_file_of(one), Resource.from_contents(schema(one))) for one in range(1, version + 1)
+    )
+    return strict(schema(version), registry=known)
 
 
 def _depth(value: Any) -> int:
