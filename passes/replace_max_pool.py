@@ -103,8 +103,7 @@ def _put_behind_activation(graph: Graph, node: Node) -> None:
     behind.replace_all_uses_with(node)
     behind.args = (source,)
     node.args = (behind,)
-    node.append(behind)  # in the order of execution: the activation, then the pooling
-    behind.append(node)
+    behind.append(node)  # in the order of execution
 
 
 def _windows(pool: Any) -> tuple[Taps, Taps]:

@@ -145,6 +145,9 @@ def rebuilt_layer(node: Mapping[str, Any], find: Find, problem: Callable[[str], 
     if op == "conv_transpose2d":
         inputs, outputs, groups = _grouped(node, problem)
         pairs: dict[str, Any] = {name: tuple(node[name]) for name in _OF_TRANSPOSED}
+        for more, stride, dilation in zip(pairs["output_padding"], pairs["stride"], pairs["dilation"], strict=True):
+            if more >= max(stride, dilation):  # earlier versions of PyTorch do not say so of shapes alone
+                problem(f"{node['name']}: its output_padding is {more}; allowed is less than its stride or dilation")
         transposed = nn.ConvTranspose2d(inputs, outputs, groups=groups, bias=node["bias"], device="meta", **pairs)
         return _filled(transposed, node, tuple(transposed.weight.shape), find)
     if op == "batch_norm":

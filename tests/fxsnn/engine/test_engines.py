@@ -439,10 +439,11 @@ class TestAnEngineThatMakesOtherSpikes:
     ) -> None:
         expected = network(Small, calibration_data=data, engine="torch")(images())
         miscounting()
+        given: dict[str, Any] = {"target": "generic", "bits": 3, "calibration_data": data, "correction": None}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CalibrationWarning)
             with pytest.warns(EngineWarning, match=rf"engine='{engine}' does not .* \(conv1, pool, conv2, hidden\)"):
-                snn = fxsnn.convert(seeded(Small), target="generic", bits=3, calibration_data=data, engine=engine)
+                snn = fxsnn.convert(seeded(Small), engine=engine, **given)
         assert snn.engine == "torch"
         assert torch.equal(snn(images()), expected)
 

@@ -220,7 +220,7 @@ HOSTILE: dict[str, tuple[str, str, Any, str]] = {
     "neither": ("up", "size", None, "its tail does not fit together"),
     "a window that does not fit": ("pool", "kernel_size", [9, 9], "its tail does not fit together"),
     "groups of a transposed one": ("odd_deconv", "groups", 5, "5 groups do not divide 6 and 4 channels"),
-    "more rows behind than a stride": ("odd_deconv", "output_padding", [9, 2], "its tail does not fit together"),
+    "more rows behind than a stride": ("odd_deconv", "output_padding", [9, 2], "output_padding is 9; allowed"),
     "more rows taken away than there are": ("odd_deconv", "padding", [4096, 0], "its tail does not fit together"),
     "output padding of one side": ("odd_deconv", "output_padding", [1], "output_padding"),
     "no stride": ("pool", "stride", [0, 1], "stride"),

@@ -78,7 +78,7 @@ class TestTheCulprit:
         self, convert: Convert, bits: int, advice: str
     ) -> None:
         data = (images(32), torch.arange(32) % 5)
-        finetune = fxsnn.Finetune(data, epochs=3, lr=0.5, gradient_norm=None)
+        finetune = fxsnn.Finetune(data, epochs=3, lr=0.1, gradient_norm=None)
         worst = fxsnn.error_budget(MODEL, convert(MODEL, **{**FINE, "bits": bits, "finetune": finetune}), data[0]).worst
         assert worst.effect == "weights"
         assert "Fine-tuning has moved them, which does no harm where the stages keep the accuracy" in worst.advice
