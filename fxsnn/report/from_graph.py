@@ -69,7 +69,8 @@ def _about_codes(chosen: Sequence[str] | None) -> tuple[str, ...]:
     if chosen is None:
         return ()
     of = ", ".join(chosen) or "no layer"
-    return (f"codes were chosen on the calibration images in: {of}; elsewhere each weight is rounded by itself",)
+    where = "on the calibration images (before any fine-tuning)"
+    return (f"codes were chosen {where} in: {of}; elsewhere each weight is rounded by itself",)
 
 
 def _about_resets(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> tuple[str, ...]:

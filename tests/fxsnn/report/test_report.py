@@ -288,7 +288,7 @@ def test_it_says_of_which_layers_codes_were_chosen_on_the_data(convert: Convert,
     snn = convert(seeded(Small), bits=3, calibration_data=images(32), correction="auto")
     chosen = snn.provenance["codes_chosen"]
     assert chosen
-    note = f"codes were chosen on the calibration images in: {', '.join(chosen)}; elsewhere each weight"
+    note = f"(before any fine-tuning) in: {', '.join(chosen)}; elsewhere each weight is rounded by itself"
     assert note in str(snn.report)
     assert note in str(fxsnn.load(snn.save(tmp_path / "net.fxsnn")).report)
     snn.provenance = {"codes_chosen": []}
