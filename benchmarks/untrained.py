@@ -40,7 +40,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "defaults": {},
     "before": {"calibration": "percentile", "codebook": "symmetric", "correction": "biases"},
 }
-"""Options of conversions: rounded, with biases corrected, what is done where nothing is said, what once was done then."""
+"""Options of conversions: rounded, with biases corrected, what is done if nothing is said, what once was done then."""
 
 
 @dataclass(frozen=True)
