@@ -126,7 +126,8 @@ def document(rows: Sequence[Row]) -> str:
     machines = [f"- machine: {name}" for name in sorted({row.machine for row in rows})]
     about = (
         "Accuracy in per cent on whole test sets, without labels and without training: means over the seeds, and half "
-        "of the distance between the best and the worst. 1,000 training images for thresholds and corrections."
+        "of the distance between the best and the worst. 1,000 training images for thresholds and corrections; the "
+        "default corrects on 256 of them."
     )
     page = ["# Conversion without training", about, markdown(header, lines), "\n".join([*ways, *machines])]
     return "\n\n".join([*page, "Made by `python benchmarks/untrained.py`."]) + "\n"
