@@ -83,6 +83,7 @@ def test_it_runs_top_to_bottom_in_any_folder(path: Path, tmp_path: Path) -> None
     notebook = read(path)
     before = [shown(cell) for cell in code_cells(notebook)]
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
-    client.execute(env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    alone = {"OMP_NUM_THREADS": "1"}  # other tests run beside it: threads would wait for processors, and spin meanwhile
+    client.execute(env={**os.environ, **alone, "PYTHONPATH": str(REPOSITORY)})
     after = [shown(cell) for cell in code_cells(notebook)]
     assert [bool(text) for text in after] == [bool(text) for text in before]
