@@ -62,20 +62,24 @@ class Correction:
         with torch.no_grad(), _without_training():
             student.round(node)  # the layers before it are final
             weighted = [one for one in student.weighted_inputs(node) if MomentMeter.takes(student.low_bit(one))]
-            if "weights" not in self._parts or not weighted:
-                self._adjust(node)
-                self._settle(node)
-                return
-            meters = {one: MomentMeter(student.low_bit(one), self._images) for one in weighted}
-            as_it_was = student.snapshot(node)
-            rounded = self._tried(node, meters)
-            as_rounded = student.snapshot(node)
-            as_it_was()
-            if self._chosen_off(node, meters) < rounded:
-                self.chosen += [student.graph.name(one) for one in meters]
+            if "weights" in self._parts and weighted:
+                self._keep_better_codes(node, weighted)
             else:
-                as_rounded()
+                self._adjust(node)
             self._settle(node)
+
+    def _keep_better_codes(self, node: Node, weighted: Iterable[Node]) -> None:
+        """Rounded or chosen, whichever brings the layer nearer; its bias and threshold suit them."""
+        student = self._student
+        meters = {one: MomentMeter(student.low_bit(one), self._images) for one in weighted}
+        as_it_was = student.snapshot(node)
+        rounded = self._tried(node, meters)
+        as_rounded = student.snapshot(node)
+        as_it_was()
+        if self._chosen_off(node, meters) < rounded:
+            self.chosen += [student.graph.name(one) for one in meters]
+        else:
+            as_rounded()
 
     def _settle(self, node: Node) -> None:
         """Move the bias once more, by as much as the mean of real spikes is off the one that is wanted.
