@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeGuard, cast
@@ -27,7 +26,7 @@ from fxsnn.graph.names import about_program_name, spare_self
 from fxsnn.graph.own_copy import own_copy, unwrapped
 from fxsnn.graph.program import Program
 from fxsnn.graph.sized import BATCHES, Sized, Sizing
-from fxsnn.graph.sources import user_place, without_frames
+from fxsnn.graph.sources import user_frames, user_place
 from fxsnn.layers import LEAVES, ImageForm, require_images
 
 _NORMALIZING = ("torchvision.transforms.functional", "torchvision.transforms.v2.functional")
@@ -48,7 +47,6 @@ class Tracer(fx.Tracer):
         torchvision = [sys.modules[name] for name in _NORMALIZING if name in sys.modules]
         super().__init__(autowrap_functions=tuple(one.normalize for one in torchvision))
         self._autowrap_search += torchvision
-        self.record_stack_traces = True
         self.sizing: Sizing | None = None
         self._image, self._strict = image, strict
         self._idle = IdleCalls()
@@ -56,7 +54,6 @@ class Tracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """See `fx.Tracer`."""
-        callers = {(frame.f_code.co_filename, str(line)) for frame, line in traceback.walk_stack(None)}
         with ONE_TRACES:
             self._thread = threading.get_ident()
             if self._image is not None:
@@ -68,8 +65,6 @@ class Tracer(fx.Tracer):
                 self._thread = None
         _put_batch_sizes(program)
         for node in program.nodes:
-            # Up to PyTorch 2.6 traces have the frames of who asked for the trace, too: not where the call stands.
-            node.stack_trace = without_frames(node.stack_trace, callers)
             if isinstance(node.type, str):  # of `from __future__ import annotations`; 2.6 cannot pickle them
                 node.type = None
         return program
@@ -99,6 +94,12 @@ class Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """See `fx.Tracer`."""
         return Sized(node, self)
+
+    def create_node(self, *call: Any, **options: Any) -> fx.Node:
+        """See `fx.Tracer`, which would write down the frames of who asked for the trace, too, and then forget them."""
+        node = super().create_node(*call, **options)
+        node.stack_trace = user_frames(until=Tracer.trace.__code__)
+        return node
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> fx.Proxy:
         """See `fx.Tracer`."""

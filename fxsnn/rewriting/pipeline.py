@@ -71,7 +71,10 @@ class Pipeline:
             yield step
 
     def _steps(self, model: nn.Module | Graph, kept: dict[int, tuple[Tensor, Tensor]] | None) -> Iterator[Step]:
-        """See `steps`; with `kept`, a tensor is copied once for all passes: nobody sees the graphs between."""
+        """See `steps`; with `kept`, nobody sees the graphs between.
+
+        Then a tensor is copied once for all passes, and what a pass left as it was is what the next one edits.
+        """
         graph = model if isinstance(model, Graph) else capture(model, self.example)
         if any(tensor.is_meta for tensor in graph.module.state_dict().values()):
             remedy = "Give it values: model.to_empty(device='cpu'), then model.load_state_dict(...)"
@@ -81,12 +84,16 @@ class Pipeline:
             _log.warning("no image size was found that the network accepts: rewrites are not verified; pass example=")
         else:
             require_example(example, graph)
+        copy = None
         for one in self.passes:
-            step = one._step(graph, example, kept)
+            step, idle = one._step(graph, example, kept, copy)
             if _log.isEnabledFor(logging.INFO):  # a summary hashes every tensor
                 _log.info("%s", step.summary())
             yield step
-            graph = step.after
+            if idle and kept is not None:
+                copy = step.after
+            else:
+                graph, copy = step.after, None
 
     def run(self, model: nn.Module | Graph) -> Graph:
         """The graph after the last pass."""

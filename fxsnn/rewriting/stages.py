@@ -156,20 +156,33 @@ class Pass:
             GraphError: the pass left a broken graph, wrote into a tensor, or did not keep the function.
             ModelError: a check found something; it carries all findings.
         """
-        step = self._step(graph, example, None)
+        step = self._step(graph, example, None)[0]
         step.after.compiled()
         return step
 
     @neutral()
-    def _step(self, graph: Graph, example: Tensor | None, kept: dict[int, tuple[Tensor, Tensor]] | None) -> Step:
-        """See `__call__`; `kept`: copies of tensors that nobody can have written into since."""
+    def _step(
+        self,
+        graph: Graph,
+        example: Tensor | None,
+        kept: dict[int, tuple[Tensor, Tensor]] | None,
+        copy: Graph | None = None,
+    ) -> tuple[Step, bool]:
+        """See `__call__`; the step, and whether it changed nothing.
+
+        Args:
+            graph: left as it is.
+            example: images, or `None`.
+            kept: copies of tensors that nobody can have written into since.
+            copy: one of `graph` that may be edited.
+        """
         start = time.perf_counter()
         require_graph(graph)
         if example is not None:
             require_example(example, graph)
         tensors = dict([*graph.module.named_parameters(), *graph.module.named_buffers()])
         state = _copies(tensors, kept)
-        after = graph.copy()
+        after = graph.copy() if copy is None else copy
         self.rewrite(after)
         after.tidy()
         after.check(before=graph)
@@ -179,10 +192,11 @@ class Pass:
                 f"pass {self.name} wrote into {', '.join(written)} of the graph that it was given; replace the "
                 "module instead"
             )
+        idle = _is_the_same(graph, after)
         moved = None
         if self.preserves and example is not None:
-            moved = 0.0 if _is_the_same(graph, after) else self._verify(graph, example)
-        return Step(graph, after, self, time.perf_counter() - start, moved)
+            moved = 0.0 if idle else self._verify(graph, example)
+        return Step(graph, after, self, time.perf_counter() - start, moved), idle
 
     def _verify(self, graph: Graph, example: Tensor) -> float:
         """Run the pass in double precision and compare; the largest difference relative to the largest output.

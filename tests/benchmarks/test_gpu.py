@@ -64,7 +64,7 @@ def test_what_a_device_does_at_best_is_measured() -> None:
     assert most.bytes > 0
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [28, pytest.param(56, marks=pytest.mark.slow)])
 def test_the_strong_network_is_legal_and_trains_as_the_one_in_groups(width: int) -> None:
     torch.manual_seed(0)
     plain = with_statistics(ShuffledVGG(width), (3, 32, 32))

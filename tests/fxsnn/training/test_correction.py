@@ -41,6 +41,7 @@ def codes(graph: Graph) -> dict[str, Any]:
     return {graph.name(node): graph[node].codes() for node in graph.body(LowBit)}  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_digits_are_nearer_to_the_float_network_with_codes_that_were_chosen() -> None:
     model = fxsnn.datasets.digit_net()
     splits = fxsnn.datasets.load("digits")
