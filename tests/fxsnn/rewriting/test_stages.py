@@ -51,6 +51,23 @@ class Nothing(Pass):
         pass
 
 
+class Look(Pass):
+    """Changes nothing, and keeps the graph that it was given to edit."""
+
+    given: list[Graph]
+
+    def rewrite(self, graph: Graph) -> None:
+        self.given.append(graph)
+
+
+class LookAgain(Look):
+    pass
+
+
+class LookAtLast(Look):
+    pass
+
+
 @pytest.fixture
 def graph() -> Graph:
     return fxsnn.capture(seeded(Small))
@@ -209,6 +226,21 @@ class TestPipeline:
 
     def test_it_can_go_on_from_a_graph(self, graph: Graph) -> None:
         assert not Pipeline((FoldBatchNorm(),)).run(graph).nodes(nn.BatchNorm2d)
+
+    def test_a_copy_that_nothing_changed_is_what_the_next_pass_edits(self, graph: Graph) -> None:
+        text, given = graph.text(), list[Graph]()
+        passes = Pipeline((Look(given), LookAgain(given), FoldBatchNorm(), LookAtLast(given)))
+        after = passes.run(graph)
+        first, second, last = given
+        assert first is second is not graph
+        assert last is after is not first
+        assert not after.nodes(nn.BatchNorm2d)
+        assert graph.text() == text
+
+    def test_who_looks_at_each_step_gets_a_graph_of_its_own(self, graph: Graph) -> None:
+        given: list[Graph] = []
+        list(Pipeline((Look(given), LookAgain(given))).steps(graph))
+        assert given[0] is not given[1]
 
     def test_it_reads_top_to_bottom(self) -> None:
         assert str(Pipeline((Canonicalize(), ScaleBias(2.0)))) == "Canonicalize()\nScaleBias(factor=2.0)"
