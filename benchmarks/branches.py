@@ -63,7 +63,7 @@ _RECIPE = Recipe(epochs=10, lr=0.1, batch_size=128, shift=4, flip=True, precisio
 EXPERIMENTS: Mapping[str, Experiment] = {
     "PoolingVGG-max": Experiment(partial(PoolingVGG, nn.MaxPool2d), _RECIPE, MAX_POOL_WAYS),
     "PoolingVGG-average": Experiment(partial(PoolingVGG, nn.AvgPool2d), _RECIPE),
-    "ResNet20": Experiment(ResNet20, replace(_RECIPE, epochs=80, lr=0.2, batch_size=256)),
+    "ResNet20": Experiment(ResNet20, replace(_RECIPE, epochs=30, lr=0.2, batch_size=256)),
 }
 
 

@@ -1,69 +1,107 @@
-"""How close the CPU engine's two parts come to what the machine can do at most."""
+"""How close the CPU engine comes to what one core of the machine can do at most, for each of its instruction sets.
+
+    python benchmarks/roofline.py --out docs/benchmarks
+
+What a core does at most is measured by bare loops of the instructions (`bare_loops.py`). Beside it stand PyTorch's
+float32 convolution and one forward of the float network, on the same images. All is measured in turn, several times.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import replace
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from statistics import median
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from simulators_report import Figure
-from torch import Tensor
+from bare_loops import best, copies, lookups
+from simulators_report import Figure, markdown
+from torch import Tensor, nn
 
-from fxsnn.engine.avx2 import fire_convolution
-from fxsnn.engine.circuit import Circuit
-from fxsnn.engine.cpu import constants_of, workspace_for
+import fxsnn
+from fxsnn.engine.circuit import Circuit, circuit_of
+from fxsnn.engine.cpu import NumbaEngine, chosen, constants_of, images_together, workspace_for
+from fxsnn.engine.instructions import InstructionSet, usable
 from fxsnn.engine.layout import layout_of
 from fxsnn.engine.lookups import weights_of
 from fxsnn.engine.operations import ConstantLayer, Piece
-from fxsnn.engine.planes import LANES
 from fxsnn.engine.planning import plan_of
-from fxsnn.engine.tables import CHANNELS, convolution_tables
 from fxsnn.layers import SpikeConv2d
+from fxsnn.storage import write_whole
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from accuracy_report import machine
+from networks import ColourNet, DigitNet, PoolingVGG, ResNet20
 
 _STEPS = 16
-_IMAGES = 2
+_BATCH = 64
 _ROUNDS = 5
-"""All is measured so often, in turn; the best counts."""
+"""All is measured so often, in turn."""
+NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
+    "ColourNet, 2 bits": (ColourNet, (3, 32, 32), 2),
+    "ColourNet, 4 bits": (ColourNet, (3, 32, 32), 4),
+    "PoolingVGG, 4 bits": (partial(PoolingVGG, nn.AvgPool2d), (3, 32, 32), 4),
+    "ResNet20, 4 bits": (ResNet20, (3, 32, 32), 4),
+    "DigitNet, 4 bits": (DigitNet, (1, 28, 28), 4),
+}
+"""What builds them, the size of their images, and bits of weights; the first is looked at layer by layer."""
 
 
-def best(run: Callable[[], object], repeats: int = 5) -> float:
-    """Seconds of the fastest of several runs."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+@dataclass(frozen=True)
+class Layer:
+    """What an operation did.
+
+    Attributes:
+        name: of the layer; "" of spikes that are only put elsewhere.
+        seconds: for an image.
+        products: billions of multiply-accumulates a second, 0 where there are none.
+        fired: billions of neurons times steps a second.
+        moved: billions of bytes a second that were read and written, of the first layer; 0 of others.
+    """
+
+    name: str
+    seconds: float
+    products: float
+    fired: float
+    moved: float
 
 
 def roofline_of(circuit: Circuit, images: Tensor) -> tuple[Figure, ...]:
     """What one core does, held against what it could do at most.
 
-    Convolutions are held against the same lookups with everything in the first cache, the pass over time against a
-    plain copy: it writes a byte for four neurons a step and reads their sums once for all, so that computing bounds it.
+    Convolutions are held against bare lookups, the pass over time against a plain copy: it writes a byte for some
+    neurons a step and reads their sums once for all, so that computing bounds it.
     """
+    how = chosen()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rounds = [
-            (lookup_peak(), copy_bandwidth(), float_convolution(circuit), *layers(circuit, images))
-            for _ in range(_ROUNDS)
-        ]
+        limits = [(lookups(how), copies(), float_convolution(circuit)) for _ in range(_ROUNDS)]
+        done = [layers(circuit, images, how) for _ in range(_ROUNDS)]
     finally:
         torch.set_num_threads(threads)
-    peak, copied, single, products, neurons, moved = (max(values) for values in zip(*rounds, strict=True))
+    peak, copied, single = (max(values) for values in zip(*limits, strict=True))
+    products = max(_together([one for one in found if one.products]) for found in done)
+    first = [one for found in done for one in found if one.moved]
+    neurons, moved = max(one.fired for one in first), max(one.moved for one in first)
     return (
-        Figure("lookups in the first cache, multiply-accumulates", peak, peak),
+        Figure("lookups and additions alone, multiply-accumulates", peak, peak),
         Figure("convolutions of the network, neurons included, multiply-accumulates", products, peak),
         Figure("float32 convolution in PyTorch, multiply-accumulates", single, peak),
         Figure("copy, bytes", copied, copied),
         Figure("pass over time under a constant drive, bytes", moved, copied),
         Figure("the same, bytes if it read drives of int32 at every step", 4 * neurons, copied),
     )
+
+
+def _together(found: Sequence[Layer]) -> float:
+    """Multiply-accumulates of several layers."""
+    return sum(one.products * one.seconds for one in found) / sum(one.seconds for one in found)
 
 
 def float_convolution(circuit: Circuit) -> float:
@@ -74,50 +112,112 @@ def float_convolution(circuit: Circuit) -> float:
     return x.shape[0] * 32 * 32 * codes.numel() / best(lambda: F.conv2d(x, weight, padding="same")) / 1e9
 
 
-def lookup_peak() -> float:
-    """The engine's own loop on 64 places of one plane, with so many lookups that neurons hardly count."""
-    channels = 800
-    tables = convolution_tables(np.ones((CHANNELS, channels, 1, 1), np.int8), 1)
-    given = np.ones((_STEPS, 1, LANES), np.uint8)
-    membranes = np.zeros((1, 1, CHANNELS, LANES), np.int32)
-    neurons, starts = np.ones((1, CHANNELS, 3), np.int32), np.zeros((1, CHANNELS), np.int32)
-    mask, spikes = np.full(LANES, 15, np.uint8), np.zeros((_STEPS, 1, LANES), np.uint8)
-    sources = np.zeros(len(tables.tables), np.int64)
-
-    def run() -> None:
-        for _ in range(20):
-            fire_convolution(
-                tables.tables, sources, tables.flushes, tables.blocks, neurons, starts, True, False, mask, given,
-                membranes, 1, spikes, 0, None, None, None,
-            )  # fmt: skip
-
-    return 20 * _STEPS * LANES * CHANNELS * channels / best(run) / 1e9
-
-
-def layers(circuit: Circuit, images: Tensor) -> tuple[float, float, float]:
-    """Multiply-accumulates of the convolutions; neurons times steps, and bytes, of the first layer's pass over time."""
-    weights = weights_of(circuit)
-    layout = layout_of(circuit, weights, tuple(images.shape[1:]))
-    space = workspace_for(plan_of(circuit, weights, layout, _IMAGES), _STEPS)
-    constants = constants_of(circuit, weights, images[:_IMAGES], _IMAGES, space.plan.numbers)
+def layers(circuit: Circuit, images: Tensor, how: InstructionSet) -> tuple[Layer, ...]:
+    """What each operation does on as many images as the engine takes together, in 16 steps."""
+    weights = weights_of(circuit, how.per_byte)
+    layout = layout_of(circuit, weights, tuple(images.shape[1:]), how)
+    together = images_together(layout, len(images), 1)
+    space = workspace_for(plan_of(circuit, weights, layout, together), _STEPS)
+    constants = constants_of(circuit, weights, images[:together], together, space.plan.numbers)
     dynamics = replace(circuit.decode.dynamics, timesteps=_STEPS)
     piece = Piece(space.memory, space.origins, space.plan.shapes(), constants, _STEPS, True, dynamics)
-    products = taken = fired = moved = 0.0
+    found = []
     for operation, membranes in zip(space.plan.operations, space.membranes, strict=True):
         elapsed = best(partial(operation.run, piece, membranes, None))
-        steps = _IMAGES * operation.channels * operation.grid.size[0] * operation.grid.size[1] * _STEPS
+        steps = together * operation.channels * operation.grid.size[0] * operation.grid.size[1] * _STEPS
         layer = dict(circuit.layers).get(operation.name)
+        products = moved = 0.0
         if isinstance(operation, ConstantLayer):
-            fired = steps / elapsed
-            moved = (constants[operation.number].nbytes + piece.planes(operation.number).nbytes) / elapsed
+            moved = (constants[operation.number].nbytes + piece.planes(operation.number).nbytes) / elapsed / 1e9
         elif isinstance(layer, SpikeConv2d):
-            products += steps * layer.codes[0].numel()
-            taken += elapsed
-    return products / taken / 1e9, fired / 1e9, moved / 1e9
+            products = steps * layer.codes[0].numel() / elapsed / 1e9
+        found.append(Layer(operation.name, elapsed / together, products, steps / elapsed / 1e9, moved))
+    return tuple(found)
 
 
-def copy_bandwidth() -> float:
-    """Bytes read and written by a copy far larger than the caches."""
-    source = np.ones(1 << 27, np.uint8)
-    target = np.ones_like(source)
-    return 2 * source.nbytes / best(lambda: np.copyto(target, source), 5) / 1e9
+def _converted(name: str, timesteps: int) -> tuple[nn.Module, Circuit, Tensor]:
+    """A float network with random weights, what it becomes, and images."""
+    build, size, bits = NETWORKS[name]
+    torch.manual_seed(0)
+    model, images = build().eval(), torch.rand(_BATCH, *size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
+        snn = fxsnn.convert(
+            model, target="generic", bits=bits, timesteps=timesteps, calibration_data=images, correction=None
+        )
+    return model, circuit_of(snn.graph), images
+
+
+def by_layer(circuit: Circuit, images: Tensor, rounds: int = _ROUNDS) -> list[list[str]]:
+    """A row for each convolution of spikes: what it does with each instruction set, and the share of bare loops."""
+    sets = usable()
+    bare = dict.fromkeys(sets, 0.0)
+    done: dict[str, dict[str, float]] = {}
+    for _ in range(rounds):
+        for name, how in sets.items():
+            bare[name] = max(bare[name], lookups(how))
+            for one in layers(circuit, images, how):
+                if one.products:
+                    of_layer = done.setdefault(one.name, dict.fromkeys(sets, 0.0))
+                    of_layer[name] = max(of_layer[name], one.products)
+    rows = [["bare loop", *(f"{bare[name]:,.0f}" for name in sets)]]
+    return rows + [
+        [layer, *(f"{rates[name]:,.0f} ({rates[name] / bare[name]:.0%})" for name in sets)]
+        for layer, rates in done.items()
+    ]
+
+
+def whole(name: str, timesteps: int, rounds: int = _ROUNDS) -> list[str]:
+    """A row: medians in milliseconds for 64 images, with each instruction set, and of the float network's forward."""
+    model, circuit, images = _converted(name, timesteps)
+    forward = partial(model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last))
+    runs = {of: partial(NumbaEngine(circuit, how).counts, images) for of, how in usable().items()}
+    times: dict[str, list[float]] = {of: [] for of in (*runs, "float")}
+    for _ in range(rounds + 1):
+        for of, run in {**runs, "float": forward}.items():
+            times[of].append(best(run, 1))
+    found = {of: 1e3 * median(values[1:]) for of, values in times.items()}  # the first round makes memory
+    return [name, str(timesteps), *(f"{value:,.1f}" for value in found.values())]
+
+
+def document(layered: Sequence[Sequence[str]], compared: Sequence[Sequence[str]], rounds: int) -> str:
+    """The Markdown page."""
+    sets, first = list(usable()), next(iter(NETWORKS))
+    layers_of = (
+        f"Billions of multiply-accumulates a second that lookups stand for, the best of {rounds} rounds; in brackets, "
+        "the share of a bare loop of the same instructions, whose tables stand in registers and which computes no "
+        f"neurons. {first}, T = {_STEPS}; neurons, and places without one, are in the time."
+    )
+    networks = f"Milliseconds for {_BATCH} images, medians of {rounds} interleaved rounds; the first layer is in them."
+    parts = [
+        "# The CPU engine and what the processor can do",
+        f"One core, random weights, seed 0. {machine()}. Made by `python benchmarks/roofline.py`.",
+        *("## Lookups", layers_of, markdown(["layer", *sets], layered)),
+        *("## Whole networks", networks),
+        markdown(["network", "T", *sets, "float32 forward, PyTorch"], compared),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description="The CPU engine and what one core can do at most.")
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--timesteps", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--rounds", type=int, default=_ROUNDS)
+    parser.add_argument("--out", type=Path, default=Path("out/roofline"))
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        _, circuit, images = _converted(next(iter(NETWORKS)), _STEPS)
+        layered = by_layer(circuit, images, options.rounds)
+        compared = [whole(name, t, options.rounds) for name in options.networks for t in options.timesteps]
+    page = document(layered, compared, options.rounds)
+    print(page)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_whole(options.out / "roofline.md", page.encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

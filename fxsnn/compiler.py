@@ -231,7 +231,7 @@ def convert(
         finetune: train the n-bit weights, see `fxsnn.Finetune`.
         example: images on which rewrites are verified; `None`: calibration images, or random ones of a size that the
             network accepts.
-        engine: what runs the spiking network, "auto", "numba", "triton" or "torch"; all give the same spikes. It can be
+        engine: what runs the spiking network, one of `fxsnn.engine.ENGINES`; all give the same spikes. It can be
             changed afterwards.
         progress: show progress bars.
 

@@ -45,7 +45,7 @@ class SpikingNetwork(nn.Module):
     Args:
         graph: the last graph of a pipeline; its tensors are copied.
         target: the chip it was compiled for, or its name.
-        engine: what runs it, "auto", "numba", "triton" or "torch"; all give the same spikes.
+        engine: what runs it, one of `fxsnn.engine.ENGINES`; all give the same spikes.
         sample: a few images; the report says what the network does on them.
         image_size: channels, height and width of an image, channels and length of a signal, or features of a vector,
             where there is no sample to tell.
@@ -301,7 +301,7 @@ class SpikingNetwork(nn.Module):
 
     @property
     def engine(self) -> str:
-        """What runs the network: "auto", "numba", "triton" or "torch"; all give the same spikes. It can be set."""
+        """What runs the network, one of `fxsnn.engine.ENGINES`; all give the same spikes. It can be set."""
         return self.__engine_name
 
     @engine.setter

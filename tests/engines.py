@@ -29,7 +29,17 @@ def engines() -> tuple[str, ...]:
     return tuple(found)
 
 
+def instruction_sets() -> tuple[str, ...]:
+    """Engines for the instruction sets that this processor has, but that `numba` itself does not choose here."""
+    if "numba" not in ENGINES:
+        return ()
+    from fxsnn.engine.instructions import usable
+
+    return tuple(f"numba-{name}" for name in list(usable())[1:])
+
+
 ENGINES = engines()
+EVERY_ENGINE = (*ENGINES, *instruction_sets())
 
 needs_numba = pytest.mark.skipif("numba" not in ENGINES, reason="needs numba and a processor with AVX2")
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import fxsnn
 from fxsnn.layers import ClippedReLU, Encode, LowBit, QuantizedInput, Spiking
 from tests import reference
-from tests.engines import ENGINES
+from tests.engines import EVERY_ENGINE
 from tests.nets import seeded
 from tests.random_networks import (
     RESETS,
@@ -145,7 +145,7 @@ def assert_same_dynamics(snn: fxsnn.SpikingNetwork, model: Planned, images: Tens
         assert np.array_equal(whole(run.membranes[name]), trace.membranes), f"membranes of {name}"
     value = real(held(snn, list(model.geometry)[-1]).spike_value)
     logits = torch.stack([tail_of(model, traces[-1].spikes[: t + 1], value) for t in range(snn.timesteps)])
-    for engine in ENGINES:
+    for engine in EVERY_ENGINE:
         snn.engine = engine
         assert_same_run(snn, images, dict(zip(model.geometry, traces, strict=True)), logits)
 
@@ -440,7 +440,7 @@ def test_a_channel_whose_weights_are_all_zero_follows_the_same_rules(bits: int) 
     assert_same_dynamics(snn, model, images[:2], options)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
 @pytest.mark.parametrize(
     ("build", "image", "bits"),
     [

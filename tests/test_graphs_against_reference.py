@@ -16,7 +16,7 @@ from torch import Tensor
 import fxsnn
 from fxsnn.layers import ClippedReLU, LowBit, QuantizedInput, SpikeAdd, Spiking
 from tests import reference, reference_of_sums
-from tests.engines import ENGINES
+from tests.engines import EVERY_ENGINE
 from tests.graph_plans import (
     IMAGES,
     Add,
@@ -350,7 +350,7 @@ def assert_same_dynamics(case: GraphCase, snn: fxsnn.SpikingNetwork, images: Ten
     with torch.no_grad():
         rows = [torch.from_numpy(reference.decoded(last[: t + 1], value)).float() for t in range(len(last))]
         logits = torch.stack([case.model.classifier(row.flatten(1)) for row in rows])
-    for engine in ENGINES:
+    for engine in EVERY_ENGINE:
         snn.engine = engine
         assert_same_run(snn, images, {names[name]: trace for name, trace in traces.items()}, logits)
 

@@ -18,6 +18,7 @@ from fxsnn.cli.measuring import eval_command
 from fxsnn.cli.option_values import not_negative, positive, random_seed
 from fxsnn.compiler import CORRECTIONS
 from fxsnn.data import datasets
+from fxsnn.engine import ENGINES
 from fxsnn.passes import MAX_POOL_WAYS
 from fxsnn.passes.calibrate_thresholds import METHODS
 from fxsnn.version import __version__
@@ -209,7 +210,7 @@ def _add_data(parser: argparse.ArgumentParser, use: str) -> None:
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--engine", default="auto", help="what runs it: auto, numba, triton or torch")
+    parser.add_argument("--engine", default="auto", help=f"what runs it: {', '.join(ENGINES)}")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; none: the least-loaded GPU, or the CPU")
 
 

@@ -1,6 +1,6 @@
 """The fast ways to run a spiking network, and the choice between them. Whatever the engine, the spikes are the same.
 
-numba    CPUs with AVX2: convolutions by table lookup, one pass over time
+numba    CPUs with AVX2 or AVX-512: convolutions by table lookup, one pass over time
 triton   CUDA: float16 convolutions, one pass over time
 torch    everywhere: the layers as they stand in the graph, which is the reference
 """
@@ -15,7 +15,8 @@ from fxsnn.engine.circuit import Broken, Circuit, Engine, Unsupported, relying_o
 from fxsnn.errors import EngineWarning, OptionError
 from fxsnn.options import is_one_of, shown
 
-ENGINES = ("auto", "numba", "triton", "torch")
+ENGINES = ("auto", "numba", "numba-avx512bw", "numba-avx512vbmi", "numba-avx2", "triton", "torch")
+"""Those of numba with an instruction set behind it use this one; without, the fastest that the processor has."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def engine_for(name: str, circuit: Circuit) -> Engine | None:
     if wanted == "torch":
         return None
     try:
-        return _numba(circuit) if wanted == "numba" else _triton(circuit)
+        return _triton(circuit) if wanted == "triton" else _numba(circuit, wanted.partition("-")[2])
     except Unsupported as reason:
         without_engine(name, reason)
         return None
@@ -65,17 +66,15 @@ def without_engine(name: str, reason: Unsupported) -> None:
         _log.info("running in PyTorch: %s", reason)
 
 
-def _numba(circuit: Circuit) -> Engine:
+def _numba(circuit: Circuit, instructions: str) -> Engine:
     if circuit.device.type != "cpu":
         raise Unsupported(f"it runs on the CPU, the network is on {circuit.device}")
     with relying_on("numba"):
         if importlib.util.find_spec("numba") is None:
             raise Unsupported("numba is not installed")
-        from fxsnn.engine.cpu import NumbaEngine, obstacle
+        from fxsnn.engine.cpu import NumbaEngine, chosen
 
-    if reason := obstacle():
-        raise Unsupported(reason)
-    return NumbaEngine(circuit)
+    return NumbaEngine(circuit, chosen(instructions))
 
 
 def _triton(circuit: Circuit) -> Engine:

@@ -13,8 +13,9 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from fxsnn.engine import avx2, kernels
-from fxsnn.engine.circuit import Circuit, Range, Recording, relying_on
+from fxsnn.engine import instructions, kernels
+from fxsnn.engine.circuit import Circuit, Range, Recording, Unsupported, relying_on
+from fxsnn.engine.instructions import InstructionSet
 from fxsnn.engine.layout import Layout, Shape, layout_of
 from fxsnn.engine.lookups import Array, Weights, constant_part, weights_of
 from fxsnn.engine.operations import Operation, Piece
@@ -23,8 +24,9 @@ from fxsnn.numerics import Dynamics
 
 _STEPS_AT_ONCE = 16
 """Steps that a layer runs before the next one does; membranes are kept from one piece of time to the next."""
-_PLANE_BYTES = 1 << 19
-"""What passes between layers should stay in the cache; more images leave fewer places of a run unused."""
+_PLANE_BYTES = 1 << 14
+"""For each byte of a vector. What passes between layers should stay in the second cache, which is larger on processors
+with larger vectors; more images leave fewer places of a run unused."""
 _MOST_IMAGES = 64
 _MOST_LAYOUTS = 4
 """Layouts that are kept, each for images of another size."""
@@ -33,10 +35,19 @@ _Key = tuple[Shape, int, int]
 """What the memory of a run depends on: shape of what the encoder gives, images taken together, timesteps."""
 
 
-def obstacle() -> str:
-    """Why this machine cannot run the engine; "" if it can."""
+def chosen(name: str = "") -> InstructionSet:
+    """The instruction set of that name; "" stands for the fastest that can be used here.
+
+    Raises:
+        Unsupported: it cannot be used here, or none can.
+    """
     with relying_on("numba"):
-        return avx2.missing()
+        if reason := instructions.missing():
+            raise Unsupported(reason)
+        usable = instructions.usable()
+    if name not in ("", *usable):
+        raise Unsupported(f"the processor has no {name}, or numba is told not to use it")
+    return usable[name] if name else next(iter(usable.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,29 +95,33 @@ class Results:
         totals: per layer, spike counts of the whole run, int32 [N, channels, outputs]; empty unless they are wanted.
         spikes: per layer, uint8 [T, N, channels, outputs]; empty unless they are wanted.
         ranges: per layer, what `extremes` of the kernels came to.
+        per_byte: channels of a byte of spikes.
     """
 
     counts: Array
     totals: dict[str, Array]
     spikes: dict[str, Array]
     ranges: dict[str, list[Array]]
+    per_byte: int
 
     def take(self, operation: Operation, planes: Array, places: Array, rows: slice, start: int) -> None:
         """Keep the spikes of the images `rows` from step `start` on."""
         if operation.name in self.totals:
-            kernels.add_counts(planes, places, self.totals[operation.name][rows])
+            kernels.add_counts(self.per_byte, planes, places, self.totals[operation.name][rows])
         if operation.name in self.spikes:
-            kernels.unpack(planes, places, self.spikes[operation.name][start : start + len(planes), rows])
+            written = self.spikes[operation.name][start : start + len(planes), rows]
+            kernels.unpack(self.per_byte, planes, places, written)
 
     def count(self, planes: Array, places: Array, rows: slice, start: int) -> None:
         """Add up the spikes of what is decoded."""
         if len(self.counts) == 1:
-            kernels.add_counts(planes, places, self.counts[0, rows])
+            kernels.add_counts(self.per_byte, planes, places, self.counts[0, rows])
             return
         for step in range(start, start + len(planes)):
             if step > 0:
                 self.counts[step, rows] = self.counts[step - 1, rows]
-            kernels.add_counts(planes[step - start : step - start + 1], places, self.counts[step, rows])
+            now = planes[step - start : step - start + 1]
+            kernels.add_counts(self.per_byte, now, places, self.counts[step, rows])
 
 
 def results_for(
@@ -122,7 +137,7 @@ def results_for(
     totals = {name: np.zeros(shape, np.int32) for name, shape in shapes.items() if recording is not None}
     kept = shapes if recording is not None and recording.everything else {}
     spikes = {name: np.zeros((timesteps, *shape), np.uint8) for name, shape in kept.items()}
-    return Results(counts, totals, spikes, {name: [] for name in kept})
+    return Results(counts, totals, spikes, {name: [] for name in kept}, plan.how.per_byte)
 
 
 def _extremes(results: Results, operation: Operation, membranes: Any) -> Array | None:
@@ -171,6 +186,7 @@ class NumbaEngine:
 
     Args:
         circuit: the network.
+        how: the instruction set.
 
     Raises:
         Unsupported: a layer does not fit the engine's integers.
@@ -179,9 +195,9 @@ class NumbaEngine:
     name = "numba"
     images_at_once = 64
 
-    def __init__(self, circuit: Circuit) -> None:
-        self._circuit = circuit
-        self._weights = weights_of(circuit)
+    def __init__(self, circuit: Circuit, how: InstructionSet) -> None:
+        self._circuit, self._how = circuit, how
+        self._weights = weights_of(circuit, how.per_byte)
         self._idle: deque[tuple[_Key, Workspace]] = deque()
         self._layouts: dict[Shape, Layout] = {}
         self._openmp = ThreadpoolController().select(user_api="openmp")
@@ -192,7 +208,7 @@ class NumbaEngine:
         threads = min(torch.get_num_threads(), len(images))
         shape = self._circuit.encode.form.size_of_layers(tuple(images.shape[1:]))
         layout = self._layout(shape)
-        together = images_together(layout.widest, len(images), threads)
+        together = images_together(layout, len(images), threads)
         key = (shape, together, dynamics.timesteps)
         space = self._space(key, layout)
         self._idle.append((key, space))
@@ -237,7 +253,7 @@ class NumbaEngine:
     def _layout(self, shape: Shape) -> Layout:
         """The layout for images of a size: an earlier one, if there were not many sizes since."""
         if (layout := self._layouts.get(shape)) is None:
-            layout = layout_of(self._circuit, self._weights, shape)
+            layout = layout_of(self._circuit, self._weights, shape, self._how)
             if len(self._layouts) >= _MOST_LAYOUTS:
                 self._layouts.clear()
             self._layouts[shape] = layout
@@ -284,9 +300,10 @@ def constants_of(
     return found
 
 
-def images_together(widest: int, images: int, threads: int) -> int:
+def images_together(layout: Layout, images: int, threads: int) -> int:
     """How many images a thread should take at a time."""
-    return max(1, min(_PLANE_BYTES // (widest * _STEPS_AT_ONCE), _MOST_IMAGES, -(-images // threads)))
+    fit = _PLANE_BYTES * layout.how.vector // (layout.widest * _STEPS_AT_ONCE)
+    return max(1, min(fit, _MOST_IMAGES, -(-images // threads)))
 
 
 def _shaped(values: Tensor, operation: Operation) -> Tensor:

@@ -1,8 +1,8 @@
 """What the CPU engine compiles: one pass over time for each kind of layer, membranes in cache.
 
-Spikes travel in planes, uint8 [steps, groups of four channels, places]: bit c of a byte is the spike of channel c of
-its group. Membranes are kept from call to call, so that time can be cut into pieces. The functions do not hold Python's
-lock.
+Spikes travel in planes, uint8 [steps, groups of channels, places]: bit c of a byte is the spike of channel c of its
+group. How many channels a group has, `per_byte`, the instruction set says. Membranes are kept from call to call, so
+that time can be cut into pieces. The functions do not hold Python's lock.
 
 The last argument of a layer's function is `extremes`, an array [2] that is given the smallest and the largest membrane
 before a reset, or `None`.
@@ -15,12 +15,12 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
 
-from fxsnn.engine.tables import CHANNELS, ENTRIES
 from fxsnn.errors import EngineWarning
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -76,8 +76,20 @@ def compiled(function: _Function) -> _Function:
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(nogil=True)(function)
     if hasattr(kernel, "_cache"):  # numba's own name: a version without it keeps its cache as it does
+        if hasattr(kernel._cache, "_cache_file"):  # the same
+            kernel._cache._cache_file._source_stamp = _stamp()
         kernel._cache = _Cache(kernel._cache)
     return kernel
+
+
+@cache
+def _stamp() -> tuple[tuple[str, int, int], ...]:
+    """What the files of the engine look like: what is on disk is of no use when one of them has changed.
+
+    Numba itself looks only at the file of a function, and would keep what that calls in others as it was.
+    """
+    found = ((path.name, path.stat()) for path in sorted(Path(__file__).parent.glob("*.py")))
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
 
 
 @compiled
@@ -97,13 +109,14 @@ def fire_dense(
 ) -> None:
     """Neurons behind a fully connected layer of spikes.
 
-    For each place the sums of all subsets of its four channels' codes are made once, and serve all steps.
+    For each place the sums of all subsets of its channels' codes are made once, those of up to four channels together,
+    and serve all steps.
 
     Args:
         given: uint8 [steps, groups of inputs, places of the plane].
         first: place of the first image in the plane of the input.
         image_places: places from one image to the next in the plane of the input.
-        codes: int8 [groups of inputs, places of an image, 4, outputs], zero where a place holds no input.
+        codes: int8 [groups of inputs, places of an image, per_byte, outputs], zero where a place holds no input.
         neurons: [outputs, 3], of the membranes' type: gain, leak, threshold.
         zero_reset: whether a spike sets its membrane to 0.
         sums: [steps or more, some number of outputs], of a type that holds the weighted sums; overwritten. As many
@@ -117,8 +130,10 @@ def fire_dense(
     cast = membranes.dtype.type
     steps = len(given)
     images, outputs = membranes.shape
-    together = sums.shape[1]
-    table = np.zeros((ENTRIES, together), np.int8)
+    together, per_byte = sums.shape[1], codes.shape[2]
+    parts = 1 if per_byte <= 4 else 2
+    bits = per_byte // parts
+    table = np.zeros((1 << bits, together), np.int8)
     for image in range(images):
         for start in range(0, outputs, together):
             width = min(together, outputs - start)
@@ -130,17 +145,19 @@ def fire_dense(
                         seen |= given[step, group, first + image * image_places + place]
                     if seen == 0:
                         continue
-                    for channel in range(CHANNELS):
-                        row = codes[group, place, channel, start : start + width]
-                        for entry in range(1 << channel):
-                            smaller, larger = table[entry], table[entry + (1 << channel)]
+                    for part in range(parts):
+                        for channel in range(bits):
+                            row = codes[group, place, part * bits + channel, start : start + width]
+                            for entry in range(1 << channel):
+                                smaller, larger = table[entry], table[entry + (1 << channel)]
+                                for output in range(width):
+                                    larger[output] = smaller[output] + row[output]
+                        for step in range(steps):
+                            byte = np.int64(given[step, group, first + image * image_places + place])
+                            chosen = table[(byte >> (part * bits)) & ((1 << bits) - 1)]
+                            total = sums[step]
                             for output in range(width):
-                                larger[output] = smaller[output] + row[output]
-                    for step in range(steps):
-                        chosen = table[given[step, group, first + image * image_places + place]]
-                        total = sums[step]
-                        for output in range(width):
-                            total[output] += chosen[output]
+                                total[output] += chosen[output]
             for step in range(steps):
                 for output in range(start, start + width):
                     drive = cast(cast(sums[step, output - start]) * neurons[output, 0] + neurons[output, 1])
@@ -152,11 +169,11 @@ def fire_dense(
                     taken = value if zero_reset else neurons[output, 2]
                     membranes[image, output] = cast(value - taken) if spike else value
                     sums[step, output - start] = spike
-                for output in range(start, start + width, CHANNELS):
-                    byte = np.uint8(0)
-                    for channel in range(CHANNELS):
-                        byte |= np.uint8(np.uint8(sums[step, output - start + channel]) << np.uint8(channel))
-                    spikes[step, output // CHANNELS, written + image] = byte
+                for output in range(start, start + width, per_byte):
+                    fired = np.uint8(0)
+                    for channel in range(per_byte):
+                        fired |= np.uint8(np.uint8(sums[step, output - start + channel]) << np.uint8(channel))
+                    spikes[step, output // per_byte, written + image] = fired
 
 
 @compiled
@@ -195,10 +212,11 @@ def wire(
 
 
 @compiled
-def unpack(given: Any, places: Any, spikes: Any) -> None:
+def unpack(per_byte: Any, given: Any, places: Any, spikes: Any) -> None:
     """Write spikes out as 0 and 1.
 
     Args:
+        per_byte: channels of a byte.
         given: uint8 [steps, groups, places of the plane].
         places: int64 [images, outputs of a channel]; images beyond those of `spikes` are left out.
         spikes: uint8 [steps, images, channels, outputs], written.
@@ -207,31 +225,32 @@ def unpack(given: Any, places: Any, spikes: Any) -> None:
     for step in range(steps):
         for image in range(images):
             for channel in range(channels):
-                plane, shift = given[step, channel // CHANNELS], np.uint8(channel % CHANNELS)
+                plane, shift = given[step, channel // per_byte], np.uint8(channel % per_byte)
                 for output in range(outputs):
                     spikes[step, image, channel, output] = plane[places[image, output]] >> shift & 1
 
 
 @compiled
-def add_counts(given: Any, places: Any, counts: Any) -> None:
+def add_counts(per_byte: Any, given: Any, places: Any, counts: Any) -> None:
     """Add up spikes over time.
 
     Args:
+        per_byte: channels of a byte, at most 7.
         given: uint8 [steps, groups, places of the plane]; at most 255 steps.
         places: int64 [images, outputs of a channel]; images beyond those of `counts` are left out.
         counts: int32 [images, channels, outputs], added to.
     """
     steps, groups, plane = given.shape
     images, channels, outputs = counts.shape
-    sums = np.empty(plane, np.uint32)
+    sums = np.empty(plane, np.uint64)
     for group in range(groups):
         sums[:] = 0
         for step in range(steps):
             spikes = given[step, group]
             for place in range(plane):  # bit c of a byte goes to byte c of a word
-                sums[place] += (np.uint32(spikes[place]) * np.uint32(0x204081)) & np.uint32(0x01010101)
+                sums[place] += (np.uint64(spikes[place]) * np.uint64(0x40810204081)) & np.uint64(0x01010101010101)
         for image in range(images):
-            for channel in range(group * CHANNELS, min(channels, (group + 1) * CHANNELS)):
-                shift = np.uint32(8 * (channel % CHANNELS))
+            for channel in range(group * per_byte, min(channels, (group + 1) * per_byte)):
+                shift = np.uint64(8 * (channel % per_byte))
                 for output in range(outputs):
-                    counts[image, channel, output] += (sums[places[image, output]] >> shift) & np.uint32(0xFF)
+                    counts[image, channel, output] += np.int32((sums[places[image, output]] >> shift) & np.uint64(0xFF))

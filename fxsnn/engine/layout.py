@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fxsnn.engine.circuit import Circuit
+from fxsnn.engine.instructions import InstructionSet
 from fxsnn.engine.lookups import Array, Weights, window_of
 from fxsnn.engine.planes import Grid, Pair, Window, phases_of, shared_grid
 from fxsnn.engine.tables import groups_of
@@ -47,9 +48,9 @@ class Section:
         self._whole._sizes.append(size)
         self._whole._readers.append((size, window))
 
-    def grid(self, images: int, size: Pair) -> Grid:
+    def grid(self, images: int, lanes: int, size: Pair) -> Grid:
         """The layout of a map of that size."""
-        return shared_grid(self._whole._sizes, self._whole._readers, images).holding(size)
+        return shared_grid(self._whole._sizes, self._whole._readers, images, lanes).holding(size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,7 @@ class Layout:
     """Where the values of a circuit's calls lie.
 
     Attributes:
+        how: the instruction set.
         shapes: of the value of each call.
         sections: of each call whose value is spikes in memory. There are none of sums, of what is constant, and of
             what is flattened for fully connected layers alone.
@@ -64,6 +66,7 @@ class Layout:
             among all that the call reads, from 1 on; 0 for none.
     """
 
+    how: InstructionSet
     shapes: tuple[Shape, ...]
     sections: dict[int, Section]
     wires: dict[int, Array] = field(default_factory=dict)
@@ -78,12 +81,13 @@ class Layout:
 
     def grid(self, number: int, images: int) -> Grid:
         """The layout of a call's spikes."""
-        return self.sections[number].grid(images, self.size(number))
+        return self.sections[number].grid(images, self.how.lanes, self.size(number))
 
     @cached_property
     def widest(self) -> int:
         """Bytes that the spikes of one image and one step take behind the call where they take most."""
-        return max(groups_of(self.channels(one)) * self.grid(one, 1).image_places for one in self.sections)
+        groups = {one: groups_of(self.channels(one), self.how.per_byte) for one in self.sections}
+        return max(groups[one] * self.grid(one, 1).image_places for one in self.sections)
 
 
 def size_of(shape: Shape) -> Pair:
@@ -98,13 +102,14 @@ def flattened_source(circuit: Circuit, number: int) -> int:
     return number
 
 
-def layout_of(circuit: Circuit, weights: Mapping[int, Weights], shape: Shape) -> Layout:
+def layout_of(circuit: Circuit, weights: Mapping[int, Weights], shape: Shape, how: InstructionSet) -> Layout:
     """Lay out a circuit.
 
     Args:
         circuit: the circuit.
         weights: of its layers with neurons.
         shape: of what the encoder gives.
+        how: the instruction set.
 
     Raises:
         DataError: the images have a size that a layer cannot take.
@@ -127,7 +132,7 @@ def layout_of(circuit: Circuit, weights: Mapping[int, Weights], shape: Shape) ->
             else:  # its input is copied in parts
                 phases = phases_of(term.window, given)
                 here.read(phases.size, phases.window)
-    return Layout(tuple(shapes), sections, {one: numbers[one] for one in numbers if one in sections})
+    return Layout(how, tuple(shapes), sections, {one: numbers[one] for one in numbers if one in sections})
 
 
 def _in_memory(circuit: Circuit) -> list[int]:

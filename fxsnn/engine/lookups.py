@@ -65,20 +65,24 @@ class Weights:
     codes: Array | None = None
 
 
-def weights_of(circuit: Circuit) -> dict[int, Weights]:
+def weights_of(circuit: Circuit, per_byte: int) -> dict[int, Weights]:
     """What is computed once, for each call of a layer with neurons.
+
+    Args:
+        circuit: the circuit.
+        per_byte: channels whose spikes share a byte.
 
     Raises:
         Unsupported: the engine's integers are too narrow for a layer.
     """
     return {
-        number: _weights(circuit, number)
+        number: _weights(circuit, number, per_byte)
         for number, call in enumerate(circuit.calls)
         if isinstance(call.module, Spiking)
     }
 
 
-def _weights(circuit: Circuit, number: int) -> Weights:
+def _weights(circuit: Circuit, number: int, per_byte: int) -> Weights:
     call = circuit.calls[number]
     layer: Any = call.module
     if layer.constant_input:
@@ -87,7 +91,7 @@ def _weights(circuit: Circuit, number: int) -> Weights:
         return Weights(call.name, layer, codes=layer.codes.numpy())
     if not isinstance(layer, SpikeAdd):
         gain = np.full(len(layer.threshold), layer.gain, np.int64)
-        return Weights(call.name, layer, (_term(call.name, layer, call.inputs[0], gain),))
+        return Weights(call.name, layer, (_term(call.name, layer, call.inputs[0], gain, per_byte),))
     if layer.input_magnitude is None:
         raise Unsupported(f"{call.name} adds up spikes and images that are not rounded")
     terms = []
@@ -97,15 +101,15 @@ def _weights(circuit: Circuit, number: int) -> Weights:
             continue
         if isinstance(read.module, Synapses):
             gain = own * read.module.gain.numpy()
-            terms.append(_term(read.name, read.module, read.inputs[0], gain))
+            terms.append(_term(read.name, read.module, read.inputs[0], gain, per_byte))
         else:
             terms.append(Term(one, Window((1, 1)), None, own))
     if terms and all(term.tables is None for term in terms):  # an operation has one convolution at least
-        terms[0] = replace(terms[0], tables=pooling_tables(len(terms[0].gain), (1, 1)))
+        terms[0] = replace(terms[0], tables=pooling_tables(len(terms[0].gain), (1, 1), per_byte))
     return Weights(call.name, layer, tuple(terms), constant=any(layer.constant))
 
 
-def _term(name: str, layer: Any, source: int, gain: Array) -> Term:
+def _term(name: str, layer: Any, source: int, gain: Array, per_byte: int) -> Term:
     """The lookups of a layer with weights, or of a pooling.
 
     Raises:
@@ -114,12 +118,13 @@ def _term(name: str, layer: Any, source: int, gain: Array) -> Term:
     if layer.largest_sum > LARGEST_SUM:
         raise Unsupported(f"the weights of {name} have magnitudes that add up to {layer.largest_sum}")
     if isinstance(layer, SpikePool2d):
-        tables = pooling_tables(len(layer.threshold), layer.window())
+        tables = pooling_tables(len(layer.threshold), layer.window(), per_byte)
     elif isinstance(layer, SynapseLinear):  # features are maps of one place
-        return Term(source, Window((1, 1)), convolution_tables(layer.codes.numpy()[..., None, None], 1), gain)
+        tables = convolution_tables(layer.codes.numpy()[..., None, None], 1, per_byte)
+        return Term(source, Window((1, 1)), tables, gain)
     else:
         assert isinstance(layer, SpikeConv2d | SynapseConv2d)
-        tables = convolution_tables(layer.codes.numpy(), layer.groups)
+        tables = convolution_tables(layer.codes.numpy(), layer.groups, per_byte)
     return Term(source, window_of(layer), tables, gain)
 
 
@@ -142,19 +147,20 @@ def membrane_type(layer: Spiking) -> np.dtype[Any]:
     return np.dtype(np.int64 if layer.membrane_type() == torch.int64 else np.int32)
 
 
-def neurons_of(layer: Spiking, gain: Array | int, offset: Array | int = 0) -> Array:
+def neurons_of(layer: Spiking, per_byte: int, gain: Array | int, offset: Array | int = 0) -> Array:
     """Gain, leak and threshold of each neuron's channel, [channels, 3], channels filled up to whole groups.
 
     Args:
         layer: the layer.
+        per_byte: channels of a group.
         gain: of each channel, [channels], or of all.
         offset: added to the leak of each channel, the channels that fill up groups included.
     """
     kind = membrane_type(layer)
     columns = [
-        padded(np.full(len(layer.threshold), gain, kind), 0),
-        padded(layer.leak.numpy().astype(kind), 0) + np.asarray(offset, kind),
-        padded(layer.threshold.numpy().astype(kind), _never(kind)),
+        padded(np.full(len(layer.threshold), gain, kind), 0, per_byte),
+        padded(layer.leak.numpy().astype(kind), 0, per_byte) + np.asarray(offset, kind),
+        padded(layer.threshold.numpy().astype(kind), _never(kind), per_byte),
     ]
     return np.ascontiguousarray(np.stack(columns, axis=1))
 

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from fxsnn.engine import kernels
-from fxsnn.engine.avx2 import copy_rows, fire_constant, fire_convolution, fire_sum, order_in_run
+from fxsnn.engine.instructions import InstructionSet
 from fxsnn.engine.lookups import Array
-from fxsnn.engine.planes import LANES, Grid
-from fxsnn.engine.tables import CHANNELS, ConvolutionTables
+from fxsnn.engine.over_places import copy_rows, fire_constant, fire_convolution, fire_sum
+from fxsnn.engine.planes import Grid
+from fxsnn.engine.tables import ConvolutionTables
+from fxsnn.engine.vector_code import order_in_run
 from fxsnn.numerics import Dynamics
 
 _OUTPUTS_TOGETHER = 256
-"""Outputs of a fully connected layer whose tables and sums are in the cache together."""
+"""So many outputs of a fully connected layer at most have their tables and sums in the cache together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,29 +116,31 @@ def starts_of(thresholds: Array, dynamics: Dynamics) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class LayerInRuns(Operation):
-    """A layer whose neurons at 64 places are computed together.
+    """A layer whose neurons at a run of places are computed together.
 
     Attributes:
-        neurons: gain, leak and threshold, [groups, 4, 3].
+        neurons: gain, leak and threshold, [groups, channels of a group, 3].
+        how: the instruction set.
     """
 
     neurons: Array
+    how: InstructionSet
 
     @cached_property
     def mask(self) -> Array:
-        """15 at places with a neuron, 0 elsewhere."""
+        """255 at places with a neuron, 0 elsewhere."""
         return self.grid.mask()
 
     @cached_property
     def order(self) -> Array:
         """See `order_in_run`."""
-        return order_in_run(self.neurons.dtype)
+        return order_in_run(self.neurons.dtype, self.how)
 
     @cached_property
     def drive_places(self) -> Array:
         """Where each neuron's constant drive is, see `fire_constant`."""
-        found = np.zeros((self.grid.runs, LANES), np.uint64)
-        run, place = np.divmod(self.places - self.grid.before, LANES)
+        found = np.zeros((self.grid.runs, self.how.lanes), np.uint64)
+        run, place = np.divmod(self.places - self.grid.before, self.how.lanes)
         images, outputs = self.places.shape
         found[run, self.order[place]] = np.arange(images)[:, None] * self.channels * outputs + np.arange(outputs)
         return found
@@ -144,21 +148,23 @@ class LayerInRuns(Operation):
     def clear(self, planes: Array) -> None:
         """See `Operation`."""
         planes[..., : self.grid.before] = 0
-        planes[..., self.grid.before + self.grid.runs * LANES :] = 0
+        planes[..., self.grid.before + self.grid.runs * self.how.lanes :] = 0
 
     def membranes(self, *, kept: bool) -> Array:
-        """[groups, runs of places, 4, 64], in the order of a run; only one run unless they are kept."""
-        return np.zeros((len(self.neurons), self.grid.runs if kept else 1, CHANNELS, LANES), self.neurons.dtype)
+        """[groups, runs, channels of a group, places of a run], in its order; only one run unless they are kept."""
+        runs = self.grid.runs if kept else 1
+        return np.zeros((len(self.neurons), runs, self.how.per_byte, self.how.lanes), self.neurons.dtype)
 
     def watch(self, extremes: Array | None) -> tuple[Array | None, Array | None, Array | None]:
         """What kernels are given for `extremes`: which neurons there are, room for membranes, and `extremes`."""
         if extremes is None:
             return None, None, None
-        there = self.mask[: self.grid.runs * LANES].reshape(-1, LANES) > 0
+        there = self.mask[: self.grid.runs * self.how.lanes].reshape(-1, self.how.lanes) > 0
         ordered = np.empty_like(there)
         ordered[:, self.order] = there
-        real = np.arange(len(self.neurons) * CHANNELS).reshape(-1, CHANNELS, 1) < self.channels
-        return real & ordered.reshape(-1), np.empty((CHANNELS, LANES), self.neurons.dtype), extremes
+        per_byte, lanes = self.how.per_byte, self.how.lanes
+        real = np.arange(len(self.neurons) * per_byte).reshape(-1, per_byte, 1) < self.channels
+        return real & ordered.reshape(-1), np.empty((per_byte, lanes), self.neurons.dtype), extremes
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +174,7 @@ class ConstantLayer(LayerInRuns):
     def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
         """See `Operation`."""
         fire_constant(
-            piece.constants[self.number], self.drive_places,
+            self.how, piece.constants[self.number], self.drive_places,
             self.neurons, starts_of(self.neurons[..., 2], piece.dynamics), piece.fresh, piece.dynamics.reset == "zero",
             self.mask, membranes, self.grid.runs, piece.planes(self.number), self.grid.before, *self.watch(extremes),
         )  # fmt: skip
@@ -192,7 +198,7 @@ class ConvolutionLayer(LayerInRuns):
         """See `Operation`."""
         tables, zero_reset = self.tables, self.zero_reset or piece.dynamics.reset == "zero"
         fire_convolution(
-            tables.tables, self.sources, tables.flushes, tables.blocks,
+            self.how, tables.tables, self.sources, tables.flushes, tables.blocks,
             self.neurons, starts_of(self.neurons[..., 2], piece.dynamics), piece.fresh, zero_reset,
             self.mask, piece.planes(self.inputs[0]), membranes, self.grid.runs, piece.planes(self.number),
             self.grid.before, *self.watch(extremes),
@@ -206,8 +212,8 @@ class SumLayer(LayerInRuns):
     Attributes:
         tables: of each convolution, of which there is one at least.
         sources: of each convolution, as in `fire_convolution`.
-        weighted: gain, leak and threshold for each convolution, [convolutions, groups, 4, 3].
-        gains: what the others' spikes add, [others, groups, 4].
+        weighted: gain, leak and threshold for each convolution, [convolutions, groups, channels of a group, 3].
+        gains: what the others' spikes add, [others, groups, channels of a group].
         firsts: place of the first neuron in the planes of the others.
         constant: something is added at every step.
     """
@@ -240,7 +246,7 @@ class SumLayer(LayerInRuns):
         apart = [piece.shapes[one][1] for one in others]
         plain = np.stack([origins + np.array(self.firsts, np.int64), strides, np.array(apart, np.int64)], axis=1)
         fire_sum(
-            tables, sources, flushes, blocks, self.weighted, piece.memory, *piece.where(convolutions),
+            self.how, tables, sources, flushes, blocks, self.weighted, piece.memory, *piece.where(convolutions),
             plain, self.gains if others else None, np.ascontiguousarray(self.neurons[..., 1]), constant, places,
             starts_of(self.neurons[..., 2], piece.dynamics), piece.fresh, piece.dynamics.reset == "zero",
             self.mask, membranes, self.grid.runs, piece.planes(self.number), self.grid.before, *self.watch(extremes),
@@ -264,7 +270,8 @@ class DenseLayer(Operation):
         """See `Operation`."""
         if piece.fresh:
             membranes[:] = starts_of(self.neurons[:, 2], piece.dynamics)
-        sums = np.empty((piece.steps, min(_OUTPUTS_TOGETHER, len(self.neurons))), self.sums)
+        together = _OUTPUTS_TOGETHER // self.codes.shape[2] * self.codes.shape[2]  # whole bytes of spikes
+        sums = np.empty((piece.steps, min(together, len(self.neurons))), self.sums)
         kernels.fire_dense(
             piece.planes(self.inputs[0]), self.source.before, self.source.image_places, self.codes, self.neurons,
             piece.dynamics.reset == "zero", sums, membranes, piece.planes(self.number), self.grid.before,

@@ -1,6 +1,6 @@
 """How spikes lie in memory for the CPU engine, and where a window finds its inputs there.
 
-A plane holds one bit for each of four channels at every place of the maps of several images, a byte a place: row after
+A plane holds one bit for each of some channels at every place of the maps of several images, a byte a place: row after
 row, image after image. Between rows and between images lie places without spikes, wide enough for the padding of the
 layers that read the plane; so an input of a window is always at the same distance from its output, and the end of one
 row is the padding of the next.
@@ -8,20 +8,17 @@ row is the padding of the next.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-LANES = 64
-"""Places are computed in runs of this length."""
-
 Pair = tuple[int, int]
 
 
-def rounded_up(places: int) -> int:
+def rounded_up(places: int, lanes: int) -> int:
     """The next multiple of the length of a run."""
-    return -(-places // LANES) * LANES
+    return -(-places // lanes) * lanes
 
 
 @dataclass(frozen=True)
@@ -66,12 +63,15 @@ class Grid:
         pitch: rows from one image to the next, and places from one row to the next.
         images: number of images.
         before: empty places in front.
+        lanes: places of a run, which are computed together.
+        before: empty places in front.
         behind: empty places at the end.
     """
 
     size: Pair
     pitch: Pair
     images: int
+    lanes: int
     before: int = 0
     behind: int = 0
 
@@ -83,13 +83,13 @@ class Grid:
     @property
     def computed(self) -> int:
         """Places between `before` and `behind`, whole runs of them."""
-        return rounded_up(self.images * self.image_places)
+        return rounded_up(self.images * self.image_places, self.lanes)
 
     @property
     def runs(self) -> int:
         """Runs of places up to the last neuron."""
         last = ((self.images - 1) * self.pitch[0] + self.size[0] - 1) * self.pitch[1] + self.size[1] - 1
-        return last // LANES + 1
+        return last // self.lanes + 1
 
     @property
     def length(self) -> int:
@@ -104,23 +104,24 @@ class Grid:
         return places
 
     def mask(self) -> NDArray[np.uint8]:
-        """15 at each computed place that is a neuron's, 0 elsewhere."""
+        """255 at each computed place that is a neuron's, 0 elsewhere."""
         mask = np.zeros(self.length, np.uint8)
-        mask[self.places()] = 15
+        mask[self.places()] = 255
         return mask[self.before : self.before + self.computed]
 
     def holding(self, size: Pair) -> Grid:
         """The same layout for maps of another size."""
-        return Grid(size, self.pitch, self.images, self.before, self.behind)
+        return replace(self, size=size)
 
 
-def shared_grid(sizes: list[Pair], readers: list[tuple[Pair, Window]], images: int) -> Grid:
+def shared_grid(sizes: list[Pair], readers: list[tuple[Pair, Window]], images: int, lanes: int) -> Grid:
     """The tightest layout for maps that have to share one.
 
     Args:
         sizes: height and width of each.
         readers: what reads them with windows: the size of the map that is read, and the window.
         images: number of images.
+        lanes: places of a run.
 
     Returns:
         A grid that holds maps of the first size.
@@ -137,9 +138,8 @@ def shared_grid(sizes: list[Pair], readers: list[tuple[Pair, Window]], images: i
         window.dilation[0] * (window.kernel[0] - 1) * columns + window.dilation[1] * (window.kernel[1] - 1)
         for _, window in readers
     ]
-    return Grid(
-        sizes[0], (rows, columns), images, rounded_up(max(before, default=0)), rounded_up(max(behind, default=0))
-    )
+    empty = (rounded_up(max(places, default=0), lanes) for places in (before, behind))
+    return Grid(sizes[0], (rows, columns), images, lanes, *empty)
 
 
 def tap_distances(window: Window, taps: NDArray[np.int64], pitch: Pair) -> NDArray[np.int64]:

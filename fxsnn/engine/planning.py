@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxsnn.engine.circuit import Circuit
+from fxsnn.engine.instructions import InstructionSet
 from fxsnn.engine.layout import Layout, flattened_source
 from fxsnn.engine.lookups import Array, Term, Weights, membrane_type, neurons_of
 from fxsnn.engine.operations import (
@@ -20,9 +21,9 @@ from fxsnn.engine.operations import (
     SumLayer,
 )
 from fxsnn.engine.planes import phase_rows, phases_of, tap_distances
-from fxsnn.engine.tables import CHANNELS, ConvolutionTables, groups_of, padded
+from fxsnn.engine.tables import ConvolutionTables, groups_of, padded
 from fxsnn.engine.wires import wires_of
-from fxsnn.layers import SpikeAdd, SpikeAnyPool2d, SpikeLinear
+from fxsnn.layers import SpikeAdd, SpikeAnyPool2d, SpikeLinear, Spiking
 
 ALIGNED = 64
 """Planes begin at multiples of so many bytes, those of a line of the cache."""
@@ -55,15 +56,17 @@ class Plan:
         operations: each behind those whose spikes it reads; the last gives what is decoded.
         numbers: of the operation of each call that has one.
         images: how many.
+        how: the instruction set.
     """
 
     operations: tuple[Operation, ...]
     numbers: Mapping[int, int]
     images: int
+    how: InstructionSet
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """Groups and places of each operation's planes."""
-        return tuple((groups_of(one.channels), one.grid.length) for one in self.operations)
+        return tuple((groups_of(one.channels, self.how.per_byte), one.grid.length) for one in self.operations)
 
     def places(self, steps: int) -> Places:
         """Where the planes lie for so many steps: in the place of others whose last reader has run."""
@@ -103,7 +106,7 @@ def plan_of(circuit: Circuit, weights: Mapping[int, Weights], layout: Layout, im
             planner.wiring(number)
         else:
             planner.layer(number, weights[number])
-    return Plan(tuple(planner.operations), planner.numbers, images)
+    return Plan(tuple(planner.operations), planner.numbers, images, layout.how)
 
 
 class _Planner:
@@ -111,6 +114,7 @@ class _Planner:
 
     def __init__(self, circuit: Circuit, layout: Layout, images: int) -> None:
         self._circuit, self._layout, self._images = circuit, layout, images
+        self._how, self._per_byte = layout.how, layout.how.per_byte
         self.operations: list[Operation] = []
         self.numbers: dict[int, int] = {}
 
@@ -121,7 +125,7 @@ class _Planner:
         given = [(self._layout.channels(one), grid) for one, grid in zip(inputs, grids, strict=True)]
         grid = self._layout.grid(call, self._images)
         numbers = self._layout.wires[call]
-        wires = wires_of(numbers.reshape(len(numbers), *grid.size), given, grid)
+        wires = wires_of(numbers.reshape(len(numbers), *grid.size), given, grid, self._per_byte)
         between = np.array([one.image_places for one in grids], np.int64)
         own, read = len(self.operations), tuple(self.numbers[one] for one in inputs)
         self.numbers[call] = own
@@ -145,24 +149,25 @@ class _Planner:
             self.operations.append(self._dense(call, weights, own))
             return
         summed = isinstance(weights.layer, SpikeAdd)
-        offset = sum(padded(term.gain, 0) * tables.offset for term, tables, *_ in found)
-        neurons = _grouped(neurons_of(weights.layer, 1 if summed else weights.layer.gain, offset))
+        offset = sum(padded(term.gain, 0, self._per_byte) * tables.offset for term, tables, *_ in found)
+        neurons = self._grouped(weights.layer, 1 if summed else weights.layer.gain, offset)
         if not found:
-            self.operations.append(ConstantLayer(*of_layer, neurons))
+            self.operations.append(ConstantLayer(*of_layer, neurons, self._how))
         elif not summed:
             ((_, tables, _, sources),) = found
             own_reset = isinstance(weights.layer, SpikeAnyPool2d)
-            self.operations.append(ConvolutionLayer(*of_layer, neurons, tables, sources, own_reset))
+            self.operations.append(ConvolutionLayer(*of_layer, neurons, self._how, tables, sources, own_reset))
         else:
-            gains = np.array([padded(term.gain, 0) for term in plain], neurons.dtype)
+            gains = np.array([padded(term.gain, 0, self._per_byte) for term in plain], neurons.dtype)
             self.operations.append(
                 SumLayer(
                     *of_layer,
                     neurons,
+                    self._how,
                     tuple(tables for _, tables, *_ in found),
                     tuple(sources for *_, sources in found),
-                    np.stack([_grouped(neurons_of(weights.layer, term.gain)) for term, *_ in found]),
-                    np.ascontiguousarray(gains.reshape(len(plain), len(neurons), CHANNELS)),
+                    np.stack([self._grouped(weights.layer, term.gain) for term, *_ in found]),
+                    np.ascontiguousarray(gains.reshape(len(plain), len(neurons), self._per_byte)),
                     tuple(self._layout.grid(term.source, self._images).before for term in plain),
                     weights.constant,
                 )
@@ -182,9 +187,9 @@ class _Planner:
             distance = tap_distances(window, tables.tap, source.pitch)
             return self.numbers[term.source], tables.group * source.length + source.before + distance
         phases = phases_of(window, source.size)
-        grid = self._layout.sections[call].grid(self._images, phases.size)
+        grid = self._layout.sections[call].grid(self._images, self._how.lanes, phases.size)
         copies, number = len(phases.phases), len(self.operations)
-        channels = groups_of(self._layout.channels(term.source)) * CHANNELS * copies
+        channels = groups_of(self._layout.channels(term.source), self._per_byte) * self._per_byte * copies
         rows = phase_rows(phases, window, source, grid)
         self.operations.append(
             Rearrangement(
@@ -200,12 +205,12 @@ class _Planner:
         assert weights.codes is not None
         read = flattened_source(self._circuit, self._circuit.calls[call].inputs[0])
         source, channels = self._layout.grid(read, self._images), self._layout.channels(read)
-        codes = padded(weights.codes, 0).T.reshape(channels, *source.size, -1)
-        laid_out = np.zeros((groups_of(channels) * CHANNELS, *source.pitch, codes.shape[-1]), np.int8)
+        codes = padded(weights.codes, 0, self._per_byte).T.reshape(channels, *source.size, -1)
+        laid_out = padded(np.zeros((channels, *source.pitch, codes.shape[-1]), np.int8), 0, self._per_byte)
         laid_out[:channels, : source.size[0], : source.size[1]] = codes
-        by_place = laid_out.reshape(-1, CHANNELS, source.image_places, codes.shape[-1]).swapaxes(1, 2)
+        by_place = laid_out.reshape(-1, self._per_byte, source.image_places, codes.shape[-1]).swapaxes(1, 2)
         layer = weights.layer
-        neurons = neurons_of(layer, layer.gain)
+        neurons = neurons_of(layer, self._per_byte, layer.gain)
         sums = np.dtype(np.int16) if layer.largest_sum <= np.iinfo(np.int16).max else membrane_type(layer)
         return DenseLayer(
             weights.name,
@@ -220,7 +225,6 @@ class _Planner:
             sums,
         )
 
-
-def _grouped(neurons: Array) -> Array:
-    """[channels, 3] as [groups, 4, 3]."""
-    return neurons.reshape(-1, CHANNELS, 3)
+    def _grouped(self, layer: Spiking, gain: Array | int, offset: Array | int = 0) -> Array:
+        """`neurons_of` by groups of channels: [groups, channels of a group, 3]."""
+        return neurons_of(layer, self._per_byte, gain, offset).reshape(-1, self._per_byte, 3)

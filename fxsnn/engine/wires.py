@@ -1,6 +1,6 @@
 """Wiring in the CPU engine: which rows of spikes go where.
 
-Four channels share a byte, and an output's four need not have shared one. So a wire takes, from bytes at equal
+Some channels share a byte, and those of an output's need not have shared one. So a wire takes, from bytes at equal
 distances, some channels with all of them moved by so many bits, and adds them to bytes at equal distances.
 """
 
@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxsnn.engine.planes import Grid
-from fxsnn.engine.tables import CHANNELS
 
 
-def wires_of(numbers: NDArray[np.int64], given: Sequence[tuple[int, Grid]], target: Grid) -> NDArray[np.int64]:
+def wires_of(
+    numbers: NDArray[np.int64], given: Sequence[tuple[int, Grid]], target: Grid, per_byte: int
+) -> NDArray[np.int64]:
     """The wires of one image, as few as are easily found.
 
     Args:
@@ -23,10 +24,11 @@ def wires_of(numbers: NDArray[np.int64], given: Sequence[tuple[int, Grid]], targ
             are given, from 1 on; 0 where there is never a spike.
         given: channels and layout of these maps.
         target: layout of the outputs.
+        per_byte: channels of a byte.
 
     Returns:
         int64 [wires, 8]: which of the maps; place of the first byte in its planes, and the distance to the next; the
-        same of what is written; how many bytes; by how many bits channels move up; which of the written four they are.
+        same of what is written; how many bytes; by how many bits channels move up; which of the written ones they are.
     """
     channel, row, column = np.nonzero(numbers)
     number = numbers[channel, row, column] - 1
@@ -37,9 +39,9 @@ def wires_of(numbers: NDArray[np.int64], given: Sequence[tuple[int, Grid]], targ
     for one, (_, grid) in enumerate(given):
         chosen = which == one
         read[chosen], inside = np.divmod(number[chosen] - starts[one], grid.size[0] * grid.size[1])
-        source[chosen] = _places(grid, read[chosen] // CHANNELS, *np.divmod(inside, grid.size[1]))
-    written = _places(target, channel // CHANNELS, row, column)
-    shift, bit = channel % CHANNELS - read % CHANNELS, 1 << channel % CHANNELS
+        source[chosen] = _places(grid, read[chosen] // per_byte, *np.divmod(inside, grid.size[1]))
+    written = _places(target, channel // per_byte, row, column)
+    shift, bit = channel % per_byte - read % per_byte, 1 << channel % per_byte
     return _strung(*_together(which, source, written, shift, bit), target)
 
 

@@ -20,13 +20,13 @@ from fxsnn.errors import DataError, OptionError
 from fxsnn.graph import Graph
 from fxsnn.layers import Channels, Concat, Decode, Encode, Select, SpikeAdd, SpikeConv2d, SynapseConv2d, Synapses
 from fxsnn.simulation import compiled, simulated
-from tests.engines import ENGINES, needs_numba, same
+from tests.engines import EVERY_ENGINE, needs_numba, same
 from tests.nets import images, seeded
 from tests.random_circuits import RandomCircuit
 from tests.random_networks import random_seeds
 from tests.sharing import converted_once
 
-FAST = [name for name in ENGINES if name != "torch"]
+FAST = [name for name in EVERY_ENGINE if name != "torch"]
 
 
 def hold_against_pytorch(circuit: RandomCircuit, engine: str, given: Tensor) -> None:
@@ -109,7 +109,7 @@ class TestAConvertedNetworkWithBranches:
         snn.engine = engine
         assert same(snn.simulate(given).spikes, expected)
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_sees_what_is_written_into_synapses(self, engine: str) -> None:
         snn = converted(engine=engine)
         before = snn(images())
@@ -117,7 +117,7 @@ class TestAConvertedNetworkWithBranches:
         synapses.codes.neg_()
         assert not torch.equal(snn(images()), before)
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_hooks_on_synapses_are_called(self, engine: str) -> None:
         snn, seen = converted(engine=engine), []
         synapses = snn.graph[snn.graph.nodes(Synapses)[0]]
@@ -278,6 +278,7 @@ class TestTheCircuit:
 @needs_numba
 class TestTheMemoryOfTheCpuEngine:
     def test_spikes_take_the_place_of_those_that_have_been_read(self) -> None:
+        from fxsnn.engine.instructions import Avx2
         from fxsnn.engine.layout import layout_of
         from fxsnn.engine.lookups import weights_of
         from fxsnn.engine.planning import plan_of
@@ -286,8 +287,8 @@ class TestTheMemoryOfTheCpuEngine:
         for seed in range(8):
             given = RandomCircuit(seed)
             circuit = circuit_of(given.graph)
-            weights = weights_of(circuit)
-            plan = plan_of(circuit, weights, layout_of(circuit, weights, given.image), 2)
+            weights = weights_of(circuit, 4)
+            plan = plan_of(circuit, weights, layout_of(circuit, weights, given.image, Avx2()), 2)
             places = plan.places(16)
             sizes = [16 * groups * length for groups, length in plan.shapes()]
             last = [
@@ -302,6 +303,7 @@ class TestTheMemoryOfTheCpuEngine:
         assert shared
 
     def test_a_deep_network_takes_no_more_than_a_shallow_one(self) -> None:
+        from fxsnn.engine.instructions import Avx2
         from fxsnn.engine.layout import layout_of
         from fxsnn.engine.lookups import weights_of
         from fxsnn.engine.planning import plan_of
@@ -310,8 +312,8 @@ class TestTheMemoryOfTheCpuEngine:
             layers = itertools.chain.from_iterable((nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(depth))
             model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), *layers, nn.Flatten(), nn.Linear(1152, 2))
             circuit = circuit_of(converted(lambda: model).graph)
-            weights = weights_of(circuit)
-            return plan_of(circuit, weights, layout_of(circuit, weights, (3, 12, 12)), 4).places(16).size
+            weights = weights_of(circuit, 4)
+            return plan_of(circuit, weights, layout_of(circuit, weights, (3, 12, 12), Avx2()), 4).places(16).size
 
         assert size(12) == size(2)
 
@@ -319,4 +321,4 @@ class TestTheMemoryOfTheCpuEngine:
         from fxsnn.engine.tables import convolution_tables
 
         codes = np.ones((32, 1, 3, 3), np.int8)
-        assert len(convolution_tables(codes, 32).tables) == 32 // 4 * 9
+        assert len(convolution_tables(codes, 32, 4).tables) == 32 // 4 * 9

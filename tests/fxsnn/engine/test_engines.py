@@ -24,7 +24,7 @@ from fxsnn.engine import engine_for
 from fxsnn.engine.circuit import Unsupported, circuit_of, relying_on, watched
 from fxsnn.errors import CalibrationWarning, DataError, EngineWarning, OptionError
 from fxsnn.layers import Spiking
-from tests.engines import ENGINES, needs_numba, same, tiny
+from tests.engines import ENGINES, EVERY_ENGINE, needs_numba, same, tiny
 from tests.nets import CONVERTIBLE, Dense, Small, images, seeded
 from tests.sharing import cases, converted_once
 
@@ -113,7 +113,7 @@ OPTIONS: list[dict[str, Any]] = [{}, {"timesteps": 35, "reset": "zero"}, {"times
 class TestEveryEngine:
     """`tests/test_against_reference.py` holds all of them to the integer reference; these are ordinary networks."""
 
-    @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "torch"])
+    @pytest.mark.parametrize("engine", [name for name in EVERY_ENGINE if name != "torch"])
     @cases(
         "name, options",
         itertools.product(NETWORKS, OPTIONS),
@@ -135,7 +135,7 @@ class TestEveryEngine:
         assert torch.equal(snn(given), logits)
         assert same(snn.count_spikes(given), {name: counts.int() for name, counts in expected.spike_counts.items()})
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_counts_many_images(self, engine: str) -> None:
         snn = network(Small, timesteps=3, engine=engine)
         given = images(70)
@@ -145,7 +145,7 @@ class TestEveryEngine:
         assert same(counts, {name: one.int() for name, one in snn.simulate(given).spike_counts.items()})
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_sums_beyond_32_bits_are_exact(self, engine: str) -> None:
         snn = network(Small, timesteps=3000, engine="torch")
         for layer in ("conv2", "hidden"):
@@ -156,7 +156,7 @@ class TestEveryEngine:
             assert spiking.membrane_type() == torch.int64
         assert run_in_both(snn, engine, images(1)).membrane_range["conv2"][0] < -(1 << 31)
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_sums_of_a_fully_connected_layer_beyond_16_bits_are_exact(self, engine: str) -> None:
         snn, hidden = behind_busy_neurons(40)
         hidden.codes.fill_(7)
@@ -165,7 +165,7 @@ class TestEveryEngine:
         assert low < -(1 << 15)
         assert high > 1 << 15
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_sums_between_which_float16_has_no_halves_are_exact(self, engine: str) -> None:
         snn, hidden = behind_busy_neurons(2)
         hidden.codes.fill_(7)
@@ -173,7 +173,7 @@ class TestEveryEngine:
             hidden.codes[row, : 2 * row + 1] = 6 if row < 5 else -7
         assert run_in_both(snn, engine, images(2)).membrane_range["3"][1] > 1 << 10
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_sums_of_a_convolution_by_transforms_are_whole_again(self, engine: str) -> None:
         """Without oneDNN, PyTorch takes NNPACK for many images, which multiplies transforms: sums are a little off."""
         snn = network(Small, engine="torch")
@@ -187,7 +187,7 @@ class TestEveryEngine:
         assert same(found.spikes, expected.spikes)
         assert found.membrane_range == expected.membrane_range
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_reads_out_early_what_shorter_runs_give(self, engine: str) -> None:
         snn = network(Small, timesteps=20, engine=engine)
         given = images(40)
@@ -197,13 +197,13 @@ class TestEveryEngine:
             snn.timesteps = timesteps
             torch.testing.assert_close(readout[timesteps - 1], snn(given), rtol=1e-6, atol=1e-6)
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_of_no_images_there_are_no_logits(self, engine: str) -> None:
         snn = network(Small, engine=engine, timesteps=7)
         assert snn(images(0)).shape == (0, 5)
         assert snn.early_readout(images(0)).shape == (7, 0, 5)
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_gives_the_same_from_many_threads_at_once(self, engine: str) -> None:
         snn = network(Small, engine=engine)
         batches = [images(count, seed=count) for count in range(1, 13)]
@@ -212,7 +212,7 @@ class TestEveryEngine:
             found = list(pool.map(snn, batches * 3))
         assert all(torch.equal(one, other) for one, other in zip(found, expected * 3, strict=True))
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     @pytest.mark.parametrize("threads", [1, 3])
     def test_the_number_of_threads_changes_nothing(self, engine: str, threads: int) -> None:
         snn = network(Small, engine="torch")
@@ -227,21 +227,21 @@ class TestEveryEngine:
         finally:
             torch.set_num_threads(before)
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_does_not_round_sums_under_autocast(self, engine: str) -> None:
         snn = network(Small, engine=engine)
         expected = snn.simulate(images()).spikes
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert same(snn.simulate(images()).spikes, expected)
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_the_tail_still_learns(self, engine: str) -> None:
         snn = network(Small, engine=engine)
         snn(images()).sum().backward()
         tail: Any = snn.get_submodule("fc")
         assert tail.weight.grad is not None
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_sees_what_is_written_into_a_layer(self, engine: str) -> None:
         snn = network(Small, engine=engine)
         assert snn.simulate(images()).spikes["conv2"].any()
@@ -253,7 +253,7 @@ class TestEveryEngine:
         snn.load_state_dict(other.state_dict())
         assert torch.equal(snn(images()), other(images()))
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_a_state_dict_holds_what_belongs_to_the_integers(self, engine: str) -> None:
         snn = network(Small, engine=engine)
         model = seeded(Small)
@@ -267,7 +267,7 @@ class TestEveryEngine:
         assert torch.equal(snn(images()), other(images()))
         assert same(snn.count_spikes(images()), other.count_spikes(images()))
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_hooks_on_layers_are_called(self, engine: str) -> None:
         snn = network(Small, engine=engine)
         expected, seen = snn(images()), []
@@ -277,7 +277,7 @@ class TestEveryEngine:
 
     @pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook"])
     @pytest.mark.parametrize("build", [Small, Dense])
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_hooks_are_called_wherever_they_hang(self, engine: str, build: Callable[[], nn.Module], kind: str) -> None:
         """Once, and in the thread that calls."""
         snn = network(build, engine=engine)
@@ -296,7 +296,7 @@ class TestEveryEngine:
             torch.set_num_threads(before)
 
     @pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook"])
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_hooks_on_all_modules_see_every_layer(self, engine: str, kind: str) -> None:
         snn = network(Small, engine=engine)
         expected, seen = snn(images()), []
@@ -318,7 +318,7 @@ class TestEveryEngine:
         monkeypatch.delattr(nn.modules.module, name)
         assert watched(chain)
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_a_copy_runs_by_itself(self, engine: str) -> None:
         snn = network(Small, engine=engine)
         expected = snn(images())
@@ -329,7 +329,7 @@ class TestEveryEngine:
         assert not torch.equal(other(images()), expected)
         assert torch.equal(snn(images()), expected)
 
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
     def test_a_network_made_in_inference_mode_runs(self, engine: str) -> None:
         expected = network(Small, engine=engine)(images())
         with torch.inference_mode():
@@ -527,7 +527,7 @@ print([str(one.message) for one in told if one.category is fxsnn.EngineWarning])
 class TestChoosing:
     @pytest.mark.parametrize("name", ["cuda", None, 3, "Numba"])
     def test_an_unknown_engine_is_refused_before_any_work(self, name: Any) -> None:
-        allowed = "allowed are 'auto', 'numba', 'triton', 'torch'"
+        allowed = "allowed are 'auto', 'numba', .*, 'triton', 'torch'"
         with pytest.raises(OptionError, match=allowed):
             fxsnn.convert(seeded(Small), target="hw_v1.0", bits=3, engine=name)
         snn = network(Small, engine="torch")
@@ -544,6 +544,19 @@ class TestChoosing:
         assert torch.equal(converted(seeded(Small))(images()), expected)
         with pytest.raises(OptionError, match=f"{missing} is not installed. Use engine='auto'"):
             converted(seeded(Small), engine=missing)(images())
+
+    @needs_numba
+    def test_instructions_that_the_processor_lacks_are_refused_or_left_alone(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from fxsnn.engine import cpu, instructions
+
+        monkeypatch.setattr(instructions, "_has", lambda feature: feature == "avx2")
+        assert cpu.chosen() == instructions.Avx2()
+        expected = network(Small, engine="torch")(images())
+        assert torch.equal(network(Small, engine="numba")(images()), expected)
+        with pytest.raises(OptionError, match="the processor has no avx512bw, or numba is told not to use it"):
+            network(Small, engine="numba-avx512bw")(images())
 
     @pytest.mark.skipif("triton" in ENGINES, reason="the kernels can run here")
     def test_triton_needs_a_gpu(self) -> None:

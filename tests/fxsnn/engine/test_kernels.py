@@ -55,9 +55,11 @@ def test_without_a_place_for_the_cache_functions_are_compiled_in_memory(monkeypa
 def test_an_array_in_another_order_or_of_another_type_is_refused_not_misread(
     name: str, array: np.ndarray[Any, Any], told: str
 ) -> None:
-    from fxsnn.engine.avx2 import fire_convolution
+    from fxsnn.engine.instructions import Avx2
+    from fxsnn.engine.over_places import fire_convolution
 
     given: dict[str, Any] = {
+        "how": Avx2(),
         "tables": np.zeros((1, 4, 16), np.uint8),
         "sources": np.zeros(1, np.int64),
         "flushes": np.array([0, 1]),
@@ -79,6 +81,18 @@ def test_an_array_in_another_order_or_of_another_type_is_refused_not_misread(
     fire_convolution(*given.values())
     with pytest.raises(numba.TypingError, match=told):
         fire_convolution(*{**given, name: array}.values())
+
+
+@needs_numba
+def test_what_is_on_disk_is_used_only_while_all_files_of_the_engine_are_the_same() -> None:
+    from fxsnn.engine import over_places, vector_code
+
+    kernels: tuple[Any, ...] = (over_places.fire_sum, over_places.copy_rows)
+    stamps = [kernel._cache._cache_file._source_stamp for kernel in kernels]
+    assert stamps[0] == stamps[1]
+    for file in (over_places.__file__, vector_code.__file__):
+        stat = Path(file).stat()
+        assert (Path(file).name, stat.st_size, stat.st_mtime_ns) in stamps[0]
 
 
 def test_a_numba_that_keeps_its_cache_elsewhere_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:

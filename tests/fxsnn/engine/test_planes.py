@@ -52,13 +52,13 @@ def plane_of(grid: Grid, maps: np.ndarray) -> np.ndarray:
 
 
 @settings(deadline=None)
-@given(windows(stride=False), st.integers(1, 3))
+@given(windows(stride=False), st.integers(1, 3), st.sampled_from((64, 128)))
 def test_an_input_lies_at_the_same_distance_from_every_output(
-    given_: tuple[Window, tuple[int, int]], images: int
+    given_: tuple[Window, tuple[int, int]], images: int, lanes: int
 ) -> None:
     window, size = given_
     maps = np.arange(1, images * size[0] * size[1] + 1).reshape(images, *size)
-    grid = shared_grid([size, window.output(size)], [(size, window)], images)
+    grid = shared_grid([size, window.output(size)], [(size, window)], images, lanes)
     plane = plane_of(grid, maps)
     outputs = grid.holding(window.output(size)).places()
     distances = tap_distances(window, taps(window), grid.pitch)
@@ -67,26 +67,28 @@ def test_an_input_lies_at_the_same_distance_from_every_output(
 
 
 @settings(deadline=None)
-@given(windows(stride=False), st.integers(1, 3))
+@given(windows(stride=False), st.integers(1, 3), st.sampled_from((64, 128)))
 def test_reading_a_whole_run_of_places_stays_inside_the_plane(
-    given_: tuple[Window, tuple[int, int]], images: int
+    given_: tuple[Window, tuple[int, int]], images: int, lanes: int
 ) -> None:
     window, size = given_
-    grid = shared_grid([size, window.output(size)], [(size, window)], images)
+    grid = shared_grid([size, window.output(size)], [(size, window)], images, lanes)
     distances = tap_distances(window, taps(window), grid.pitch)
     assert grid.before + distances.min() >= 0
     assert grid.before + grid.computed + distances.max() <= grid.length
 
 
 @settings(deadline=None)
-@given(windows(stride=True), st.integers(1, 2))
-def test_with_a_stride_the_parts_hold_what_the_taps_read(given_: tuple[Window, tuple[int, int]], images: int) -> None:
+@given(windows(stride=True), st.integers(1, 2), st.sampled_from((64, 128)))
+def test_with_a_stride_the_parts_hold_what_the_taps_read(
+    given_: tuple[Window, tuple[int, int]], images: int, lanes: int
+) -> None:
     window, size = given_
     maps = np.arange(1, images * size[0] * size[1] + 1).reshape(images, *size)
-    source = shared_grid([size], [], images)
+    source = shared_grid([size], [], images, lanes)
     phases = phases_of(window, size)
     output = window.output(size)
-    target = shared_grid([phases.size, output], [(phases.size, phases.window)], images)
+    target = shared_grid([phases.size, output], [(phases.size, phases.window)], images, lanes)
     plane = plane_of(source, maps)
     parts = np.zeros((len(phases.phases), target.length), np.int64)
     for origin, part, place, length in phase_rows(phases, window, source, target):
@@ -102,7 +104,7 @@ def test_with_a_stride_the_parts_hold_what_the_taps_read(given_: tuple[Window, t
 
 
 def test_only_neurons_are_in_the_mask() -> None:
-    grid = Grid((2, 3), (3, 5), images=2, before=64, behind=64)
+    grid = Grid((2, 3), (3, 5), images=2, lanes=64, before=64, behind=64)
     mask = np.concatenate([np.zeros(64, np.uint8), grid.mask(), np.zeros(64, np.uint8)])
     assert set(np.flatnonzero(mask)) == set(grid.places().ravel())
     assert grid.computed == 64
@@ -110,7 +112,7 @@ def test_only_neurons_are_in_the_mask() -> None:
 
 
 def test_runs_end_with_the_last_neuron() -> None:
-    grid = Grid((4, 4), (8, 16), images=2, before=0, behind=0)
+    grid = Grid((4, 4), (8, 16), images=2, lanes=64)
     assert grid.computed == 4 * 64
     assert int(grid.places().max()) == 3 * 64 - 13
     assert grid.runs == 3

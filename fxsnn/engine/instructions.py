@@ -1,0 +1,82 @@
+"""The instruction sets that the CPU engine can use, and what differs between them.
+
+All of them look up, in tables that stand in registers, what spikes add to weighted sums; see `fxsnn.engine.tables`. The
+class of an instruction set is known to numba when it compiles: each has functions of its own.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import llvmlite.binding as llvm
+import numba
+
+
+class Avx2(NamedTuple):
+    """Vectors of 256 bits, tables of 16 entries.
+
+    Attributes:
+        per_byte: channels whose spikes form one index, and output channels that are computed together.
+        lanes: places that are computed together.
+        vector: bytes of a vector.
+    """
+
+    per_byte: int = 4
+    lanes: int = 64
+    vector: int = 32
+
+
+class Avx512bw(NamedTuple):
+    """Vectors of 512 bits, the same tables; each is loaded once for twice as many places. See `Avx2`."""
+
+    per_byte: int = 4
+    lanes: int = 128
+    vector: int = 64
+
+
+class Avx512vbmi(NamedTuple):
+    """Vectors of 512 bits, tables of 64 entries. See `Avx2`."""
+
+    per_byte: int = 6
+    lanes: int = 128
+    vector: int = 64
+
+
+InstructionSet = Avx2 | Avx512bw | Avx512vbmi
+
+_SETS: dict[str, InstructionSet] = {"avx512bw": Avx512bw(), "avx512vbmi": Avx512vbmi(), "avx2": Avx2()}
+"""The fastest first, by the last of the processor's features that it needs.
+
+On an Intel processor that has all of them, tables of 64 entries were as fast as those of 16 with 2-bit weights and wide
+layers, and slower otherwise: 8-bit sums of six channels have to be added up sooner.
+"""
+LOOKUPS: dict[type, str] = {
+    Avx2: "llvm.x86.avx2.pshuf.b",
+    Avx512bw: "llvm.x86.avx512.pshuf.b.512",
+    Avx512vbmi: "llvm.x86.avx512.permvar.qi.512",
+}
+"""LLVM's names for what chooses bytes: of a table, by indices."""
+
+
+def missing() -> str:
+    """Why none of them can be used on this machine; "" if one can."""
+    if numba.config.DISABLE_JIT:
+        return "numba's compiler is switched off (NUMBA_DISABLE_JIT)"
+    if not llvm.get_host_cpu_features().get("avx2", False):
+        return "the processor has no AVX2"
+    if not _has("avx2"):
+        return "numba is told not to use AVX2 (NUMBA_CPU_NAME, NUMBA_ENABLE_AVX)"
+    return ""
+
+
+def usable() -> dict[str, InstructionSet]:
+    """Those that can be used on this machine, by name, the fastest first."""
+    names = [] if missing() else [name for name in _SETS if _has(name)]
+    return {name: _SETS[name] for name in names if name != "avx512vbmi" or "avx512bw" in names}
+
+
+def _has(feature: str) -> bool:
+    """Whether the processor has it, and numba may use it."""
+    if numba.config.CPU_NAME or not numba.config.ENABLE_AVX:
+        return f"+{feature}" in (numba.config.CPU_FEATURES or "").split(",")
+    return bool(llvm.get_host_cpu_features().get(feature, False))
