@@ -16,6 +16,7 @@ from fxsnn.cli.insight import budget_command, sweep_command
 from fxsnn.cli.inspecting import report_command, verify_command
 from fxsnn.cli.measuring import eval_command
 from fxsnn.cli.option_values import not_negative, positive, random_seed
+from fxsnn.cli.warming import warm_up_command
 from fxsnn.compiler import CORRECTIONS
 from fxsnn.data import datasets
 from fxsnn.engine import ENGINES
@@ -169,6 +170,9 @@ def command_line() -> argparse.ArgumentParser:
     _add_engine(one)
 
     add("targets", targets_command, "the chips that are known")
+
+    one = add("warm-up", warm_up_command, "compile the CPU engine, so that nobody waits for it later")
+    one.add_argument("--engine", default="numba", choices=[name for name in ENGINES if name.startswith("numba")])
     return parser
 
 

@@ -1,0 +1,49 @@
+"""`fxsnn warm-up`: behind it, networks compile nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.engines import needs_numba
+
+REPOSITORY = Path(__file__).parents[3]
+LATER = """
+import sys, warnings
+sys.path[:0] = ["examples"]
+import fxsnn
+from fxsnn.engine import kernels, over_places
+from networks import ResNet20
+from tests.nets import CONVERTIBLE, images, seeded
+
+warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
+usual = {"target": "generic", "bits": 3, "correction": None}
+for name, build in {**CONVERTIBLE, "residual": ResNet20}.items():
+    x = images(4, 3, 32) if name == "residual" else images(4)
+    for options in ({}, {"timesteps": 35, "reset": "zero"}, {"input_bits": None}):
+        snn = fxsnn.convert(seeded(build), calibration_data=x, **usual, **options)
+        snn(x), snn.early_readout(x), snn.simulate(x)
+functions = [one for module in (kernels, over_places) for one in vars(module).values() if hasattr(one, "stats")]
+assert sum(sum(one.stats.cache_hits.values()) for one in functions) > 5
+print(sum(sum(one.stats.cache_misses.values()) for one in functions))
+"""
+
+
+@needs_numba
+@pytest.mark.slow
+def test_later_processes_compile_nothing(tmp_path: Path) -> None:
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=REPOSITORY, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert run("-m", "fxsnn", "warm-up").startswith("The CPU engine is ready: ")
+    assert run("-c", LATER) == "0\n"
