@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -18,7 +17,7 @@ from fxsnn.checking import fit_of, rewrite_in_front
 from fxsnn.chip import AUTOMATIC, Bits, HardwareTarget, get_target, whole_number
 from fxsnn.data import FirstImages, Remembered, example_of, sample_of
 from fxsnn.engine import check_engine
-from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError
+from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError, warn
 from fxsnn.graph import capture_untried, require_agreement
 from fxsnn.layers import ImageForm, require_images
 from fxsnn.network import SpikingNetwork
@@ -278,16 +277,15 @@ def convert(
         raise ModelError(report.findings)
     if report.unwritable:
         told = "; ".join(map(str, report.unwritable))
-        warnings.warn(f"the spiking network cannot be saved: {told}", FxsnnWarning, stacklevel=3)
+        warn(f"the spiking network cannot be saved: {told}", FxsnnWarning)
     narrowest = min(row.bits for row in report.layers)
     chosen = any(isinstance(one, CorrectLayers) and one.weights and one.biases for one in passes.passes)
     if narrowest <= (1 if chosen else 2) and finetune is None:
         cheaper = "" if correction else '; correction="auto" helps in seconds, without training'
-        warnings.warn(
+        warn(
             f"{narrowest}-bit weights without fine-tuning lose much of the accuracy; "
             f"pass finetune=fxsnn.Finetune(data), or --finetune-epochs on the command line{cheaper}",
             AccuracyWarning,
-            stacklevel=3,
         )
     if passes.example is not None:
         require_agreement(model, graph, passes.example)

@@ -22,10 +22,16 @@ FxsnnWarning
 
 from __future__ import annotations
 
+import sys
+import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+_NOT_THE_USERS = ("fxsnn", "torch", "contextlib")
+"""Packages whose lines a warning does not speak about."""
 
 
 @dataclass(frozen=True)
@@ -180,3 +186,12 @@ def importing(package: str, purpose: str, kind: type[FxsnnError], install: str =
         found = "is not installed" if missing else f"fails here ({type(error).__name__}: {reason})"
         remedy = f"pip install {'' if missing else '--upgrade '}{install or package}"
         raise kind(f"{purpose} needs the package {package}, which {found}: {remedy}") from error
+
+
+def warn(text: str, kind: type[FxsnnWarning]) -> None:
+    """Warn at the line of the user's code that led here, however deep it is."""
+    packages = (
+        str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in traceback.walk_stack(sys._getframe(1))
+    )
+    level = next((level for level, package in enumerate(packages, 2) if package not in _NOT_THE_USERS), 1)
+    warnings.warn(text, kind, stacklevel=level)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +18,7 @@ from fxsnn.chip import HardwareTarget, get_target
 from fxsnn.data import accepted, image_batches
 from fxsnn.engine import check_engine, without_engine
 from fxsnn.engine.circuit import Broken, Unsupported, circuit_of, watched
-from fxsnn.errors import AccuracyWarning, EngineWarning, Finding, ModelError, OptionError
+from fxsnn.errors import AccuracyWarning, EngineWarning, Finding, ModelError, OptionError, warn
 from fxsnn.file import described
 from fxsnn.graph import Graph, require_graph
 from fxsnn.layers import Decode, Encode, Spiking, check_images, require_images, unlike_calibration
@@ -205,11 +204,10 @@ class SpikingNetwork(nn.Module):
             with torch.no_grad(), self._running(image):
                 wrong |= dict.fromkeys(self._by_engine(image, Compiled.wrong_layers) or ())
         if wrong:
-            warnings.warn(
+            warn(
                 f"engine={self.engine!r} does not make the spikes of PyTorch here ({', '.join(wrong)}): PyTorch runs "
                 "this network from now on. Please report it, with the network and the processor",
                 EngineWarning,
-                stacklevel=2,
             )
             self.engine = "torch"
         return not wrong
@@ -228,7 +226,7 @@ class SpikingNetwork(nn.Module):
             return
         if (trouble := unlike_calibration(images, encode.unit, encode.bits, encode.affine)) is not None:
             self.__range_told = True
-            warnings.warn(trouble, AccuracyWarning, stacklevel=3)
+            warn(trouble, AccuracyWarning)
 
     @property
     def graph(self) -> Graph:

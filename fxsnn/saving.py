@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fxsnn.chip import whole_number
-from fxsnn.errors import FileError, FxsnnWarning, OptionError
+from fxsnn.errors import FileError, FxsnnWarning, OptionError, warn
 from fxsnn.file import DAMAGED, Golden, golden_arrays, rebuilt
 from fxsnn.layers import ImageForm, check_images
 from fxsnn.options import shown
@@ -45,10 +44,9 @@ def golden_images(
     if sample is not None:
         return sample[:count]
     if image_size is None:
-        warnings.warn(
+        warn(
             "the file has no golden vectors: the network has not seen an image yet; pass golden=images",
             FxsnnWarning,
-            stacklevel=4,
         )
         return None
     return torch.randn(count, *image_size, generator=torch.Generator().manual_seed(0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from fxsnn.calibration import (
     observe,
 )
 from fxsnn.chip import whole_number
-from fxsnn.errors import CalibrationWarning, OptionError
+from fxsnn.errors import CalibrationWarning, OptionError, warn
 from fxsnn.graph import Graph, normalised_images
 from fxsnn.layers import (
     CLIPPED_SHARE,
@@ -133,14 +132,13 @@ class CalibrateThresholds(Pass):
             else:
                 graph.replace(node, quantized)
         if self.data is None:
-            warnings.warn(
+            warn(
                 "thresholds were derived without data, from batch norm statistics and Gaussian moments, for images of "
                 "mean 0 and deviation 1; calibration_data= gives better ones",
                 CalibrationWarning,
-                stacklevel=2,
             )
         if troubles:
-            warnings.warn("\n".join(["calibration found:", *troubles]), CalibrationWarning, stacklevel=2)
+            warn("\n".join(["calibration found:", *troubles]), CalibrationWarning)
 
     def _unit(self, magnitudes: Magnitudes | None, bits: int) -> float:
         """The step of an input of so many bits."""

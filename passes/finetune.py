@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import replace
 from numbers import Real
 
 from torch import nn
 
 from fxsnn.data import batches_of, held_out
-from fxsnn.errors import AccuracyWarning, OptionError, PipelineError
+from fxsnn.errors import AccuracyWarning, OptionError, PipelineError, warn
 from fxsnn.graph import Graph
 from fxsnn.rewriting import Pass, facts
 from fxsnn.training import Student, Task, TrainingOptions, float_form, name_of, train
@@ -105,7 +104,7 @@ class Finetune(Pass, TrainingOptions):
         outcome = train(Task(student, teacher, batches, validation, example), self)
         student.finish()
         if not outcome.kept:
-            warnings.warn(f"{outcome}. A smaller lr, or more epochs, may do better", AccuracyWarning, stacklevel=2)
+            warn(f"{outcome}. A smaller lr, or more epochs, may do better", AccuracyWarning)
 
     def _own_teacher(self, graph: Graph) -> nn.Module:
         """A copy of the teacher, where the network is and of its type."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -10,11 +9,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxsnn.data import accepted
-from fxsnn.errors import Finding, FxsnnWarning, ModelError
+from fxsnn.errors import Finding, FxsnnWarning, ModelError, warn
 from fxsnn.graph.graph import Graph
 from fxsnn.graph.kinds import place_of
 from fxsnn.graph.own_copy import hooks_of, own_copy, unwrapped
-from fxsnn.graph.sources import user_level, user_place
+from fxsnn.graph.sources import user_place
 from fxsnn.layers import check_images, in_words
 from fxsnn.outputs import distances, largest_in
 
@@ -43,11 +42,10 @@ def require_agreement(model: nn.Module, graph: Graph, images: Tensor) -> None:
     given = torch.cat([images[:_IMAGES]] * _IMAGES)[:_IMAGES].to(device, dtype or images.dtype)
     hooks = hooks_of(model)
     if hooks:
-        warnings.warn(
+        warn(
             f"the network has hooks ({_places(hooks)}): they run once now, on {_IMAGES} example images, to see whether "
             "the network computes the same without them; what is converted has none",
             FxsnnWarning,
-            stacklevel=user_level(),
         )
     with accepted(images, what="example or calibration images"):
         expected = _run(own_copy(model, share=True, hooks=True), given)

@@ -44,9 +44,3 @@ def user_place(file: str, line: str) -> str:
     # Jupyter's kernel gives a cell the name of a temporary file that nobody ever sees.
     name = "notebook cell" if path.parent.name.startswith("ipykernel_") else path.name
     return f"{name}:{line}"
-
-
-def user_level() -> int:
-    """The `stacklevel` with which a warning of the caller points to the user's code, however deep it is called."""
-    files = (frame.f_code.co_filename for frame, _ in traceback.walk_stack(sys._getframe(1)))
-    return next((level for level, file in enumerate(files, 1) if user_place(file, "")), 1)

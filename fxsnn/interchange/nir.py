@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fxsnn.ambient import neutral
-from fxsnn.errors import FileError, Finding, FxsnnError, InterchangeWarning, ModelError, OptionError
+from fxsnn.errors import FileError, Finding, FxsnnError, InterchangeWarning, ModelError, OptionError, warn
 from fxsnn.file import completed, described, rebuilt, require_schema
 from fxsnn.graph import Graph
 from fxsnn.interchange.nir_layers import Writer, field_names, integers_of, kept_arrays
@@ -77,7 +77,7 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
         raise ModelError(problems)
     if problems:
         told = "; ".join(f"{one.layer}: {one.problem}" for one in problems)
-        warnings.warn(f"a reader of this NIR graph computes something else: {told}", InterchangeWarning, stacklevel=3)
+        warn(f"a reader of this NIR graph computes something else: {told}", InterchangeWarning)
     if other := sorted(name for name, tensor in arrays.items() if tensor.dtype == torch.bfloat16):
         raise ModelError([Finding(name, "NIR files hold no bfloat16", "Call snn.float() first") for name in other])
     writer = Writer(nir, found, zero=snn.reset == "zero")

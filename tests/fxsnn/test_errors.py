@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import warnings
+from pathlib import Path
 
 import pytest
 
+import fxsnn
 from fxsnn import errors
 from fxsnn.errors import Finding, FxsnnError, FxsnnWarning, ModelError
+from tests.nets import Small, images, seeded
 
-# RegisterError stands in fxsnn.neuron: users meet it only inside the findings of a TargetError.
+# RegisterError stands in fxsnn.numerics: users meet it only inside the findings of a TargetError.
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)]
 
 
@@ -52,3 +56,15 @@ def test_what_is_said_of_many_layers_alike_is_folded_and_nothing_else() -> None:
 def test_a_single_one_more_is_not_folded() -> None:
     findings = [Finding(name, "x", "y") for name in "abcd"]
     assert str(ModelError(findings)).splitlines()[1:] == [f"  {one}" for one in findings]
+
+
+def test_warnings_point_to_the_users_line(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        snn = fxsnn.convert(seeded(Small), target="generic", bits=1)
+        fxsnn.SpikingNetwork(snn.graph, snn.target).save(tmp_path / "net.fxsnn")
+        fxsnn.convert(seeded(Small), target="generic", bits=4, calibration_data=images(), timesteps=2)(1e3 * images())
+    about_us = [one for one in told if issubclass(one.category, fxsnn.FxsnnWarning)]
+    assert {one.category for one in about_us} >= {fxsnn.CalibrationWarning, fxsnn.AccuracyWarning}
+    assert len(about_us) >= 4
+    assert {one.filename for one in about_us} == {__file__}
