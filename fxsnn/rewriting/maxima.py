@@ -12,7 +12,7 @@ from fxsnn.layers import Wiring, pair
 
 _AVERAGE = "or train it with average pooling (nn.AvgPool{}d): it commutes with adding up spikes, a maximum does not"
 _BY_RECTIFIERS = "Pass max_pool='rectifiers' (fxsnn.passes.ReplaceMaxPool), which keeps the function where the chip has"
-_POOLING = f"{_BY_RECTIFIERS} sums, {_AVERAGE}"
+_POOLING = f"{_BY_RECTIFIERS} sums, or 'any', which comes near it on every chip, {_AVERAGE}"
 _SIGNED = f"{_BY_RECTIFIERS} sums and pairs, for it pools what may be negative"
 _SIGNED_OF_A_SIZE = f"{_SIGNED}, and give example=..., images of the size that the network is for"
 _FIXED = f"Use a max pooling with a fixed window, without return_indices, {_AVERAGE}"

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fxsnn
 from fxsnn.errors import (
+    DataError,
     FileError,
     FxsnnWarning,
     ModelError,
@@ -31,6 +32,11 @@ BOTH = nn.Sequential(
     nn.Conv2d(3, 60, 3), nn.ReLU(), nn.Conv2d(60, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3),
     nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 4)
 )  # fmt: skip
+
+
+def test_images_that_the_network_cannot_be_run_on_are_refused() -> None:
+    with pytest.raises(DataError, match="the network does not accept example or calibration images of shape"):
+        fxsnn.check(Small(), target="hw_v1.0", bits=4, example=images(size=16))
 
 
 def test_an_untrained_network_that_fits() -> None:

@@ -97,9 +97,17 @@ def test_other_ways_do_not_keep_it(by: str, words: str) -> None:
     assert ReplaceMaxPool("any").preserves
 
 
+@pytest.mark.parametrize("target", ["hw_v1.0", "hw_v1.6", "generic"])
+@pytest.mark.parametrize("by", ["any", "average", "stride"])
+def test_a_check_knows_that_a_replacement_need_not_compute_the_same(by: str, target: str) -> None:
+    model = chain(nn.MaxPool2d(2), nn.Linear(36, 2))
+    assert fxsnn.check(model, target=target, bits=4, example=images(), max_pool=by).ok
+
+
 def test_the_error_about_max_pooling_names_the_pass_and_its_option() -> None:
     report = str(fxsnn.check(network(nn.MaxPool2d(2)), target="generic", bits=4, example=images()))
     assert "Pass max_pool='rectifiers' (fxsnn.passes.ReplaceMaxPool), which keeps the function" in report
+    assert "or 'any', which comes near it on every chip" in report
     assert fxsnn.check(network(nn.MaxPool2d(2)), target="generic", bits=4, example=images(), max_pool="rectifiers").ok
 
 
