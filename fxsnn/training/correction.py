@@ -92,19 +92,21 @@ class Correction:
             return
         student = self._student
         wanted, top = self._wanted[student.graph.name(node)], student.threshold(node)
-        spiking = self._mean_of_spikes(node)
+        value = student.spike_value(node).double()
+        before = self._spikes.fired(node)
+        spiking = before.rates * value
         aim = torch.minimum((2 * wanted - spiking).maximum(wanted / 2), (wanted + top) / 2)
         shift = shift_for_mean(some_of(self._spikes.drives(node)), aim, top)
         as_it_was = student.snapshot(node)
         try:
             student.move_bias(node, shift)
-            no_nearer = (self._mean_of_spikes(node) - wanted).abs() >= (spiking - wanted).abs()
-            student.move_bias(node, -shift.where(no_nearer, 0.0))
+            after = self._spikes.fired(node)
+            nearer = (after.rates * value - wanted).abs() < (spiking - wanted).abs()
+            as_it_was()
+            student.move_bias(node, shift.where(nearer, 0.0))
+            self._spikes.keep(node, before, after, nearer)
         except TargetError:
             as_it_was()
-
-    def _mean_of_spikes(self, node: Node) -> Tensor:
-        return self._spikes.rates(node) * self._student.spike_value(node).double()
 
     def _chosen_off(self, node: Node, meters: Mapping[Node, MomentMeter]) -> float:
         """Choose codes: how far off the layer then is, endlessly where they take a value out of its register."""

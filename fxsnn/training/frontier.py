@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from torch.fx.node import Node
 
 from fxsnn.data import accepted
 from fxsnn.graph import Graph
-from fxsnn.layers import BoundedReLU, ClippedReLU, RateReLU
+from fxsnn.layers import BoundedReLU, ClippedReLU, Integers, RateReLU
 from fxsnn.rewriting import encoding
 from fxsnn.training.student import Student
 
 _FRAMES_AT_ONCE = 256
 """Images times steps of which spikes are made together; in between, each is a float."""
+_SAY_NOTHING = ("largest_leak", "real_bias")
+"""Numbers of a layer that spikes do not depend on: what its leaks were rounded from, and how large they are."""
 
 
 class Frontier(ABC):
@@ -116,16 +119,34 @@ class Frontier(ABC):
         kept = self._kept.pop(number, {})
         there = {node: kept[node] for node in wanted if node in kept}
         there |= self._made([node for node in wanted if node not in kept], kept, images)
-        size = sum(one.nbytes for batch in (there, *self._kept.values()) for one in batch.values())
-        if size <= self._most:
+        if self._size() + sum(one.nbytes for one in there.values()) <= self._most:
             self._kept[number] = there
         return there
+
+    def _size(self) -> int:
+        """Bytes that are kept."""
+        return sum(one.nbytes for batch in self._kept.values() for one in batch.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Fired:
+    """What a layer fired.
+
+    Attributes:
+        rates: mean rate of each channel, [C], float64.
+        packed: spikes by batch, of those that there was room for.
+        numbers: of the layer and its weighted inputs, by their names and its own.
+    """
+
+    rates: Tensor
+    packed: Mapping[int, Tensor]
+    numbers: Mapping[str, Mapping[str, Any]]
 
 
 class SpikeFrontier(Frontier):
     """A network that is made final layer by layer: what the next layer reads by then, rates of real spikes.
 
-    Each layer fires once on each batch; spikes are kept, a bit each.
+    Spikes are kept, a bit each.
 
     Args:
         student: the network.
@@ -141,23 +162,61 @@ class SpikeFrontier(Frontier):
         self._encode = encoding(student.graph)[0]
         self._final: dict[Node, nn.Module] = {}
 
-    def rates(self, node: Node) -> Tensor:
-        """The mean rate of each channel of a layer, [C], float64: the layer as it is by now, which may yet change.
+    def fired(self, node: Node) -> Fired:
+        """What a layer fires as it is by now; it may yet change.
 
         Args:
             node: as for `values`.
         """
         wanted, activation = self._wanted(node), next(iter(node.users))
         totals, count = [], 0
+        packed: dict[int, Tensor] = {}
         for number, images in self._numbered(wanted, self._way([node], self._is_activation)):
             with torch.no_grad():
+                parts = []
                 for made in self._spikes([activation], self._there(wanted, number, images), images):
                     channels = made[activation].sum(0).transpose(0, 1).flatten(1)
                     totals.append(channels.sum(1, dtype=torch.float64))
                     count += channels.shape[1]
-        for one in self._way([activation], self._is_activation):
-            self._final.pop(one, None)
-        return torch.stack(totals).sum(0) / (count * self._student.dynamics.timesteps)
+                    parts.append(_packed(made[activation]))
+                whole = torch.cat(parts, dim=1)
+                if self._size() + sum(one.nbytes for one in packed.values()) + whole.nbytes <= self._most:
+                    packed[number] = whole
+        rates = torch.stack(totals).sum(0) / (count * self._student.dynamics.timesteps)
+        return Fired(rates, packed, self._forgotten(node))
+
+    def _forgotten(self, node: Node) -> dict[str, dict[str, Any]]:
+        """Numbers of a layer and its weighted inputs, by name, as they are now and need not stay."""
+        found = {}
+        for one in self._way([node], self._is_activation):
+            if one is not self._input and not self._is_activation(one):
+                layer: Any = self._spiking(one)
+                found[one.name] = dict(layer.named_buffers())
+                if isinstance(layer, Integers):
+                    found[one.name] |= {name: getattr(layer, name) for name in layer.whole_numbers()}
+                del self._final[one]
+        return found
+
+    def keep(self, node: Node, one: Fired, other: Fired, chosen: Tensor) -> None:
+        """Let a layer, which is final now, not fire again: a channel's spikes depend on no other channel of it.
+
+        Args:
+            node: the layer.
+            one: what it fired before.
+            other: what it fired another time.
+            chosen: [C], channels whose neurons are now those of `other`; else of `one`. Where they are not, the layer
+                does fire again.
+        """
+        now, activation = self._forgotten(node), next(iter(node.users))
+        leaks = torch.where(chosen, other.numbers[node.name]["leak"], one.numbers[node.name]["leak"])
+        for before in (one.numbers, other.numbers):
+            if not _alike(now, {**before, node.name: {**before[node.name], "leak": leaks}}):
+                return
+        for number in self._kept.keys() & one.packed.keys() & other.packed.keys():
+            mask = chosen.view(-1, *[1] * (one.packed[number].dim() - 3))
+            packed = torch.where(mask, other.packed[number], one.packed[number])
+            if self._size() + packed.nbytes <= self._most:
+                self._kept[number] = {**self._kept[number], activation: packed}
 
     def _rates_of(self, packed: Tensor) -> Tensor:
         steps = self._student.dynamics.timesteps
@@ -241,6 +300,20 @@ def _run(
             if last[read] is node and read not in wanted:
                 del values[read]
     return values
+
+
+def _alike(numbers: Mapping[str, Mapping[str, Any]], others: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether neurons with these numbers fire alike."""
+
+    def flat(of: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Any]:
+        every = {(layer, name): value for layer, held in of.items() for name, value in held.items()}
+        return {key: value for key, value in every.items() if key[1] not in _SAY_NOTHING}
+
+    left, right = flat(numbers), flat(others)
+    return left.keys() == right.keys() and all(
+        torch.equal(value, right[key]) if isinstance(value, Tensor) else value == right[key]
+        for key, value in left.items()
+    )
 
 
 def _packed(spikes: Tensor) -> Tensor:
