@@ -114,7 +114,7 @@ def float_convolution(circuit: Circuit) -> float:
 
 def layers(circuit: Circuit, images: Tensor, how: InstructionSet) -> tuple[Layer, ...]:
     """What each operation does on as many images as the engine takes together, in 16 steps."""
-    weights = weights_of(circuit, how.per_byte)
+    weights = weights_of(circuit, how)
     layout = layout_of(circuit, weights, tuple(images.shape[1:]), how)
     together = images_together(layout, len(images), 1)
     space = workspace_for(plan_of(circuit, weights, layout, together), _STEPS)

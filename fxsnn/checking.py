@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ def fit_of(
     found = (graph.example_input(whole=whole) for whole in (True, False))
     example = given if given is not None else next((images for images in found if images is not None), None)
     if model is not None and example is not None:
-        with suppress(*(() if example is given else (DataError,))):  # the size was tried on the graph alone
+        with nullcontext() if example is given else suppress(DataError):  # the size was tried on the graph alone
             require_agreement(model, captured, example)
     report = CheckLimits(chip, bits).report(graph)
     if findings := CheckConvRelu().findings(graph):

@@ -44,7 +44,8 @@ def warm_up_command(options: argparse.Namespace) -> Answer:
     """Compile the CPU engine and keep it on disk, where later processes find it; small networks run once.
 
     Compiled functions lie beside the package, or in the folder that NUMBA_CACHE_DIR names: run this where the package
-    is installed, as in a container's image. Networks whose membranes need 64 bits have some functions of their own.
+    is installed, as in a container's image that is made on the kind of processor that it is for: others compile anew.
+    Networks whose membranes need 64 bits have some functions of their own.
     """
     start = time.perf_counter()
     for snn in _networks(options.engine):
@@ -60,8 +61,9 @@ def warm_up_command(options: argparse.Namespace) -> Answer:
 def _networks(engine: str) -> list[SpikingNetwork]:
     """Networks that call what nearly all networks do: layers of every kind, on images that are rounded or not."""
     torch.manual_seed(0)
-    images = torch.rand(4, 2, 8, 8)
-    plain = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    images, relu = torch.rand(4, 2, 8, 8), nn.ReLU()
+    plain = nn.Sequential(nn.Conv2d(2, 4, 3), relu, nn.Flatten(), nn.Linear(144, 2))
+    wide = nn.Sequential(nn.Conv2d(2, 256, 1), relu, nn.Flatten(), nn.Linear(1 << 14, 2), relu, nn.Linear(2, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FxsnnWarning)
         return [
@@ -69,5 +71,5 @@ def _networks(engine: str) -> list[SpikingNetwork]:
                 model, target="generic", bits=4, calibration_data=images, input_bits=input_bits, correction=None,
                 engine=engine,
             )
-            for model, input_bits in ((_Sums(), 8), (plain, None))
+            for model, input_bits in ((_Sums(), 8), (plain, None), (plain, 16), (wide, 8))
         ]  # fmt: skip

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import warnings
 
 from fxsnn.engine.circuit import Broken, Circuit, Engine, Unsupported, relying_on
-from fxsnn.errors import EngineWarning, OptionError
+from fxsnn.errors import EngineWarning, OptionError, warn
 from fxsnn.options import is_one_of, shown
 
 ENGINES = ("auto", "numba", "numba-avx512bw", "numba-avx512vbmi", "numba-avx2", "triton", "torch")
@@ -61,7 +60,7 @@ def without_engine(name: str, reason: Unsupported) -> None:
     if name != "auto":
         raise OptionError(f"engine={name!r} cannot run this network here: {reason}. Use engine='auto'") from reason
     if isinstance(reason, Broken):
-        warnings.warn(f"{reason}: PyTorch runs the network, slower and no different", EngineWarning, stacklevel=2)
+        warn(f"{reason}: PyTorch runs the network, slower and no different", EngineWarning)
     else:
         _log.info("running in PyTorch: %s", reason)
 

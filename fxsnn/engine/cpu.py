@@ -25,8 +25,8 @@ from fxsnn.numerics import Dynamics
 _STEPS_AT_ONCE = 16
 """Steps that a layer runs before the next one does; membranes are kept from one piece of time to the next."""
 _PLANE_BYTES = 1 << 14
-"""For each byte of a vector. What passes between layers should stay in the second cache, which is larger on processors
-with larger vectors; more images leave fewer places of a run unused."""
+"""Bytes of a layer's spikes of 16 steps, for each byte of a vector: what passes between layers should stay in the
+second cache, which is larger on processors with larger vectors. More images leave fewer places of a run unused."""
 _MOST_IMAGES = 64
 _MOST_LAYOUTS = 4
 """Layouts that are kept, each for images of another size."""
@@ -197,7 +197,7 @@ class NumbaEngine:
 
     def __init__(self, circuit: Circuit, how: InstructionSet) -> None:
         self._circuit, self._how = circuit, how
-        self._weights = weights_of(circuit, how.per_byte)
+        self._weights = weights_of(circuit, how)
         self._idle: deque[tuple[_Key, Workspace]] = deque()
         self._layouts: dict[Shape, Layout] = {}
         self._openmp = ThreadpoolController().select(user_api="openmp")

@@ -17,7 +17,7 @@ class Avx2(NamedTuple):
 
     Attributes:
         per_byte: channels whose spikes form one index, and output channels that are computed together.
-        lanes: places that are computed together.
+        lanes: places that are computed together, those of two vectors of bytes.
         vector: bytes of a vector.
     """
 
@@ -45,11 +45,15 @@ class Avx512vbmi(NamedTuple):
 InstructionSet = Avx2 | Avx512bw | Avx512vbmi
 
 _SETS: dict[str, InstructionSet] = {"avx512bw": Avx512bw(), "avx512vbmi": Avx512vbmi(), "avx2": Avx2()}
-"""The fastest first, by the last of the processor's features that it needs.
-
-On an Intel processor that has all of them, tables of 64 entries were as fast as those of 16 with 2-bit weights and wide
-layers, and slower otherwise: 8-bit sums of six channels have to be added up sooner.
-"""
+"""By name, the usually fastest first: on an Intel processor that has all of them, tables of 64 entries were as fast as
+those of 16 with 2-bit weights or few steps, and slower otherwise: 8-bit sums of six channels have to be added up
+sooner."""
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "avx512bw": ("avx2", "avx512f", "avx512bw"),
+    "avx512vbmi": ("avx2", "avx512f", "avx512bw", "avx512vbmi"),
+    "avx2": ("avx2",),
+}
+"""Features of the processor, as LLVM names them."""
 LOOKUPS: dict[type, str] = {
     Avx2: "llvm.x86.avx2.pshuf.b",
     Avx512bw: "llvm.x86.avx512.pshuf.b.512",
@@ -65,18 +69,21 @@ def missing() -> str:
     if not llvm.get_host_cpu_features().get("avx2", False):
         return "the processor has no AVX2"
     if not _has("avx2"):
-        return "numba is told not to use AVX2 (NUMBA_CPU_NAME, NUMBA_ENABLE_AVX)"
+        return "numba is told not to use AVX2 (NUMBA_CPU_NAME, NUMBA_CPU_FEATURES, NUMBA_ENABLE_AVX)"
     return ""
 
 
 def usable() -> dict[str, InstructionSet]:
-    """Those that can be used on this machine, by name, the fastest first."""
-    names = [] if missing() else [name for name in _SETS if _has(name)]
-    return {name: _SETS[name] for name in names if name != "avx512vbmi" or "avx512bw" in names}
+    """Those that can be used on this machine, by name, the usually fastest first."""
+    return {name: one for name, one in _SETS.items() if not missing() and all(map(_has, _NEEDED[name]))}
 
 
 def _has(feature: str) -> bool:
-    """Whether the processor has it, and numba may use it."""
-    if numba.config.CPU_NAME or not numba.config.ENABLE_AVX:
-        return f"+{feature}" in (numba.config.CPU_FEATURES or "").split(",")
-    return bool(llvm.get_host_cpu_features().get(feature, False))
+    """Whether the processor has a feature, and numba may use it: LLVM ends the process where it may not."""
+    told = numba.config.CPU_FEATURES
+    if not llvm.get_host_cpu_features().get(feature, False):
+        return False
+    mentions = [one[0] for one in (told or "").split(",") if one[1:] == feature]
+    if mentions:
+        return mentions[-1] == "+"
+    return not numba.config.CPU_NAME and (told is not None or bool(numba.config.ENABLE_AVX))

@@ -1,8 +1,8 @@
-"""What the CPU engine compiles: one pass over time for each kind of layer, membranes in cache.
+"""What the CPU engine compiles beside layers of neurons at many places, which are in `over_places`.
 
 Spikes travel in planes, uint8 [steps, groups of channels, places]: bit c of a byte is the spike of channel c of its
-group. How many channels a group has, `per_byte`, the instruction set says. Membranes are kept from call to call, so
-that time can be cut into pieces. The functions do not hold Python's lock.
+group. How many channels a group has, `per_byte`, the instruction set says: 4 or 6. Membranes are kept from call to
+call, so that time can be cut into pieces. The functions do not hold Python's lock.
 
 The last argument of a layer's function is `extremes`, an array [2] that is given the smallest and the largest membrane
 before a reset, or `None`.
@@ -10,86 +10,11 @@ before a reset, or `None`.
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 
-from fxsnn.errors import EngineWarning
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-_log = logging.getLogger(__name__)
-
-
-class _Cache:
-    """What numba keeps on disk; where that is damaged or full, functions are compiled as if there were nothing.
-
-    Args:
-        kept: numba's own cache of a function.
-    """
-
-    def __init__(self, kept: Any) -> None:
-        self._kept = kept
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._kept, name)
-
-    def load_overload(self, *given: Any) -> Any:
-        """See numba."""
-        try:
-            return self._kept.load_overload(*given)
-        except Exception as error:  # pickle raises whatever the bytes make it raise
-            _log.info("numba's cache %s: %r", self.cache_path, error)
-            _tell(f"numba's cache {self.cache_path} is damaged; it is written anew")
-            with suppress(Exception):
-                self.flush()  # numba would read the damaged index before it writes one
-            return None
-
-    def save_overload(self, *given: Any) -> None:
-        """See numba."""
-        try:
-            self._kept.save_overload(*given)
-        except Exception as error:
-            _log.info("numba's cache %s: %r", self.cache_path, error)
-            _tell(
-                f"numba's cache {self.cache_path} cannot be written; every process compiles the CPU engine anew, for "
-                "some seconds. Make room there, or let NUMBA_CACHE_DIR name another folder"
-            )
-
-
-@cache  # there are many functions, and one cache
-def _tell(text: str) -> None:
-    warnings.warn(text, EngineWarning, stacklevel=2)
-
-
-def compiled(function: _Function) -> _Function:
-    """Compile at the first call, and keep the result on disk where there is a place for it."""
-    try:
-        kernel: Any = numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return numba.njit(nogil=True)(function)
-    if hasattr(kernel, "_cache"):  # numba's own name: a version without it keeps its cache as it does
-        if hasattr(kernel._cache, "_cache_file"):  # the same
-            kernel._cache._cache_file._source_stamp = _stamp()
-        kernel._cache = _Cache(kernel._cache)
-    return kernel
-
-
-@cache
-def _stamp() -> tuple[tuple[str, int, int], ...]:
-    """What the files of the engine look like: what is on disk is of no use when one of them has changed.
-
-    Numba itself looks only at the file of a function, and would keep what that calls in others as it was.
-    """
-    found = ((path.name, path.stat()) for path in sorted(Path(__file__).parent.glob("*.py")))
-    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+from fxsnn.engine.compiling import compiled
 
 
 @compiled
@@ -235,7 +160,7 @@ def add_counts(per_byte: Any, given: Any, places: Any, counts: Any) -> None:
     """Add up spikes over time.
 
     Args:
-        per_byte: channels of a byte, at most 7.
+        per_byte: channels of a byte.
         given: uint8 [steps, groups, places of the plane]; at most 255 steps.
         places: int64 [images, outputs of a channel]; images beyond those of `counts` are left out.
         counts: int32 [images, channels, outputs], added to.

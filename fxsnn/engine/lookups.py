@@ -11,8 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fxsnn.engine.circuit import Circuit, Unsupported
+from fxsnn.engine.instructions import InstructionSet
 from fxsnn.engine.planes import Window
-from fxsnn.engine.tables import LARGEST_SUM, ConvolutionTables, convolution_tables, padded, pooling_tables
+from fxsnn.engine.tables import (
+    LARGEST_BYTE_SUM,
+    LARGEST_SUM,
+    ConvolutionTables,
+    convolution_tables,
+    padded,
+    pooling_tables,
+)
 from fxsnn.layers import (
     SpikeAdd,
     SpikeConv2d,
@@ -65,18 +73,18 @@ class Weights:
     codes: Array | None = None
 
 
-def weights_of(circuit: Circuit, per_byte: int) -> dict[int, Weights]:
+def weights_of(circuit: Circuit, how: InstructionSet) -> dict[int, Weights]:
     """What is computed once, for each call of a layer with neurons.
 
     Args:
         circuit: the circuit.
-        per_byte: channels whose spikes share a byte.
+        how: the instruction set.
 
     Raises:
         Unsupported: the engine's integers are too narrow for a layer.
     """
     return {
-        number: _weights(circuit, number, per_byte)
+        number: _weights(circuit, number, how.per_byte)
         for number, call in enumerate(circuit.calls)
         if isinstance(call.module, Spiking)
     }
@@ -117,6 +125,8 @@ def _term(name: str, layer: Any, source: int, gain: Array, per_byte: int) -> Ter
     """
     if layer.largest_sum > LARGEST_SUM:
         raise Unsupported(f"the weights of {name} have magnitudes that add up to {layer.largest_sum}")
+    if not isinstance(layer, SpikePool2d) and per_byte * int(layer.codes.abs().max()) > LARGEST_BYTE_SUM:
+        raise Unsupported(f"a weight of {name} is larger than {LARGEST_BYTE_SUM // per_byte}")
     if isinstance(layer, SpikePool2d):
         tables = pooling_tables(len(layer.threshold), layer.window(), per_byte)
     elif isinstance(layer, SynapseLinear):  # features are maps of one place

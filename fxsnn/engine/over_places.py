@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fxsnn.engine.kernels import compiled
+from fxsnn.engine.compiling import compiled
 from fxsnn.engine.vector_code import (
     TAKEN,
     add_places,

@@ -62,7 +62,6 @@ class Grid:
         size: height and width of a map.
         pitch: rows from one image to the next, and places from one row to the next.
         images: number of images.
-        before: empty places in front.
         lanes: places of a run, which are computed together.
         before: empty places in front.
         behind: empty places at the end.

@@ -1,10 +1,10 @@
 """A convolution of spikes by table lookup: what is computed once from the weight codes.
 
 Spikes of four channels at one place are a number from 0 to 15. The sum that they contribute to an output channel is one
-of 16 constants, so that a convolution of C channels with a K x K kernel is C / 4 * K * K lookups and as many additions
-of 8-bit integers, whatever the bits of the weights. A vector instruction looks up 32 places at once; some processors
-look up 64, or take six channels at a time. (T-MAC, Wei et al.
-2024, does the same with the parts exchanged: its indices are weights, its tables come from the activations.)
+of 16 constants, so that a convolution of N channels with a K x K kernel is N / 4 * K * K lookups and as many additions
+of 8-bit integers, whatever the bits of the weights. A vector instruction looks up 32 or 64 places at once; some
+processors take six channels at a time. (T-MAC, Wei et al. 2024, does the same with the parts exchanged: its indices are
+weights, its tables come from the activations.)
 
 Entries are unsigned: each table has its smallest entry taken off, and the sum of these is given back at the end. 8-bit
 sums are added to 16-bit ones before they can overflow.

@@ -27,8 +27,6 @@ _PARTS = 2
 TAKEN = 8
 """Bytes that `take_every_second` copies."""
 _BYTE, _WORD, _INDEX = ir.IntType(8), ir.IntType(16), ir.IntType(64)
-
-
 _ELEMENTS = {
     **dict.fromkeys(("tables", "given", "plain", "mask", "spikes", "source", "target"), types.uint8),
     **dict.fromkeys(("sources", "flushes"), types.int64),

@@ -86,11 +86,11 @@ class Pipeline:
             require_example(example, graph)
         copy = None
         for one in self.passes:
-            step, idle = one._step(graph, example, kept, copy)
+            step = one._step(graph, example, kept, copy)
             if _log.isEnabledFor(logging.INFO):  # a summary hashes every tensor
                 _log.info("%s", step.summary())
             yield step
-            if idle and kept is not None:
+            if step.idle and kept is not None:
                 copy = step.after
             else:
                 graph, copy = step.after, None

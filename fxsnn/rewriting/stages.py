@@ -71,12 +71,16 @@ def _copies(tensors: Mapping[str, Tensor], kept: dict[int, tuple[Tensor, Tensor]
 
 
 def _is_the_same(graph: Graph, other: Graph) -> bool:
-    """Whether a copy of a graph is as it was made: the same calls, of modules with the same values and very tensors."""
-    nodes, others = graph.nodes(), other.nodes()
-    if [node.format_node() for node in nodes] != [node.format_node() for node in others]:
+    """Whether a copy of a graph is as it was made: the same calls, of modules with the same values and very tensors.
+
+    What begins with an underscore is not looked at, nor are names that torch.fx has given and taken back.
+    """
+    if [node.format_node() for node in graph] != [node.format_node() for node in other]:
         return False
-    calls = [node for node in nodes if node.op == "call_module"]
-    if not all(_holds_the_same(graph[node], other[str(node.target)]) for node in calls):
+    modules, copies = (dict(one.module.named_modules()) for one in (graph, other))
+    if modules.keys() != copies.keys() or not _same_values(graph.module.meta, other.module.meta):
+        return False
+    if not all(_holds_the_same(module, copies[name]) for name, module in modules.items() if name):
         return False
     left, right = (dict([*one.module.named_parameters(), *one.module.named_buffers()]) for one in (graph, other))
     return left.keys() == right.keys() and all(tensor is right[name] for name, tensor in left.items())
@@ -86,8 +90,12 @@ def _holds_the_same(module: nn.Module, other: nn.Module) -> bool:
     values, others = (
         {name: value for name, value in vars(one).items() if not name.startswith("_")} for one in (module, other)
     )
+    return type(module) is type(other) and _same_values(values, others)
+
+
+def _same_values(values: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
     try:
-        return type(module) is type(other) and bool(values == others)
+        return bool(values == others)
     except (RuntimeError, ValueError):  # a tensor that is no buffer, or an array
         return False
 
@@ -156,7 +164,7 @@ class Pass:
             GraphError: the pass left a broken graph, wrote into a tensor, or did not keep the function.
             ModelError: a check found something; it carries all findings.
         """
-        step = self._step(graph, example, None)[0]
+        step = self._step(graph, example, None)
         step.after.compiled()
         return step
 
@@ -167,8 +175,8 @@ class Pass:
         example: Tensor | None,
         kept: dict[int, tuple[Tensor, Tensor]] | None,
         copy: Graph | None = None,
-    ) -> tuple[Step, bool]:
-        """See `__call__`; the step, and whether it changed nothing.
+    ) -> Step:
+        """See `__call__`.
 
         Args:
             graph: left as it is.
@@ -196,7 +204,7 @@ class Pass:
         moved = None
         if self.preserves and example is not None:
             moved = 0.0 if idle else self._verify(graph, example)
-        return Step(graph, after, self, time.perf_counter() - start, moved), idle
+        return Step(graph, after, self, time.perf_counter() - start, moved, idle)
 
     def _verify(self, graph: Graph, example: Tensor) -> float:
         """Run the pass in double precision and compare; the largest difference relative to the largest output.
@@ -279,6 +287,7 @@ class Step:
         seconds: how long it took, checks included.
         moved: by how much a pass that promises to keep the function moved the outputs (relative, in double precision);
             `None` where that was not measured.
+        idle: whether it changed nothing: `after` is a copy of `before`.
     """
 
     before: Graph
@@ -286,6 +295,7 @@ class Step:
     rewrite: Pass
     seconds: float
     moved: float | None = None
+    idle: bool = False
 
     @property
     def name(self) -> str:

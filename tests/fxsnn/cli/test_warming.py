@@ -24,7 +24,7 @@ warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
 usual = {"target": "generic", "bits": 3, "correction": None}
 for name, build in {**CONVERTIBLE, "residual": ResNet20}.items():
     x = images(4, 3, 32) if name == "residual" else images(4)
-    for options in ({}, {"timesteps": 35, "reset": "zero"}, {"input_bits": None}):
+    for options in ({}, {"timesteps": 35, "reset": "zero"}, {"input_bits": None}, {"input_bits": 16}):
         snn = fxsnn.convert(seeded(build), calibration_data=x, **usual, **options)
         snn(x), snn.early_readout(x), snn.simulate(x)
 functions = [one for module in (kernels, over_places) for one in vars(module).values() if hasattr(one, "stats")]

@@ -277,8 +277,9 @@ class TestTheCircuit:
 
 @needs_numba
 class TestTheMemoryOfTheCpuEngine:
-    def test_spikes_take_the_place_of_those_that_have_been_read(self) -> None:
-        from fxsnn.engine.instructions import Avx2
+    @pytest.mark.parametrize("name", ["Avx2", "Avx512vbmi"])
+    def test_spikes_take_the_place_of_those_that_have_been_read(self, name: str) -> None:
+        from fxsnn.engine import instructions
         from fxsnn.engine.layout import layout_of
         from fxsnn.engine.lookups import weights_of
         from fxsnn.engine.planning import plan_of
@@ -287,8 +288,9 @@ class TestTheMemoryOfTheCpuEngine:
         for seed in range(8):
             given = RandomCircuit(seed)
             circuit = circuit_of(given.graph)
-            weights = weights_of(circuit, 4)
-            plan = plan_of(circuit, weights, layout_of(circuit, weights, given.image, Avx2()), 2)
+            how = getattr(instructions, name)()
+            weights = weights_of(circuit, how)
+            plan = plan_of(circuit, weights, layout_of(circuit, weights, given.image, how), 2)
             places = plan.places(16)
             sizes = [16 * groups * length for groups, length in plan.shapes()]
             last = [
@@ -312,7 +314,7 @@ class TestTheMemoryOfTheCpuEngine:
             layers = itertools.chain.from_iterable((nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(depth))
             model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), *layers, nn.Flatten(), nn.Linear(1152, 2))
             circuit = circuit_of(converted(lambda: model).graph)
-            weights = weights_of(circuit, 4)
+            weights = weights_of(circuit, Avx2())
             return plan_of(circuit, weights, layout_of(circuit, weights, (3, 12, 12), Avx2()), 4).places(16).size
 
         assert size(12) == size(2)

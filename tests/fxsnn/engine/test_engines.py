@@ -349,6 +349,24 @@ def test_the_engine_of_the_cpu_runs_where_the_processor_has_avx2() -> None:
 
 
 @needs_numba
+def test_it_takes_avx512_where_the_processor_has_it() -> None:
+    from fxsnn.engine.cpu import chosen
+    from fxsnn.engine.instructions import Avx2, Avx512bw
+
+    has = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    assert chosen() == (Avx512bw() if has else Avx2())
+
+
+@needs_numba
+def test_every_instruction_set_has_a_name_and_runs_of_two_vectors() -> None:
+    from fxsnn import engine
+    from fxsnn.engine.instructions import _SETS
+
+    assert [name for name in engine.ENGINES if "-" in name] == [f"numba-{name}" for name in _SETS]
+    assert all(one.lanes == 2 * one.vector for one in _SETS.values())
+
+
+@needs_numba
 class TestTheEngineOfTheCpu:
     def test_is_chosen_by_itself(self) -> None:
         engine = engine_for("auto", circuit_of(network(Small).graph))
@@ -567,6 +585,7 @@ class TestChoosing:
         ("variables", "message"),
         [
             pytest.param({"NUMBA_DISABLE_JIT": "1"}, "switched off", marks=pytest.mark.slow),
+            pytest.param({"NUMBA_CPU_FEATURES": "-avx2"}, "told not to use AVX2", marks=pytest.mark.slow),
             pytest.param({"NUMBA_CPU_NAME": "generic"}, "told not to use AVX2", marks=pytest.mark.slow),
             pytest.param({"NUMBA_ENABLE_AVX": "0"}, "told not to use AVX2", marks=pytest.mark.slow),
         ],
@@ -595,6 +614,30 @@ except fxsnn.OptionError as error:
             env={**os.environ, **variables},
         )
         assert message in done.stdout, done.stderr
+
+    @needs_numba
+    @pytest.mark.slow
+    def test_features_that_numba_may_not_use_are_left_alone(self) -> None:
+        """LLVM would end the process."""
+        code = """
+import fxsnn, warnings
+from fxsnn.engine.cpu import chosen
+from tests.nets import Small, images, seeded
+warnings.simplefilter("ignore")
+snn = fxsnn.convert(seeded(Small), target="generic", bits=3, calibration_data=images(16), engine="numba")
+found = snn(images())
+snn.engine = "torch"
+assert (found == snn(images())).all()
+print(type(chosen()).__name__)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=REPOSITORY,
+            env={**os.environ, "NUMBA_CPU_FEATURES": "-avx512f"},
+        )
+        assert done.stdout == "Avx2\n", done.stderr
 
     def test_a_graph_that_is_no_chain_is_named(self) -> None:
         graph = fxsnn.capture(seeded(Dense))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -21,7 +22,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 
 def test_without_a_place_for_the_cache_functions_are_compiled_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fxsnn.engine.kernels import compiled
+    from fxsnn.engine.compiling import compiled
 
     original, asked = numba.njit, []
 
@@ -83,20 +84,33 @@ def test_an_array_in_another_order_or_of_another_type_is_refused_not_misread(
         fire_convolution(*{**given, name: array}.values())
 
 
-@needs_numba
-def test_what_is_on_disk_is_used_only_while_all_files_of_the_engine_are_the_same() -> None:
-    from fxsnn.engine import over_places, vector_code
+def _doubled(value: int) -> int:
+    return 2 * value
 
-    kernels: tuple[Any, ...] = (over_places.fire_sum, over_places.copy_rows)
-    stamps = [kernel._cache._cache_file._source_stamp for kernel in kernels]
-    assert stamps[0] == stamps[1]
-    for file in (over_places.__file__, vector_code.__file__):
-        stat = Path(file).stat()
-        assert (Path(file).name, stat.st_size, stat.st_mtime_ns) in stamps[0]
+
+def test_what_is_on_disk_is_used_only_while_all_files_of_the_engine_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from fxsnn.engine import compiling
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    for stamp, hits in (("one", 0), ("one", 1), ("another", 0)):
+        monkeypatch.setattr(compiling, "_stamp", lambda stamp=stamp: stamp)
+        doubled: Any = compiling.compiled(_doubled)
+        assert doubled(4) == 8
+        assert sum(doubled.stats.cache_hits.values()) == hits
+
+
+def test_a_stamp_has_every_file_and_what_is_in_it() -> None:
+    from fxsnn.engine import compiling, vector_code
+
+    stamp = dict(compiling._stamp())
+    assert {"vector_code.py", "over_places.py", "kernels.py"} <= stamp.keys()
+    assert stamp["vector_code.py"] == hashlib.sha256(Path(vector_code.__file__).read_bytes()).hexdigest()
 
 
 def test_a_numba_that_keeps_its_cache_elsewhere_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fxsnn.engine.kernels import compiled
+    from fxsnn.engine.compiling import compiled
 
     class Kernel:
         __slots__ = ("function",)  # as of a numba without the private name `_cache`: nothing can be hung on
@@ -140,15 +154,15 @@ print("; ".join(str(one.message) for one in told if one.category is fxsnn.Engine
 def test_a_cache_that_fails_is_no_reason_to_stop(action: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from numba.core.caching import FunctionCache
 
-    from fxsnn.engine import kernels
+    from fxsnn.engine import compiling
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(FunctionCache, action, fail)
-    kernels._tell.cache_clear()
+    compiling._tell.cache_clear()
 
-    @kernels.compiled
+    @compiling.compiled
     def doubled(value: float) -> float:
         return 2 * value
 

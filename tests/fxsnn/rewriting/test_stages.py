@@ -64,6 +64,13 @@ class LookAgain(Look):
     pass
 
 
+class Note(Pass):
+    """Changes nothing but what a graph says of itself."""
+
+    def rewrite(self, graph: Graph) -> None:
+        graph.module.meta["noted"] = True
+
+
 class LookAtLast(Look):
     pass
 
@@ -236,6 +243,18 @@ class TestPipeline:
         assert last is after is not first
         assert not after.nodes(nn.BatchNorm2d)
         assert graph.text() == text
+
+    @pytest.mark.parametrize("passes", [(Look([]), Note(), FoldBatchNorm()), (Canonicalize(), Note(), LookAtLast([]))])
+    def test_run_gives_what_the_last_step_does(self, graph: Graph, passes: tuple[Pass, ...]) -> None:
+        *_, last = Pipeline(passes).steps(graph)
+        after = Pipeline(passes).run(graph)
+        assert after.text() == last.after.text()
+        assert after.module.meta["noted"]
+        assert "noted" not in graph.module.meta
+
+    def test_a_step_says_whether_it_changed_anything(self, graph: Graph) -> None:
+        steps = Pipeline((Look([]), FoldBatchNorm(), Note())).steps(graph)
+        assert [step.idle for step in steps] == [True, False, False]
 
     def test_who_looks_at_each_step_gets_a_graph_of_its_own(self, graph: Graph) -> None:
         given: list[Graph] = []
