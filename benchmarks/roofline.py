@@ -116,7 +116,7 @@ def layers(circuit: Circuit, images: Tensor, how: InstructionSet) -> tuple[Layer
     """What each operation does on as many images as the engine takes together, in 16 steps."""
     weights = weights_of(circuit, how)
     layout = layout_of(circuit, weights, tuple(images.shape[1:]), how)
-    together = images_together(layout, len(images), 1)
+    together = images_together(layout, _STEPS, len(images), 1)
     space = workspace_for(plan_of(circuit, weights, layout, together), _STEPS)
     constants = constants_of(circuit, weights, images[:together], together, space.plan.numbers)
     dynamics = replace(circuit.decode.dynamics, timesteps=_STEPS)

@@ -24,9 +24,11 @@ from fxsnn.numerics import Dynamics
 
 _STEPS_AT_ONCE = 16
 """Steps that a layer runs before the next one does; membranes are kept from one piece of time to the next."""
-_PLANE_BYTES = 1 << 14
-"""Bytes of a layer's spikes of 16 steps, for each byte of a vector: what passes between layers should stay in the
+_CACHED = 1 << 15
+"""Bytes of a layer's spikes and of a drive, for each byte of a vector: what passes between layers should stay in the
 second cache, which is larger on processors with larger vectors. More images leave fewer places of a run unused."""
+_DRIVE = 16
+"""As many steps of spikes, four to a byte, take the room of a drive that is the same at every step."""
 _MOST_IMAGES = 64
 _MOST_LAYOUTS = 4
 """Layouts that are kept, each for images of another size."""
@@ -208,7 +210,7 @@ class NumbaEngine:
         threads = min(torch.get_num_threads(), len(images))
         shape = self._circuit.encode.form.size_of_layers(tuple(images.shape[1:]))
         layout = self._layout(shape)
-        together = images_together(layout, len(images), threads)
+        together = images_together(layout, dynamics.timesteps, len(images), threads)
         key = (shape, together, dynamics.timesteps)
         space = self._space(key, layout)
         self._idle.append((key, space))
@@ -300,9 +302,10 @@ def constants_of(
     return found
 
 
-def images_together(layout: Layout, images: int, threads: int) -> int:
+def images_together(layout: Layout, timesteps: int, images: int, threads: int) -> int:
     """How many images a thread should take at a time."""
-    fit = _PLANE_BYTES * layout.how.vector // (layout.widest * _STEPS_AT_ONCE)
+    steps = min(timesteps, _STEPS_AT_ONCE)
+    fit = _CACHED * layout.how.vector // (layout.widest * (steps + _DRIVE))
     return max(1, min(fit, _MOST_IMAGES, -(-images // threads)))
 
 
