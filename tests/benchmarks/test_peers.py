@@ -67,4 +67,5 @@ def check_peer(case: Case, name: str, layout: str) -> None:
         peer: Any = PEERS[name].prepare(snn, timesteps, layout)
         for _ in range(2):  # nothing is left over from an earlier run
             assert torch.equal(peer.counts(images).float(), expected)
-            torch.testing.assert_close(peer(images), snn(images), rtol=0, atol=0)
+            # The tail is the same, on maps in another layout: sums are rounded in another order.
+            torch.testing.assert_close(peer(images), snn(images), rtol=1e-5, atol=1e-6)
