@@ -7,7 +7,7 @@ membrane, its drive) lies in memory in the order in which vectors come out of th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,21 +36,39 @@ _ALIKE = ("membranes", "neurons", "reached", "drive", "base", "gains")
 """Arrays whose elements must be of one type."""
 
 
-def _signature(names: Iterable[str], kinds: Iterable[Any]) -> Any:
+def _signature(kinds: Mapping[str, Any]) -> Any:
     """The signature of an intrinsic: its arrays are read as they lie in memory, so any other order or type is refused.
 
     Raises:
         TypingError: an array is not in C order, or its elements are of another type.
     """
-    given: dict[str, Any] = dict(zip(names, kinds, strict=True))
-    alike = next((given[name].dtype for name in ("membranes", "drive") if name in given), None)
-    for name, kind in given.items():
+    alike = next((kinds[name].dtype for name in ("membranes", "drive") if name in kinds), None)
+    for name, kind in kinds.items():
         if not isinstance(kind, types.Array):
             continue
         wanted = alike if name in _ALIKE else _ELEMENTS[name]
         if kind.layout != "C" or kind.dtype != wanted:
             raise TypingError(f"{name} is {kind}; expected is an array of {wanted} in C order")
-    return types.void(*kinds)
+    return types.void(*kinds.values())
+
+
+def _intrinsic(parameters: Mapping[str, Any], write: Callable[[_Program], None]) -> tuple[Any, Callable[..., Any]]:
+    """What numba wants of an intrinsic: its signature, and what generates its code.
+
+    Args:
+        parameters: of the intrinsic, numba's types by name, its typing context first.
+        write: writes the code.
+
+    Raises:
+        TypingError: see `_signature`.
+    """
+    _, *names = parameters
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        write(_Program(context, builder, dict(zip(names, zip(signature.args, arguments, strict=True), strict=True))))
+        return context.get_dummy_value()
+
+    return _signature({name: parameters[name] for name in names}), generate
 
 
 class _Program:
@@ -240,34 +258,23 @@ def fire_places(
         spikes: uint8, written: bit c of a byte is the spike of channel c.
         spikes_place: where in `spikes` the places begin.
     """
-    kinds = (
-        *(how, tables, sources, flushes, first_run, last_run, given, given_place),
-        *(drive, plain, plain_place, gains),
-        *(membranes, neurons, zero_reset, reached, mask, mask_place, spikes, spikes_place),
-    )
-    names = (
-        *("how", "tables", "sources", "flushes", "first_run", "last_run", "given", "given_place"),
-        *("drive", "plain", "plain_place", "gains"),
-        *("membranes", "neurons", "zero_reset", "reached", "mask", "mask_place", "spikes", "spikes_place"),
-    )
+    parameters = {**locals()}
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        program = _Program(context, builder, dict(zip(names, zip(signature.args, arguments, strict=True), strict=True)))
+    def write(program: _Program) -> None:
         numbers = program.numbers("membranes")
         weighted = _drives(program, numbers)
 
         def driven(channel: int, odd: int, part: int, share: int) -> Any:
             if not program.given("drive"):
-                return builder.add(weighted(channel, odd, part, share), _constant(program, numbers, channel, 1))
+                return program.builder.add(weighted(channel, odd, part, share), _constant(program, numbers, channel, 1))
             before = program.load(program.array("drive"), _offset(numbers, channel, odd, part, share), numbers.vector)
             if program.given("plain"):
-                before = builder.add(before, _as_they_are(program, numbers, "plain", channel, odd, part, share))
-            return builder.add(weighted(channel, odd, part, share), before)
+                before = program.builder.add(before, _as_they_are(program, numbers, "plain", channel, odd, part, share))
+            return program.builder.add(weighted(channel, odd, part, share), before)
 
         _fire(program, numbers, driven)
-        return context.get_dummy_value()
 
-    return _signature(names, kinds), generate
+    return _intrinsic(parameters, write)
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
@@ -305,24 +312,20 @@ def add_places(
         neurons: as in `fire_places`; only the factors count.
         drive: like `base`, written; it may be `base` itself.
     """
-    kinds = (how, tables, sources, flushes, first_run, last_run, given, given_place, base, neurons, drive)
-    names = (
-        *("how", "tables", "sources", "flushes", "first_run", "last_run", "given", "given_place"),
-        *("base", "neurons", "drive"),
-    )
+    parameters = {**locals()}
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        program = _Program(context, builder, dict(zip(names, zip(signature.args, arguments, strict=True), strict=True)))
+    def write(program: _Program) -> None:
         numbers = program.numbers("drive")
         weighted = _drives(program, numbers)
         for channel, odd, part in itertools.product(range(program.how.per_byte), range(2), range(_PARTS)):
             for share in range(numbers.shares):
                 offset = _offset(numbers, channel, odd, part, share)
                 before = program.load(program.array("base"), offset, numbers.vector)
-                program.store(builder.add(before, weighted(channel, odd, part, share)), program.array("drive"), offset)
-        return context.get_dummy_value()
+                program.store(
+                    program.builder.add(before, weighted(channel, odd, part, share)), program.array("drive"), offset
+                )
 
-    return _signature(names, kinds), generate
+    return _intrinsic(parameters, write)
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
@@ -348,21 +351,18 @@ def add_spikes(
         gains: integers of the same type [C].
         drive: like `base`, written; it may be `base` itself.
     """
-    kinds = (how, given, given_place, base, gains, drive)
-    names = ("how", "given", "given_place", "base", "gains", "drive")
+    parameters = {**locals()}
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        program = _Program(context, builder, dict(zip(names, zip(signature.args, arguments, strict=True), strict=True)))
+    def write(program: _Program) -> None:
         numbers = program.numbers("drive")
         for part, channel, odd in itertools.product(range(_PARTS), range(program.how.per_byte), range(2)):
             for share in range(numbers.shares):
                 offset = _offset(numbers, channel, odd, part, share)
                 before = program.load(program.array("base"), offset, numbers.vector)
                 added = _as_they_are(program, numbers, "given", channel, odd, part, share)
-                program.store(builder.add(before, added), program.array("drive"), offset)
-        return context.get_dummy_value()
+                program.store(program.builder.add(before, added), program.array("drive"), offset)
 
-    return _signature(names, kinds), generate
+    return _intrinsic(parameters, write)
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
@@ -394,31 +394,17 @@ def fire_driven_places(
         spikes: as in `fire_places`.
         spikes_place: as in `fire_places`.
     """
-    kinds = (how, drive, membranes, neurons, zero_reset, reached, mask, mask_place, spikes, spikes_place)
-    names = [
-        "how",
-        "drive",
-        "membranes",
-        "neurons",
-        "zero_reset",
-        "reached",
-        "mask",
-        "mask_place",
-        "spikes",
-        "spikes_place",
-    ]
+    parameters = {**locals()}
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        program = _Program(context, builder, dict(zip(names, zip(signature.args, arguments, strict=True), strict=True)))
+    def write(program: _Program) -> None:
         numbers, drives = program.numbers("membranes"), program.array("drive")
 
         def driven(channel: int, odd: int, part: int, share: int) -> Any:
             return program.load(drives, _offset(numbers, channel, odd, part, share), numbers.vector)
 
         _fire(program, numbers, driven)
-        return context.get_dummy_value()
 
-    return _signature(names, kinds), generate
+    return _intrinsic(parameters, write)
 
 
 def _drives(program: _Program, numbers: _Numbers) -> _Drive:
@@ -567,13 +553,11 @@ def take_every_second(typing_context: Any, source: Any, begin: Any, target: Any,
         target: uint8, one-dimensional, written.
         written: to where.
     """
-    kinds, names = (source, begin, target, written), ("source", "begin", "target", "written")
+    parameters = {**locals()}
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        program = _Program(context, builder, dict(zip(names, zip(signature.args, arguments, strict=True), strict=True)))
+    def write(program: _Program) -> None:
         pairs = program.load(program.array("source"), program["begin"], ir.VectorType(_WORD, TAKEN))
-        taken = builder.trunc(pairs, ir.VectorType(_BYTE, TAKEN))
+        taken = program.builder.trunc(pairs, ir.VectorType(_BYTE, TAKEN))
         program.store(taken, program.array("target"), program["written"])
-        return context.get_dummy_value()
 
-    return _signature(names, kinds), generate
+    return _intrinsic(parameters, write)
