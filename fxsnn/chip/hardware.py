@@ -157,7 +157,7 @@ class HardwareTarget:
                 )
         if not isinstance(self.joins, tuple | list) or not set(self.joins) <= set(JOINS):
             raise OptionError(f"target {self.name!r}: joins is {shown(self.joins)}; allowed are several of {JOINS}")
-        object.__setattr__(self, "joins", tuple(self.joins))
+        object.__setattr__(self, "joins", tuple(one for one in JOINS if one in self.joins))
         if not is_one_of(self.codebook, CODEBOOKS):
             raise OptionError(
                 f"target {self.name!r}: codebook is {shown(self.codebook)}; allowed are "

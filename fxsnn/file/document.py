@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
-from fxsnn.chip import HardwareTarget
+from fxsnn.chip import CODEBOOKS, JOINS, HardwareTarget, target_sources
 from fxsnn.errors import FileError, Finding, listing
 from fxsnn.file.packing import pack_codes
 from fxsnn.file.returned import returned_data
@@ -47,11 +47,14 @@ from fxsnn.numerics import Dynamics
 from fxsnn.storage import SEAL
 
 FORMAT = "fxsnn"
-VERSION = 3
+VERSION = 4
 """The newest version. A file has the first one that has words for it: older readers read all that they can."""
 
 LEVELS_SINCE = 3
 """Since this version a layer may have levels of its own, and the target says which."""
+
+WHOLE_TARGET_SINCE = 4
+"""Since this version the target also says how layers may read several others."""
 
 METHODS = frozenset({
     "abs", "add", "argmax", "div", "exp", "flatten", "log_softmax", "mean", "mul", "neg", "reshape", "sigmoid", "size",
@@ -68,7 +71,7 @@ OPERATIONS_OF_2 = frozenset((
 METHODS_OF_2 = frozenset(("contiguous", "log", "matmul", "permute", "sqrt", "transpose"))
 """And since version 2."""
 
-JOINS = frozenset(("cat", "stack"))
+LISTED = frozenset(("cat", "stack"))
 """Functions of torch that read a list of tensors, since version 2."""
 
 OPTIONS = frozenset(("dim", "keepdim", "start_dim", "end_dim"))
@@ -128,7 +131,16 @@ def described(
     document = document_of(nodes, target, dynamics, image_size, provenance)
     if any(f"{node['name']}.levels" in arrays for node in nodes if "gain" in node or node["op"].startswith("synapse_")):
         document |= {"version": LEVELS_SINCE, "target": {**document["target"], "codebook": target.codebook}}
+    if _is_unknown(target, told=document["target"]):
+        whole = {**document["target"], "codebook": target.codebook, "joins": list(target.joins)}
+        document |= {"version": WHOLE_TARGET_SINCE, "target": whole}
     return document, arrays
+
+
+def _is_unknown(target: HardwareTarget, told: Mapping[str, Any]) -> bool:
+    """Whether readers cannot know of a target, which is none of ours, what earlier versions have no words for."""
+    untold = target.joins != JOINS or target.codebook != told.get("codebook", CODEBOOKS[0])
+    return untold and all(source.target != target for source in target_sources().values())
 
 
 def document_of(
@@ -153,7 +165,7 @@ def document_of(
 
 def _is_of_2(node: Mapping[str, Any]) -> bool:
     """Whether version 1 has no words for a node."""
-    newer = node["op"] in OPERATIONS_OF_2 or node.get("function") in METHODS_OF_2 | JOINS
+    newer = node["op"] in OPERATIONS_OF_2 or node.get("function") in METHODS_OF_2 | LISTED
     return (
         newer
         or (node["op"] == "output" and "returns" in node)
@@ -321,11 +333,11 @@ def _call(node: Node, places: Mapping[Node, int]) -> dict[str, Any]:
         if node.target is getattr and arguments[1:] == ["shape"]:
             name, arguments = "shape", arguments[:1]
         plain = getattr(node.target, "__name__", "")
-        if not name and plain in METHODS | METHODS_OF_2 | JOINS and getattr(torch, plain, None) is node.target:
+        if not name and plain in METHODS | METHODS_OF_2 | LISTED and getattr(torch, plain, None) is node.target:
             name = plain
     if name in ("add", "mul") and len(arguments) == 2 and not isinstance(arguments[0], Node):
         arguments.reverse()  # 2 * x is x * 2
-    if name not in METHODS | METHODS_OF_2 | {"getitem", "shape"} and (name not in JOINS or node.op == "call_method"):
+    if name not in METHODS | METHODS_OF_2 | {"getitem", "shape"} and (name not in LISTED or node.op == "call_method"):
         raise NoName(f"{node.target if node.op == 'call_method' else getattr(node.target, '__name__', node.target)}")
     if not set(node.kwargs) <= OPTIONS or not arguments or not _can_be_read(name, arguments[0]):
         raise NoName(f"this call of {name}")
@@ -339,7 +351,7 @@ def _call(node: Node, places: Mapping[Node, int]) -> dict[str, Any]:
 
 def _can_be_read(function: str, value: Any) -> bool:
     """Whether a call of that function may have this for its first argument."""
-    if function not in JOINS:
+    if function not in LISTED:
         return isinstance(value, Node)
     return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(one, Node) for one in value)
 

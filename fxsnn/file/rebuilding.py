@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
-from fxsnn.chip import CODEBOOKS, HardwareTarget, Registers, get_target
+from fxsnn.chip import CODEBOOKS, JOINS, HardwareTarget, Registers, get_target
 from fxsnn.errors import FxsnnError, UnknownName
 from fxsnn.file.arrays import ANY_TYPE, FLOATS, Arrays
 from fxsnn.file.body import BodyBuilder, OutlineBuilder
-from fxsnn.file.document import JOINS, METHODS, METHODS_OF_2, target_data
+from fxsnn.file.document import LISTED, METHODS, METHODS_OF_2, target_data
 from fxsnn.file.returned import returned_values
 from fxsnn.file.schema_check import Document, Problems, require_schema
 from fxsnn.file.structure import Size, reads, require_order, sizes_of, spikes
@@ -116,11 +116,12 @@ def _target(data: Mapping[str, Any], problems: Problems) -> HardwareTarget:
 def difference(file: HardwareTarget, known: HardwareTarget) -> list[str]:
     """What two targets of one name do not agree on, descriptions aside.
 
-    A file that needs none but symmetric codebooks says nothing of them.
+    Files of earlier versions say nothing of codebooks, where they need none but symmetric ones, and of joins.
     """
     ours, theirs = target_data(known), target_data(file)
     codebooks = ["codebook"] if file.codebook not in (CODEBOOKS[0], known.codebook) else []
-    return codebooks + [key for key in ours if key not in ("name", "description") and ours[key] != theirs[key]]
+    joins = ["joins"] if file.joins not in (JOINS, known.joins) else []
+    return codebooks + joins + [key for key in ours if key not in ("name", "description") and ours[key] != theirs[key]]
 
 
 def completed(target: HardwareTarget) -> HardwareTarget:
@@ -182,7 +183,7 @@ class _Program:
         function = node["function"]
         arguments = tuple(value(one) for one in node["arguments"])
         options = {name: value(one) for name, one in node["options"].items()}
-        if function in JOINS:
+        if function in LISTED:
             if not isinstance(arguments[0], list) or not all(isinstance(one, Node) for one in arguments[0]):
                 self._problem(f"{node['name']}: the first argument of {function} is no list of nodes")
                 return values[0]

@@ -94,9 +94,10 @@ class Spiking(Integers):
         """Shown in dumps."""
         if self.dynamics is None:
             return super().extra_repr()
-        low, high = int(self.threshold.min()), int(self.threshold.max())
-        weights = f"bits={self.bits}, gain={self.gain}, " if self.bits else ""
-        return f"{super().extra_repr()}, {weights}threshold={low}..{high}"
+        thresholds = dict.fromkeys(f"{int(end)}" for end in self.threshold.aminmax())
+        weights = f"bits={self.bits}, gain={self.gain}" if self.bits else ""
+        shown = (super().extra_repr(), weights, f"threshold={'..'.join(thresholds)}")
+        return ", ".join(part for part in shown if part)
 
 
 class SpikeConv2d(Spiking, PaddedConv2d):

@@ -315,12 +315,17 @@ class TestVersions:
         assert fxsnn.verify(path).ok
         assert {str(row.levels) for row in fxsnn.load(path).report.layers if row.levels} == {"(-1, 0, 1)"}
 
+    def test_a_file_of_version_3_still_loads(self) -> None:
+        path = REPOSITORY / "tests" / "files" / "version_3.fxsnn"
+        assert fxsnn.verify(path).ok
+        assert (-3, -1, 1, 3) in {row.levels for row in fxsnn.load(path).report.layers}
+
     def test_a_newer_version_is_refused_with_what_to_do(self, file: Path, tmp_path: Path) -> None:
         def edit(document: dict[str, Any], _: Any) -> None:
-            document["version"] = 4
+            document["version"] = 5
             document["something new"] = 1
 
-        with pytest.raises(FileError, match=r"it has version 4; .* up to 3\. Install a newer fxsnn"):
+        with pytest.raises(FileError, match=r"it has version 5; .* up to 4\. Install a newer fxsnn"):
             fxsnn.load(changed(file, tmp_path, edit))
 
     def test_a_target_of_that_name_with_other_limits_is_refused_unless_one_is_chosen(
