@@ -111,8 +111,8 @@ class Peer:
 
     def counts(self, images: Tensor) -> Tensor:
         """Spike counts of the last layer, [N, C, ...]."""
-        first = next(call for call in self.circuit.calls if not call.constant)
-        x = self.circuit.constants(images)[first.inputs[0]]
+        first = next(call for call in self.circuit.calls if not call.images)
+        x = self.circuit.of_images(images)[first.inputs[0]]
         return self.run(x.contiguous(memory_format=LAYOUTS[self.layout]) if x.dim() == 4 else x)
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 import fxsnn
 from fxsnn.engine.circuit import Circuit, circuit_of
-from fxsnn.engine.cpu import NumbaEngine, chosen, constants_of, images_together, workspace_for
+from fxsnn.engine.cpu import NumbaEngine, chosen, driven_by, images_together, workspace_for
 from fxsnn.engine.instructions import InstructionSet, usable
 from fxsnn.engine.layout import layout_of
 from fxsnn.engine.lookups import weights_of
-from fxsnn.engine.operations import ConstantLayer, Piece
+from fxsnn.engine.operations import ImageLayer, Piece
 from fxsnn.engine.planning import plan_of
 from fxsnn.layers import SpikeConv2d
 from fxsnn.storage import write_whole
@@ -118,17 +118,17 @@ def layers(circuit: Circuit, images: Tensor, how: InstructionSet) -> tuple[Layer
     layout = layout_of(circuit, weights, tuple(images.shape[1:]), how)
     together = images_together(layout, _STEPS, len(images), 1)
     space = workspace_for(plan_of(circuit, weights, layout, together), _STEPS)
-    constants = constants_of(circuit, weights, images[:together], together, space.plan.numbers)
+    driven = driven_by(images[:together], circuit, weights, together, space.plan.numbers)
     dynamics = replace(circuit.decode.dynamics, timesteps=_STEPS)
-    piece = Piece(space.memory, space.origins, space.plan.shapes(), constants, _STEPS, True, dynamics)
+    piece = Piece(space.memory, space.origins, space.plan.shapes(), driven, _STEPS, True, dynamics)
     found = []
     for operation, membranes in zip(space.plan.operations, space.membranes, strict=True):
         elapsed = best(partial(operation.run, piece, membranes, None))
         steps = together * operation.channels * operation.grid.size[0] * operation.grid.size[1] * _STEPS
         layer = dict(circuit.layers).get(operation.name)
         products = moved = 0.0
-        if isinstance(operation, ConstantLayer):
-            moved = (constants[operation.number].nbytes + piece.planes(operation.number).nbytes) / elapsed / 1e9
+        if isinstance(operation, ImageLayer):
+            moved = (driven[operation.number].nbytes + piece.planes(operation.number).nbytes) / elapsed / 1e9
         elif isinstance(layer, SpikeConv2d):
             products = steps * layer.codes[0].numel() / elapsed / 1e9
         found.append(Layer(operation.name, elapsed / together, products, steps / elapsed / 1e9, moved))

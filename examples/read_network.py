@@ -174,6 +174,7 @@ def main(path: str) -> int:
         given = [values[place] for place in (places if isinstance(places, list) else [places])]
         x = given[0]
         if op == "encode":
+            x = x[0].swapaxes(0, 1) if "frames" in node else x  # one of each image for each step
             if "affine" in node:  # the image's own preparation, channel by channel
                 sides = [1] * (x.ndim - 3)
                 x = x * arrays[name + ".scale"].reshape(-1, *sides) + arrays[name + ".shift"].reshape(-1, *sides)

@@ -41,6 +41,7 @@ from fxsnn.network import SpikingNetwork
 from fxsnn.passes import Finetune
 from fxsnn.rewriting import Pass, Pipeline, Step
 from fxsnn.simulation import Run
+from fxsnn.streaming import Stream
 from fxsnn.version import __version__
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "SpikeReLU",
     "SpikingNetwork",
     "Step",
+    "Stream",
     "Sweep",
     "TargetError",
     "TrainingError",

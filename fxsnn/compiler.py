@@ -33,6 +33,7 @@ from fxsnn.passes import (
     FoldBatchNorm,
     QuantizeWeights,
     SubstituteSpikes,
+    TakeFrames,
     front_end,
 )
 from fxsnn.rewriting import Pass, Pipeline, require_example
@@ -60,15 +61,21 @@ _BY_PERCENTILE = ("percentile", AUTOMATIC)
 _BEST = "weights+biases"
 """The correction that is made where none is asked for."""
 
+INPUTS = ("constant", "frames")
+"""What a network gets at each timestep: the same image, or a frame."""
+
+_TIMESTEPS = 16
+
 
 @neutral()
 def pipeline(
     *,
     target: str | HardwareTarget,
     bits: Bits,
-    timesteps: int = 16,
+    timesteps: int | None = None,
     reset: str = "subtraction",
     initial_membrane: float = 0.5,
+    input: str = INPUTS[0],
     calibration_data: Any = None,
     calibration: str = "auto",
     percentile: float = 99.9,
@@ -112,12 +119,15 @@ def pipeline(
     chip = get_target(target)
     bits = chip.require_choice(bits)
     progress = require_flag("progress", progress)
-    dynamics = Dynamics(timesteps, reset, initial_membrane)
+    form = _form_of(input)
+    seen = example_of(calibration_data, form)
+    dynamics = Dynamics(_timesteps(timesteps, seen, form), reset, initial_membrane)
     passes: list[Pass] = [
         *front_end(chip, max_pool),
         CheckConvRelu(),
         CheckLimits(chip, bits),
         FoldBatchNorm(),
+        *(() if form.frames is None else (TakeFrames(),)),
         CalibrateThresholds(
             calibration_data, calibration, percentile, dynamics.timesteps, input_bits, progress, reset, initial_membrane
         ),
@@ -127,7 +137,7 @@ def pipeline(
         raise OptionError(f"finetune is a {type(finetune).__name__}; expected fxsnn.Finetune(data, ...), or None")
     images: Any = calibration_data
     if is_one_of(correction, (AUTOMATIC,)):
-        images = _to_correct_on(calibration_data, finetune)
+        images = _to_correct_on(calibration_data, finetune, form)
         correction = None if images is None else _BEST
     elif correction is not None:
         _require_correction(correction, calibration_data)
@@ -138,7 +148,32 @@ def pipeline(
         finetune = replace(finetune, progress=finetune.progress or progress)
         passes.append(_completed(finetune, target=chip, **asdict(dynamics)))
     passes.append(SubstituteSpikes(chip, dynamics.timesteps, reset, initial_membrane))
-    return Pipeline(tuple(passes), example_of(calibration_data) if example is None else example)
+    stills = seen if seen is None or form.frames is None else seen.mean(1)
+    return Pipeline(tuple(passes), stills if example is None else example)
+
+
+def _form_of(given: object) -> ImageForm:
+    """What is known of images before there is a network."""
+    if not is_one_of(given, INPUTS):
+        raise OptionError(f"input is {shown(given)}; allowed are {', '.join(map(repr, INPUTS))}")
+    return ImageForm(frames=None if given == INPUTS[0] else 0)
+
+
+def _timesteps(timesteps: int | None, seen: Tensor | None, form: ImageForm) -> int:
+    """T: what was asked for, or as many as there are frames.
+
+    Raises:
+        OptionError: it was asked for, and there are more or fewer frames.
+    """
+    frames = None if seen is None or form.frames is None else seen.shape[1]
+    if timesteps is None:
+        return frames or _TIMESTEPS
+    if frames not in (None, timesteps):
+        raise OptionError(
+            f"timesteps is {shown(timesteps)}, but images of the calibration data have {frames} frames; a frame is one "
+            "step: leave timesteps out, or give as many frames"
+        )
+    return timesteps
 
 
 def _require_correction(correction: object, data: Any) -> None:
@@ -155,12 +190,12 @@ def _require_correction(correction: object, data: Any) -> None:
         )
 
 
-def _to_correct_on(calibration_data: Any, finetune: Finetune | None) -> FirstImages | None:
+def _to_correct_on(calibration_data: Any, finetune: Finetune | None, form: ImageForm) -> FirstImages | None:
     """Images on which layers are corrected, of data that can be gone through again; `None`: none."""
     trained_on = None if finetune is None else finetune.data
     for data, what in ((calibration_data, "calibration data"), (trained_on, "fine-tuning data")):
         if data is not None and not isinstance(data, Iterator):
-            return FirstImages(data, what, _CORRECTED_ON if finetune is None else _STARTED_ON)
+            return FirstImages(data, what, _CORRECTED_ON if finetune is None else _STARTED_ON, form)
     return None
 
 
@@ -180,9 +215,10 @@ def convert(
     *,
     target: str | HardwareTarget,
     bits: Bits,
-    timesteps: int = 16,
+    timesteps: int | None = None,
     reset: str = "subtraction",
     initial_membrane: float = 0.5,
+    input: str = INPUTS[0],
     calibration_data: Any = None,
     calibration: str = "auto",
     percentile: float = 99.9,
@@ -205,12 +241,15 @@ def convert(
         bits: weight bits, 1 to 4. 1 bit needs `finetune` to be accurate, and 2 bits gain by it. "auto" gives every
             layer the widest that the target allows it; a mapping from layers to numbers, such as `{"conv1": 4}`, sets
             those and leaves the others automatic. `check` and the report show what each layer has, and why.
-        timesteps: T; it can be changed afterwards.
+        timesteps: T; it can be changed afterwards. `None`: 16, or as many as images have frames.
         reset: "subtraction" or "zero".
         initial_membrane: where membranes start, as a share of the threshold: 0.5 or 0.
-        calibration_data: images [N, C, H, W], signals [N, C, L] or vectors [N, F], as the network takes them; an
-            iterable of batches, or a `DataLoader` of (images, labels). `None`: thresholds are derived without data,
-            with a warning.
+        input: "constant": every step reads the same image; "frames": images change over time, [N, T, C, H, W] (signals
+            [N, T, C, L], vectors [N, T, F]), and each step reads a frame. The model itself takes still ones: what the
+            spiking network makes of frames is near what the model makes of their mean, see `fxsnn.passes.TakeFrames`.
+        calibration_data: images [N, C, H, W], signals [N, C, L] or vectors [N, F], as the network takes them, or such
+            with frames; an iterable of batches, or a `DataLoader` of (images, labels). `None`: thresholds are derived
+            without data, with a warning.
         calibration: how thresholds are chosen: "mse", for the rates of T steps, "percentile", or "auto", the smaller
             one of these two; or "max", see `fxsnn.passes.CalibrateThresholds`.
         percentile: for the method of that name, and "auto".
@@ -228,8 +267,8 @@ def convert(
             gone through again; before fine-tuning, which starts better from there, on the first 1,000, or without them
             of the images that it trains on. `None`: nothing.
         finetune: train the n-bit weights, see `fxsnn.Finetune`.
-        example: images on which rewrites are verified; `None`: calibration images, or random ones of a size that the
-            network accepts.
+        example: images on which rewrites are verified, as the model takes them; `None`: calibration images, or random
+            ones of a size that the network accepts.
         engine: what runs the spiking network, one of `fxsnn.engine.ENGINES`; all give the same spikes. It can be
             changed afterwards.
         progress: show progress bars.
@@ -246,13 +285,15 @@ def convert(
     chip = get_target(target)
     check_engine(engine)
     once = isinstance(calibration_data, Iterator) and not is_one_of(correction, CORRECTIONS)
-    seen = Remembered(calibration_data) if once else None
+    form = _form_of(input)
+    seen = Remembered(calibration_data, form) if once else None
     passes = pipeline(
         target=chip,
         bits=bits,
         timesteps=timesteps,
         reset=reset,
         initial_membrane=initial_membrane,
+        input=input,
         calibration_data=calibration_data if seen is None else seen,
         calibration=calibration,
         percentile=percentile,
@@ -270,6 +311,8 @@ def convert(
     if passes.example is not None:
         require_images(passes.example, ImageForm())
     graph = capture_untried(model, None if passes.example is None else tuple(passes.example.shape[1:]))
+    if form.frames is not None and (moving := example_of(calibration_data, form)) is not None:
+        require_images(moving, replace(graph.image_form, frames=0))
     report = fit_of(graph.copy(), chip, chip.require_choice(bits), passes.example, front_end(chip, max_pool))
     if not report.fits:
         raise TargetError(report.problems, report)
@@ -301,7 +344,8 @@ def convert(
     options = {
         "target": chip.name,
         "bits": dict(choice) if isinstance(choice, Mapping) else choice,
-        **asdict(Dynamics(timesteps, reset, initial_membrane)),
+        **asdict(_dynamics_of(passes)),
+        **({} if form.frames is None else {"input": input}),
         "calibration": None if calibration_data is None else calibration,
         "percentile": float(percentile) if calibration_data is not None and calibration in _BY_PERCENTILE else None,
         "input_bits": whole_number(input_bits),
@@ -315,11 +359,18 @@ def convert(
     converted = passes.run(graph)
     if (layers := converted.module.meta.get(CODES_CHOSEN)) is not None:
         provenance[CODES_CHOSEN] = layers
-    sample = sample_of(calibration_data) if seen is None else seen.sample
+    sample = sample_of(calibration_data, form) if seen is None else seen.sample
     snn = SpikingNetwork(converted, chip, engine, sample, size, provenance)
     if (images := passes.example if sample is None else sample) is not None:
         _verify_engine(snn, images[:2].to(snn.device))
     return snn
+
+
+def _dynamics_of(passes: Pipeline) -> Dynamics:
+    """What the spiking network will have."""
+    last = passes.passes[-1]
+    assert isinstance(last, SubstituteSpikes)
+    return last.dynamics()
 
 
 def _verify_engine(snn: SpikingNetwork, images: Tensor) -> None:
@@ -327,7 +378,7 @@ def _verify_engine(snn: SpikingNetwork, images: Tensor) -> None:
     own, snn.timesteps = snn.timesteps, min(snn.timesteps, _VERIFIED)
     try:
         with suppress(OptionError):  # an engine that was asked for and cannot run here says so when it is called
-            snn.verify_engine(images)
+            snn.verify_engine(snn.graph.image_form.lasting(images))
     finally:
         snn.timesteps = own
 

@@ -84,7 +84,7 @@ def _golden(document: dict[str, Any], arrays: dict[str, Tensor], found: Rebuilt)
         return None
     timesteps = document["dynamics"]["timesteps"]
     count = document["golden"]["images"]
-    return Golden.of(arrays, count, timesteps, found.image_size, found.sizes, found.logits)
+    return Golden.of(arrays, count, timesteps, found.golden_size, found.sizes, found.logits)
 
 
 def _known_here(target: HardwareTarget) -> HardwareTarget:

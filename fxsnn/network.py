@@ -30,6 +30,7 @@ from fxsnn.report import Activity, Meter, Report, report_of
 from fxsnn.saving import golden_images, save_network
 from fxsnn.simulation import FRAMES_AT_ONCE, Compiled, Run, compiled, logits_after_each_step, logits_of, simulated
 from fxsnn.storage import require_place
+from fxsnn.streaming import Stream
 
 _Result = TypeVar("_Result")
 
@@ -93,7 +94,7 @@ class SpikingNetwork(nn.Module):
         self.__engine_name = engine
         self.__sample = sample
         size = require_image_size(image_size, own.image_form)
-        self.__image_size = size if sample is None else tuple(sample.shape[1:])
+        self.__image_size = size if sample is None else own.image_form.size_of(sample)
         self.__provenance = told
         self.__compiled: Compiled | None = None
         self.__range_told = False
@@ -106,8 +107,9 @@ class SpikingNetwork(nn.Module):
 
         Args:
             images: [N, C, H, W] of a floating type, or signals [N, C, L] or vectors [N, F] where the user's network
-                takes such, prepared as for it. What lies outside the signed range of the integer input is clipped to
-                it; where that is much, or they are next to nothing in it, a warning says so once.
+                takes such, prepared as for it; of a network of frames [N, T, C, H, W] and so on. What lies outside the
+                signed range of the integer input is clipped to it; where that is much, or they are next to nothing in
+                it, a warning says so once.
 
         Raises:
             DataError: these cannot be images for the network.
@@ -186,6 +188,39 @@ class SpikingNetwork(nn.Module):
                 counted = {name: torch.cat([counts[name].int() for counts in runs]) for name in runs[0]}
             return counted
 
+    @neutral()
+    def stream(
+        self,
+        sources: int | None = None,
+        *,
+        window: int | None = None,
+        decay: float | None = None,
+        record: bool = False,
+    ) -> Stream:
+        """Feed frames one by one; membranes stay between them, in the stream.
+
+            with snn.stream() as stream:
+                for frame in source:
+                    logits = stream(frame)
+
+        The spikes are those of one run over all frames, of any number. A network that was not converted for frames
+        takes them, too: it reads another image at each step.
+
+        Args:
+            sources: how many frames come together, [sources, C, H, W]; `None`: a single one, [C, H, W].
+            window: logits are those of the spikes of so many last frames; `None`: of all since the start.
+            decay: a frame counts so many times as much as the one behind it, above 0 and below 1; `None`: as much.
+            record: keep the spikes of all layers at the last step, as `stream.spikes`.
+
+        Raises:
+            OptionError: an option has a value that is not allowed, the engine that was asked for cannot run here step
+                by step, or layers were put into the network that cannot.
+        """
+        try:
+            return Stream(self.graph, self.engine, sources, window, decay, record=record)
+        except Unsupported as reason:
+            raise OptionError(f"the network cannot be run step by step: {reason}") from reason
+
     def verify_engine(self, images: Tensor) -> bool:
         """Whether the engine makes the very spikes that PyTorch makes, the reference; `convert` asks on two images.
 
@@ -224,7 +259,8 @@ class SpikingNetwork(nn.Module):
         encode = None if self.__range_told else next((one for one in self.modules() if isinstance(one, Encode)), None)
         if encode is None or encode.bits is None:
             return
-        if (trouble := unlike_calibration(images, encode.unit, encode.bits, encode.affine)) is not None:
+        stills = encode.form.stills(images)
+        if (trouble := unlike_calibration(stills, encode.unit, encode.bits, encode.affine)) is not None:
             self.__range_told = True
             warn(trouble, AccuracyWarning)
 
@@ -312,8 +348,9 @@ class SpikingNetwork(nn.Module):
         """What the layers take of the chip; what they do on a few of the calibration images, if there were any."""
         if self.__sample is None:
             return self._report_of()
-        with accepted(self.__sample, what="sample images"):  # nobody has run them yet
-            return self.profile(self.__sample)
+        sample = self.graph.image_form.lasting(self.__sample)
+        with accepted(sample, what="sample images"):  # nobody has run them yet
+            return self.profile(sample)
 
     @neutral()
     def profile(self, images: Any) -> Report:
@@ -380,7 +417,7 @@ class SpikingNetwork(nn.Module):
         """
         require_place(path)
         images = golden_images(golden, self.graph.image_form, self.__sample, self.__image_size)
-        size = self.__image_size if images is None else tuple(images.shape[1:])
+        size = self.__image_size if images is None else self.graph.image_form.size_of(images)
         document, arrays = described(self.graph, self.__target, self.__dynamics, size, self.__provenance)
         return save_network(path, document, arrays, None if images is None else images.to(self.device), self._reference)
 
@@ -449,7 +486,7 @@ class SpikingNetwork(nn.Module):
         for _, layer in self._spiking_layers():
             layer.run_with(dynamics)
         for module in self.modules():
-            if isinstance(module, Decode):
+            if isinstance(module, Encode | Decode):
                 module.run_with(dynamics)
         self.__dynamics = dynamics
 

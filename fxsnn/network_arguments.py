@@ -44,7 +44,7 @@ def require_image_size(size: object, form: ImageForm) -> tuple[int, ...] | None:
     if size is None:
         return None
     sides = [whole_number(one) or 0 for one in size] if isinstance(size, tuple | list | torch.Size) else []
-    if not form.takes(len(sides) + 1) or min(sides) < 1:
+    if not form.takes(len(sides) + form.in_front) or min(sides) < 1:
         raise OptionError(f"image_size is {shown(size)}; allowed are {form.sizes}, or None")
     return tuple(sides)
 

@@ -42,14 +42,14 @@ def golden_images(
     if count == 0:
         return None
     if sample is not None:
-        return sample[:count]
+        return form.lasting(sample[:count])
     if image_size is None:
         warn(
             "the file has no golden vectors: the network has not seen an image yet; pass golden=images",
             FxsnnWarning,
         )
         return None
-    return torch.randn(count, *image_size, generator=torch.Generator().manual_seed(0))
+    return torch.randn(count, *form.with_time(image_size), generator=torch.Generator().manual_seed(0))
 
 
 def save_network(
@@ -78,7 +78,7 @@ def save_network(
             document["golden"] = {"images": len(images)}
             arrays |= {name: tensor.detach().cpu() for name, tensor in golden_arrays(simulate, images).items()}
             timesteps = document["dynamics"]["timesteps"]
-            Golden.of(arrays, len(images), timesteps, found.image_size, found.sizes, found.logits)
+            Golden.of(arrays, len(images), timesteps, found.golden_size, found.sizes, found.logits)
     except FileError as error:
         raise FileError(f"the network cannot be written: {str(error).removeprefix(DAMAGED).strip()}") from error
     return save_arrays(path, arrays, document)

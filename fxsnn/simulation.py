@@ -173,7 +173,7 @@ class Compiled:
         check_images(images, self.circuit.encode.form)
         recording, wrong = Recording(), []
         self.engine.counts(images, recording=recording)
-        values: dict[int, Tensor] = self.circuit.constants(images)
+        values: dict[int, Tensor] = self.circuit.of_images(images)
         for number, call in enumerate(self.circuit.calls):
             if number not in values:
                 values[number] = call.module(*(values[one] for one in call.inputs))

@@ -31,6 +31,7 @@ from fxsnn.passes.replace_max_pool import MAX_POOL_WAYS, ReplaceMaxPool
 from fxsnn.passes.rewrite_transposed import RewriteTransposed
 from fxsnn.passes.separate_calls import SeparateCalls
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
+from fxsnn.passes.take_frames import TakeFrames
 from fxsnn.rewriting import Pass
 
 FRONT_END = (
@@ -101,5 +102,6 @@ __all__ = [
     "RewriteTransposed",
     "SeparateCalls",
     "SubstituteSpikes",
+    "TakeFrames",
     "front_end",
 ]

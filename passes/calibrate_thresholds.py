@@ -26,6 +26,7 @@ from fxsnn.layers import (
     FAR_BEYOND,
     ActivationSummary,
     Add,
+    AverageFrames,
     Bound,
     BoundedReLU,
     ClippedReLU,
@@ -126,9 +127,11 @@ class CalibrateThresholds(Pass):
             if magnitudes is not None:
                 troubles.extend(self._input_troubles(magnitudes, unit, self.input_bits))
             node, affine = normalised_images(graph)
-            quantized = QuantizedInput(unit, self.input_bits, affine).eval()
+            averages = graph.body(AverageFrames)
+            graph.bypass_for(graph.body(), averages)  # the rounded input gives the mean itself
+            quantized = QuantizedInput(unit, self.input_bits, affine, frames=bool(averages)).eval()
             if affine is None:
-                graph.insert_after(node, QUANTIZED_INPUT, quantized)
+                graph.insert_after(graph.input(), QUANTIZED_INPUT, quantized)
             else:
                 graph.replace(node, quantized)
         if self.data is None:

@@ -69,6 +69,14 @@ class _Growing:
         start = 0 if channels else 1
         return [name for name, own in self.shapes.items() if own[start:] == shape[start:]]
 
+    def is_another(self, name: str) -> bool:
+        """Whether it picks all channels in their order: what reads it and that other one reads one thing twice."""
+        step = next((step for step in self.steps if step.name == name), None)
+        if not isinstance(step, Pick):
+            return False
+        channels = {IMAGES: self.image, **self.shapes}[step.reads][0]
+        return step.of(channels) == list(range(channels))
+
     def leaves(self) -> list[str]:
         read = Counter(name for step in self.steps for name in reads_of(step))
         return [step.name for step in self.steps if not read[step.name]]
@@ -215,7 +223,7 @@ def _branches(growing: _Growing, read: str, shape: tuple[int, ...], behind: tupl
     """What gives maps of the shape `behind`: activations as they are, and convolutions of them and of `read`."""
     random = growing.random
     for name, own in {**growing.shapes, read: shape}.items():
-        if own == behind:
+        if own == behind and not growing.is_another(name):
             yield Branch(name)
         for kernel, more in itertools.product((2, 3, 4), (0, 1)):  # of stride 2, the halves of others
             edge, bias = ((kernel - 1) // 2, (kernel - 1) // 2), random.random() < 0.5
@@ -246,11 +254,23 @@ class GraphCase:
     model: PlannedGraph
     snn: fxsnn.SpikingNetwork
     max_pool: str = "rectifiers"
+    frames: bool = False
+
+    def images(self, count: int, seed: int) -> Tensor:
+        """Images for the network, with a frame for each step where it takes such."""
+        return some_images(self.plan, self.options, count, seed, frames=self.frames)
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """What is done, with sums for max pooling where rectifiers stand for it."""
         return without_max_pools(self.plan.steps) if self.max_pool == "rectifiers" else self.plan.steps
+
+
+def some_images(plan: GraphPlan, options: Options, count: int, seed: int, *, frames: bool) -> Tensor:
+    """See `GraphCase.images`."""
+    if not frames:
+        return images_for(plan, count, seed)
+    return images_for(plan, count * options.timesteps, seed).unflatten(0, (count, options.timesteps))
 
 
 def random_options(random: Random) -> Options:
@@ -268,24 +288,28 @@ def random_options(random: Random) -> Options:
 
 
 def graph_converted(
-    model: PlannedGraph, images: Tensor, options: Options, max_pool: str = "rectifiers"
+    model: PlannedGraph, images: Tensor, options: Options, max_pool: str = "rectifiers", *, frames: bool = False
 ) -> fxsnn.SpikingNetwork:
     """The library's side."""
-    return converted(model, images, options, max_pool=max_pool)
+    given = {"input": "frames", "example": images[:1].mean(1)} if frames else {}
+    return converted(model, images, options, max_pool=max_pool, **given)
 
 
-def convertible_graph(seed: int, max_pool: str = "rectifiers", *, pooled: bool = False) -> GraphCase:
+def convertible_graph(
+    seed: int, max_pool: str = "rectifiers", *, pooled: bool = False, frames: bool = False
+) -> GraphCase:
     """The first random graph of a seed whose values fit the registers of the target, with max poolings if asked for."""
     for attempt in itertools.count():
-        random = Random(f"graph {seed}.{attempt}")
+        random = Random(f"graph {seed}.{attempt}{' of frames' if frames else ''}")
         plan, options = random_graph_plan(random), random_options(random)
         if pooled and not any(isinstance(step, MaxPool) for step in plan.steps):
             continue
         print(f"seed {seed}.{attempt}: {plan}\n{options}, max_pool={max_pool}")
         model = PlannedGraph(plan)
         try:
-            snn = graph_converted(model, images_for(plan, 8, seed=1), options, max_pool)
-            return GraphCase(plan, options, model, snn, max_pool)
+            images = some_images(plan, options, 8, seed=1, frames=frames)
+            snn = graph_converted(model, images, options, max_pool, frames=frames)
+            return GraphCase(plan, options, model, snn, max_pool, frames)
         except fxsnn.TargetError as error:
             print(error)
     raise AssertionError

@@ -444,17 +444,18 @@ def simulated(
 
 
 def simulated_graph(
-    nodes: Sequence[Node], current: Integers, *, timesteps: int, reset: Reset, half_start: bool
+    nodes: Sequence[Node], current: Integers, *, timesteps: int, reset: Reset, half_start: bool, frames: bool = False
 ) -> tuple[dict[str, Integers], dict[str, Trace]]:
     """What every node gives, [T, N, C, ...], and what its neurons did, where it has any.
 
-    The graph is run step by step, what is read before what reads it; every step gets `current`.
+    The graph is run step by step, what is read before what reads it; every step gets `current`, or where that has
+    `frames`, [N, T, C, ...], the one of its number.
     """
     given: dict[str, list[Integers]] = {node.name: [] for node in nodes}
     membranes: dict[str, Integers] = {}
     before_reset: dict[str, list[Integers]] = {}
-    for _ in range(timesteps):
-        values = {"": current}
+    for step in range(timesteps):
+        values = {"": current[:, step] if frames else current}
         for node in nodes:
             inputs = [values[name] for name in node.reads]
             if isinstance(node.does, Synapses | Wiring):

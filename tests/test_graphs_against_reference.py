@@ -30,7 +30,6 @@ from tests.graph_plans import (
     Step,
     Tap,
     TransposedPlan,
-    images_for,
     reads_of,
 )
 from tests.random_graphs import GraphCase, convertible_graph
@@ -71,7 +70,8 @@ class Quantised:
 def quantised(case: GraphCase, images: Tensor) -> Quantised:
     """As the pipeline's graph holds them; ReLUs of sums stand in it in the order of the plan."""
     with quiet():
-        passes = fxsnn.pipeline(**arguments(images, case.options), correction=None, max_pool=case.max_pool)
+        given = {**arguments(images, case.options), **({"input": "frames", "example": None} if case.frames else {})}
+        passes = fxsnn.pipeline(**given, correction=None, max_pool=case.max_pool)
         *_, last = passes.until("quantize-weights").steps(case.model)
     graph = last.after
     (encoded,) = (graph[node] for node in graph.nodes(QuantizedInput))
@@ -310,7 +310,7 @@ def assert_sum(step: Add, case: GraphCase, given: Quantised, worth: dict[str, Wo
 
 def assert_same_integers(case: GraphCase) -> dict[str, Worth]:
     """The integers of every layer; what the spikes of each step are worth comes back."""
-    given = quantised(case, images_for(case.plan, 8, seed=1))
+    given = quantised(case, case.images(8, seed=1))
     assert encode(case.snn).unit == given.unit
     channels = case.plan.image[0]
     worth = {IMAGES: Worth(np.full(channels, given.unit), np.ones(channels))}
@@ -343,6 +343,7 @@ def assert_same_dynamics(case: GraphCase, snn: fxsnn.SpikingNetwork, images: Ten
         timesteps=case.options.timesteps,
         reset=case.options.reset,
         half_start=case.options.initial_membrane == 0.5,
+        frames=case.frames,
     )
     busy = any(0 < trace.spikes.mean() < 1 for trace in traces.values())
     assert busy or case.options.timesteps <= 2, "a silent network proves nothing"
@@ -365,10 +366,15 @@ def test_graphs_with_max_pooling_by_any_neuron_of_the_window_do(seed: int, tmp_p
     assert_follows(convertible_graph(seed, "any", pooled=True), tmp_path)
 
 
+@random_seeds(2, slow=58)
+def test_graphs_of_frames_follow_the_contract(seed: int, tmp_path: Path) -> None:
+    assert_follows(convertible_graph(seed, frames=True), tmp_path)
+
+
 def assert_follows(case: GraphCase, tmp_path: Path) -> None:
     """Integers, spikes, membranes and logits, in every engine, from the file and in the numpy reader."""
     worth = assert_same_integers(case)
-    images, value = 1.2 * images_for(case.plan, 2, seed=2), worth[case.steps[-1].name].value
+    images, value = 1.2 * case.images(2, seed=2), worth[case.steps[-1].name].value
     assert_same_dynamics(case, case.snn, images, value)
     path = case.snn.save(tmp_path / "net.fxsnn")
     assert read_network.main(str(path)) == 0

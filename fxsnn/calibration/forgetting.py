@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from fxsnn.graph import Graph, Pooling
-from fxsnn.layers import AnyPool2d, BoundedReLU, ClippedReLU, QuantizedInput
+from fxsnn.layers import AnyPool2d, AverageFrames, BoundedReLU, ClippedReLU, QuantizedInput
 
 QUANTIZED_INPUT = "quantized_input"
 """The name of the node that calibration puts behind the input."""
@@ -32,6 +32,8 @@ def forget_calibration(graph: Graph) -> None:
             graph.replace(node, AnyPool2d(pool.rows, pool.columns).eval())
     for node in graph.body(QuantizedInput):
         quantized: Any = graph[node]
+        if quantized.frames:
+            graph.insert_after(graph.input(), "average_frames", AverageFrames().eval())
         if quantized.affine is not None:
             graph.replace(node, quantized.affine)
         elif node.target == QUANTIZED_INPUT:

@@ -24,7 +24,18 @@ from torch.fx.node import Node
 
 from fxsnn.errors import Finding, ModelError
 from fxsnn.graph import Activation, Graph, Norm, Pooling
-from fxsnn.layers import Add, Affine, BoundedReLU, FixedSize, FoldedConv2d, FoldedLinear, Lift, Spread, Wiring
+from fxsnn.layers import (
+    Add,
+    Affine,
+    AverageFrames,
+    BoundedReLU,
+    FixedSize,
+    FoldedConv2d,
+    FoldedLinear,
+    Lift,
+    Spread,
+    Wiring,
+)
 
 INPUT_DEVIATIONS = 4.0
 """Without data, images are taken to lie within this many standard deviations of zero."""
@@ -106,7 +117,7 @@ def _through(graph: Graph, node: Node, source: Moments) -> Moments:
         return clipped(source, layer.bound.value)
     if isinstance(layer, Activation):
         return rectified(source)
-    if isinstance(layer, (*Pooling, nn.Flatten, FixedSize, Lift, Affine)):
+    if isinstance(layer, (*Pooling, nn.Flatten, AverageFrames, FixedSize, Lift, Affine)):
         return source
     raise ModelError([_unknown(graph, node, type(layer).__name__)])
 

@@ -129,12 +129,14 @@ def observe(
     observer = Watch(graph, histograms, lambda node, value: histograms[node].add(value))
     seen = Magnitudes()
     _, normalise = normalised_images(graph)
-    batches = image_batches(data, graph.image_form)
+    form = graph.image_form
+    batches = image_batches(data, form)
     with torch.no_grad(), reproducible(0, data):
         for images in progress_bar(batches, "calibrating", show=progress):
             if not bool(torch.isfinite(images).all()):
                 raise DataError("calibration images contain infinite values")
-            seen.add(images if normalise is None else normalise.exact(images.to(graph.device)))
+            stills = form.stills(images)
+            seen.add(stills if normalise is None else normalise.exact(stills.to(graph.device)))
             with accepted(images, what="calibration images"):
                 observer.run(images.to(graph.device, graph.dtype))
     return histograms, seen

@@ -53,6 +53,9 @@ def warm_up_command(options: argparse.Namespace) -> Answer:
         snn(images)
         snn.early_readout(images)
         snn.simulate(images)
+        for record in (False, True):
+            with snn.stream(len(images), record=record) as stream:
+                stream(images)
     seconds = time.perf_counter() - start
     return Answer(f"The CPU engine is ready: {seconds:.1f} s", {"engine": options.engine, "seconds": seconds})
 

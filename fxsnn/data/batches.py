@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fxsnn.ambient import neutral
 from fxsnn.errors import DataError, OptionError
-from fxsnn.layers import ImageForm, check_images, in_words, is_readable, require_images
+from fxsnn.layers import RANKS, ImageForm, check_images, in_words, is_readable, require_images
 from fxsnn.options import real_number, shown
 
 _AT_ONCE = 256
@@ -136,7 +136,12 @@ def _can_be_split(value: Any) -> bool:
 
 
 def _are_images(value: object) -> bool:
-    return isinstance(value, Tensor) and ImageForm().takes(value.dim())
+    return isinstance(value, Tensor) and _some_form(value).takes(value.dim())
+
+
+def _some_form(images: Tensor) -> ImageForm:
+    """Of images of a network that is not known here: more dimensions than still ones have are those of frames."""
+    return ImageForm(frames=0 if images.dim() > max(RANKS) else None)
 
 
 def _are_alike(first: Tensor, second: object = None) -> bool:
@@ -172,7 +177,7 @@ def accepted(
     except (torch.OutOfMemoryError, NotImplementedError):
         raise
     except (RuntimeError, IndexError) as error:
-        if size is not None and tuple(images.shape[1:]) == tuple(size):
+        if size is not None and tuple(images.shape[-len(size) :]) == tuple(size):
             raise  # it is not their shape
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         known = "" if size is None else f" (it was made with {list(size)})"
@@ -281,18 +286,18 @@ def _together(structure: TreeSpec, rows: list[tuple[Tensor, ...]]) -> Any:
 def _tensors(data: Any, *, labels: bool, what: str) -> tuple[Tensor, ...] | None:
     """Images, or images and labels, if that is what `data` are."""
     if isinstance(data, Tensor) and not labels:
-        require_images(data, ImageForm())
+        require_images(data, _some_form(data))
         return (data,)
     pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
     if pair and (labels or not _are_alike(*data)):  # two batches of images are no pair
-        require_images(data[0], ImageForm())
+        require_images(data[0], _some_form(data[0]))
         if not is_readable(data[1]) or not data[1].dim():
             raise DataError(f"{what}: labels are {in_words(data[1])}; expected a tensor of integers [N]")
         if len(data[0]) != len(data[1]):
             raise DataError(f"{what}: there are {len(data[0])} images and {len(data[1])} labels")
         return data
     if labels and isinstance(data, tuple) and len(data) == 2 and _are_images(data[0]) and not _are_alike(*data):
-        require_images(data[0], ImageForm())
+        require_images(data[0], _some_form(data[0]))
         leaves = tree_leaves(data[1])
         if not leaves or not all(isinstance(one, Tensor) and is_readable(one) and one.dim() for one in leaves):
             return None

@@ -8,7 +8,7 @@ A data set is a function from a folder to its two halves. Registering one takes 
     def letters(data_dir):
         return datasets.Splits(train=my_training_set, test=my_test_set)
 
-`digit_net` gives a trained network for the data set that ships with fxsnn.
+`digit_net` gives a trained network for the data set that ships with fxsnn, `moving_digits` events of its digits.
 
 The name of a file that ends in .npz stands for the arrays in it: `train_images`, `train_labels`, `test_images` and
 `test_labels`, or `images` and `labels`, which are then both halves.
@@ -34,6 +34,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from fxsnn.data.digits import DigitNet
+from fxsnn.data.moving_digits import events_of
 from fxsnn.errors import DataError, OptionError, UnknownName, importing
 from fxsnn.layers import ImageForm
 from fxsnn.options import is_one_of
@@ -144,6 +145,26 @@ def load(
             f"data set {name!r} could not be read from {str(data_dir)!r}: {error}. fxsnn downloads nothing: "
             "put it there in torchvision's layout, or name its folder (data_dir=, --data-dir)"
         ) from error
+
+
+def moving_digits(steps: int = 16, seed: int = 0) -> Splits:
+    """Events of the embedded digits, which move in front of a camera: images that change over time, [steps, 2, 28, 28].
+
+    See `fxsnn.data.moving_digits.events_of`. Networks of them are converted with `input="frames"`.
+
+    Args:
+        steps: frames of each, 3 at least.
+        seed: of the directions in which they move.
+
+    Raises:
+        OptionError: there are too few steps.
+    """
+    halves = []
+    for number, half in enumerate(load(EMBEDDED, mean=(0.0,), std=(1.0,))):
+        assert isinstance(half, TensorDataset)
+        images, labels = half.tensors
+        halves.append(TensorDataset(events_of(images, steps, 2 * seed + number), labels))
+    return Splits(*halves)
 
 
 def digit_net() -> nn.Module:

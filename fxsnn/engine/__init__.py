@@ -11,6 +11,7 @@ import importlib.util
 import logging
 
 from fxsnn.engine.circuit import Broken, Circuit, Engine, Unsupported, relying_on
+from fxsnn.engine.stepping import PlainStepper, Stepper, one_step_of
 from fxsnn.errors import EngineWarning, OptionError, warn
 from fxsnn.options import is_one_of, shown
 
@@ -47,6 +48,27 @@ def engine_for(name: str, circuit: Circuit) -> Engine | None:
         return None
 
 
+def stepper_for(name: str, circuit: Circuit) -> Stepper:
+    """What runs a network step by step, with the engine of that name, or the fastest one there is for that.
+
+    Args:
+        name: one of `ENGINES`.
+        circuit: of the network.
+
+    Raises:
+        OptionError: the engine was asked for by name, and cannot run here step by step.
+    """
+    single = one_step_of(circuit)
+    try:
+        if name == "triton":
+            raise Unsupported("it runs all steps together")
+        if name != "torch" and circuit.device.type == "cpu":
+            return _numba_stepper(single, name.partition("-")[2])
+    except Unsupported as reason:
+        without_engine(name, reason)
+    return PlainStepper(single)
+
+
 def without_engine(name: str, reason: Unsupported) -> None:
     """Say why PyTorch runs a network.
 
@@ -74,6 +96,16 @@ def _numba(circuit: Circuit, instructions: str) -> Engine:
         from fxsnn.engine.cpu import NumbaEngine, chosen
 
     return NumbaEngine(circuit, chosen(instructions))
+
+
+def _numba_stepper(circuit: Circuit, instructions: str) -> Stepper:
+    with relying_on("numba"):
+        if importlib.util.find_spec("numba") is None:
+            raise Unsupported("numba is not installed")
+        from fxsnn.engine.cpu import chosen
+        from fxsnn.engine.cpu_stepping import NumbaStepper
+
+    return NumbaStepper(circuit, chosen(instructions))
 
 
 def _triton(circuit: Circuit) -> Engine:

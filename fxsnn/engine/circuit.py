@@ -69,13 +69,14 @@ class Call:
         name: of the layer in the user's network.
         module: an encoder, a layer with neurons, one that adds up for others (`Synapses`), wiring, or a flatten.
         inputs: the calls whose values it reads, in the order of its arguments.
-        constant: its value is the same at every step, and has no time axis.
+        images: its value comes of the images alone, and is no spikes: PyTorch computes it. It is the same at every
+            step, without a time axis, unless there are frames.
     """
 
     name: str
     module: nn.Module
     inputs: tuple[int, ...]
-    constant: bool
+    images: bool
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ class Circuit:
         encode = self.calls[0].module
         assert isinstance(encode, Encode)
         return encode
+
+    @property
+    def frames(self) -> bool:
+        """Whether images change over time."""
+        return self.encode.form.frames is not None
 
     @property
     def device(self) -> torch.device:
@@ -120,11 +126,11 @@ class Circuit:
                 found[one] = number
         return tuple(found)
 
-    def constants(self, images: Tensor) -> dict[int, Tensor]:
-        """Values that are the same at every step, [N, ...], by the number of the call that gives them."""
+    def of_images(self, images: Tensor) -> dict[int, Tensor]:
+        """Values that come of images alone, [N, ...], or [T * N, ...] of frames, by the number of their call."""
         values: dict[int, Tensor] = {}
         for number, call in enumerate(self.calls):
-            if call.constant:
+            if call.images:
                 values[number] = call.module(*(values[one] for one in call.inputs)) if number else self.encode(images)
         return values
 
@@ -189,7 +195,7 @@ def circuit_of(graph: Graph) -> Circuit:
         calls.append(call)
     decode = graph[decodes[0]]
     assert isinstance(decode, Decode)
-    if not any(isinstance(call.module, Spiking) for call in calls) or calls[-1].constant:
+    if not any(isinstance(call.module, Spiking) for call in calls) or calls[-1].images:
         raise Unsupported("nothing spikes in front of the decoder")
     return Circuit(tuple(calls), decode)
 
@@ -201,24 +207,25 @@ def _call(name: str, module: nn.Module, inputs: tuple[int, ...], before: list[Ca
         Unsupported: they do not.
     """
     given = [before[one] for one in inputs]
-    constant = tuple(one.constant for one in given)
+    images = tuple(one.images for one in given)
+    frames = isinstance(before[0].module, Encode) and before[0].module.form.frames is not None if before else False
     if any(isinstance(one.module, Synapses) for one in given) and not isinstance(module, SpikeAdd):
         raise Unsupported(f"{name} reads sums that are no spikes")
     if isinstance(module, Encode):
-        return Call(name, module, (), constant=True)
+        return Call(name, module, (), images=True)
     if isinstance(module, Wiring) or type(module) is nn.Flatten:
-        if len(set(constant)) != 1:
+        if len(set(images)) != 1:
             raise Unsupported(f"{name} reads images and spikes")
-        return Call(name, module, inputs, constant=all(constant))
+        return Call(name, module, inputs, images=all(images))
     if type(module) not in _KNOWN:
         raise Unsupported(f"{name} is a {type(module).__name__}")
     assert isinstance(module, Integers)
     if module.dynamics is None:
         raise Unsupported(f"{name} has not been converted")
     expected = module.constant if isinstance(module, SpikeAdd) else (module.constant_input,)
-    if constant != expected:
+    if tuple(one and not frames for one in images) != expected:
         raise Unsupported(f"{name} does not read what it was converted for: images where it had spikes, or spikes")
-    return Call(name, module, inputs, constant=isinstance(module, Synapses) and module.constant_input)
+    return Call(name, module, inputs, images=isinstance(module, Synapses) and images[0])
 
 
 def watched(circuit: Circuit) -> bool:

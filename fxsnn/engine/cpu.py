@@ -17,7 +17,7 @@ from fxsnn.engine import instructions, kernels
 from fxsnn.engine.circuit import Circuit, Range, Recording, Unsupported, relying_on
 from fxsnn.engine.instructions import InstructionSet
 from fxsnn.engine.layout import Layout, Shape, layout_of
-from fxsnn.engine.lookups import Array, Weights, constant_part, weights_of
+from fxsnn.engine.lookups import Array, Weights, part_of_images, weights_of
 from fxsnn.engine.operations import Operation, Piece
 from fxsnn.engine.planning import ALIGNED, Plan, plan_of
 from fxsnn.numerics import Dynamics
@@ -30,6 +30,8 @@ second cache, which is larger on processors with larger vectors. More images lea
 _DRIVE = 16
 """As many steps of spikes, four to a byte, take the room of a drive that is the same at every step."""
 _MOST_IMAGES = 64
+_FRAMES_AT_ONCE = 256
+"""Images times steps of which what frames drive is kept."""
 _MOST_LAYOUTS = 4
 """Layouts that are kept, each for images of another size."""
 
@@ -73,11 +75,11 @@ class Workspace:
     membranes: list[Any]
 
 
-def workspace_for(plan: Plan, timesteps: int) -> Workspace:
-    """Memory for a plan."""
+def workspace_for(plan: Plan, timesteps: int, *, kept: bool = False) -> Workspace:
+    """Memory for a plan; with `kept`, of all membranes, also where one piece of time is all there is."""
     steps = min(timesteps, _STEPS_AT_ONCE)
     places = plan.places(steps)
-    membranes = [operation.membranes(kept=timesteps > steps) for operation in plan.operations]
+    membranes = [operation.membranes(kept=timesteps > steps or kept) for operation in plan.operations]
     return Workspace(plan, steps, _aligned(places.size), places.origins, places.shared, membranes)
 
 
@@ -153,21 +155,30 @@ def _extremes(results: Results, operation: Operation, membranes: Any) -> Array |
 
 
 def run_plan(
-    space: Workspace, constants: Mapping[int, Array], rows: slice, dynamics: Dynamics, results: Results
+    space: Workspace,
+    driven: Mapping[int, Array],
+    rows: slice,
+    dynamics: Dynamics,
+    results: Results,
+    *,
+    fresh: bool = True,
 ) -> None:
     """Run all steps on some images.
 
     Args:
         space: memory for as many images.
-        constants: of each operation, by its number, what is the same at every step, [images, channels, outputs].
+        driven: of each operation that reads images, by its number, what these add, [T, images, channels, outputs]; one
+            step stands for all.
         rows: which of the results are theirs.
         dynamics: T, reset and start.
         results: written.
+        fresh: membranes start with the first of the steps; else they go on from where they are.
     """
     operations, shapes = space.plan.operations, space.plan.shapes()
     for start in range(0, dynamics.timesteps, space.steps):
         steps = min(space.steps, dynamics.timesteps - start)
-        piece = Piece(space.memory, space.origins, shapes, constants, steps, start == 0, dynamics)
+        here = {number: one if len(one) == 1 else one[start : start + steps] for number, one in driven.items()}
+        piece = Piece(space.memory, space.origins, shapes, here, steps, fresh and start == 0, dynamics)
         for operation, membranes, shared in zip(operations, space.membranes, space.shared, strict=True):
             planes = piece.planes(operation.number)
             if shared:
@@ -208,9 +219,12 @@ class NumbaEngine:
         """See `Engine`."""
         dynamics = self._circuit.decode.dynamics
         threads = min(torch.get_num_threads(), len(images))
-        shape = self._circuit.encode.form.size_of_layers(tuple(images.shape[1:]))
+        form = self._circuit.encode.form
+        shape = form.size_of_layers(form.size_of(images))
         layout = self._layout(shape)
         together = images_together(layout, dynamics.timesteps, len(images), threads)
+        if self._circuit.frames:
+            together = min(together, max(1, _FRAMES_AT_ONCE // dynamics.timesteps))
         key = (shape, together, dynamics.timesteps)
         space = self._space(key, layout)
         self._idle.append((key, space))
@@ -220,9 +234,9 @@ class NumbaEngine:
         def run(start: int) -> None:
             rows = slice(start, min(start + together, len(images)))
             space = self._space(key, layout)
-            constants = constants_of(self._circuit, self._weights, images[rows], together, space.plan.numbers)
+            driven = driven_by(images[rows], self._circuit, self._weights, together, space.plan.numbers)
             with relying_on("numba"):
-                run_plan(space, constants, rows, dynamics, results)
+                run_plan(space, driven, rows, dynamics, results)
             self._idle.append((key, space))
 
         starts = range(0, len(images), together)
@@ -234,14 +248,8 @@ class NumbaEngine:
             with ThreadPoolExecutor(threads, initializer=self._leave_openmp) as pool:
                 list(pool.map(run, starts))
         if recording is not None:
-            for operation in plan.operations:
-                name = operation.name
-                if name in results.totals:
-                    recording.counts[name] = _shaped(torch.from_numpy(results.totals[name])[None], operation)[0]
-                if name in results.spikes:
-                    recording.spikes[name] = _shaped(torch.from_numpy(results.spikes[name]), operation)
-                    recording.ranges[name] = _range(results.ranges[name])
-        counts = _shaped(torch.from_numpy(results.counts), plan.operations[-1])
+            fill(recording, results, plan)
+        counts = shaped(torch.from_numpy(results.counts), plan.operations[-1])
         return counts if every_step else counts[0]
 
     def _leave_openmp(self) -> None:
@@ -271,33 +279,33 @@ class NumbaEngine:
         except IndexError:
             _, together, timesteps = key
             plan = plan_of(self._circuit, self._weights, layout, together)
-            return workspace_for(plan, timesteps)
+            return workspace_for(plan, timesteps, kept=self._circuit.frames)  # whose layers run step by step
 
 
-def constants_of(
-    circuit: Circuit, weights: Mapping[int, Weights], images: Tensor, together: int, numbers: Mapping[int, int]
+def driven_by(
+    images: Tensor, circuit: Circuit, weights: Mapping[int, Weights], together: int, numbers: Mapping[int, int]
 ) -> dict[int, Array]:
-    """Of each operation that reads images, what these add at every step, [together, channels, outputs].
+    """Of each operation that reads images, what these add, [T, together, channels, outputs]; [1, ...] without frames.
 
     Args:
+        images: [N, ...].
         circuit: the circuit.
         weights: of its layers with neurons.
-        images: [N, ...].
         together: how many the operations are for, at least N; the last image takes the places that are left.
         numbers: of the operation of each call.
     """
     found: dict[int, Array] = {}
     with torch.no_grad():
-        values = circuit.constants(images)
+        values = circuit.of_images(images)
         for call, of_layer in weights.items():
             given = [values[one] for one in circuit.calls[call].inputs if one in values]
-            part = constant_part(of_layer, given)
+            part = part_of_images(of_layer, given)
             if part is None:
                 continue
             part = part.flatten(2) if part.dim() > 2 else part.unsqueeze(2)
-            array = part.contiguous().numpy()
-            if len(array) < together:
-                array = array[np.minimum(np.arange(together), len(array) - 1)]
+            array = part.contiguous().numpy().reshape(-1, len(images), *part.shape[1:])
+            if len(images) < together:
+                array = array.take(np.minimum(np.arange(together), len(images) - 1), axis=1)
             found[numbers[call]] = array
     return found
 
@@ -309,7 +317,18 @@ def images_together(layout: Layout, timesteps: int, images: int, threads: int) -
     return max(1, min(fit, _MOST_IMAGES, -(-images // threads)))
 
 
-def _shaped(values: Tensor, operation: Operation) -> Tensor:
+def fill(recording: Recording, results: Results, plan: Plan) -> None:
+    """Put what layers did where it was asked for."""
+    for operation in plan.operations:
+        name = operation.name
+        if name in results.totals:
+            recording.counts[name] = shaped(torch.from_numpy(results.totals[name])[None], operation)[0]
+        if name in results.spikes:
+            recording.spikes[name] = shaped(torch.from_numpy(results.spikes[name]), operation)
+            recording.ranges[name] = _range(results.ranges[name])
+
+
+def shaped(values: Tensor, operation: Operation) -> Tensor:
     """[steps, N, C, outputs] as [steps, N, C, H, W], or as [steps, N, C] behind a fully connected layer."""
     return values.squeeze(-1) if operation.flat else values.unflatten(-1, operation.grid.size)
 

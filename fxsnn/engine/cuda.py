@@ -90,13 +90,15 @@ class TritonEngine:
         circuit: the network.
 
     Raises:
-        Unsupported: a layer adds up spikes and floating point numbers.
+        Unsupported: a layer adds up spikes and floating point numbers, or images change over time.
     """
 
     name = "triton"
     images_at_once = 1024
 
     def __init__(self, circuit: Circuit) -> None:
+        if circuit.frames:
+            raise Unsupported("it runs networks of images that do not change over time")
         self._circuit = circuit
         self._codes: dict[int, Tensor] = {}
         values = values_at_once(circuit) + 1  # sums, too
@@ -114,7 +116,7 @@ class TritonEngine:
     def counts(self, images: Tensor, *, every_step: bool = False, recording: Recording | None = None) -> Tensor:
         """See `Engine`."""
         steps = min(_STEPS_AT_ONCE, self._circuit.decode.dynamics.timesteps)
-        first = self._drives(images[:1], self._circuit.constants(images[:1]))
+        first = self._drives(images[:1], self._circuit.of_images(images[:1]))
         widest = 2 * max(drive.numel() for drive in first.values())  # later layers are seldom wider than that
         together = max(1, _BYTES_AT_ONCE // (steps * widest * self._values * torch.float16.itemsize))
         parts = [self._part(part, every_step, recording) for part in images.split(together)]
@@ -137,7 +139,7 @@ class TritonEngine:
     def _part(self, images: Tensor, every_step: bool, recording: Recording | None) -> _Part:
         """Run all steps on some images."""
         calls, dynamics = self._circuit.calls, self._circuit.decode.dynamics
-        constants = self._circuit.constants(images)
+        constants = self._circuit.of_images(images)
         drives = self._drives(images, constants)
         constants = {number: channels_last(value) for number, value in constants.items()}
         neurons: dict[int, Neurons] = {}
@@ -151,7 +153,7 @@ class TritonEngine:
             steps = min(_STEPS_AT_ONCE, dynamics.timesteps - start)
             values = dict(constants)
             for number, call in enumerate(calls):
-                if call.constant:
+                if call.images:
                     continue
                 given = [values[one] for one in call.inputs]
                 if isinstance(call.module, Spiking):
@@ -211,7 +213,7 @@ class TritonEngine:
         layer: Any = self._circuit.calls[number].module
         found = []
         for call, own in zip(self._circuit.given(number), layer.weights, strict=True):
-            synapses = isinstance(call.module, Synapses) and not call.constant
+            synapses = isinstance(call.module, Synapses) and not call.images
             found.append((own * call.module.gain if synapses else own).to(layer.membrane_type()))
         return found
 

@@ -60,7 +60,7 @@ class Layout:
     Attributes:
         how: the instruction set.
         shapes: of the value of each call.
-        sections: of each call whose value is spikes in memory. There are none of sums, of what is constant, and of
+        sections: of each call whose value is spikes in memory. There are none of sums, of what comes of images, and of
             what is flattened for fully connected layers alone.
         wires: for each of these that is wired, or flattened, where its spikes come from: int64 [C, ...], their numbers
             among all that the call reads, from 1 on; 0 for none.
@@ -148,7 +148,7 @@ def _in_memory(circuit: Circuit) -> list[int]:
     return [
         number
         for number, call in enumerate(circuit.calls)
-        if number in wanted and not call.constant and not isinstance(call.module, kept)
+        if number in wanted and not call.images and not isinstance(call.module, kept)
     ]
 
 

@@ -62,15 +62,20 @@ class Weights:
         name: of the layer in the user's network.
         layer: the layer.
         terms: of maps of spikes, what they add up.
-        constant: a part of what they add up is the same at every step.
+        of_images: for each input, whether it comes of images alone, and is no spikes.
         codes: of a fully connected layer of spikes, int8 [outputs, inputs].
     """
 
     name: str
     layer: Spiking
     terms: tuple[Term, ...] = ()
-    constant: bool = False
+    of_images: tuple[bool, ...] = ()
     codes: Array | None = None
+
+    @property
+    def read_images(self) -> bool:
+        """Whether a part of what they add up comes of images alone."""
+        return any(self.of_images)
 
 
 def weights_of(circuit: Circuit, how: InstructionSet) -> dict[int, Weights]:
@@ -93,8 +98,9 @@ def weights_of(circuit: Circuit, how: InstructionSet) -> dict[int, Weights]:
 def _weights(circuit: Circuit, number: int, per_byte: int) -> Weights:
     call = circuit.calls[number]
     layer: Any = call.module
-    if layer.constant_input:
-        return Weights(call.name, layer, constant=True)
+    of_images = tuple(read.images for read in circuit.given(number))
+    if all(of_images):
+        return Weights(call.name, layer, of_images=of_images)
     if isinstance(layer, SpikeLinear):
         return Weights(call.name, layer, codes=layer.codes.numpy())
     if not isinstance(layer, SpikeAdd):
@@ -105,7 +111,7 @@ def _weights(circuit: Circuit, number: int, per_byte: int) -> Weights:
     terms = []
     for one, own in zip(call.inputs, layer.weights.numpy().astype(np.int64), strict=True):
         read = circuit.calls[one]
-        if read.constant:
+        if read.images:
             continue
         if isinstance(read.module, Synapses):
             gain = own * read.module.gain.numpy()
@@ -114,7 +120,7 @@ def _weights(circuit: Circuit, number: int, per_byte: int) -> Weights:
             terms.append(Term(one, Window((1, 1)), None, own))
     if terms and all(term.tables is None for term in terms):  # an operation has one convolution at least
         terms[0] = replace(terms[0], tables=pooling_tables(len(terms[0].gain), (1, 1), per_byte))
-    return Weights(call.name, layer, tuple(terms), constant=any(layer.constant))
+    return Weights(call.name, layer, tuple(terms), of_images)
 
 
 def _term(name: str, layer: Any, source: int, gain: Array, per_byte: int) -> Term:
@@ -152,7 +158,7 @@ def window_of(layer: SpikeConv2d | SynapseConv2d | SpikePool2d) -> Window:
 
 def membrane_type(layer: Spiking) -> np.dtype[Any]:
     """In which type membranes, drive and thresholds are exact."""
-    if layer.constant_input and layer.input_magnitude is None:
+    if layer.input_magnitude is None:
         return np.dtype(np.float64)
     return np.dtype(np.int64 if layer.membrane_type() == torch.int64 else np.int32)
 
@@ -180,18 +186,18 @@ def _never(kind: np.dtype[Any]) -> float:
     return float(np.finfo(kind).max) if kind.kind == "f" else int(np.iinfo(kind).max)
 
 
-def constant_part(weights: Weights, given: list[Tensor]) -> Tensor | None:
-    """What is added at every step, without the leak; `None` where a layer adds up nothing that is constant.
+def part_of_images(weights: Weights, given: list[Tensor]) -> Tensor | None:
+    """What images add, without the leak; `None` where a layer reads nothing that comes of them alone.
 
     Args:
         weights: of the layer.
-        given: what is constant of what it reads, [N, ...], in the order of its arguments.
+        given: what comes of images of what it reads, [N, ...], in the order of its arguments.
 
     Returns:
         [N, C, ...]: of `SpikeAdd` what it adds, else sums without the gain.
     """
     layer = weights.layer
-    if not weights.constant:
+    if not weights.read_images:
         return None
     if not isinstance(layer, SpikeAdd):
         (x,) = given
@@ -199,7 +205,7 @@ def constant_part(weights: Weights, given: list[Tensor]) -> Tensor | None:
         return sums if layer.input_magnitude is None else sums.round()  # as in `Spiking.drive`
     kind = torch.float64 if layer.input_magnitude is None else layer.membrane_type()
     view = (-1, *[1] * (given[0].dim() - 2))
-    own = [weight for weight, constant in zip(layer.weights, layer.constant, strict=True) if constant]
+    own = [weight for weight, images in zip(layer.weights, weights.of_images, strict=True) if images]
     return sum(
         (x.to(kind) * weight.view(view).to(kind) for x, weight in zip(given, own, strict=True)),
         torch.zeros((), dtype=kind),

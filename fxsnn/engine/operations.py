@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,7 +31,8 @@ class Piece:
         memory: uint8, one-dimensional, for the planes of all operations.
         origins: where in it those of each operation begin.
         shapes: groups and places of the planes of each operation.
-        constants: of each operation, by its number, what is the same at every step, [images, channels, outputs].
+        driven: of each operation that reads images, by its number, what these add, [steps, images, channels, outputs];
+            one step stands for all.
         steps: how many.
         fresh: the membranes start here.
         dynamics: reset and start.
@@ -40,7 +41,7 @@ class Piece:
     memory: Array
     origins: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
-    constants: Mapping[int, Array]
+    driven: Mapping[int, Array]
     steps: int
     fresh: bool
     dynamics: Dynamics
@@ -50,6 +51,17 @@ class Piece:
         groups, places = self.shapes[number]
         begin = self.origins[number]
         return self.memory[begin : begin + self.steps * groups * places].reshape(self.steps, groups, places)
+
+    def drives(self, number: int) -> Iterator[tuple[slice, Array | None, bool]]:
+        """For some of the steps after others what images add to an operation, [images, channels, outputs], and whether
+        membranes start there; `None` where they add nothing.
+        """
+        given = self.driven.get(number)
+        if given is None or len(given) == 1:
+            yield slice(0, self.steps), None if given is None else given[0], self.fresh
+            return
+        for step, one in enumerate(given):
+            yield slice(step, step + 1), one, self.fresh and step == 0
 
     def where(self, numbers: Sequence[int]) -> tuple[Array, Array]:
         """Where the planes of some operations begin, and how far they are from one step to the next."""
@@ -99,6 +111,16 @@ class Operation(ABC):
         """
 
     @abstractmethod
+    def start(self, membranes: Any, images: Array, dynamics: Dynamics) -> None:
+        """Let the membranes of some images start again.
+
+        Args:
+            membranes: of all, which are kept; written.
+            images: their numbers.
+            dynamics: start.
+        """
+
+    @abstractmethod
     def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
         """Run some steps: write the planes of the operation.
 
@@ -138,7 +160,7 @@ class LayerInRuns(Operation):
 
     @cached_property
     def drive_places(self) -> Array:
-        """Where each neuron's constant drive is, see `fire_constant`."""
+        """Where what drives each neuron is, see `fire_constant`."""
         found = np.zeros((self.grid.runs, self.how.lanes), np.uint64)
         run, place = np.divmod(self.places - self.grid.before, self.how.lanes)
         images, outputs = self.places.shape
@@ -155,6 +177,11 @@ class LayerInRuns(Operation):
         runs = self.grid.runs if kept else 1
         return np.zeros((len(self.neurons), runs, self.how.per_byte, self.how.lanes), self.neurons.dtype)
 
+    def start(self, membranes: Any, images: Array, dynamics: Dynamics) -> None:
+        """See `Operation`."""
+        run, place = np.divmod(self.places[images].reshape(-1) - self.grid.before, self.how.lanes)
+        membranes[:, run, :, self.order[place]] = starts_of(self.neurons[..., 2], dynamics)
+
     def watch(self, extremes: Array | None) -> tuple[Array | None, Array | None, Array | None]:
         """What kernels are given for `extremes`: which neurons there are, room for membranes, and `extremes`."""
         if extremes is None:
@@ -168,16 +195,17 @@ class LayerInRuns(Operation):
 
 
 @dataclass(frozen=True, eq=False)
-class ConstantLayer(LayerInRuns):
-    """The first layer: its drive does not change over time."""
+class ImageLayer(LayerInRuns):
+    """A first layer: what drives it comes of the images alone."""
 
     def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
         """See `Operation`."""
-        fire_constant(
-            self.how, piece.constants[self.number], self.drive_places,
-            self.neurons, starts_of(self.neurons[..., 2], piece.dynamics), piece.fresh, piece.dynamics.reset == "zero",
-            self.mask, membranes, self.grid.runs, piece.planes(self.number), self.grid.before, *self.watch(extremes),
-        )  # fmt: skip
+        starts, watch = starts_of(self.neurons[..., 2], piece.dynamics), self.watch(extremes)
+        for steps, drive, fresh in piece.drives(self.number):
+            fire_constant(
+                self.how, drive, self.drive_places, self.neurons, starts, fresh, piece.dynamics.reset == "zero",
+                self.mask, membranes, self.grid.runs, piece.planes(self.number)[steps], self.grid.before, *watch,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +243,7 @@ class SumLayer(LayerInRuns):
         weighted: gain, leak and threshold for each convolution, [convolutions, groups, channels of a group, 3].
         gains: what the others' spikes add, [others, groups, channels of a group].
         firsts: place of the first neuron in the planes of the others.
-        constant: something is added at every step.
+        read_images: images add something, too.
     """
 
     tables: tuple[ConvolutionTables, ...]
@@ -223,7 +251,7 @@ class SumLayer(LayerInRuns):
     weighted: Array
     gains: Array
     firsts: tuple[int, ...]
-    constant: bool
+    read_images: bool
 
     @cached_property
     def joined(self) -> tuple[Array, Array, Array, Array]:
@@ -239,18 +267,22 @@ class SumLayer(LayerInRuns):
 
     def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
         """See `Operation`."""
-        constant, places = (piece.constants[self.number], self.drive_places) if self.constant else (None, None)
+        places = self.drive_places if self.read_images else None
         tables, sources, flushes, blocks = self.joined
         convolutions, others = self.inputs[: len(self.tables)], self.inputs[len(self.tables) :]
         origins, strides = piece.where(others)
-        apart = [piece.shapes[one][1] for one in others]
-        plain = np.stack([origins + np.array(self.firsts, np.int64), strides, np.array(apart, np.int64)], axis=1)
-        fire_sum(
-            self.how, tables, sources, flushes, blocks, self.weighted, piece.memory, *piece.where(convolutions),
-            plain, self.gains if others else None, np.ascontiguousarray(self.neurons[..., 1]), constant, places,
-            starts_of(self.neurons[..., 2], piece.dynamics), piece.fresh, piece.dynamics.reset == "zero",
-            self.mask, membranes, self.grid.runs, piece.planes(self.number), self.grid.before, *self.watch(extremes),
-        )  # fmt: skip
+        firsts, apart = origins + np.array(self.firsts, np.int64), np.array([piece.shapes[one][1] for one in others])
+        begins, distances = piece.where(convolutions)
+        starts, watch = starts_of(self.neurons[..., 2], piece.dynamics), self.watch(extremes)
+        for steps, drive, fresh in piece.drives(self.number):
+            plain = np.stack([firsts + steps.start * strides, strides, apart], axis=1)
+            fire_sum(
+                self.how, tables, sources, flushes, blocks, self.weighted, piece.memory,
+                begins + steps.start * distances, distances, plain, self.gains if others else None,
+                np.ascontiguousarray(self.neurons[..., 1]), drive, places, starts, fresh,
+                piece.dynamics.reset == "zero", self.mask, membranes, self.grid.runs,
+                piece.planes(self.number)[steps], self.grid.before, *watch,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,6 +297,10 @@ class DenseLayer(Operation):
     def membranes(self, *, kept: bool) -> Array:
         """[images, outputs]."""
         return np.zeros((self.grid.images, len(self.neurons)), self.neurons.dtype)
+
+    def start(self, membranes: Any, images: Array, dynamics: Dynamics) -> None:
+        """See `Operation`."""
+        membranes[images] = starts_of(self.neurons[:, 2], dynamics)
 
     def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
         """See `Operation`."""
@@ -290,6 +326,9 @@ class Rearrangement(Operation):
     def membranes(self, *, kept: bool) -> None:
         """There are none."""
 
+    def start(self, membranes: Any, images: Array, dynamics: Dynamics) -> None:
+        """There are none."""
+
     def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
         """See `Operation`."""
         copy_rows(piece.planes(self.inputs[0]), self.rows, self.stride, self.copies, piece.planes(self.number))
@@ -308,6 +347,9 @@ class Rewiring(Operation):
     between: Array
 
     def membranes(self, *, kept: bool) -> None:
+        """There are none."""
+
+    def start(self, membranes: Any, images: Array, dynamics: Dynamics) -> None:
         """There are none."""
 
     def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:

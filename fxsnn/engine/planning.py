@@ -12,9 +12,9 @@ from fxsnn.engine.instructions import InstructionSet
 from fxsnn.engine.layout import Layout, flattened_source
 from fxsnn.engine.lookups import Array, Term, Weights, membrane_type, neurons_of
 from fxsnn.engine.operations import (
-    ConstantLayer,
     ConvolutionLayer,
     DenseLayer,
+    ImageLayer,
     Operation,
     Rearrangement,
     Rewiring,
@@ -145,14 +145,14 @@ class _Planner:
         own = len(self.operations)
         of_layer = (weights.name, own, inputs, channels, grid, flat)
         self.numbers[call] = own
-        if isinstance(weights.layer, SpikeLinear) and not weights.constant:
+        if isinstance(weights.layer, SpikeLinear) and not weights.read_images:
             self.operations.append(self._dense(call, weights, own))
             return
         summed = isinstance(weights.layer, SpikeAdd)
         offset = sum(padded(term.gain, 0, self._per_byte) * tables.offset for term, tables, *_ in found)
         neurons = self._grouped(weights.layer, 1 if summed else weights.layer.gain, offset)
         if not found:
-            self.operations.append(ConstantLayer(*of_layer, neurons, self._how))
+            self.operations.append(ImageLayer(*of_layer, neurons, self._how))
         elif not summed:
             ((_, tables, _, sources),) = found
             own_reset = isinstance(weights.layer, SpikeAnyPool2d)
@@ -169,7 +169,7 @@ class _Planner:
                     np.stack([self._grouped(weights.layer, term.gain) for term, *_ in found]),
                     np.ascontiguousarray(gains.reshape(len(plain), len(neurons), self._per_byte)),
                     tuple(self._layout.grid(term.source, self._images).before for term in plain),
-                    weights.constant,
+                    weights.read_images,
                 )
             )
 

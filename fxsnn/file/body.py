@@ -136,8 +136,9 @@ class BodyBuilder:
 
     def _encode(self, node: Mapping[str, Any]) -> tuple[nn.Module, Signal]:
         encode = Encode(float(node["unit"]), node["bits"], image_form_of(self._nodes), self._affine(node))
+        encode.run_with(self._dynamics)
         value = torch.full((1,), encode.unit, dtype=torch.float64)
-        return encode, Signal(value, node["channels"], encode.magnitude, constant=True)
+        return encode, Signal(value, node["channels"], encode.magnitude, constant=encode.form.frames is None)
 
     def _affine(self, node: Mapping[str, Any]) -> Affine | None:
         """What is done to images before they are rounded."""

@@ -53,8 +53,8 @@ VERSION = 4
 LEVELS_SINCE = 3
 """Since this version a layer may have levels of its own, and the target says which."""
 
-WHOLE_TARGET_SINCE = 4
-"""Since this version the target also says how layers may read several others."""
+FRAMES_SINCE = 4
+"""Since this version images may have frames, and the target says all of it, how layers may read several others, too."""
 
 METHODS = frozenset({
     "abs", "add", "argmax", "div", "exp", "flatten", "log_softmax", "mean", "mul", "neg", "reshape", "sigmoid", "size",
@@ -131,9 +131,9 @@ def described(
     document = document_of(nodes, target, dynamics, image_size, provenance)
     if any(f"{node['name']}.levels" in arrays for node in nodes if "gain" in node or node["op"].startswith("synapse_")):
         document |= {"version": LEVELS_SINCE, "target": {**document["target"], "codebook": target.codebook}}
-    if _is_unknown(target, told=document["target"]):
+    if _is_unknown(target, told=document["target"]) or any("frames" in node for node in nodes):
         whole = {**document["target"], "codebook": target.codebook, "joins": list(target.joins)}
-        document |= {"version": WHOLE_TARGET_SINCE, "target": whole}
+        document |= {"version": FRAMES_SINCE, "target": whole}
     return document, arrays
 
 
@@ -259,6 +259,7 @@ def _module(module: Any) -> tuple[dict[str, Any], list[Array]]:
         bits = None if module.bits is None else int(module.bits)
         form: dict[str, Any] = {"rank": module.form.rank} if module.form.rank in (2, 3) else {}
         form |= {} if module.form.size is None else {"size": list(module.form.size)}
+        form |= {} if module.form.frames is None else {"frames": True}
         form |= {} if module.affine is None else {"affine": module.affine.channels}
         arrays = [] if module.affine is None else [("scale", module.affine.scale), ("shift", module.affine.shift)]
         return {"op": "encode", "unit": module.unit, "bits": bits, "channels": module.form.channels, **form}, arrays

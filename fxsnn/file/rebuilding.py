@@ -47,6 +47,11 @@ class Rebuilt:
     sizes: Mapping[str, Size]
     logits: tuple[Size, ...] | None
 
+    @property
+    def golden_size(self) -> Size | None:
+        """Of a golden image, without the batch."""
+        return None if self.image_size is None else self.graph.image_form.with_time(self.image_size)
+
 
 def rebuilt(document: Document, arrays: Mapping[str, Tensor], target: HardwareTarget | None = None) -> Rebuilt:
     """The spiking graph that a document and its arrays describe.

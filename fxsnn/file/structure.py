@@ -71,7 +71,7 @@ def require_order(nodes: list[Mapping[str, Any]], problems: Problems) -> None:
 def _require_body(body: list[Mapping[str, Any]], problems: Problems) -> None:
     """Each node may read what it does, and is read: of sums by one that adds them up, of all else by any."""
     readers: dict[int, list[Mapping[str, Any]]] = {}
-    constant = {0}
+    images = {0}
     for place, node in enumerate(body):
         op, given = node["op"], reads(node)
         for source in given:
@@ -79,12 +79,12 @@ def _require_body(body: list[Mapping[str, Any]], problems: Problems) -> None:
         in_body = spikes(node) or gives_sums(node) or op in ("encode", "flatten", "decode", *WORDS)
         if place and (not in_body or (given != [0] if op == "encode" else 0 in given)):
             problems(f"{node['name']}: {op} that reads {given} cannot stand at place {place} of the body")
-        same = [source in constant for source in given]
-        if op == "encode" or (place and not (spikes(node) or gives_sums(node)) and any(same)):
-            constant.add(place)
-        if op in WORDS and any(same) and not all(same):
-            problems(f"{node['name']}: it joins spikes and what is the same at every step")
-        if op in ("spike_avg_pool2d", "spike_any_pool2d", "decode") and any(same):
+        of_images = [source in images for source in given]
+        if op == "encode" or (place and not (spikes(node) or gives_sums(node)) and any(of_images)):
+            images.add(place)
+        if op in WORDS and any(of_images) and not all(of_images):
+            problems(f"{node['name']}: it joins spikes and images")
+        if op in ("spike_avg_pool2d", "spike_any_pool2d", "decode") and any(of_images):
             problems(f"{node['name']}: {op} reads no spikes")
     for place, node in enumerate(body[:-1]):
         found = readers.get(place, [])
@@ -125,7 +125,8 @@ def image_form_of(nodes: list[Mapping[str, Any]]) -> ImageForm:
     encode = nodes[1]
     flat = any(node["op"] == "flatten" and reads(node) == [1] for node in nodes)
     size = tuple(encode["size"]) if "size" in encode else None
-    return ImageForm(encode["channels"], encode.get("rank", None if flat else 4), size)
+    frames = 0 if encode.get("frames") else None
+    return ImageForm(encode["channels"], encode.get("rank", None if flat else 4), size, frames)
 
 
 def sizes_of(nodes: list[Mapping[str, Any]], image_size: Size | None, problems: Problems) -> dict[int, Size]:
@@ -136,7 +137,7 @@ def sizes_of(nodes: list[Mapping[str, Any]], image_size: Size | None, problems: 
         return {}
     if image_size is None:
         return {}
-    if not form.takes(len(image_size) + 1):
+    if not form.takes(len(image_size) + form.in_front):
         problems(f"$.image_size: it is {list(image_size)}; images of this network are {form}")
         return {}
     sizes: dict[int, Size] = {0: image_size}

@@ -68,9 +68,10 @@ def logits_sizes(graph: Graph, sizes: Mapping[int, Size], image_size: Size) -> t
     found = []
     for batch in (2, 3):
         value = torch.empty(batch, *sizes[max(sizes)], dtype=module.spike_value.dtype, device="meta")
+        images = torch.empty(batch, *graph.image_form.with_time(image_size), device="meta")
         try:
             with torch.no_grad():
-                logits = _Sizes(tail, chosen).run(value, torch.empty(batch, *image_size, device="meta"))
+                logits = _Sizes(tail, chosen).run(value, images)
         except Exception as error:  # of any kind: the file says what is called
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise FileError(f"{DAMAGED} its tail does not fit together: {short(reason)}") from error

@@ -255,6 +255,11 @@ class Graph:
         node.replace_all_uses_with(source)
         self.module.graph.erase_node(node)
 
+    def bypass_for(self, readers: Collection[Node], nodes: Collection[Node]) -> None:
+        """Let those who read some nodes read their first inputs instead, if they are among `readers`."""
+        for node in nodes:
+            node.replace_all_uses_with(node.all_input_nodes[0], delete_user_cb=lambda user: user in readers)
+
     def _add(self, target: str, module: nn.Module) -> None:
         """Put a module where the others are; values of a graph without any are left to look at."""
         device = self.device

@@ -9,7 +9,7 @@ from torch.fx.node import Node
 
 from fxsnn.graph.body import ancestors
 from fxsnn.graph.kinds import Activation, Norm, Transposed, Weighted, calls_a
-from fxsnn.layers import Affine, Encode, FixedSize, ImageForm, Lift, QuantizedInput, WithinChannels
+from fxsnn.layers import Affine, AverageFrames, Encode, FixedSize, ImageForm, Lift, QuantizedInput, WithinChannels
 
 _KEEP_SHAPES = (
     *Activation, *Norm, Affine, QuantizedInput, FixedSize, nn.Identity, nn.modules.dropout._DropoutNd, nn.ReLU6,
@@ -33,7 +33,8 @@ def keeps_shape(node: Node, root: nn.Module) -> bool:
         root: the module with its layers.
     """
     if node.op == "call_module":
-        return isinstance(root.get_submodule(str(node.target)), _KEEP_SHAPES)
+        module = root.get_submodule(str(node.target))
+        return isinstance(module, _KEEP_SHAPES) and not (isinstance(module, QuantizedInput) and module.frames)
     if node.op not in ("call_function", "call_method"):
         return False
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
@@ -49,7 +50,13 @@ def image_form(module: fx.GraphModule, image_size: tuple[int, ...] | None) -> Im
     """
     form = _form_for_layers(module, image_size)
     fixed = next((one.size for one in module.children() if isinstance(one, FixedSize)), None)
-    return form if fixed is None else replace(form, size=fixed)
+    form = form if fixed is None else replace(form, size=fixed)
+    return replace(form, frames=0) if form.frames is None and any(map(_averages, module.children())) else form
+
+
+def _averages(module: nn.Module) -> bool:
+    """Whether a layer makes one image of frames."""
+    return isinstance(module, AverageFrames) or (isinstance(module, QuantizedInput) and module.frames)
 
 
 def _form_for_layers(module: fx.GraphModule, image_size: tuple[int, ...] | None) -> ImageForm:
@@ -65,7 +72,8 @@ def _form_for_layers(module: fx.GraphModule, image_size: tuple[int, ...] | None)
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and not lifts:
         return ImageForm(layer.in_channels, 4)
     windows = (Lift, WithinChannels, nn.AvgPool1d, nn.AvgPool2d, nn.ConstantPad1d, nn.ConstantPad2d)
-    if not all(keeps_shape(node, module) or calls_a(module, node, *windows) for node in before):
+    averages = (AverageFrames, QuantizedInput)
+    if not all(keeps_shape(node, module) or calls_a(module, node, *windows, *averages) for node in before):
         return ImageForm()
     if not isinstance(layer, nn.Linear):
         return ImageForm(layer.in_channels, 3)

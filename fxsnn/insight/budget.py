@@ -303,7 +303,8 @@ def _inputs(
     values = {layer.out: reals[layer.name] for layer in layers if layer.fires}
     if encode.bits is not None:
         start, _ = normalised_images(ann)
-        values[start] = QuantizedInput(encode.unit, encode.bits, encode.affine)(images)
+        frames = encode.form.frames is not None
+        values[start] = QuantizedInput(encode.unit, encode.bits, encode.affine, frames=frames)(images)
     # What weighted inputs of sums give, they give at every step: it depends on rates alone.
     linear = {layer.node: stages["weights"][layer.name] for layer in layers if not layer.fires}
     _Spliced(ann, values, linear, {layer.node for layer in layers}, found.__setitem__).run(images)

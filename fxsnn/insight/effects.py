@@ -19,8 +19,10 @@ from fxsnn.insight.matching import MatchedLayer, float_network, matched_layers, 
 from fxsnn.layers import (
     Add,
     AnyPool2d,
+    AverageFrames,
     BoundedReLU,
     Encode,
+    ImageForm,
     QuantizedInput,
     SpikeAdd,
     Synapses,
@@ -100,6 +102,13 @@ class _TimedNeurons(nn.Module):
         return spikes.flatten(0, 1).to(z.dtype) * _along_channels(self.unit, z)
 
 
+class _EachFrame(nn.Module):
+    """[N, T, ...] to [T * N, ...]: at every step its frame."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ImageForm(frames=0).stills(x)
+
+
 class _Repeat(nn.Module):
     """[N, ...] to [T * N, ...]: the same at every step."""
 
@@ -148,6 +157,7 @@ def stage_networks(model: nn.Module, snn: SpikingNetwork) -> dict[str, Graph]:
 def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
     graph = ann.copy()
     layers, body, (normalised, _) = matched_layers(graph, snn), graph.body(), normalised_images(graph)
+    averages = graph.body(AverageFrames)
     dynamics = snn.dynamics
     units, end = {layer.name: layer.unit for layer in layers}, graph.end()
     for layer in layers:
@@ -168,17 +178,23 @@ def _stage(ann: Graph, snn: SpikingNetwork, effects: set[str]) -> Graph:
                 graph.replace(layer.node, _with_codes(source, spiking, unit, rounded=whole))
         if layer.fires and (neurons := _neurons(layer, graph[layer.out], dynamics, effects)) is not None:
             graph.replace(layer.out, neurons)
-    encode = encoder_of(snn)
+    encode, timed = encoder_of(snn), "timing" in effects
     start = graph.input()
-    if "input" in effects and encode.bits is not None:
-        rounded = QuantizedInput(encode.unit, encode.bits, encode.affine)
-        if encode.affine is None:
-            start = graph.insert_after(start, "quantized_input", rounded, body)
-        else:
-            start = normalised
-            graph.replace(start, rounded)
-    if "timing" in effects:
-        graph.insert_after(start, "every_step", _Repeat(dynamics.timesteps), body)
+    if rounds := "input" in effects and encode.bits is not None:
+        rounded = QuantizedInput(encode.unit, encode.bits, encode.affine, frames=bool(averages) and not timed)
+    if averages and (rounds or timed):
+        graph.bypass_for(body, averages)
+        body = [node for node in body if node not in averages]
+    if averages and timed:
+        start = graph.insert_after(start, "each_frame", _EachFrame(), body)
+    if rounds and encode.affine is None:
+        start = graph.insert_after(start, "quantized_input", rounded, body)
+    elif rounds:
+        start = normalised
+        graph.replace(start, rounded)
+    if timed:
+        if not averages:
+            graph.insert_after(start, "every_step", _Repeat(dynamics.timesteps), body)
         assert end is not None
         last = next(iter(end.users)) if graph.is_a(end, nn.AvgPool2d) else end  # a pooling has its neurons behind it
         graph.insert_after(last, "mean_over_time", _Mean(dynamics.timesteps))

@@ -14,7 +14,7 @@ from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Pooling, Weighted, capture_sharing
 from fxsnn.layers import Add, Concat, Encode, Integers, SpikeAdd, SpikePool2d, Spiking, Synapses, Wiring
 from fxsnn.network import SpikingNetwork, require_spiking
-from fxsnn.passes import CheckConvRelu, FoldBatchNorm, front_end
+from fxsnn.passes import CheckConvRelu, FoldBatchNorm, TakeFrames, front_end
 from fxsnn.rewriting import channels_of
 
 
@@ -57,7 +57,8 @@ def float_network(model: nn.Module, snn: SpikingNetwork) -> Graph:
     graph = capture_sharing(model, snn.image_size)
     # They were verified when the network was converted.
     options: Mapping[str, Any] = snn.provenance.get("options", {})
-    for one in (*front_end(snn.target, options.get("max_pool")), CheckConvRelu(), FoldBatchNorm()):
+    frames = () if snn.graph.image_form.frames is None else (TakeFrames(),)
+    for one in (*front_end(snn.target, options.get("max_pool")), CheckConvRelu(), FoldBatchNorm(), *frames):
         graph = one(graph).after
     own = graph.detached(torch.float64)
     own.module.to(snn.device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,9 @@ from fxsnn.report import Meter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_TIMESTEPS = 64
+"""The largest T of a sweep where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def sweep(
     snn: SpikingNetwork,
     data: Any,
     *,
-    timesteps: int = 64,
+    timesteps: int | None = None,
     tolerance: float = 0.5,
     model: Callable[[Tensor], Tensor] | None = None,
     progress: bool = False,
@@ -161,7 +164,7 @@ def sweep(
         data: a pair of tensors (images, labels), or an iterable of (images, labels) such as a `DataLoader`; labels are
             integers, of a network with one output 0 and 1 of any type. To choose T, use images held out from training,
             not the test set.
-        timesteps: the largest T.
+        timesteps: the largest T; `None`: 64, or as many as there are frames.
         tolerance: how many points of accuracy below the reference are good enough.
         model: the ANN, whose accuracy in evaluation mode is then the reference; it is left as it is. `None`: the
             accuracy at the largest T is.
@@ -178,7 +181,8 @@ def sweep(
     require_spiking(snn)
     progress = require_flag("progress", progress)
     longest = SpikingNetwork(snn.graph, snn.target, snn.engine, image_size=snn.image_size)
-    longest.timesteps = replace(snn.dynamics, timesteps=timesteps).timesteps
+    form = longest.graph.image_form
+    longest.timesteps = form.frames or _TIMESTEPS if timesteps is None else timesteps
     ann = None if model is None else _evaluated(model)
     meter = Meter(longest.graph, longest.timesteps)
     hits = torch.zeros(longest.timesteps, dtype=torch.float64)
@@ -186,7 +190,7 @@ def sweep(
     reading: Reading | None = None
     of_ann: Reading | None = None
     with torch.no_grad():
-        batches = labelled_batches(data, longest.graph.image_form, what="data")
+        batches = labelled_batches(data, form, what="data")
         for images, labels in progress_bar(batches, "sweeping T", show=progress):
             if labels is None:
                 raise DataError("a batch has no labels; give (images, labels), labels an integer tensor [N]")
@@ -204,9 +208,10 @@ def sweep(
                 hits += reading.right_after_each_step(logits, labels[start : start + len(part)])
                 start += len(part)
             if ann is not None:
-                with accepted(images, by="model"):
-                    outputs = require_outputs(ann(images), images, "model", "give a function that picks the same one")
-                    of_ann = reading_of(outputs, labels, partial(gives_probabilities, ann, images), of_ann)
+                stills = images if form.frames is None else images.mean(1)
+                with accepted(stills, by="model"):
+                    outputs = require_outputs(ann(stills), images, "model", "give a function that picks the same one")
+                    of_ann = reading_of(outputs, labels, partial(gives_probabilities, ann, stills), of_ann)
                 right += require_accuracy(of_ann, labels, AFTER_EACH_STEP).right(outputs, labels)
     accuracies = (100 * hits / meter.images).tolist()
     points = _points(meter, accuracies)

@@ -4,6 +4,7 @@ stage                   modules
 of two dimensions       Lift, Lower
 activations known       BoundedReLU
 windows fixed           FixedSize
+frames taken            AverageFrames
 padding taken in        PaddedConv2d
 scales and shifts       Affine
 sums of several inputs  Add
@@ -32,7 +33,7 @@ from fxsnn.layers.affine import (
 from fxsnn.layers.any_pooling import AnyPool2d, SpikeAnyPool2d
 from fxsnn.layers.clipping import ActivationSummary, Bound, BoundedReLU, ClippedReLU, RateReLU
 from fxsnn.layers.decode import Decode
-from fxsnn.layers.dimensions import FixedSize, ImageForm, Lift, Lower
+from fxsnn.layers.dimensions import RANKS, AverageFrames, FixedSize, ImageForm, Lift, Lower
 from fxsnn.layers.folded import Folded, FoldedConv2d, FoldedLinear
 from fxsnn.layers.geometry import conv_like, geometry_of, layer_like, linear_like, norm_like, pair
 from fxsnn.layers.images import (
@@ -106,10 +107,12 @@ __all__ = [
     "FAR_BEYOND",
     "HAND_WRITTEN",
     "LEAVES",
+    "RANKS",
     "ActivationSummary",
     "Add",
     "Affine",
     "AnyPool2d",
+    "AverageFrames",
     "Bound",
     "BoundedReLU",
     "Channels",

@@ -1,9 +1,10 @@
-"""How many dimensions images have, and the way from signals to the maps of the layers and back."""
+"""How many dimensions images have, those that move among them, and the way from signals to maps and back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from fxsnn.errors import DataError
@@ -28,19 +29,22 @@ class ImageForm:
         rank: 4 for images [N, C, H, W], 3 for signals [N, C, L], 2 for vectors [N, F]; `None`: any of these, as of a
             network that begins with a flatten.
         size: of an image without the batch, where the network is one for images of that size only.
+        frames: of images that change over time, [N, T, ...], how many each has; 0: any number. `None`: they do not.
     """
 
     channels: int | None = None
     rank: int | None = None
     size: tuple[int, ...] | None = None
+    frames: int | None = None
 
     def __str__(self) -> str:
+        before = ["N"] if self.frames is None else ["N", "T" if self.frames == 0 else str(self.frames)]
         if self.size is not None:
-            return f"[{', '.join(['N', *map(str, self.size)])}]"
-        if self.rank is None:
-            return "[N, C, H, W], [N, C, L] or [N, F]"
-        first, *rest = _SIDES[self.rank]
-        return f"[{', '.join(['N', first if self.channels is None else str(self.channels), *rest])}]"
+            return f"[{', '.join([*before, *map(str, self.size)])}]"
+        sides = [_SIDES[rank] for rank in sorted(RANKS, reverse=True) if self.rank in (None, rank)]
+        first = [one[0] if self.channels is None else str(self.channels) for one in sides]
+        forms = [f"[{', '.join([*before, one, *rest])}]" for one, (_, *rest) in zip(first, sides, strict=True)]
+        return " or ".join([", ".join(forms[:-1]), forms[-1]] if len(forms) > 1 else forms)
 
     @property
     def unit(self) -> str:
@@ -53,8 +57,38 @@ class ImageForm:
         return "; ".join(_SIZES[rank] for rank in sorted(RANKS, reverse=True) if self.takes(rank))
 
     def takes(self, rank: int) -> bool:
-        """Whether images may have so many dimensions, that of the batch among them."""
-        return rank in RANKS if self.rank is None else rank == self.rank
+        """Whether images may have so many dimensions, those of the batch and of time among them."""
+        still = rank - self.in_front + 1
+        return still in RANKS if self.rank is None else still == self.rank
+
+    @property
+    def in_front(self) -> int:
+        """Dimensions in front of the channels: that of the batch, and that of time if there is one."""
+        return 1 if self.frames is None else 2
+
+    def size_of(self, images: Tensor) -> tuple[int, ...]:
+        """Of an image without batch and time."""
+        return tuple(images.shape[self.in_front :])
+
+    def stills(self, images: Tensor) -> Tensor:
+        """Every frame as an image of its own, [T * N, ...], those of the first step first; still images as they are."""
+        return images if self.frames is None else images.transpose(0, 1).flatten(0, 1)
+
+    def with_time(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """The size of an image without the batch, but with its frames."""
+        return size if self.frames is None else (self.frames, *size)
+
+    def lasting(self, images: Tensor) -> Tensor:
+        """Images, such as a sample, with as many frames as are read: the first ones, or all of them over again.
+
+        Still ones last as they are.
+        """
+        if not self.frames:
+            return images
+        if not self.takes(images.dim()):
+            images = images.unsqueeze(1)
+        times = -(-self.frames // images.shape[1])
+        return torch.cat([images] * times, dim=1)[:, : self.frames]
 
     def of_layers(self, images: Tensor) -> Tensor:
         """What layers read: signals [N, C, L] as maps [N, C, 1, L], all else as it is."""
@@ -63,6 +97,14 @@ class ImageForm:
     def size_of_layers(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """The same of a size without the batch."""
         return (size[0], 1, *size[1:]) if self.rank == 3 else size
+
+
+class AverageFrames(nn.Module):
+    """The mean of all frames of an image that changes over time: what a network of rates makes of it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, T, ...] to [N, ...]."""
+        return images.mean(1)
 
 
 class FixedSize(nn.Module):

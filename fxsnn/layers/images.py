@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from fxsnn.errors import DataError
 from fxsnn.layers.affine import Affine
 from fxsnn.layers.dimensions import ImageForm
 from fxsnn.layers.plain_numbers import PlainNumbers
+from fxsnn.numerics import Dynamics
 
 _WIDE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of images; PyTorch can do next to nothing with narrower ones."""
@@ -61,12 +63,20 @@ def require_images(images: object, form: ImageForm) -> None:
         raise DataError(f"images are {in_words(images)}; expected a dense tensor {expected}")
     shape = [int(side) for side in images.shape] if is_traced() else list(images.shape)
     if not form.takes(images.dim()):
-        raise DataError(f"images have shape {shape}; expected {expected}")
-    if form.channels is not None and images.shape[1] != form.channels:
-        raise DataError(f"images have shape {shape}, that is {shape[1]} {form.unit}; expected {expected}")
-    if form.size is not None and tuple(shape[1:]) != form.size:
+        moving = form.frames is None and form.takes(images.dim() - 1)
+        hint = "; of images that change over time, fxsnn.convert(..., input='frames')" if moving else ""
+        raise DataError(f"images have shape {shape}; expected {expected}{hint}")
+    if form.frames and shape[1] != form.frames:
+        raise DataError(
+            f"images have shape {shape}, that is {shape[1]} frames; expected {expected}, a frame for each timestep. "
+            f"Give so many, or set timesteps to {shape[1]}"
+        )
+    size = shape[form.in_front :]
+    if form.channels is not None and size[0] != form.channels:
+        raise DataError(f"images have shape {shape}, that is {size[0]} {form.unit}; expected {expected}")
+    if form.size is not None and tuple(size) != form.size:
         raise DataError(f"images have shape {shape}; expected {expected}: windows follow from that size")
-    if 0 in images.shape[1:]:
+    if 0 in shape[1:]:
         raise DataError(f"images have shape {shape}, which is no pixels at all; expected {expected}")
     if images.dtype not in _WIDE:
         wider = " of 16 bits or more" if images.is_floating_point() else ""
@@ -175,21 +185,28 @@ class QuantizedInput(nn.Module):
         unit: the input step.
         bits: width of the signed input.
         affine: what is done to them before they are rounded.
+        frames: images change over time; it gives the mean of their rounded frames.
     """
 
-    def __init__(self, unit: float, bits: int, affine: Affine | None = None) -> None:
+    def __init__(self, unit: float, bits: int, affine: Affine | None = None, *, frames: bool = False) -> None:
         super().__init__()
         self.unit = unit
         self.bits = bits
         self.affine = affine
+        self.frames = frames
 
     def forward(self, images: Tensor) -> Tensor:
-        """Same shape and type as `images`."""
-        return (quantize_input(images, self.unit, self.bits, self.affine) * self.unit).to(images.dtype)
+        """Same shape and type as `images`, [N, ...]; of frames [N, T, ...] the mean, [N, ...]."""
+        stills = images.flatten(0, 1) if self.frames else images
+        rounded = quantize_input(stills, self.unit, self.bits, self.affine) * self.unit
+        if self.frames:
+            rounded = rounded.unflatten(0, tuple(images.shape[:2])).mean(1)
+        return rounded.to(images.dtype)
 
     def extra_repr(self) -> str:
         """Shown in dumps."""
-        return f"unit={self.unit:.6g}, bits={self.bits}{_told(self.affine)}"
+        mean = ", the mean of frames" if self.frames else ""
+        return f"unit={self.unit:.6g}, bits={self.bits}{_told(self.affine)}{mean}"
 
 
 def _told(affine: Affine | None) -> str:
@@ -197,7 +214,7 @@ def _told(affine: Affine | None) -> str:
 
 
 class Encode(PlainNumbers):
-    """Images to the integer input of the first layer, a constant current at every step.
+    """Images to the integer input of the first layer: a constant current at every step, or that of a frame at each.
 
     Args:
         unit: the input step; 1 for the analog input.
@@ -224,13 +241,19 @@ class Encode(PlainNumbers):
 
     def forward(self, images: Tensor) -> Tensor:
         """Integers in float32, of signals as maps of one row; for the analog input the images' own numbers, or what
-        `affine` makes of them, in float64.
+        `affine` makes of them, in float64. Of images [N, ...] the same, of frames [N, T, ...] all of a step together,
+        [T * N, ...].
 
         Raises:
             DataError: these cannot be images for the network.
         """
         check_images(images, self.form)
-        return self.form.of_layers(self._numbers(images))
+        return self.form.of_layers(self._numbers(self.form.stills(images)))
+
+    def run_with(self, dynamics: Dynamics) -> None:
+        """Expect as many frames as there are steps."""
+        if self.form.frames is not None:
+            self.form = replace(self.form, frames=dynamics.timesteps)
 
     def _numbers(self, images: Tensor) -> Tensor:
         if self.bits is not None:
@@ -241,4 +264,4 @@ class Encode(PlainNumbers):
         """Shown in dumps."""
         grid = "analog" if self.bits is None else f"unit={self.unit:.6g}, bits={self.bits}"
         grid += _told(self.affine)
-        return f"{grid}, {self.form}" if self.form.rank in (2, 3) else grid
+        return f"{grid}, {self.form}" if self.form.rank in (2, 3) or self.form.frames is not None else grid

@@ -37,6 +37,7 @@ class Spiking(Integers):
         spike_value: what a spike is worth in activation units, float64 [C].
         real_threshold: the threshold before it was rounded, in activation units, float64 [1].
         real_bias: the bias before it was rounded to the leak, in activation units, float64 [C].
+        unbounded: its membranes are to hold any number of steps.
     """
 
     gain: int = 1
@@ -48,6 +49,7 @@ class Spiking(Integers):
     real_bias: Tensor
     largest_leak: int = 0
     largest_threshold: int = 0
+    unbounded: bool = False
 
     def become_spiking(self, neuron: IntegerNeuron, step: Tensor, dynamics: Dynamics) -> None:
         """Take over the integers."""
@@ -86,6 +88,8 @@ class Spiking(Integers):
     def membrane_type(self) -> torch.dtype:
         """An integer type that holds the membrane after T steps in the worst case."""
         assert self.dynamics is not None
+        if self.unbounded:
+            return torch.int64
         steps = self.dynamics.timesteps
         worst = steps * (self.gain * self.largest_sum + self.largest_leak) + 2 * self.largest_threshold
         return torch.int32 if worst < 1 << 31 else torch.int64

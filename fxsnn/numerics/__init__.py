@@ -8,16 +8,20 @@ from fxsnn.numerics.codebook_families import SYMMETRIC, fitted_codebook, kind_of
 from fxsnn.numerics.finite import all_finite
 from fxsnn.numerics.joint import Branch, JointNeuron, joint_neuron
 from fxsnn.numerics.neuron import (
+    LARGEST_TIMESTEPS,
     Dynamics,
     IntegerNeuron,
     RegisterError,
+    fire_once,
     integer_neuron,
     integrate_and_fire,
+    start_of,
     steady_spike_counts,
 )
 from fxsnn.numerics.reconstruction import InputMoments, reconstructed
 
 __all__ = [
+    "LARGEST_TIMESTEPS",
     "SYMMETRIC",
     "Branch",
     "Codebook",
@@ -27,11 +31,13 @@ __all__ = [
     "JointNeuron",
     "RegisterError",
     "all_finite",
+    "fire_once",
     "fitted_codebook",
     "integer_neuron",
     "integrate_and_fire",
     "joint_neuron",
     "kind_of",
     "reconstructed",
+    "start_of",
     "steady_spike_counts",
 ]

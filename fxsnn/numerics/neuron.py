@@ -88,19 +88,28 @@ def integrate_and_fire(
         Spikes 0 and 1 as float32, [T, N, C, ...].
     """
     theta = threshold.view(1, -1, *[1] * (drive.dim() - 3)).to(drive.dtype)
-    start = theta.div(2, rounding_mode="floor") if dynamics.initial_membrane else torch.zeros_like(theta)
     # No shape is looked at: a program that PyTorch makes of this would hold it, and take no other number of images.
     drive_of_each_step = drive.expand(dynamics.timesteps, *[-1] * (drive.dim() - 1))
-    membrane = start
+    membrane = start_of(theta, dynamics)
     spikes = []
     for step in range(dynamics.timesteps):
         membrane = membrane + drive_of_each_step[step]
         if record is not None:
             record(membrane)
-        fired = membrane >= theta
+        fired, membrane = fire_once(membrane, theta, dynamics)
         spikes.append(fired)
-        membrane = membrane - theta * fired if dynamics.reset == "subtraction" else membrane * ~fired
     return torch.stack(spikes).float()
+
+
+def start_of(threshold: Tensor, dynamics: Dynamics) -> Tensor:
+    """Where membranes start under a threshold."""
+    return threshold.div(2, rounding_mode="floor") if dynamics.initial_membrane else torch.zeros_like(threshold)
+
+
+def fire_once(membrane: Tensor, threshold: Tensor, dynamics: Dynamics) -> tuple[Tensor, Tensor]:
+    """Which membranes spike, as bool, and what is left of them."""
+    fired = membrane >= threshold
+    return fired, membrane - threshold * fired if dynamics.reset == "subtraction" else membrane * ~fired
 
 
 def steady_spike_counts(drive: Tensor, dynamics: Dynamics) -> Tensor:

@@ -180,7 +180,7 @@ class Meter:
         Raises:
             DataError: the images are not of the size of those before.
         """
-        size = tuple(images.shape[1:])
+        size = self._graph.image_form.size_of(images)
         if self._size not in (None, size):
             raise DataError(
                 f"images have sizes {self._size} and {size}; a neuron is one place: give images of one size"

@@ -49,11 +49,13 @@ class Signal:
         value: what one unit of it is worth in activation units, float64 [C].
         magnitude: the largest magnitude: 1 for spikes, `None` for the analog input.
         constant: the same at every step, without a time axis.
+        images: it comes of the images, not of spikes; without frames that is constant.
     """
 
     value: Tensor
     magnitude: int | None = 1
     constant: bool = False
+    images: bool = False
 
     @property
     def unit(self) -> float:
@@ -154,7 +156,7 @@ def _signals(
             synapses[read] if read in synapses else Input(_signal(graph, node, read, signals))
             for read in graph.inputs(node)
         )
-        if isinstance(layer, Affine) and not inputs[0].source.constant:
+        if isinstance(layer, Affine) and not inputs[0].source.images:
             remedy = "Run MoveAffine and GiveAffineNeurons first"
             raise ModelError([graph.finding(node, "it scales or shifts spikes, which no neurons can compute", remedy)])
         if isinstance(layer, LowBit) and layer.input_scale is not None:
@@ -176,7 +178,7 @@ def _signals(
             if graph.is_a(node, *Pooling):
                 found.append(Neurons(node, inputs, None, None))
             signals[node] = inputs[0].source
-            if isinstance(layer, Wiring) and not inputs[0].source.constant:  # images have one value for all channels
+            if isinstance(layer, Wiring) and not inputs[0].source.images:  # images have one value for all channels
                 value = layer.of_channels([one.source.value for one in inputs])
                 signals[node] = replace(inputs[0].source, value=value)
         if node is until:
@@ -243,7 +245,7 @@ def encoding(graph: Graph) -> tuple[Encode, Signal]:
     affine = normalised_images(graph)[1] if quantized is None else quantized.affine
     encode = Encode(unit, bits, graph.image_form, affine)
     value = torch.full((1,), unit, dtype=torch.float64, device=graph.device)
-    return encode, Signal(value, encode.magnitude, constant=True)
+    return encode, Signal(value, encode.magnitude, constant=encode.form.frames is None, images=True)
 
 
 def _neuron(

@@ -17,6 +17,14 @@ from fxsnn.rewriting.stages import Pass, Step, require_example
 _log = logging.getLogger(__name__)
 
 
+def _frames_of(images: Tensor, graph: Graph) -> Tensor:
+    """Images for a graph; where that takes frames, and these are still, frames that are all alike."""
+    form = graph.image_form
+    if form.frames is None or form.takes(images.dim()):
+        return images
+    return images.unsqueeze(1).expand(-1, form.frames or 1, *images.shape[1:])
+
+
 @dataclass(frozen=True, eq=False)
 class Pipeline:
     """Passes in order.
@@ -83,9 +91,10 @@ class Pipeline:
         if example is None:
             _log.warning("no image size was found that the network accepts: rewrites are not verified; pass example=")
         else:
-            require_example(example, graph)
+            require_example(example := _frames_of(example, graph), graph)
         copy = None
         for one in self.passes:
+            example = None if example is None else _frames_of(example, graph)
             step = one._step(graph, example, kept, copy)
             if _log.isEnabledFor(logging.INFO):  # a summary hashes every tensor
                 _log.info("%s", step.summary())

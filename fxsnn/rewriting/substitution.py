@@ -14,6 +14,7 @@ from fxsnn.layers import (
     Add,
     Affine,
     AnyPool2d,
+    AverageFrames,
     ClippedReLU,
     Decode,
     Encode,
@@ -61,6 +62,9 @@ def substitute(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None
     end = _without_activation(graph, graph.end())
     dtype = graph.dtype  # of all layers with weights: nothing between them could cast
     encode, _ = encoding(graph)
+    encode.run_with(dynamics)
+    averages = graph.body(AverageFrames)  # which a tail may go on reading
+    graph.bypass_for(graph.body(), averages)
     body = graph.body()  # while it has its activations
     for node in graph.body(QuantizedInput, Affine, FixedSize, Lift):  # which encoding does, too
         graph.bypass(node)

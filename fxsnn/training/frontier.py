@@ -160,6 +160,7 @@ class SpikeFrontier(Frontier):
         super().__init__(student.graph, images, most)
         self._student = student
         self._encode = encoding(student.graph)[0]
+        self._encode.run_with(student.dynamics)
         self._final: dict[Node, nn.Module] = {}
 
     def fired(self, node: Node) -> Fired:

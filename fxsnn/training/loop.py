@@ -204,7 +204,7 @@ class _Loop:
                 self.student.simulate(images)
         with self.objective.precision(), accepted(images, size=self.image_size):
             outputs = self.student.graph.run(images)
-        self.image_size = tuple(images.shape[1:])
+        self.image_size = self.student.graph.image_form.size_of(images)
         loss = self.objective.loss(self.student.graph.run, outputs, labels, images)
         value = float(loss.detach())
         optimiser.zero_grad()

@@ -26,7 +26,12 @@ for name, build in {**CONVERTIBLE, "residual": ResNet20}.items():
     x = images(4, 3, 32) if name == "residual" else images(4)
     for options in ({}, {"timesteps": 35, "reset": "zero"}, {"input_bits": None}, {"input_bits": 16}):
         snn = fxsnn.convert(seeded(build), calibration_data=x, **usual, **options)
-        snn(x), snn.early_readout(x), snn.simulate(x)
+        snn(x), snn.early_readout(x), snn.simulate(x), snn.stream(len(x))(x), snn.stream(len(x), record=True)(x)
+        moving = x.unsqueeze(1).expand(-1, 3, *x.shape[1:])
+        snn = fxsnn.convert(
+            seeded(build), calibration_data=moving, input="frames", **{**usual, **options, "timesteps": 3}
+        )
+        snn(moving), snn.early_readout(moving), snn.simulate(moving), snn.stream(len(x))(x)
 functions = [one for module in (kernels, over_places) for one in vars(module).values() if hasattr(one, "stats")]
 assert sum(sum(one.stats.cache_hits.values()) for one in functions) > 5
 print(sum(sum(one.stats.cache_misses.values()) for one in functions))

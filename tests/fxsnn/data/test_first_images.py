@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from fxsnn.data import sample_of
+from fxsnn.layers import ImageForm
 from tests.nets import images
 
 
@@ -14,5 +15,5 @@ def test_looking_into_a_shuffled_loader_draws_nothing() -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    assert sample_of(loader) is not None
+    assert sample_of(loader, ImageForm()) is not None
     assert torch.equal(torch.rand(1), expected)

@@ -206,7 +206,7 @@ class TestTheCircuit:
         found = {call.name: [calls[one].name for one in call.inputs] for call in calls}
         sums = [reads for call, reads in zip(calls, found.values(), strict=True) if isinstance(call.module, SpikeAdd)]
         assert sums == [["second", "first"], ["fourth", "across"]]
-        assert [call.name for call in calls if call.constant] == ["encode"]
+        assert [call.name for call in calls if call.images] == ["encode"]
 
     def test_a_value_lives_until_its_last_reader(self) -> None:
         circuit = circuit_of(converted().graph)

@@ -156,7 +156,7 @@ WIRED: dict[str, tuple[Edit, str]] = {
     ),
     "of images and spikes": (
         lambda document, _: of(document, "wire12").update(reads=[1, of(document, "wire12")["reads"][0]]),
-        "wire12: it joins spikes and what is the same at every step",
+        "wire12: it joins spikes and images",
     ),
     "a plain reading": (field("wire12", "reads", 10), "is not of type 'array'"),
 }  # fmt: skip
