@@ -99,7 +99,7 @@ class Stream:
             spikes = self._step(images, recording)
         self._size, self.steps = tuple(images.shape[1:]), self.steps + 1
         if recording is not None:
-            self.spikes = {name: one[0] for name, one in recording.spikes.items()}
+            self.spikes = {name: one[0].float() for name, one in recording.spikes.items()}
         value = self._circuit.decode.spike_value
         rates = self._rates.with_another(spikes)
         activations = (rates * value.double().view(-1, *[1] * (rates.dim() - 2))).to(value.dtype)

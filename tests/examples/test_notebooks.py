@@ -55,8 +55,9 @@ def test_their_first_cell_installs_fxsnn_where_it_is_missing(
     assert called == ([] if found else [("pip", "install --quiet {SOURCE}")])
 
 
-def test_there_are_three() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["1_first_conversion", "2_pass_by_pass", "3_bits_and_timesteps"]
+def test_there_are_four() -> None:
+    names = ["1_first_conversion", "2_pass_by_pass", "3_bits_and_timesteps", "4_frames_and_streams"]
+    assert [path.stem for path in NOTEBOOKS] == names
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
