@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
@@ -20,6 +20,8 @@ from fxsnn.layers import RANKS, ImageForm, check_images, in_words, is_readable, 
 from fxsnn.options import real_number, shown
 
 _AT_ONCE = 256
+_IMAGES, _LABELS = ("pixel_values", "image", "images", "img"), ("labels", "label")
+"""Names in batches that are mappings."""
 _INTEGERS = (
     torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64
 )  # fmt: skip
@@ -77,6 +79,7 @@ def require_labels(given: object, count: int, *, also: str = "") -> Tensor:
 def _batches(data: Any, form: ImageForm, what: str) -> Iterator[tuple[Tensor, list[Any]]]:
     """Batches of images, and what comes with them."""
     batches: Iterable[Any]
+    data = in_order(data)
     if isinstance(data, tuple) and data and _are_images(data[0]) and not _are_alike(*data[:2]):
         require_images(data[0], form)
         beside = [one for one in data[1:] if one is not None]
@@ -91,6 +94,7 @@ def _batches(data: Any, form: ImageForm, what: str) -> Iterator[tuple[Tensor, li
     else:
         raise DataError(
             f"{what} is a {type(data).__name__}; expected images {form}, or an iterable of batches such as a DataLoader"
+            f"{_loader_of(data)}"
         )
     empty = True
     for batch in batches:
@@ -124,7 +128,31 @@ def gone_through(batches: Iterable[Any]) -> Iterator[Any]:
             batch = next(iterator, end)
         if batch is end:
             return
-        yield batch
+        yield in_order(batch)
+
+
+def _loader_of(data: object) -> str:
+    """What to give instead of a data module of Lightning, for messages."""
+    return "; give its train_dataloader()" if hasattr(data, "train_dataloader") else ""
+
+
+def in_order(batch: Any) -> Any:
+    """A batch, or data, whose parts have names, as those of Hugging Face have: (images, labels), or images alone.
+
+    Others are given back as they are.
+
+    Raises:
+        DataError: there are no images among the names.
+    """
+    if not isinstance(batch, Mapping):
+        return batch
+    images, labels = (next((one for one in names if one in batch), None) for names in (_IMAGES, _LABELS))
+    if images is None:
+        raise DataError(
+            f"a batch has the parts {', '.join(map(repr, batch)) or 'none'}; images are looked for under "
+            f"{', '.join(map(repr, _IMAGES))}, labels under {', '.join(map(repr, _LABELS))}; or give (images, labels)"
+        )
+    return batch[images] if labels is None else (batch[images], batch[labels])
 
 
 def _can_be_split(value: Any) -> bool:
@@ -261,6 +289,7 @@ def batches_of(
     Raises:
         DataError: it is neither, or it is empty.
     """
+    data = in_order(data)
     tensors = _tensors(data, labels=labels, what=what)
     if tensors is not None:
         if len(tensors[0]) == 0:
@@ -271,7 +300,7 @@ def batches_of(
     if not _can_be_gone_through(data) or isinstance(data, Tensor):
         raise DataError(
             f"{what} is a {type(data).__name__}; expected a pair (images, labels) or an iterable of such "
-            "batches, such as a DataLoader"
+            f"batches, such as a DataLoader{_loader_of(data)}"
         )
     if length_of(data) == 0:
         raise DataError(f"{what} is empty")
@@ -353,7 +382,7 @@ def held_out(data: Any, share: object, seed: int, *, labels: bool = True) -> tup
         OptionError: the share is not between 0 and 1, or data that come in batches would have to be split.
         DataError: there are not as many images as labels, or fewer than two.
     """
-    share = require_share(share)
+    share, data = require_share(share), in_order(data)
     tensors = _tensors(data, labels=labels, what="fine-tuning data")
     if tensors is None:
         raise OptionError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fxsnn.data import length_of, reproducible
+from fxsnn.data import in_order, length_of, reproducible
 from fxsnn.errors import FileError
 from fxsnn.storage import load_arrays, require_place, save_arrays
 from fxsnn.training.options import TrainingOptions, name_of
@@ -150,7 +150,7 @@ def _data_facts(data: Iterable[Any]) -> list[Any]:
         if isinstance(data.dataset, TensorDataset):
             known += [_tensor_facts(part) for part in data.dataset.tensors]
     if isinstance(data, list | tuple):
-        for batch in data:
+        for batch in map(in_order, data):
             parts = batch if isinstance(batch, list | tuple) else [batch]
             known += [_tensor_facts(part) for part in parts if isinstance(part, Tensor)]
     return known

@@ -31,12 +31,15 @@ WITH_LABELS: dict[str, Any] = {
     "a list of batches": [(X[:10], Y[:10]), [X[10:], Y[10:]]],
     "batches with more in them": [(X, Y, "names")],
     "a batch without images among others": [(X, Y), (X[:0], Y[:0])],
+    "a mapping of tensors": {"pixel_values": X, "labels": Y},
+    "a list of mappings": [{"image": X[:10], "label": Y[:10]}, {"image": X[10:], "label": Y[10:], "id": 7}],
 }
 WITHOUT: dict[str, Any] = {
     "a tensor": X,
     "a list of batches": list(X.split(70)),
     "a generator": (part for part in X.split(99)),
     "batches of images alone": [(X,)],
+    "mappings without labels": [{"image": part} for part in X.split(70)],
 }
 
 
@@ -219,3 +222,34 @@ def test_what_comes_with_images_may_be_nothing_or_more_than_labels() -> None:
     assert [len(part) for part in image_batches((X, np.zeros(300)), FORM)] == [256, 44]  # nobody reads these labels
     with pytest.raises(DataError, match="data: a int comes with the images; expected a tensor of labels"):
         list(labelled_batches((X, 3), FORM, what="data"))
+
+
+class DataModule:
+    """As Lightning has them."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(X, Y), 64)
+
+
+def test_parts_of_other_names_are_refused_with_those_that_are_known() -> None:
+    for data in ({"x": X, "y": Y}, [{"x": X, "y": Y}]):
+        with pytest.raises(
+            DataError, match="a batch has the parts 'x', 'y'; images are looked for under 'pixel_values'"
+        ):
+            list(image_batches(data, FORM))
+
+
+def test_of_a_data_module_its_loader_is_asked_for() -> None:
+    with pytest.raises(DataError, match=r"a DataModule; .* give its train_dataloader\(\)"):
+        list(image_batches(DataModule(), FORM))
+    with pytest.raises(DataError, match=r"a DataModule; .* give its train_dataloader\(\)"):
+        batches_of(DataModule())
+
+
+def test_mappings_are_trained_on_and_held_out_as_pairs_are() -> None:
+    named = {"image": X, "label": Y}
+    (kept, out), (images_kept, images_out) = held_out(named, 0.25, seed=1), held_out((X, Y), 0.25, seed=1)
+    assert all(torch.equal(one, other) for one, other in zip((*kept, *out), (*images_kept, *images_out), strict=True))
+    (batch,) = batches_of(named, batch_size=300, shuffle=False)
+    assert torch.equal(batch[0], X)
+    assert torch.equal(batch[1], Y)
