@@ -25,6 +25,22 @@ _CALLS = frozenset((
 """Functions and methods that change each number by itself."""
 
 
+_CHANGE_CHANNELS = frozenset((
+    "bmm", "cat", "concat", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "einsum", "flatten", "linear",
+    "matmul", "movedim", "permute", "pixel_shuffle", "pixel_unshuffle", "reshape", "stack", "swapaxes", "tile",
+    "transpose", "unflatten", "unfold", "view",
+))  # fmt: skip
+"""Functions and methods behind which channels are not those of the images; weights may be computed, too."""
+
+
+def _changes_channels(node: Node, root: nn.Module) -> bool:
+    """Whether a call gives other channels than it reads, or may."""
+    if node.op == "call_module":
+        return calls_a(root, node, nn.PixelShuffle, nn.PixelUnshuffle, nn.Unflatten, nn.Unfold)
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    return node.op in ("call_function", "call_method") and name in _CHANGE_CHANNELS
+
+
 def keeps_shape(node: Node, root: nn.Module) -> bool:
     """Whether a call gives a tensor of the very shape of those that it reads, whatever that is.
 
@@ -68,6 +84,8 @@ def _form_for_layers(module: fx.GraphModule, image_size: tuple[int, ...] | None)
     if isinstance(layer, Encode):
         return layer.form
     before = [node for node in ancestors(first) if node.op != "placeholder"]
+    if any(_changes_channels(node, module) and any(one.op == "placeholder" for one in ancestors(node)) for node in before):
+        return ImageForm()  # they are those of what the layer reads, not of images
     lifts = [node for node in before if calls_a(module, node, Lift)]
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and not lifts:
         return ImageForm(layer.in_channels, 4)

@@ -98,3 +98,27 @@ def test_a_tensor_of_the_networks_own_may_be_of_another_shape() -> None:
 
     graph = fxsnn.capture(Centred(F.relu, nn.Conv1d(3, 4, 3)))
     assert not keeps_shape(next(node for node in graph if node.op == "call_function"), graph.module)
+
+
+class OwnConvolution(nn.Conv2d):
+    """As timm's of "same" padding: it calls the function, on weights that are computed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight * 2, self.bias)
+
+
+class SpaceToDepth(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        count, channels, height, width = x.shape
+        x = x.view(count, channels, height // 2, 2, width // 2, 2).permute(0, 3, 5, 1, 2, 4)
+        return x.contiguous().view(count, channels * 4, height // 2, width // 2)
+
+
+@pytest.mark.parametrize("first", [OwnConvolution(3, 12, 3), SpaceToDepth()], ids=["a function", "space to depth"])
+def test_images_have_not_the_channels_of_a_layer_behind_something_that_changes_them(first: nn.Module) -> None:
+    model = nn.Sequential(first, nn.ReLU(), nn.Conv2d(12, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2)).eval()
+    given = torch.randn(2, 3, 12, 12)
+    model(given)
+    assert fxsnn.capture(model, given).image_form == ImageForm()
+    report = fxsnn.check(model, target="generic", bits=4, example=given)  # raises nothing
+    assert report.ok == isinstance(first, OwnConvolution), report
