@@ -5,15 +5,16 @@
     python benchmarks/zoo.py --simulate --only papers/ torchvision/resnet18 --out docs/benchmarks
 
 Weights are random, images small. Each network is tried as it is, with max pooling replaced by rectifiers, and with
-other activations replaced by ReLUs, too. It has a process of its own, which may take so much time and memory. With
---simulate, those that convert run, and logits are compared from stage to stage: what is converted wrongly shows between
-two of them. What came of a network is kept in a folder (--work), so that an interrupted scan goes on, and the page is
+other activations replaced by ReLUs, too. It has a process of its own, which may take so much time and memory. Logits of
+those that convert are compared from stage to stage, with --simulate up to spikes: what is converted wrongly shows
+between two of them. What came of a network is kept in a folder (--work), so that an interrupted scan goes on, and the page is
 about all that was kept; `zoo_spikingjelly.py` adds to it what SpikingJelly makes of the same networks.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import multiprocessing
 import re
 import resource
@@ -24,7 +25,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -52,6 +53,7 @@ from zoo_report import (
 )
 
 import fxsnn
+from fxsnn.layers import Encode
 from fxsnn.passes import Canonicalize, ReplaceActivation
 
 _OPTIONS: dict[str, Any] = {"target": "generic", "bits": 4}
@@ -247,8 +249,8 @@ def kind(problem: str) -> str:
     return re.sub(r"\b\d+\b", "n", general)
 
 
-def converted(found: Verdict, size: Size, options: argparse.Namespace) -> dict[str, float] | None:
-    """Convert a network, and simulate it if that is asked for and is not too much: correlations of logits, if so."""
+def converted(found: Verdict, size: Size, options: argparse.Namespace) -> dict[str, float]:
+    """Convert a network, and simulate it if that is asked for: correlations of logits."""
     model, images = found.model, random_images(_SEEN, size)
     assert model is not None
     fill(model, images)
@@ -260,17 +262,19 @@ def converted(found: Verdict, size: Size, options: argparse.Namespace) -> dict[s
     }
     run: dict[str, Any] = {"timesteps": _MANY, "engine": options.engine}
     snn = fxsnn.convert(model, **_OPTIONS, **given, example=images[:2], **run)
-    shown = images[:_SHOWN]
-    if not options.simulate:
-        return None
+    shown, own = images[:_SHOWN], copy.deepcopy(model).double()
     with torch.no_grad():
-        floats, stages = model(shown), fxsnn.stage_networks(model, snn)
-        clipped, quantised, rates = (stages[one].run(shown.double()) for one in ("clipping", "rounding", "timesteps"))
+        stages = fxsnn.stage_networks(model, snn)
+        clipped = stages["clipping"].run(shown.double())
         agreement = {
-            "rewritten": correlation(floats, clipped),
-            "weights": correlation(clipped, quantised),
-            "rates": correlation(quantised, rates),
+            "rewritten": correlation(own(shown.double()), stages["ann"].run(shown.double())),
+            "clipped": correlation(own(as_read(snn, shown)), clipped),
         }
+        del own
+        if not options.simulate:
+            return agreement
+        quantised, rates = (stages[one].run(shown.double()) for one in ("rounding", "timesteps"))
+        agreement |= {"weights": correlation(clipped, quantised), "rates": correlation(quantised, rates)}
         del stages
         snn.timesteps = _FEW
         agreement["spikes"] = correlation(fxsnn.stage_networks(model, snn)["timing"].run(shown.double()), snn(shown))
@@ -278,6 +282,16 @@ def converted(found: Verdict, size: Size, options: argparse.Namespace) -> dict[s
             snn.timesteps = options.timesteps
             agreement["late"] = correlation(quantised, snn(shown))
     return agreement
+
+
+def as_read(snn: fxsnn.SpikingNetwork, images: Tensor) -> Tensor:
+    """Images as the spiking network reads them, rounded, in double precision."""
+    encode = next(one for one in snn.modules() if isinstance(one, Encode))
+    rounded = encode(images).double() * encode.unit
+    if encode.affine is None:
+        return rounded
+    scale, shift = (part.view(-1, 1, 1) for part in (encode.affine.scale, encode.affine.shift))
+    return (rounded - shift) / scale
 
 
 def multiplications(model: nn.Module, size: Size) -> float:
@@ -368,7 +382,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names, kept = chosen(parser, options.only), rows(options.work)
 
     def is_left(name: str) -> bool:
-        unseen = name not in kept or (options.simulate and kept[name].converts and kept[name].agreement is None)
+        wanted = set() if options.check else {"clipped", *(("spikes",) if options.simulate else ())}
+        unseen = name not in kept or (kept[name].converts and not wanted <= set(kept[name].agreement or ()))
         return options.again or unseen
 
     multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "torchvision", "fxsnn"])
@@ -378,6 +393,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said = bounded(name, examined, options)
         ended = f"ended within {options.seconds:g} seconds, by time or memory"
         entry = Entry(name, None, LIMIT, (ended,)) if said is None else said
+        if name in kept and entry.agreement is not None:  # of an earlier simulation
+            entry = replace(entry, agreement={**(kept[name].agreement or {}), **entry.agreement})
         keep(options.work, entry)
         print(results_table([entry]).splitlines()[-1], flush=True)
 

@@ -34,7 +34,8 @@ Size = tuple[int, int, int]
 """Of images, channels first."""
 
 STAGES = {
-    "rewritten": "rewritten, clipped",
+    "rewritten": "rewritten",
+    "clipped": "clipped",
     "weights": "4 bits",
     "rates": "steady rates",
     "spikes": "every spike",
@@ -169,14 +170,15 @@ def document(where: Mapping[str, str], entries: Sequence[Entry], others: Mapping
         "have to be replaced (`ReplaceActivation`), too, which makes another function of it, to be trained.",
         counts_table(entries),
         "## Every network",
-        "Figures are correlations of logits less their means over the images, on random\n"
-        "images, of one stage of the conversion with the next: the network with what the rewrites made of it,\n"
-        "images rounded and activations clipped; that with 4-bit weights, which are untrained; that with the\n"
-        "rates of 4,096 timesteps if spikes came evenly. All but the second are near 1 unless something is\n"
-        "converted wrongly. The fourth holds the spikes of 8 timesteps against those that the stages predict:\n"
-        "it is 1. The last is of 4-bit weights with the spikes of 256 timesteps (`--timesteps`), low in deep\n"
-        "networks, whose layers wait for the spikes of those before; it is missing where it was left out, for\n"
-        "it takes long. Networks without figures were checked, and not simulated.",
+        'Figures are correlations of logits less their means over the images, on random images. "Rewritten": of\n'
+        'the network with what the rewrites made of it; that is 1. "Clipped": of the network, on images rounded\n'
+        "as the integer input is, with the stage whose activations end at the thresholds. (Images that are not\n"
+        "rounded would say nothing: deep networks with random weights make much of a rounding to 8 bits.) Then one\n"
+        "stage with the next: 4-bit weights, which are untrained; the rates of 4,096 timesteps if spikes came\n"
+        'evenly, which such networks make much of, too. "Every spike" holds those of 8 timesteps against what the\n'
+        "stages predict: it is 1. The last is of 4-bit weights with the spikes of 256 timesteps (`--timesteps`), low\n"
+        "in deep networks, whose layers wait for the spikes of those before; it is missing where it was left out,\n"
+        "for it takes long. Networks without figures were checked, and not converted.",
         results_table(entries),
     ]
     if any(entry.reasons for entry in entries):

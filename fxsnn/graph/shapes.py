@@ -84,7 +84,9 @@ def _form_for_layers(module: fx.GraphModule, image_size: tuple[int, ...] | None)
     if isinstance(layer, Encode):
         return layer.form
     before = [node for node in ancestors(first) if node.op != "placeholder"]
-    if any(_changes_channels(node, module) and any(one.op == "placeholder" for one in ancestors(node)) for node in before):
+    if any(
+        _changes_channels(node, module) and any(one.op == "placeholder" for one in ancestors(node)) for node in before
+    ):
         return ImageForm()  # they are those of what the layer reads, not of images
     lifts = [node for node in before if calls_a(module, node, Lift)]
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and not lifts:

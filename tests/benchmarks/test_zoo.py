@@ -53,7 +53,7 @@ def test_what_converts_is_simulated_and_agrees_with_the_network_that_does_not_sp
     assert (entry.result, entry.reasons, entry.layers) == (CONVERTED, (), 2)
     assert entry.agreement is not None
     exact = {stage: value for stage, value in entry.agreement.items() if stage not in ("weights", "late")}
-    assert exact.keys() == {"rewritten", "rates", "spikes"}
+    assert exact.keys() == {"rewritten", "clipped", "rates", "spikes"}
     assert min(exact.values()) > 0.98
 
 
@@ -123,7 +123,7 @@ def test_the_page_counts_results_and_what_stands_in_the_way(tmp_path: Path) -> N
         "| all | 1 | 1 | 0 | 0 |",
         "| one/a | converted | analog layers left |  | MaxPool2d |",
         "| two/c | refused | whole | 0.750 |  |",
-        "| one/a | 3x64x64 | converted | 3 |  | 0.500 |  | 0.990 |  |  |",
+        "| one/a | 3x64x64 | converted | 3 |  |  | 0.500 |  | 0.990 |  |  |",
     ):
         assert row in page
     data = json.loads((tmp_path / "zoo.json").read_text())
