@@ -7,8 +7,8 @@
 Weights are random, images small. Each network is tried as it is, with max pooling replaced by rectifiers, and with
 other activations replaced by ReLUs, too. It has a process of its own, which may take so much time and memory. Logits of
 those that convert are compared from stage to stage, with --simulate up to spikes: what is converted wrongly shows
-between two of them. What came of a network is kept in a folder (--work), so that an interrupted scan goes on, and the page is
-about all that was kept; `zoo_spikingjelly.py` adds to it what SpikingJelly makes of the same networks.
+between two of them. What came of a network is kept in a folder (--work), so that an interrupted scan goes on, and the
+page is about all that was kept; `zoo_spikingjelly.py` adds to it what SpikingJelly makes of the same networks.
 """
 
 from __future__ import annotations
