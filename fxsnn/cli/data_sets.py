@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from fxsnn.cli import user_code
-from fxsnn.data import chosen_apart, datasets, require_share
+from fxsnn.data import chosen_apart, datasets, may_be_images, require_share
 from fxsnn.errors import DataError, OptionError, UnknownName
 from fxsnn.insight import Batches
-from fxsnn.layers import ImageForm
 from fxsnn.network import SpikingNetwork
 
 
@@ -127,13 +126,13 @@ def _require_images(name: str, half: Any) -> None:
     if not size:
         raise DataError(f"data set {name!r}: a half has no images")
     numbers = isinstance(label, Tensor | np.ndarray | bool | int | float | np.generic)
-    fine = isinstance(image, Tensor) and image.is_floating_point() and ImageForm().takes(image.dim() + 1)
+    fine = isinstance(image, Tensor) and image.is_floating_point() and may_be_images(image.unsqueeze(0))
     if not fine or not numbers:
         shape = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         raise DataError(
             f"data set {name!r}: an image is {shape}, its label a {type(label).__name__}; expected are a floating "
-            "tensor [C, H, W], [C, L] or [F], normalised as the network was trained on it, and a whole number, or "
-            "values in a tensor"
+            "tensor [C, H, W], [C, L] or [F], or frames of such, normalised as the network was trained on it, and a "
+            "whole number, or values in a tensor"
         )
 
 
@@ -150,17 +149,18 @@ def first_batches(
     try:
         snn(image[None].to(snn.device))
     except DataError as error:
-        if tuple(image.shape) == snn.image_size:
+        size = None if snn.image_size is None else snn.graph.image_form.with_time(snn.image_size)
+        if tuple(image.shape) == size:
             raise  # it is not their size
-        made_for = "others" if snn.image_size is None else str(list(snn.image_size))
+        made_for = "others" if size is None else str(list(size))
         raise DataError(
             f"images of {data.name} are {list(image.shape)}; the network was made for {made_for}"
         ) from error
-    size: int = len(test)  # type: ignore[arg-type]  # `data_set_named` saw to it
+    count: int = len(test)  # type: ignore[arg-type]  # `data_set_named` saw to it
     if limit is not None:
-        size = min(size, limit)
-        test = Subset(test, range(size))
-    return DataLoader(test, options.batch_size), size
+        count = min(count, limit)
+        test = Subset(test, range(count))
+    return DataLoader(test, options.batch_size), count
 
 
 def some_of(data: Dataset[Any], count: int, seed: int) -> Dataset[Any]:

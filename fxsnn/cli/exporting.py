@@ -37,7 +37,8 @@ def onnx_command(options: argparse.Namespace) -> Answer:
     if options.timesteps is not None:
         snn.timesteps = options.timesteps
     content = _onnx_of(snn, options.batch_size)
-    return _written(options, content, f"it reads {options.batch_size} x {list(snn.image_size or ())} images at a time")
+    size = list(snn.graph.image_form.with_time(snn.image_size or ()))
+    return _written(options, content, f"it reads {options.batch_size} x {size} images at a time")
 
 
 def _onnx_of(snn: SpikingNetwork, count: int) -> bytes:
@@ -50,7 +51,7 @@ def _onnx_of(snn: SpikingNetwork, count: int) -> bytes:
         import onnxscript  # noqa: F401  # PyTorch's exporter needs it
     if snn.image_size is None:
         raise OptionError("the network does not know how large an image is; convert it with --data")
-    images = torch.zeros(count, *snn.image_size, device=snn.device)
+    images = torch.zeros(count, *snn.graph.image_form.with_time(snn.image_size), device=snn.device)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's, about itself
         program = torch.onnx.export(snn.graph.module, (images,), dynamo=True, verbose=False)

@@ -80,7 +80,7 @@ def _batches(data: Any, form: ImageForm, what: str) -> Iterator[tuple[Tensor, li
     """Batches of images, and what comes with them."""
     batches: Iterable[Any]
     data = in_order(data)
-    if isinstance(data, tuple) and data and _are_images(data[0]) and not _are_alike(*data[:2]):
+    if isinstance(data, tuple) and data and may_be_images(data[0]) and not _are_alike(*data[:2]):
         require_images(data[0], form)
         beside = [one for one in data[1:] if one is not None]
         if other := [in_words(one) for one in beside if not _can_be_split(one)]:
@@ -163,7 +163,8 @@ def _can_be_split(value: Any) -> bool:
     return True
 
 
-def _are_images(value: object) -> bool:
+def may_be_images(value: object) -> bool:
+    """Whether it is a tensor of as many dimensions as images have, still ones or such with frames."""
     return isinstance(value, Tensor) and _some_form(value).takes(value.dim())
 
 
@@ -325,7 +326,7 @@ def _tensors(data: Any, *, labels: bool, what: str) -> tuple[Tensor, ...] | None
         if len(data[0]) != len(data[1]):
             raise DataError(f"{what}: there are {len(data[0])} images and {len(data[1])} labels")
         return data
-    if labels and isinstance(data, tuple) and len(data) == 2 and _are_images(data[0]) and not _are_alike(*data):
+    if labels and isinstance(data, tuple) and len(data) == 2 and may_be_images(data[0]) and not _are_alike(*data):
         require_images(data[0], _some_form(data[0]))
         leaves = tree_leaves(data[1])
         if not leaves or not all(isinstance(one, Tensor) and is_readable(one) and one.dim() for one in leaves):

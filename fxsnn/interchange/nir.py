@@ -91,6 +91,8 @@ def to_nir(snn: SpikingNetwork, *, differences: str = "refuse", image_size: Size
 def nir_input(snn: SpikingNetwork, images: Tensor) -> Tensor:
     """What a graph of `to_nir` reads for these images, at every step: their integers, float32 [N, ...].
 
+    Of a network of frames [T, N, ...], those of each step.
+
     Args:
         snn: the network.
         images: as for a call of it; where its input is analog (`input_bits=None`) they are given back as they are.
@@ -101,8 +103,8 @@ def nir_input(snn: SpikingNetwork, images: Tensor) -> Tensor:
     """
     require_spiking(snn)
     with torch.no_grad():
-        encode: Tensor = snn.graph[snn.graph.nodes(Encode)[0]](images)
-        return encode
+        encoded: Tensor = snn.graph[snn.graph.nodes(Encode)[0]](images)
+    return encoded if snn.graph.image_form.frames is None else encoded.unflatten(0, (snn.timesteps, -1))
 
 
 @neutral()

@@ -54,7 +54,7 @@ class ImageForm:
     @property
     def sizes(self) -> str:
         """What sizes of an image are made of, in words."""
-        return "; ".join(_SIZES[rank] for rank in sorted(RANKS, reverse=True) if self.takes(rank))
+        return "; ".join(_SIZES[rank] for rank in sorted(RANKS, reverse=True) if self.rank in (None, rank))
 
     def takes(self, rank: int) -> bool:
         """Whether images may have so many dimensions, those of the batch and of time among them."""

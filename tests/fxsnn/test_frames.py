@@ -130,6 +130,10 @@ class TestWhatCannotBeFrames:
             snn(frames())
 
 
+def encode_of(snn: fxsnn.SpikingNetwork) -> nn.Module:
+    return snn.get_submodule("encode")
+
+
 @pytest.fixture(scope="module")
 def snn() -> fxsnn.SpikingNetwork:
     return converted(seeded(Residual), codebook="symmetric")
@@ -179,6 +183,19 @@ class TestFiles:
         with quiet():
             back = fxsnn.from_nir(fxsnn.to_nir(snn, differences="warn"))
         assert torch.equal(back(frames()), snn(frames()))
+        read = fxsnn.nir_input(snn, frames(2))
+        assert read.shape == (STEPS, 2, 3, 12, 12)
+        assert torch.equal(read[3], encode_of(snn)(frames(2)).unflatten(0, (STEPS, 2))[3])
+
+    def test_say_how_large_a_frame_is(self, snn: fxsnn.SpikingNetwork) -> None:
+        with pytest.raises(OptionError, match=r"image_size is \(2, 2\); allowed are channels, height and width"):
+            fxsnn.to_nir(snn, image_size=(2, 2))
+
+
+def test_other_programs_take_frames() -> None:
+    snn = converted()
+    program = torch.export.export(snn, (frames(2),)).module()
+    torch.testing.assert_close(program(frames(2)), snn(frames(2)))
 
 
 class TestTraining:
