@@ -68,7 +68,7 @@ class NumbaStepper:
         if len(self._parts) == 1:
             run(self._parts[0])
         else:
-            with ThreadPoolExecutor(len(self._parts)) as pool:
+            with ThreadPoolExecutor(min(torch.get_num_threads(), len(self._parts))) as pool:
                 list(pool.map(run, self._parts))
         self._fresh = False
         if recording is not None:
