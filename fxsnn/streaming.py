@@ -95,15 +95,22 @@ class Stream:
         """
         images = self._batch(frame)
         recording = Recording() if self._record else None
-        with accepted(images, what="frames", size=self._size):
-            spikes = self._step(images, recording)
+        value = self._circuit.decode.spike_value
+        try:
+            with accepted(images, what="frames", size=self._size):
+                rates = self._rates.with_another(self._step(images, recording))
+                activations = (rates * value.double().view(-1, *[1] * (rates.dim() - 2))).to(value.dtype)
+                logits = self._logits(activations, images)
+        except Exception:
+            if self.steps == 0:  # nothing of a first frame that is refused may stay
+                self._stepper, self._size = stepper_for(self._engine, self._circuit), None
+                for mean in (self._rates, self._pictures):
+                    mean.forget(None)
+            raise
         self._size, self.steps = tuple(images.shape[1:]), self.steps + 1
         if recording is not None:
             self.spikes = {name: one[0].float() for name, one in recording.spikes.items()}
-        value = self._circuit.decode.spike_value
-        rates = self._rates.with_another(spikes)
-        activations = (rates * value.double().view(-1, *[1] * (rates.dim() - 2))).to(value.dtype)
-        return self._logits(activations, images)
+        return logits
 
     def reset(self, which: Tensor | None = None) -> None:
         """Let membranes and logits start again.

@@ -227,6 +227,18 @@ class TestFrames:
         with pytest.raises(DataError, match=r"frames have size \[3, 14, 14\], those before them \[3, 12, 12\]"):
             stream(torch.randn(3, 14, 14))
 
+    @pytest.mark.parametrize("engine", ["torch", "auto"])
+    @pytest.mark.parametrize("size", [1, 3, 16])
+    def test_leave_nothing_behind_where_the_first_is_refused(self, engine: str, size: int) -> None:
+        """By a layer that it is too small for, or by the tail alone."""
+        snn, given = converted(), frames(1)[0]
+        snn.engine = engine
+        stream, fresh = snn.stream(), snn.stream()
+        with pytest.raises(DataError):
+            stream(torch.full((3, size, size), 5.0))
+        for frame in given:
+            assert torch.equal(stream(frame), fresh(frame))
+
     def test_behind_the_end_are_refused(self, snn: fxsnn.SpikingNetwork) -> None:
         with snn.stream() as stream:
             stream(frames()[0, 0])
