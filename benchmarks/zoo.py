@@ -53,7 +53,7 @@ from zoo_report import (
 )
 
 import fxsnn
-from fxsnn.layers import Encode
+from fxsnn.insight.effects import encoder_of
 from fxsnn.passes import Canonicalize, ReplaceActivation
 
 _OPTIONS: dict[str, Any] = {"target": "generic", "bits": 4}
@@ -286,7 +286,7 @@ def converted(found: Verdict, size: Size, options: argparse.Namespace) -> dict[s
 
 def as_read(snn: fxsnn.SpikingNetwork, images: Tensor) -> Tensor:
     """Images as the spiking network reads them, rounded, in double precision."""
-    encode = next(one for one in snn.modules() if isinstance(one, Encode))
+    encode = encoder_of(snn)
     rounded = encode(images).double() * encode.unit
     if encode.affine is None:
         return rounded

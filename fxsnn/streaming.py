@@ -14,7 +14,7 @@ from fxsnn.chip import whole_number
 from fxsnn.data import accepted
 from fxsnn.engine import stepper_for, without_engine
 from fxsnn.engine.circuit import Broken, Recording, circuit_of, watched
-from fxsnn.engine.stepping import PlainStepper, Stepper, one_step_of
+from fxsnn.engine.stepping import Stepper
 from fxsnn.errors import DataError, OptionError
 from fxsnn.graph import Graph
 from fxsnn.layers import check_images
@@ -31,8 +31,9 @@ class Stream:
                 logits = stream(frame)
 
     The membranes are the stream's; the network has none, and any number of streams may be open. A stream runs the
-    network as it was when the stream was opened: integers, reset and start of the membranes. Its spikes are those of
-    one run over all frames, however many there are; so are the logits, unless there is a `window` or a `decay`.
+    network with the reset and start of membranes that it had when the stream was opened; open another one after its
+    weights were changed, which both share. Its spikes are those of one run over all frames, however many there are; so
+    are the logits, unless there is a `window` or a `decay`.
 
     Args:
         graph: of the spiking network.
@@ -104,8 +105,7 @@ class Stream:
         except Exception:
             if self.steps == 0:  # nothing of a first frame that is refused may stay
                 self._stepper, self._size = stepper_for(self._engine, self._circuit), None
-                for mean in (self._rates, self._pictures):
-                    mean.forget(None)
+                self._forget(None)
             raise
         self._size, self.steps = tuple(images.shape[1:]), self.steps + 1
         if recording is not None:
@@ -129,15 +129,18 @@ class Stream:
             if not isinstance(which, Tensor) or which.dtype != torch.bool or which.shape != (count,):
                 raise OptionError(f"which is {shown(which)}; expected a tensor of bool [{count}], one for each source")
         stepper.start(which)
-        for mean in (self._rates, self._pictures):
-            mean.forget(which)
+        self._forget(which)
 
     def close(self) -> None:
         """Give the membranes back; no frame can follow."""
         self._stepper = None
         self.spikes = {}
+        self._forget(None)
+
+    def _forget(self, which: Tensor | None) -> None:
+        """Let logits start again, of some sources or of all."""
         for mean in (self._rates, self._pictures):
-            mean.forget(None)
+            mean.forget(which)
 
     def __enter__(self) -> Stream:
         return self
@@ -180,7 +183,7 @@ class Stream:
                 raise OptionError(
                     f"the stream cannot go on: {reason}. Set snn.engine = 'torch' and open another one"
                 ) from reason
-            self._stepper = PlainStepper(one_step_of(self._circuit))
+            self._stepper = stepper_for("torch", self._circuit)
             return self._stepper.step(images, recording)
 
     def _logits(self, activations: Tensor, images: Tensor) -> Any:

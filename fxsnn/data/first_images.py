@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def example_of(data: Any, form: ImageForm) -> Tensor | None:
 
     Only what can certainly be gone through again is looked into before calibration has seen it.
     """
-    again = isinstance(data, Tensor | tuple | list) or (
+    again = isinstance(data, Tensor | tuple | list | Mapping) or (
         isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset)
     )
     sample = sample_of(data, form, 2) if again else None

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from typing import TYPE_CHECKING
 
 from fxsnn.engine.circuit import Broken, Circuit, Engine, Unsupported, relying_on
 from fxsnn.engine.stepping import PlainStepper, Stepper, one_step_of
 from fxsnn.errors import EngineWarning, OptionError, warn
 from fxsnn.options import is_one_of, shown
+
+if TYPE_CHECKING:
+    from fxsnn.engine.instructions import InstructionSet
 
 ENGINES = ("auto", "numba", "numba-avx512bw", "numba-avx512vbmi", "numba-avx2", "triton", "torch")
 """Those of numba with an instruction set behind it use this one; without, the fastest that the processor has."""
@@ -42,7 +46,12 @@ def engine_for(name: str, circuit: Circuit) -> Engine | None:
     if wanted == "torch":
         return None
     try:
-        return _triton(circuit) if wanted == "triton" else _numba(circuit, wanted.partition("-")[2])
+        if wanted == "triton":
+            return _triton(circuit)
+        instructions = _instructions(circuit, wanted)
+        from fxsnn.engine.cpu import NumbaEngine
+
+        return NumbaEngine(circuit, instructions)
     except Unsupported as reason:
         without_engine(name, reason)
         return None
@@ -59,11 +68,15 @@ def stepper_for(name: str, circuit: Circuit) -> Stepper:
         OptionError: the engine was asked for by name, and cannot run here step by step.
     """
     single = one_step_of(circuit)
+    wanted = {"cpu": "numba"}.get(circuit.device.type, "torch") if name == "auto" else name
     try:
-        if name == "triton":
+        if wanted == "triton":
             raise Unsupported("it runs all steps together")
-        if name != "torch" and circuit.device.type == "cpu":
-            return _numba_stepper(single, name.partition("-")[2])
+        if wanted != "torch":
+            instructions = _instructions(circuit, wanted)
+            from fxsnn.engine.cpu_stepping import NumbaStepper
+
+            return NumbaStepper(single, instructions)
     except Unsupported as reason:
         without_engine(name, reason)
     return PlainStepper(single)
@@ -87,25 +100,20 @@ def without_engine(name: str, reason: Unsupported) -> None:
         _log.info("running in PyTorch: %s", reason)
 
 
-def _numba(circuit: Circuit, instructions: str) -> Engine:
+def _instructions(circuit: Circuit, name: str) -> InstructionSet:
+    """The instruction set that the CPU engine of that name uses.
+
+    Raises:
+        Unsupported: it cannot run here, or not where the circuit is.
+    """
     if circuit.device.type != "cpu":
         raise Unsupported(f"it runs on the CPU, the network is on {circuit.device}")
     with relying_on("numba"):
         if importlib.util.find_spec("numba") is None:
             raise Unsupported("numba is not installed")
-        from fxsnn.engine.cpu import NumbaEngine, chosen
-
-    return NumbaEngine(circuit, chosen(instructions))
-
-
-def _numba_stepper(circuit: Circuit, instructions: str) -> Stepper:
-    with relying_on("numba"):
-        if importlib.util.find_spec("numba") is None:
-            raise Unsupported("numba is not installed")
         from fxsnn.engine.cpu import chosen
-        from fxsnn.engine.cpu_stepping import NumbaStepper
 
-    return NumbaStepper(circuit, chosen(instructions))
+    return chosen(name.partition("-")[2])
 
 
 def _triton(circuit: Circuit) -> Engine:

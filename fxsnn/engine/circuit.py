@@ -208,7 +208,7 @@ def _call(name: str, module: nn.Module, inputs: tuple[int, ...], before: list[Ca
     """
     given = [before[one] for one in inputs]
     images = tuple(one.images for one in given)
-    frames = isinstance(before[0].module, Encode) and before[0].module.form.frames is not None if before else False
+    frames = bool(before) and isinstance(before[0].module, Encode) and before[0].module.form.frames is not None
     if any(isinstance(one.module, Synapses) for one in given) and not isinstance(module, SpikeAdd):
         raise Unsupported(f"{name} reads sums that are no spikes")
     if isinstance(module, Encode):

@@ -79,7 +79,7 @@ class PlainStepper:
 
     def _fired(self, number: int, layer: Any, inputs: list[Tensor]) -> Tensor:
         drive = layer.drive(*inputs)
-        theta = layer.threshold.view(-1, *[1] * (drive.dim() - 2)).to(drive.dtype)
+        theta = _thresholds(layer, drive)
         membrane = self._membranes.get(number, start_of(theta, layer.dynamics).expand_as(drive))
         fired, self._membranes[number] = fire_once(membrane + drive, theta, layer.dynamics)
         return fired.float()
@@ -90,7 +90,13 @@ class PlainStepper:
             self._membranes.clear()
         for number, membrane in self._membranes.items():
             layer: Any = self._circuit.calls[number].module
-            theta = layer.threshold.view(-1, *[1] * (membrane.dim() - 2)).to(membrane.dtype)
             assert rows is not None
             which = rows.view(-1, *[1] * (membrane.dim() - 1)).to(membrane.device)
-            self._membranes[number] = torch.where(which, start_of(theta, layer.dynamics), membrane)
+            start = start_of(_thresholds(layer, membrane), layer.dynamics)
+            self._membranes[number] = torch.where(which, start, membrane)
+
+
+def _thresholds(layer: Any, like: Tensor) -> Tensor:
+    """Of each channel, beside membranes [N, C, ...]."""
+    found: Tensor = layer.threshold.view(-1, *[1] * (like.dim() - 2)).to(like.dtype)
+    return found

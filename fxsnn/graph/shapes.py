@@ -92,8 +92,8 @@ def _form_for_layers(module: fx.GraphModule, image_size: tuple[int, ...] | None)
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and not lifts:
         return ImageForm(layer.in_channels, 4)
     windows = (Lift, WithinChannels, nn.AvgPool1d, nn.AvgPool2d, nn.ConstantPad1d, nn.ConstantPad2d)
-    averages = (AverageFrames, QuantizedInput)
-    if not all(keeps_shape(node, module) or calls_a(module, node, *windows, *averages) for node in before):
+    known = (*windows, AverageFrames, QuantizedInput)
+    if not all(keeps_shape(node, module) or calls_a(module, node, *known) for node in before):
         return ImageForm()
     if not isinstance(layer, nn.Linear):
         return ImageForm(layer.in_channels, 3)

@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 import read_network
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fxsnn
 from fxsnn.errors import DataError, FileError, OptionError
 from fxsnn.file.schema_check import schema
 from fxsnn.insight import accuracy, accuracy_over_time
+from fxsnn.insight.effects import encoder_of
 from fxsnn.storage import load_arrays, save_arrays
 from tests.converted_graphs import Dense, Residual
 from tests.engines import ENGINES
-from tests.frames import STEPS, converted, frames
+from tests.frames import STEPS, BesideItsImages, converted, frames
 from tests.nets import Small, images, seeded
 from tests.random_networks import quiet
 
@@ -84,6 +85,7 @@ class TestTimesteps:
     def test_are_as_many_as_frames(self) -> None:
         assert converted().timesteps == STEPS
         assert converted(data=[frames(4), frames(4)]).timesteps == STEPS
+        assert converted(data={"image": frames(8)}).timesteps == STEPS
         assert converted(data=DataLoader(TensorDataset(frames(8), torch.zeros(8)), 4)).timesteps == STEPS
         assert converted(timesteps=STEPS).timesteps == STEPS
 
@@ -128,10 +130,6 @@ class TestWhatCannotBeFrames:
             snn = fxsnn.convert(seeded(Small), target="generic", bits=4, calibration_data=images())
         with pytest.raises(DataError, match=r"expected \[N, 3, H, W\].*convert\(\.\.\., input='frames'\)"):
             snn(frames())
-
-
-def encode_of(snn: fxsnn.SpikingNetwork) -> nn.Module:
-    return snn.get_submodule("encode")
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +183,7 @@ class TestFiles:
         assert torch.equal(back(frames()), snn(frames()))
         read = fxsnn.nir_input(snn, frames(2))
         assert read.shape == (STEPS, 2, 3, 12, 12)
-        assert torch.equal(read[3], encode_of(snn)(frames(2)).unflatten(0, (STEPS, 2))[3])
+        assert torch.equal(read[3], encoder_of(snn)(frames(2)).unflatten(0, (STEPS, 2))[3])
 
     def test_say_how_large_a_frame_is(self, snn: fxsnn.SpikingNetwork) -> None:
         with pytest.raises(OptionError, match=r"image_size is \(2, 2\); allowed are channels, height and width"):
@@ -211,18 +209,6 @@ class TestTraining:
         data = [(frames(8), torch.arange(8) % 5)]
         one, other = (converted(data=data, finetune=fxsnn.Finetune(data, epochs=1, seed=3)) for _ in range(2))
         assert torch.equal(one(frames()), other(frames()))
-
-
-class BesideItsImages(nn.Module):
-    """3x12x12, whose classifier reads the images, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(400, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.fc(torch.relu(self.conv((x - 0.5) / 2)).flatten(1))
-        return found + x.mean((1, 2, 3)).unsqueeze(1)
 
 
 class TestInsight:

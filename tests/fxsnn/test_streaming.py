@@ -248,6 +248,12 @@ class TestFrames:
             with pytest.raises(OptionError, match="the stream is closed"):
                 use()
 
+    def test_need_an_engine_that_runs_where_the_network_is(self) -> None:
+        snn = converted().to("meta")
+        snn.engine = "numba"
+        with pytest.raises(OptionError, match="it runs on the CPU, the network is on meta"):
+            snn.stream()
+
     def test_need_an_engine_that_runs_step_by_step(self) -> None:
         snn = converted()
         snn.engine = "triton"

@@ -12,7 +12,7 @@ from fxsnn.graph import Graph
 from fxsnn.layers import AverageFrames, Encode, ImageForm, QuantizedInput
 from fxsnn.passes import FRONT_END, CalibrateThresholds, FoldBatchNorm, TakeFrames
 from fxsnn.rewriting import Pipeline
-from tests.frames import converted, frames
+from tests.frames import BesideItsImages, converted, frames
 from tests.nets import Small, images, seeded
 
 
@@ -71,18 +71,6 @@ def test_what_a_network_does_to_images_it_does_to_each_frame() -> None:
     prepared = (given - 0.5) / torch.tensor([0.5, 0.25, 2.0]).view(3, 1, 1)
     expected = (prepared.double() / encode.unit).round().clamp(-128, 127).transpose(0, 1).flatten(0, 1)
     assert torch.equal(encode(given).double(), expected)
-
-
-class BesideItsImages(nn.Module):
-    """3x12x12, whose classifier reads the images, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(400, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.fc(torch.relu(self.conv(x)).flatten(1))
-        return found + x.mean((1, 2, 3)).unsqueeze(1)
 
 
 def test_a_tail_that_reads_the_images_reads_the_mean_of_frames() -> None:
