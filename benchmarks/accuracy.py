@@ -3,10 +3,11 @@
     python benchmarks/accuracy.py MNIST --data_dir data
 
 Trains an ordinary network, converts it at each bit width with fine-tuning for T steps, and measures the network, its
-n-bit form and its spiking form at every number of steps up to 64. Choices were made on 5,000 training images that are
-held out from everything else; the test set is measured once at the end of a row. What is finished is kept in a folder:
-an interrupted call goes on. The report has all rows that are there and those that it had before; `--again` measures
-them anew, and so does another recipe. Mixed precision is slow on processors without AVX-512: `--float32`.
+n-bit form and its spiking form at every number of steps up to 64; beside it what a conversion without training gives.
+Choices were made on 5,000 training images that are held out from everything else; the test set is measured once at the
+end of a row. What is finished is kept in a folder: an interrupted call goes on. The report has all rows that are there
+and those that it had before; `--again` measures them anew, and so does another recipe. Mixed precision is slow on
+processors without AVX-512: `--float32`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Experiment:
         builds: by weight bits, what builds the network.
         ann: how it is trained.
         finetune: by weight bits, options of `fxsnn.Finetune`.
-        convert: options of the conversion.
+        convert: options of the conversion; none: its defaults.
     """
 
     network: Mapping[int, str]
@@ -77,7 +78,6 @@ class Experiment:
 
 
 _ALL_BITS = (1, 2, 3, 4)
-_CONVERT = {"calibration": "mse", "correction": "biases"}
 _FINETUNE = {"lr": 0.05, "spiking_epochs": 1, "spiking_lr": 0.005}
 
 
@@ -87,7 +87,6 @@ def _digits(ann: Recipe) -> Experiment:
         dict.fromkeys(_ALL_BITS, DigitNet),
         ann,
         {bits: {**_FINETUNE, "epochs": 6 if bits == 1 else 4} for bits in _ALL_BITS},
-        _CONVERT,
     )
 
 
@@ -108,7 +107,6 @@ def _colours(ann: Recipe) -> Experiment:
         {bits: partial(StridedColourNet, channels) for bits, channels in width.items()},
         ann,
         {bits: {**options, **({} if bits in (2, 4) else fewer)} for bits in _ALL_BITS},
-        _CONVERT,
     )
 
 
@@ -133,11 +131,11 @@ def measured(
     checkpoint = work / f"{stem}-{bits}bits-T{timesteps}-{_digest(experiment.recipe(bits))}.safetensors"
     if again:
         checkpoint.unlink(missing_ok=True)
+    images = data.calibration(seed)
+    given: dict[str, Any] = {"target": TARGET, "bits": bits, "calibration_data": images, **experiment.convert}
     passes = fxsnn.pipeline(
-        target=TARGET,
-        bits=bits,
+        **given,
         timesteps=timesteps,
-        calibration_data=data.calibration(seed),
         finetune=fxsnn.Finetune(
             Augmented(data.train, experiment.ann),
             **options,
@@ -147,11 +145,11 @@ def measured(
             seed=seed,
             progress=True,
         ),
-        **experiment.convert,
     )
     *_, last = passes.steps(ann)
     _, state = load_arrays(checkpoint)
     snn = fxsnn.SpikingNetwork(last.after, fxsnn.get_target(TARGET))
+    untrained = fxsnn.convert(ann, **given, timesteps=timesteps)
     test = batches(data.test)
     return Row(
         dataset=name,
@@ -168,6 +166,7 @@ def measured(
         recipe=experiment.recipe(bits),
         seconds=sum(epoch["seconds"] for epoch in state["history"]),
         machine=machine(),
+        untrained=tuple(accuracy_over_time(untrained, test, timesteps)),
     )
 
 

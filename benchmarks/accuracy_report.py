@@ -39,6 +39,8 @@ class Row:
         recipe: how the network was converted and fine-tuned.
         seconds: how long the fine-tuning took, interruptions left out.
         machine: where that was.
+        untrained: that of the network converted for T steps without training, after 1, 2, ... steps up to T; `None`
+            where it was not measured.
     """
 
     dataset: str
@@ -55,18 +57,25 @@ class Row:
     recipe: Mapping[str, Any]
     seconds: float
     machine: str
+    untrained: tuple[float, ...] | None = None
 
     @property
     def key(self) -> tuple[str, int, int, int]:
         """What was measured."""
         return self.dataset, self.bits, self.timesteps, self.seed
 
+    @property
+    def without_training(self) -> float | None:
+        """Accuracy at T of the network that was not trained."""
+        return None if self.untrained is None else self.untrained[self.timesteps - 1]
+
     def line(self) -> str:
         """All of it in a line."""
         spiking = ", ".join(f"T={t} {self.spiking[t - 1]:.2f}" for t in _TIMESTEPS if t <= len(self.spiking))
         return (
             f"{self.dataset}, {self.network}, {self.bits} bits, fine-tuned for T={self.timesteps}, seed {self.seed}: "
-            f"ANN {self.ann:.2f}, quantised {spread(self.quantised)}, spiking {spiking}; {self.seconds:.0f} s"
+            f"ANN {self.ann:.2f}, without training {spread(self.without_training)}, "
+            f"quantised {spread(self.quantised)}, spiking {spiking}; {self.seconds:.0f} s"
         )
 
 
@@ -87,8 +96,14 @@ def read_rows(work: Path, report: Path) -> list[Row]:
     earlier = report / "accuracy.json"
     found = json.loads(earlier.read_text()) if earlier.exists() else []
     found += [json.loads(path.read_text()) for path in sorted(work.glob("*-seed*.json"))]
-    rows = {row.key: row for row in (Row(**{**one, "spiking": tuple(one["spiking"])}) for one in found)}
+    rows = {row.key: row for row in map(_read, found)}
     return sorted(rows.values(), key=lambda row: (row.dataset, -row.bits, row.timesteps, row.seed))
+
+
+def _read(kept: Mapping[str, Any]) -> Row:
+    untrained = kept.get("untrained")
+    over_time = {"spiking": tuple(kept["spiking"]), "untrained": None if untrained is None else tuple(untrained)}
+    return Row(**{**kept, **over_time})
 
 
 def spread(*given: float | None) -> str:
@@ -111,7 +126,7 @@ def groups(rows: Iterable[Row]) -> list[list[Row]]:
 
 def results_table(rows: Sequence[Row]) -> str:
     """A line for each data set, bit width and T."""
-    header = ["data", "network", "bits", "fine-tuned for", "seeds", "ANN", "quantised"]
+    header = ["data", "network", "bits", "fine-tuned for", "seeds", "ANN", "no training", "quantised"]
     header += [*(f"T = {t}" for t in _TIMESTEPS), "loss at that T", "ANN, s", "fine-tuning, s"]
     return markdown(header, [_cells(group) for group in groups(rows)])
 
@@ -119,7 +134,8 @@ def results_table(rows: Sequence[Row]) -> str:
 def _cells(group: list[Row]) -> list[str]:
     first = group[0]
     cells = [first.dataset, first.network, str(first.bits), f"T = {first.timesteps}", str(len(group))]
-    cells += [spread(*(row.ann for row in group)), spread(*(row.quantised for row in group))]
+    cells += [spread(*(row.ann for row in group)), spread(*(row.without_training for row in group))]
+    cells.append(spread(*(row.quantised for row in group)))
     cells += [spread(*(row.spiking[t - 1] for row in group)) for t in _TIMESTEPS]
     cells.append(spread(*(row.ann - row.spiking[row.timesteps - 1] for row in group)))
     return [*cells, *(f"{statistics.mean(times):,.0f}" for times in zip(*_times(group), strict=True))]
@@ -163,6 +179,7 @@ def document(rows: Sequence[Row]) -> str:
     """The Markdown page."""
     where = "Accuracies in percent on the whole test set; of several seeds the mean and half the range."
     where += " Behind a value that not all seeds have: of how many it is."
+    where += " No training: converted for the same T with the same data, but not fine-tuned, at that T."
     if any(row.dataset == "CIFAR10-JPEG" for row in rows):
         where += " CIFAR10-JPEG are the images of CIFAR-10 as JPEG files (quality 75): pixels differ a little."
     return "\n\n".join(["# Accuracy", where, results_table(rows), "## Recipes and machines", provenance(rows)]) + "\n"

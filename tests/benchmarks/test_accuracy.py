@@ -54,6 +54,8 @@ def test_a_row_is_measured_reported_and_kept(tmp_path: Path) -> None:
     assert (row["bits"], row["timesteps"], len(row["spiking"])) == (2, 4, 64)
     assert row["ann"] > 50  # ten classes
     assert row["spiking"][3] > 40
+    assert len(row["untrained"]) == 4  # at T and before
+    assert row["untrained"][3] > 30
     text = (tmp_path / "out" / "accuracy.md").read_text()
     assert "| digits | DigitNet | 2 | T = 4 | 1 |" in text
     assert "- fine-tuning: epochs=1, lr=0.01 (digits 2 bits)" in text
@@ -182,10 +184,11 @@ def test_seeds_are_averaged() -> None:
 
 def test_a_line_of_the_report_is_of_all_seeds() -> None:
     rows = [ROW, replace(ROW, seed=1, ann=98.0), replace(ROW, bits=1, timesteps=4)]
+    rows[0] = replace(ROW, untrained=(10.0,) * 7 + (80.0,))
     two, one = results_table(rows).splitlines()[2:]
-    assert two.startswith("| digits | DigitNet | 2 | T = 8 | 2 | 98.50 ± 0.50 | 98.00 ± 0.00 |")
+    assert two.startswith("| digits | DigitNet | 2 | T = 8 | 2 | 98.50 ± 0.50 | 80.00 (1 of 2) | 98.00 ± 0.00 |")
     assert "| 8.50 ± 0.50 |" in two  # the loss of each seed against its own ANN
-    assert one.startswith("| digits | DigitNet | 1 | T = 4 | 1 | 99.00 | 98.00 |")
+    assert one.startswith("| digits | DigitNet | 1 | T = 4 | 1 | 99.00 | - | 98.00 |")
 
 
 def test_recipes_and_machines_name_their_rows_and_the_seeds_where_these_differ() -> None:
