@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fxsnn.ambient import neutral
 from fxsnn.checking import fit_of, rewrite_in_front
 from fxsnn.chip import AUTOMATIC, Bits, HardwareTarget, get_target, whole_number
-from fxsnn.data import FirstImages, Remembered, example_of, sample_of
+from fxsnn.data import FirstImages, Remembered, can_be_looked_into, example_of, sample_of
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError, warn
 from fxsnn.graph import capture_untried, require_agreement
@@ -121,7 +121,8 @@ def pipeline(
     progress = require_flag("progress", progress)
     form = _form_of(input)
     seen = example_of(calibration_data, form)
-    dynamics = Dynamics(_timesteps(timesteps, seen, form), reset, initial_membrane)
+    steps = timesteps if form.frames is None else _frames_in(timesteps, seen, calibration_data, finetune, form)
+    dynamics = Dynamics(_TIMESTEPS if steps is None else steps, reset, initial_membrane)
     passes: list[Pass] = [
         *front_end(chip, max_pool),
         CheckConvRelu(),
@@ -159,21 +160,29 @@ def _form_of(given: object) -> ImageForm:
     return ImageForm(frames=None if given == INPUTS[0] else 0)
 
 
-def _timesteps(timesteps: int | None, seen: Tensor | None, form: ImageForm) -> int:
-    """T: what was asked for, or as many as there are frames.
+def _frames_in(
+    timesteps: int | None, seen: Tensor | None, calibration_data: Any, finetune: Any, form: ImageForm
+) -> int | None:
+    """T of a network that reads frames: what was asked for, or as many as there are; `None`: nothing says it.
 
     Raises:
-        OptionError: it was asked for, and there are more or fewer frames.
+        OptionError: it was asked for, and there are more or fewer frames; or it was not, and data are not looked into.
     """
-    frames = None if seen is None or form.frames is None else seen.shape[1]
-    if timesteps is None:
-        return frames or _TIMESTEPS
-    if frames not in (None, timesteps):
+    tuned_on = finetune.data if isinstance(finetune, Finetune) else None
+    seen = example_of(tuned_on, form) if seen is None and calibration_data is None else seen
+    data = tuned_on if calibration_data is None else calibration_data
+    if timesteps is None and data is not None and not can_be_looked_into(data):
         raise OptionError(
-            f"timesteps is {shown(timesteps)}, but images of the calibration data have {frames} frames; a frame is one "
-            "step: leave timesteps out, or give as many frames"
+            "timesteps is None, and data that may be read only once are not looked into before they are used; set "
+            "timesteps to the number of frames that images have"
         )
-    return timesteps
+    if seen is None or timesteps in (None, seen.shape[1]):
+        return timesteps if seen is None else seen.shape[1]
+    what = "fine-tuning" if calibration_data is None else "calibration"
+    raise OptionError(
+        f"timesteps is {shown(timesteps)}, but images of the {what} data have {seen.shape[1]} frames; a frame is one "
+        "step: leave timesteps out, or give as many frames"
+    )
 
 
 def _require_correction(correction: object, data: Any) -> None:
@@ -309,6 +318,11 @@ def convert(
     if finetune is not None and finetune.checkpoint is not None:
         require_place(finetune.checkpoint, "checkpoint")
     if passes.example is not None:
+        if form.frames is not None and not ImageForm().takes(passes.example.dim()):
+            raise OptionError(
+                f"example has shape {list(passes.example.shape)}; expected still images, as the model takes them, also "
+                "of a network that is to read frames: give their mean, frames.mean(1)"
+            )
         require_images(passes.example, ImageForm())
     graph = capture_untried(model, None if passes.example is None else tuple(passes.example.shape[1:]))
     if form.frames is not None and (moving := example_of(calibration_data, form)) is not None:
@@ -361,7 +375,10 @@ def convert(
         provenance[CODES_CHOSEN] = layers
     sample = sample_of(calibration_data, form) if seen is None else seen.sample
     snn = SpikingNetwork(converted, chip, engine, sample, size, provenance)
-    if (images := passes.example if sample is None else sample) is not None:
+    images = passes.example if sample is None else sample
+    if sample is None and images is not None and form.frames is not None:
+        images = images.unsqueeze(1)
+    if images is not None:
         _verify_engine(snn, images[:2].to(snn.device))
     return snn
 

@@ -63,22 +63,26 @@ def _cat(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def outputs_after_each_step(tail: fx.GraphModule, activations: Tensor, images: Tensor, steps: int) -> Any:
+def outputs_after_each_step(
+    tail: fx.GraphModule, activations: Tensor, images: Tensor, steps: int, *, frames: bool
+) -> Any:
     """What a network returns after each step: its structure, tensors [T, N, ...].
 
     Args:
         tail: see `Graph.behind`.
         activations: [T * N, ...].
-        images: [N, C, H, W].
+        images: [N, C, H, W], or with `frames` [N, T, C, H, W].
         steps: T.
+        frames: images change over time: after each step the tail reads the mean of the frames so far.
 
     Raises:
         DataError: what the tail gives cannot be told apart by image and step.
     """
-    rows, repeats = len(activations), steps
-    if rows == 1:  # twice, as a batch
-        activations, repeats = activations.repeat_interleave(2, 0), 2
+    rows = len(activations)
     if any(node.users for node in tail.graph.find_nodes(op="placeholder", target="images")):
-        images = images.repeat(repeats, *[1] * (images.dim() - 1))
+        so_far = (images[:, : step + 1].mean(1, keepdim=True) for step in range(steps)) if frames else [images] * steps
+        images = torch.cat(list(so_far))
+    if rows == 1:  # twice, as a batch
+        activations, images = (one.repeat_interleave(2, 0) for one in (activations, images))
     outputs = require_rows(tail.forward(activations, images), len(activations), what="image and step")
     return with_each(lambda tensor: tensor[:rows].unflatten(0, (steps, -1)), outputs)

@@ -102,7 +102,7 @@ def simulated(graph: Graph, images: Tensor, timesteps: int, *, membranes: bool =
         raise DataError("there are no images to look at")
     watch = _Watch(graph, keep=("spikes", "membranes") if membranes else ("spikes",))
     activations = watch.run(images)
-    logits = outputs_after_each_step(watch.tail(), activations, images, timesteps) if readout else None
+    logits = watch.logits(activations, images, timesteps) if readout else None
     return Run(logits, watch.spikes, watch.ranges, watch.membranes())
 
 
@@ -114,8 +114,8 @@ def logits_after_each_step(graph: Graph, images: Tensor, timesteps: int) -> Any:
     """
     check_images(images, graph.image_form)
     watch = _Watch(graph, keep=())
-    tail, parts = watch.tail(), parts_of(images, FRAMES_AT_ONCE // timesteps)
-    return joined([outputs_after_each_step(tail, watch.run(part), part, timesteps) for part in parts], dim=1)
+    parts = parts_of(images, FRAMES_AT_ONCE // timesteps)
+    return joined([watch.logits(watch.run(part), part, timesteps) for part in parts], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +207,7 @@ class Compiled:
 
     def _logits_after_each_step(self, images: Tensor, counts: Tensor) -> Any:
         activations = self.circuit.decode.values_after_each_step(counts)
-        return outputs_after_each_step(self.tail, activations, images, len(counts))
+        return outputs_after_each_step(self.tail, activations, images, len(counts), frames=self.circuit.frames)
 
 
 def compiled(graph: Graph, circuit: Circuit, engine: str) -> Compiled:
@@ -235,16 +235,17 @@ class _Watch(Interpreter):
     """Runs a spiking graph up to its activations after every step, [T * N, ...], and keeps what its layers do."""
 
     def __init__(self, graph: Graph, *, keep: Sequence[str]) -> None:
-        self._graph, self._decode = graph, _decode_of(graph)
-        super().__init__(graph.up_to(self._decode))
+        self._frames, decode = graph.image_form.frames is not None, _decode_of(graph)
+        self._tail = graph.behind(decode)
+        super().__init__(graph.up_to(decode))
         self._keep = keep
         self.spikes: dict[str, Tensor] = {}
         self.ranges: dict[str, tuple[float, float]] = {}
         self._steps: dict[str, list[Tensor]] = {}
 
-    def tail(self) -> fx.GraphModule:
-        """What reads these activations."""
-        return self._graph.behind(self._decode)
+    def logits(self, activations: Tensor, images: Tensor, timesteps: int) -> Any:
+        """What the tail makes of activations after each step."""
+        return outputs_after_each_step(self._tail, activations, images, timesteps, frames=self._frames)
 
     def run_node(self, n: Node) -> Any:
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None

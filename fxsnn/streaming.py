@@ -160,8 +160,12 @@ class Stream:
     def _batch(self, frame: object) -> Tensor:
         """The frame, or frames, as images for the network, if they can be such."""
         self._opened()
-        if self._sources is None and isinstance(frame, Tensor):
-            frame = frame.unsqueeze(0)
+        if isinstance(frame, Tensor):
+            given = list(frame.shape)
+            frame = frame.unsqueeze(0) if self._sources is None else frame
+            if not self._form.takes(frame.dim()):
+                wanted = str(self._form).replace("[N, ", "[" if self._sources is None else f"[{self._sources}, ")
+                raise DataError(f"a frame has shape {given}; expected {wanted} of a floating type")
         check_images(frame, self._form)
         assert isinstance(frame, Tensor)
         if len(frame) != (self._sources or 1):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from fxsnn.checking import check
 from fxsnn.cli.answer import Answer
 from fxsnn.cli.data_sets import DataSet, data_set_named, first_batches, parted, require_data_for_normalisation, some_of
-from fxsnn.cli.inputs import model_named
+from fxsnn.cli.inputs import model_named, reading_as
 from fxsnn.cli.option_values import bits_from
 from fxsnn.compiler import convert
 from fxsnn.device import choose_device
@@ -58,6 +58,7 @@ def convert_command(options: argparse.Namespace) -> Answer:
         bits=bits_from(options.bits),
         timesteps=options.timesteps,
         reset=options.reset,
+        input=options.input,
         initial_membrane=options.initial_membrane,
         calibration_data=None if train is None else DataLoader(
             some_of(train, options.calibration_images, options.seed), options.batch_size
@@ -156,7 +157,7 @@ def _measured(
         return None
     try:
         test, images = first_batches(data, snn, options, options.accuracy_images)
-        ann = accuracy(network, test, "ANN")
+        ann = accuracy(reading_as(snn, network), test, "ANN")
         spiking = accuracy_over_time(snn, test, snn.timesteps, "spiking")[-1]
     except DataError as error:  # the file is written: what its data are good for is another question
         warnings.warn(f"no accuracy was measured: {error}", FxsnnWarning, stacklevel=2)

@@ -10,6 +10,7 @@ from torch import nn
 from fxsnn.cli import user_code
 from fxsnn.device import choose_device
 from fxsnn.errors import FxsnnWarning, OptionError
+from fxsnn.layers import AverageFrames
 from fxsnn.loading import load
 from fxsnn.network import SpikingNetwork
 from fxsnn.weights import load_weights
@@ -64,3 +65,8 @@ def network_in(options: argparse.Namespace) -> SpikingNetwork:
         FileError, OptionError: the file cannot be read, or the engine or device cannot be used.
     """
     return load(options.file, engine=options.engine).to(choose_device(options.device))
+
+
+def reading_as(snn: SpikingNetwork, model: nn.Module) -> nn.Module:
+    """A network of still images that can be given what a spiking network of frames reads: it sees their mean."""
+    return model if snn.graph.image_form.frames is None else nn.Sequential(AverageFrames(), model)

@@ -55,7 +55,7 @@ def _parts(
     many, count = first_batches(data, snn, options, ACCURACY_IMAGES)
     model = None if model is None else model.to(snn.device)
     try:
-        swept = sweep(snn, many, timesteps=2 * snn.timesteps, model=model)
+        swept = sweep(snn, many, timesteps=snn.graph.image_form.frames or 2 * snn.timesteps, model=model)
     except DataError as error:  # a network that does not classify has a page, too
         warnings.warn(f"the page has no accuracy: {error}", FxsnnWarning, stacklevel=2)
         swept = None

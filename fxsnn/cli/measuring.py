@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fxsnn.cli.answer import Answer
 from fxsnn.cli.data_sets import data_set_for, first_batches
-from fxsnn.cli.inputs import model_if_named, network_in
+from fxsnn.cli.inputs import model_if_named, network_in, reading_as
 from fxsnn.display import aligned
 from fxsnn.insight import accuracy, accuracy_over_time
 
@@ -23,7 +23,7 @@ def eval_command(options: argparse.Namespace) -> Answer:
     data = data_set_for(options, snn)
     test, images = first_batches(data, snn, options, options.limit)
     found = accuracy_over_time(snn, test, timesteps[-1], "spiking")
-    ann = None if model is None else accuracy(model, test, "ANN")
+    ann = None if model is None else accuracy(reading_as(snn, model), test, "ANN")
     rows = [("T", "accuracy"), *((str(one), f"{found[one - 1]:.2f} %") for one in timesteps)]
     rows += [] if ann is None else [("ANN", f"{ann:.2f} %")]
     answer = {

@@ -17,7 +17,7 @@ from fxsnn.cli.inspecting import report_command, verify_command
 from fxsnn.cli.measuring import eval_command
 from fxsnn.cli.option_values import not_negative, positive, random_seed
 from fxsnn.cli.warming import warm_up_command
-from fxsnn.compiler import CORRECTIONS
+from fxsnn.compiler import CORRECTIONS, INPUTS
 from fxsnn.data import datasets
 from fxsnn.engine import ENGINES
 from fxsnn.passes import MAX_POOL_WAYS
@@ -64,7 +64,10 @@ def command_line() -> argparse.ArgumentParser:
     _add_model(one, required=True)
     _add_target(one)
     one.add_argument("-o", "--output", type=Path, default=Path("net.fxsnn"), help="the file to write")
-    one.add_argument("--timesteps", type=int, default=16, help="T")
+    one.add_argument("--timesteps", type=int, help="T; none: 16, or as many as images have frames")
+    one.add_argument(
+        "--input", choices=INPUTS, default=INPUTS[0], help="frames: images change over time, a frame for each step"
+    )
     one.add_argument("--reset", choices=("subtraction", "zero"), default="subtraction")
     one.add_argument("--initial-membrane", type=float, choices=(0.0, 0.5), default=0.5, help="share of the threshold")
     _add_data(one, "calibrate on its training half; none: thresholds without data")
@@ -130,7 +133,7 @@ def command_line() -> argparse.ArgumentParser:
     one = add("sweep", sweep_command, "how many timesteps a network file needs")
     _add_file(one)
     _add_data(one, "measure on its test half; none: the data set that the file was converted with")
-    one.add_argument("--timesteps", type=int, default=64, help="the largest T")
+    one.add_argument("--timesteps", type=int, help="the largest T; none: 64, or as many as images have frames")
     one.add_argument("--tolerance", type=float, default=0.5, help="so many points below the reference are good enough")
     one.add_argument("--limit", type=positive, help="so many images, the first ones; none: all")
     one.add_argument("--plot", type=Path, help="draw it, too: a .png, .svg or .pdf")

@@ -22,7 +22,7 @@ from fxsnn.data.batches import (
     require_share,
 )
 from fxsnn.data.digits import DigitNet
-from fxsnn.data.first_images import FirstImages, Remembered, example_of, sample_of
+from fxsnn.data.first_images import FirstImages, Remembered, can_be_looked_into, example_of, sample_of
 from fxsnn.data.reading import (
     Reading,
     gives_probabilities,
@@ -39,6 +39,7 @@ __all__ = [
     "Remembered",
     "accepted",
     "batches_of",
+    "can_be_looked_into",
     "chosen_apart",
     "drawn_alike",
     "example_of",

@@ -157,7 +157,7 @@ def moving_digits(steps: int = 16, seed: int = 0) -> Splits:
         seed: of the directions in which they move.
 
     Raises:
-        OptionError: there are too few steps.
+        OptionError: that is no number of steps.
     """
     halves = []
     for number, half in enumerate(load(EMBEDDED, mean=(0.0,), std=(1.0,))):
@@ -239,6 +239,11 @@ for _name in NORMALISATIONS:
     register(_name)(_reader(_name))
 
 
+@register("moving-digits")
+def _moving(_: Path) -> Splits:
+    return moving_digits()
+
+
 def _from_arrays(path: Path) -> Splits:
     """The halves in an .npz file; nothing in it is unpickled."""
     try:
@@ -263,7 +268,7 @@ def _tensors(path: Path, arrays: Mapping[str, np.ndarray], prefix: str) -> Tenso
             "test_labels, or images and labels"
         )
     if (
-        not ImageForm().takes(images.ndim)
+        not any(ImageForm(frames=frames).takes(images.ndim) for frames in (None, 0))
         or images.dtype.kind != "f"
         or labels.shape[:1] != images.shape[:1]
         or labels.dtype.kind not in "iubf"

@@ -57,11 +57,15 @@ def example_of(data: Any, form: ImageForm) -> Tensor | None:
 
     Only what can certainly be gone through again is looked into before calibration has seen it.
     """
-    again = isinstance(data, Tensor | tuple | list | Mapping) or (
+    sample = sample_of(data, form, 2) if can_be_looked_into(data) else None
+    return sample if sample is not None and bool(torch.isfinite(sample).all()) else None
+
+
+def can_be_looked_into(data: Any) -> bool:
+    """Whether data can certainly be gone through again."""
+    return isinstance(data, Tensor | tuple | list | Mapping) or (
         isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset)
     )
-    sample = sample_of(data, form, 2) if again else None
-    return sample if sample is not None and bool(torch.isfinite(sample).all()) else None
 
 
 def sample_of(data: Any, form: ImageForm, most: int = _SAMPLE) -> Tensor | None:

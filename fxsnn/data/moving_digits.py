@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fxsnn.chip import whole_number
 from fxsnn.errors import OptionError
+from fxsnn.options import shown
 
 _REACH = 4.0
 """Pixels from one turn of a path to the next."""
@@ -34,12 +36,13 @@ def events_of(images: Tensor, steps: int, seed: int = 0) -> Tensor:
         Counts [N, steps, 2, H, W], float32.
 
     Raises:
-        OptionError: there are too few steps.
+        OptionError: that is no number of steps.
     """
-    if steps < 3:
-        raise OptionError(f"steps is {steps}; a path of three lines takes 3 at least")
+    count = whole_number(steps)
+    if count is None or count < 3:
+        raise OptionError(f"steps is {shown(steps)}; allowed are whole numbers from 3 on, as a path has three lines")
     turns = 2 * math.pi * torch.rand(len(images), generator=torch.Generator().manual_seed(seed))
-    seen = [_moved(images, place) for place in _paths(turns, steps)]
+    seen = [_moved(images, place) for place in _paths(turns, count)]
     changes = torch.stack([after - before for before, after in itertools.pairwise(seen)], dim=1)
     return torch.cat([changes, -changes], dim=2).div(_CONTRAST).floor().clamp(min=0)
 

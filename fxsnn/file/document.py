@@ -177,7 +177,7 @@ def nodes_of(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, Tensor], lis
     """The document's nodes, their arrays, and what has no name in the format."""
     places, told = _places_of(graph), set[int]()
     nodes, arrays, problems = list[dict[str, Any]](), dict[str, Tensor](), list[Finding]()
-    for node in graph:
+    for node in _in_order(graph):
         if places[node] in told:
             continue
         told.add(places[node])
@@ -196,11 +196,18 @@ def nodes_of(graph: Graph) -> tuple[list[dict[str, Any]], dict[str, Tensor], lis
     return nodes, arrays, problems
 
 
+def _in_order(graph: Graph) -> list[Node]:
+    """What the decoder depends on and itself first: a tail that reads the images may have begun before the body."""
+    decoders = graph.nodes(Decode)
+    body = set(decoders).union(*map(graph.ancestors, decoders))
+    return sorted(graph, key=lambda node: node not in body)
+
+
 def _places_of(graph: Graph) -> dict[Node, int]:
     """The places of the nodes in the file; a tensor that is read several times is one."""
     places, tensors = dict[Node, int](), dict[str, int]()
     count = 0
-    for node in graph:
+    for node in _in_order(graph):
         places[node] = tensors.setdefault(str(node.target), count) if node.op == "get_attr" else count
         count += places[node] == count
     return places

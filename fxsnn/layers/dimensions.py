@@ -79,14 +79,11 @@ class ImageForm:
         return size if self.frames is None else (self.frames, *size)
 
     def lasting(self, images: Tensor) -> Tensor:
-        """Images, such as a sample, with as many frames as are read: the first ones, or all of them over again.
-
-        Still ones last as they are.
+        """Images of this form, such as a sample, with as many frames as are read: the first ones, or all of them over
+        again.
         """
         if not self.frames:
             return images
-        if not self.takes(images.dim()):
-            images = images.unsqueeze(1)
         times = -(-self.frames // images.shape[1])
         return torch.cat([images] * times, dim=1)[:, : self.frames]
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from fxsnn.errors import Finding, ModelError, OptionError, PipelineError, UnknownName
 from fxsnn.graph import Graph, capture
-from fxsnn.layers import in_words
+from fxsnn.layers import ImageForm, in_words
 from fxsnn.options import is_one_of
 from fxsnn.rewriting.stages import Pass, Step, require_example
 
 _log = logging.getLogger(__name__)
 
 
-def _frames_of(images: Tensor, graph: Graph) -> Tensor:
-    """Images for a graph; where that takes frames, and these are still, frames that are all alike."""
-    form = graph.image_form
-    if form.frames is None or form.takes(images.dim()):
+def _frames_of(images: Tensor, form: ImageForm) -> Tensor:
+    """Images for a graph; where that takes frames, and these are still, frames that are all alike.
+
+    Of a network of images of any dimension they are taken for still ones, as a pipeline is given them.
+    """
+    if form.frames is None or not replace(form, frames=None).takes(images.dim()):
         return images
     return images.unsqueeze(1).expand(-1, form.frames or 1, *images.shape[1:])
 
@@ -91,10 +93,11 @@ class Pipeline:
         if example is None:
             _log.warning("no image size was found that the network accepts: rewrites are not verified; pass example=")
         else:
-            require_example(example := _frames_of(example, graph), graph)
-        copy = None
+            require_example(example := _frames_of(example, graph.image_form), graph)
+        copy, moving = None, graph.image_form.frames is not None
         for one in self.passes:
-            example = None if example is None else _frames_of(example, graph)
+            if example is not None and not moving and graph.image_form.frames is not None:
+                example, moving = _frames_of(example, graph.image_form), True
             step = one._step(graph, example, kept, copy)
             if _log.isEnabledFor(logging.INFO):  # a summary hashes every tensor
                 _log.info("%s", step.summary())

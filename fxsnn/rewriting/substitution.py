@@ -63,8 +63,7 @@ def substitute(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None
     dtype = graph.dtype  # of all layers with weights: nothing between them could cast
     encode, _ = encoding(graph)
     encode.run_with(dynamics)
-    averages = graph.body(AverageFrames)  # which a tail may go on reading
-    graph.bypass_for(graph.body(), averages)
+    _average_in_tail(graph)
     body = graph.body()  # while it has its activations
     for node in graph.body(QuantizedInput, Affine, FixedSize, Lift):  # which encoding does, too
         graph.bypass(node)
@@ -75,6 +74,14 @@ def substitute(graph: Graph, target: HardwareTarget, dynamics: Dynamics) -> None
         graph.bypass(node)  # its threshold is in the neurons now
     graph.insert_after(graph.input(), "encode", encode, body)
     graph.insert_after(end, "decode", Decode(value, dtype, dynamics))
+
+
+def _average_in_tail(graph: Graph) -> None:
+    """Let layers read frames. A tail that reads the images goes on reading their mean: a call that files have."""
+    averages = graph.nodes(AverageFrames)
+    graph.bypass_for(graph.body(), averages)
+    for node in averages:
+        node.op, node.target, node.args = "call_method", "mean", (node.all_input_nodes[0], 1)
 
 
 def _without_activation(graph: Graph, node: Node | None) -> Node:

@@ -93,9 +93,22 @@ class TestTimesteps:
         with pytest.raises(OptionError, match=r"timesteps is 16, but images of the calibration data have 10 frames"):
             converted(timesteps=16)
         with pytest.raises(DataError, match=r"\[8, 10, 3, 12, 12\], that is 10 frames; expected \[N, 16, 3, H, W\]"):
-            converted(data=(one for one in [frames()]), correction="auto")  # they are seen once: T is a guess
+            converted(data=(one for one in [frames()]), timesteps=16)  # they are seen once
+        tuned_on = fxsnn.Finetune((frames(), torch.arange(8) % 5), epochs=1)
+        with pytest.raises(OptionError, match=r"timesteps is 16, but images of the fine-tuning data have 10 frames"):
+            fxsnn.convert(seeded(Small), target="generic", bits=4, input="frames", timesteps=16, finetune=tuned_on)
+
+    def test_are_those_of_fine_tuning_data_where_there_are_no_others(self) -> None:
+        tuned_on = fxsnn.Finetune((frames(), torch.arange(8) % 5), epochs=1, spiking_epochs=0)
+        with quiet():
+            snn = fxsnn.convert(seeded(Small), target="generic", bits=4, input="frames", finetune=tuned_on)
+        assert snn.timesteps == STEPS
 
     def test_of_data_that_are_read_once_are_said(self) -> None:
+        with pytest.raises(
+            OptionError, match=r"data that may be read only once are not looked into .*; set timesteps to"
+        ):
+            converted(data=(one for one in [frames()]))
         assert converted(data=(one for one in [frames()]), timesteps=STEPS, correction="auto").timesteps == STEPS
 
     def test_can_be_changed_with_the_frames(self) -> None:
@@ -114,6 +127,17 @@ class TestTimesteps:
         assert snn(frames(steps=6)).shape == (8, 5)
 
 
+class TestImagesOfAnyDimension:
+    @pytest.mark.parametrize("size", [(1, 8, 8), (4, 16), (64,)])
+    def test_are_still_or_frames_as_they_were_given(self, size: tuple[int, ...]) -> None:
+        model = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 3)))
+        stills = torch.rand(3, *size, generator=torch.Generator().manual_seed(1))
+        with quiet():
+            snn = fxsnn.convert(model, target="generic", bits=4, input="frames", timesteps=5, example=stills)
+        assert snn.image_size == size
+        assert snn(stills.unsqueeze(1).repeat_interleave(5, 1)).shape == (3, 3)
+
+
 class TestWhatCannotBeFrames:
     def test_is_refused(self) -> None:
         with pytest.raises(DataError, match=r"shape \[2, 12, 12\]|expected \[N, T, 3, H, W\]"):
@@ -122,6 +146,8 @@ class TestWhatCannotBeFrames:
             converted()(images(8))
         with pytest.raises(DataError, match=r"\[8, 10, 4, 12, 12\], that is 4 channels; expected \[N, 10, 3, H, W\]"):
             converted()(frames(size=(4, 12, 12)))
+        with pytest.raises(OptionError, match=r"example has shape \[8, 10, 3, 12, 12\]; expected still .* frames.mean"):
+            fxsnn.convert(seeded(Small), target="generic", bits=4, input="frames", example=frames())
         with pytest.raises(OptionError, match="input is 'movie'; allowed are 'constant', 'frames'"):
             fxsnn.convert(seeded(Small), target="generic", bits=4, input="movie")
 

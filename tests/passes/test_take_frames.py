@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from fxsnn.graph import Graph
 from fxsnn.layers import AverageFrames, Encode, ImageForm, QuantizedInput
 from fxsnn.passes import FRONT_END, CalibrateThresholds, FoldBatchNorm, TakeFrames
 from fxsnn.rewriting import Pipeline
-from tests.frames import BesideItsImages, converted, frames
+from tests.frames import STEPS, BesideItsImages, converted, frames
 from tests.nets import Small, images, seeded
 
 
@@ -80,6 +82,26 @@ def test_a_tail_that_reads_the_images_reads_the_mean_of_frames() -> None:
     moved = given + 0.0
     moved[:, 0] += 1e-5  # no spike notices
     torch.testing.assert_close(snn(moved) - moved.mean(1).mean((1, 2, 3)).unsqueeze(1), alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_after_each_step_such_a_tail_reads_the_mean_of_the_frames_so_far(engine: str, count: int) -> None:
+    snn, given = converted(seeded(BesideItsImages), engine=engine), frames(count)
+    over_time, run = snn.early_readout(given), snn.simulate(given)
+    with snn.stream(count) as stream:
+        streamed = torch.stack([stream(frame) for frame in given.transpose(0, 1)])
+    for steps in (1, 4, STEPS):
+        snn.timesteps = steps
+        expected = snn(given[:, :steps])
+        for found in (over_time, run.logits, streamed):  # rounded as batches are
+            torch.testing.assert_close(found[steps - 1], expected, rtol=0, atol=1e-6)
+
+
+def test_such_a_network_can_be_saved(tmp_path: Path) -> None:
+    snn, given = converted(seeded(BesideItsImages)), frames(2)
+    read = fxsnn.load(snn.save(tmp_path / "net.fxsnn"))
+    assert torch.equal(read(given), snn(given))
 
 
 def test_it_is_run_once_and_before_spikes() -> None:

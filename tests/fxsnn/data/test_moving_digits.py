@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -44,9 +46,10 @@ def test_a_seed_gives_the_same_twice_and_another_one_others() -> None:
     assert not torch.equal(events_of(digits, 6, seed=1), events_of(digits, 6, seed=2))
 
 
-def test_too_few_steps_are_refused() -> None:
-    with pytest.raises(OptionError, match="steps is 2; a path of three lines takes 3 at least"):
-        events_of(dot(), steps=2)
+@pytest.mark.parametrize("steps", [2, 0, 3.5, "many", None])
+def test_what_is_no_number_of_steps_is_refused(steps: Any) -> None:
+    with pytest.raises(OptionError, match=f"steps is {steps!r}; allowed are whole numbers from 3 on"):
+        events_of(dot(), steps)
 
 
 def test_the_data_set_has_both_halves_with_their_labels() -> None:

@@ -20,6 +20,7 @@ from fxsnn.errors import FileError
 from fxsnn.file.schema_check import schema
 from fxsnn.storage import load_arrays, save_arrays
 from tests.nets import images, seeded
+from tests.random_networks import quiet
 from tests.sharing import cases
 from tests.tails import alike, with_tail
 
@@ -118,6 +119,28 @@ def test_a_tensor_that_is_read_twice_is_written_once(tmp_path: Path) -> None:
     arrays, document = load_arrays(with_tail(seeded(lambda: Tail(NEW["a product"]))).save(tmp_path / "net.fxsnn"))
     assert [node["name"] for node in document["nodes"] if node["op"] == "tensor"] == ["weights"]
     assert [name for name in arrays if name.startswith("weights")] == ["weights"]
+
+
+class _BeginsWithItsImages(nn.Module):
+    """3x6x6, whose tail is begun before any layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        colours = x.mean((2, 3))
+        found: Tensor = self.fc(torch.relu(self.conv(x)).flatten(1))
+        return found + colours
+
+
+def test_what_a_tail_makes_of_the_images_is_written_behind_the_body(tmp_path: Path) -> None:
+    given = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    with quiet():
+        snn = fxsnn.convert(seeded(_BeginsWithItsImages), target="generic", bits=4, calibration_data=given)
+    path = snn.save(tmp_path / "net.fxsnn")
+    assert [node["op"] for node in load_arrays(path)[1]["nodes"]][:4] == ["images", "encode", "spike_conv2d", "decode"]
+    assert alike(fxsnn.load(path)(given), snn(given))
 
 
 def test_layers_that_share_their_weights_are_written_each(tmp_path: Path) -> None:
