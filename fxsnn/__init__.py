@@ -16,6 +16,7 @@ from fxsnn.errors import (
     AccuracyWarning,
     CalibrationWarning,
     DataError,
+    DistributedError,
     EngineWarning,
     FileError,
     Finding,
@@ -39,6 +40,7 @@ from fxsnn.layers import SpikeAvgPool2d, SpikeConv2d, SpikeLinear, SpikeReLU, sp
 from fxsnn.loading import load, verify
 from fxsnn.network import SpikingNetwork
 from fxsnn.passes import Finetune
+from fxsnn.processes import across_processes
 from fxsnn.rewriting import Pass, Pipeline, Step
 from fxsnn.simulation import Run
 from fxsnn.streaming import Stream
@@ -48,6 +50,7 @@ __all__ = [
     "AccuracyWarning",
     "CalibrationWarning",
     "DataError",
+    "DistributedError",
     "EngineWarning",
     "ErrorBudget",
     "FileError",
@@ -82,6 +85,7 @@ __all__ = [
     "Verification",
     "Violation",
     "__version__",
+    "across_processes",
     "capture",
     "check",
     "convert",

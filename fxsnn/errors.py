@@ -7,6 +7,7 @@ FxsnnError
 ├── FileError        a file is missing, damaged or does not match
 ├── PluginError      a third party's target is broken, or two have one name
 ├── TrainingError    fine-tuning cannot go on
+├── DistributedError another process of a run has ended
 ├── ModelError       the user's network cannot be converted; carries every finding
 │   └── TargetError  the network does not fit the chip; carries the report of `fxsnn.check`
 ├── RegisterError    (in fxsnn.numerics) a value does not fit; users meet it as a finding of a TargetError
@@ -83,6 +84,10 @@ class TrainingError(FxsnnError):
     """Fine-tuning cannot go on, for instance because the loss is not finite."""
 
 
+class DistributedError(FxsnnError):
+    """Another process, with which this one works together, has ended or cannot be reached."""
+
+
 class PipelineError(FxsnnError):
     """Passes are put together in an order that cannot work."""
 
@@ -102,6 +107,9 @@ class ModelError(FxsnnError):
         self.findings = tuple(findings)
         super().__init__(listing(self.findings))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.findings,)
+
 
 class TargetError(ModelError):
     """The network does not fit the chip.
@@ -115,6 +123,9 @@ class TargetError(ModelError):
     def __init__(self, findings: Sequence[Finding], report: Any = None) -> None:
         super().__init__(findings)
         self.report = report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.findings, self.report)
 
 
 class FxsnnWarning(UserWarning):

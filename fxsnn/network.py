@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fxsnn.ambient import is_recorded, neutral
 from fxsnn.chip import HardwareTarget, get_target
-from fxsnn.data import accepted, image_batches
+from fxsnn.data import accepted, image_batches, own_image_batches
 from fxsnn.engine import check_engine, without_engine
 from fxsnn.engine.circuit import Broken, Unsupported, circuit_of, watched
 from fxsnn.errors import AccuracyWarning, EngineWarning, Finding, ModelError, OptionError, warn
@@ -25,6 +25,7 @@ from fxsnn.layers import Decode, Encode, Spiking, check_images, require_images, 
 from fxsnn.network_arguments import CODES_CHOSEN, as_provenance, require_image_size, require_spikes
 from fxsnn.numerics import Dynamics
 from fxsnn.options import require_flag
+from fxsnn.processes import sharing_errors
 from fxsnn.readout import parts_of
 from fxsnn.report import Activity, Meter, Report, report_of
 from fxsnn.saving import golden_images, save_network
@@ -364,10 +365,13 @@ class SpikingNetwork(nn.Module):
             OptionError: the engine that was asked for cannot run here.
         """
         meter = Meter(self.graph, self.timesteps)
-        for batch, run in self._runs(images, readout=False):
-            if meter.images == 0:
-                self(batch[:2].to(self.device))  # the tail must take images of this size, too
-            meter.add(batch, run.spikes, run.membrane_range)
+        with sharing_errors():
+            batches = own_image_batches(images, self.graph.image_form, what="data")
+            for part, run in self._runs(batches, readout=False):
+                if meter.images == 0:
+                    self(part[:2].to(self.device))  # the tail must take images of this size, too
+                meter.add(part, run.spikes, run.membrane_range)
+        meter.join_others()
         return self._report_of(meter.result())
 
     def runs(self, images: Any) -> Iterator[tuple[Tensor, Run]]:
@@ -380,10 +384,10 @@ class SpikingNetwork(nn.Module):
             DataError: these cannot be images for the network, or what it returns cannot be told apart by image.
             OptionError: the engine that was asked for cannot run here.
         """
-        return self._runs(images, readout=True)
+        return self._runs(image_batches(images, self.graph.image_form, what="data"), readout=True)
 
-    def _runs(self, images: Any, *, readout: bool) -> Iterator[tuple[Tensor, Run]]:
-        for batch in image_batches(images, self.graph.image_form, what="data"):
+    def _runs(self, batches: Iterable[Tensor], *, readout: bool) -> Iterator[tuple[Tensor, Run]]:
+        for batch in batches:
             for part in self._parts(batch):
                 yield part, self._simulated(part.to(self.device), readout=readout)
 

@@ -17,6 +17,7 @@ from fxsnn.graph import Graph
 from fxsnn.network_arguments import CODES_CHOSEN
 from fxsnn.numerics import Dynamics
 from fxsnn.options import require_flag
+from fxsnn.processes import own_share
 from fxsnn.rewriting import Pass, facts
 from fxsnn.training import PARTS, Correction, Student, float_form
 
@@ -107,6 +108,9 @@ class CorrectLayers(Pass):
             _log.info("codes were chosen on the data in: %s", ", ".join(correction.chosen) or "no layer")
 
     def _images(self, graph: Graph) -> Iterator[Tensor]:
-        """The data in small batches; every layer, and the float network, is to see the same images."""
+        """This process's share of the data in small batches; every layer, and the float network, sees the same ones."""
+        yield from own_share(self._chunks(graph))
+
+    def _chunks(self, graph: Graph) -> Iterator[Tensor]:
         for batch in drawn_alike(image_batches(self.data, graph.image_form), self.data):
             yield from batch.to(graph.device, graph.dtype).split(_CHUNK)

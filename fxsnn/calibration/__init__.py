@@ -8,7 +8,7 @@ from fxsnn.calibration.input_moments import MomentMeter
 from fxsnn.calibration.magnitudes import Magnitudes
 from fxsnn.calibration.moments import INPUT_DEVIATIONS, gaussian_moments, gaussian_samples
 from fxsnn.calibration.observation import Histogram, Watch, observe
-from fxsnn.calibration.samples import shift_for_mean, some_of
+from fxsnn.calibration.samples import Sample, shift_for_mean, some_of, some_of_batch
 
 __all__ = [
     "INPUT_DEVIATIONS",
@@ -16,6 +16,7 @@ __all__ = [
     "Histogram",
     "Magnitudes",
     "MomentMeter",
+    "Sample",
     "Watch",
     "forget_calibration",
     "gaussian_moments",
@@ -23,4 +24,5 @@ __all__ = [
     "observe",
     "shift_for_mean",
     "some_of",
+    "some_of_batch",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,14 @@ _SEEN = 1 << 15
 """About so many places of all images are looked at, or eight times as many as an output has inputs."""
 
 
+class Products(NamedTuple):
+    """Sums of products over some inputs, see `InputMoments`, which has means."""
+
+    real: Tensor
+    cross: Tensor
+    samples: int
+
+
 class MomentMeter:
     """Adds up the products of a layer's inputs, at some places of each image.
 
@@ -29,7 +37,6 @@ class MomentMeter:
 
     def __init__(self, layer: LowBit, images: int) -> None:
         self._layer: Any = layer
-        self._generator = torch.Generator().manual_seed(0)
         self._inputs = layer.weight[0].numel()
         self._places = -(-max(_SEEN, 8 * self._inputs) // max(1, images))
         self._real: Tensor | float = 0.0
@@ -41,29 +48,44 @@ class MomentMeter:
         """Whether moments of a layer can be had at all: of too many inputs they would take too much memory."""
         return layer.weight[0].numel() <= _LARGEST
 
-    def add(self, real: Tensor, wanted: Tensor) -> None:
+    def products(self, real: Tensor, wanted: Tensor, number: int = 0) -> Products | None:
         """Look at what the layer reads, [N, C, ...], and at what the float network's layer reads on the same images.
 
         That is clipped where the real inputs end: who reads spikes cannot make up for what none of them says.
+
+        Args:
+            real: what the layer reads.
+            wanted: what the float network's reads.
+            number: of the batch; it decides which places are looked at.
         """
         if not len(real):
-            return
+            return None
         largest = real.abs().amax()
         wanted = wanted.clamp(-largest, largest)
         few = max(1, _AT_ONCE // (self._columns(real[:1]).numel() * real.element_size()))
-        for ours, theirs in zip(real.split(few), wanted.split(few), strict=True):
-            self._add(self._columns(ours), self._columns(theirs))
+        generator = torch.Generator().manual_seed(number)
+        parts = [
+            self._of(self._columns(ours), self._columns(theirs), generator)
+            for ours, theirs in zip(real.split(few), wanted.split(few), strict=True)
+        ]
+        return Products(*map(sum, zip(*parts, strict=True)))  # type: ignore[arg-type]  # sums of tensors are tensors
 
-    def _add(self, ours: Tensor, theirs: Tensor) -> None:
-        """Look at some places of what weights are multiplied by, [N, G, d, places]."""
+    def _of(self, ours: Tensor, theirs: Tensor, generator: torch.Generator) -> Products:
+        """Of some places of what weights are multiplied by, [N, G, d, places]."""
         places = ours.shape[-1]
         if places > self._places:
-            chosen = torch.randperm(places, generator=self._generator)[: self._places].to(ours.device)
+            chosen = torch.randperm(places, generator=generator)[: self._places].to(ours.device)
             ours, theirs = ours[..., chosen], theirs[..., chosen]
         ours, theirs = (one.permute(1, 2, 0, 3).flatten(2) for one in (ours, theirs))
-        self._real += (ours @ ours.transpose(1, 2)).double()
-        self._cross += (theirs @ ours.transpose(1, 2)).double()
-        self._count += ours.shape[-1]
+        real, cross = ((one @ ours.transpose(1, 2)).double() for one in (ours, theirs))
+        return Products(real, cross, ours.shape[-1])
+
+    def add(self, products: Products | None) -> None:
+        """Add what was seen on a batch; the order of batches decides about the last digits."""
+        if products is not None:
+            self._real += products.real
+            self._cross += products.cross
+            self._count += products.samples
 
     def moments(self) -> InputMoments:
         """Means over all that was seen."""

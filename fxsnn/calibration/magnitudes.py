@@ -8,6 +8,7 @@ Where every image has its bright points, these are most of the energy of each an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +38,38 @@ class RoundedShares:
     clipped: float
 
 
+class Counts(NamedTuple):
+    """What was counted of some images.
+
+    Attributes:
+        largest: the largest magnitude.
+        bins: those that have numbers.
+        counts: of these, int64.
+        moments: of these, [3, bins], see `Magnitudes`.
+    """
+
+    largest: float
+    bins: Tensor
+    counts: Tensor
+    moments: Tensor
+
+
+def counted(images: Tensor) -> Counts:
+    """The magnitudes of images, finite numbers [N, ...]."""
+    numbers = images.detach().cpu().double().abs().flatten(1)
+    energy = numbers.square().sum(1, keepdim=True)
+    weight = torch.where(energy > 0, 1 / energy, 0.0).expand_as(numbers)
+    rows = numbers > 0
+    values, weights = numbers[rows], weight[rows]
+    bins = bins_of(values.float())
+    distances = values - bin_edges()[bins]
+    counts = torch.bincount(bins, minlength=BINS)
+    used = counts.nonzero().squeeze(1)
+    summands = (weights, weights * distances, weights * distances.square())
+    moments = torch.stack([torch.bincount(bins, summand, minlength=BINS)[used] for summand in summands])
+    return Counts(float(values.max()) if len(values) else 0.0, used, counts[used], moments)
+
+
 class Magnitudes:
     """Counts of the magnitudes of images, in bounded memory.
 
@@ -54,19 +87,13 @@ class Magnitudes:
 
     def add(self, images: Tensor) -> None:
         """Count images, finite numbers [N, ...]."""
-        numbers = images.detach().cpu().double().abs().flatten(1)
-        if numbers.numel() == 0:
-            return
-        self.largest = max(self.largest, float(numbers.max()))
-        energy = numbers.square().sum(1, keepdim=True)
-        weight = torch.where(energy > 0, 1 / energy, 0.0).expand_as(numbers)
-        rows = numbers > 0
-        values, weights = numbers[rows], weight[rows]
-        bins = bins_of(values.float())
-        distances = values - bin_edges()[bins]
-        self.counts += torch.bincount(bins, minlength=BINS)
-        for moment, summand in enumerate((weights, weights * distances, weights * distances.square())):
-            self._moments[moment] += torch.bincount(bins, summand, minlength=BINS)
+        self.join(counted(images))
+
+    def join(self, counts: Counts) -> None:
+        """Add what was counted of some images; the order of batches decides about the last digits of the moments."""
+        self.largest = max(self.largest, counts.largest)
+        self.counts[counts.bins] += counts.counts
+        self._moments[:, counts.bins] += counts.moments
 
     def widest_unit(self, bits: int) -> float:
         """The step at which the largest magnitude has the largest code; 1 where there is none."""

@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.fx.node import Node
 
 from fxsnn.calibration.bins import BINS, MANTISSA_BITS, bin_edges, bins_of
-from fxsnn.calibration.magnitudes import Magnitudes
-from fxsnn.data import accepted, image_batches, reproducible
+from fxsnn.calibration.magnitudes import Counts, Magnitudes, counted
+from fxsnn.data import accepted, own_image_batches, reproducible
 from fxsnn.display import progress_bar
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, Interpreter, normalised_images
 from fxsnn.numerics import Dynamics, steady_spike_counts
+from fxsnn.processes import in_turn, largest, summed
 
 _MSE_CANDIDATES = 200
 
@@ -52,6 +53,12 @@ class Histogram:
         if positive.numel():
             self.largest = max(self.largest, float(positive.max()))
             self.counts += torch.bincount(bins_of(positive), minlength=BINS).cpu()
+
+    def join_others(self) -> None:
+        """Count what other processes have counted, too, see `fxsnn.across_processes`."""
+        self.counts = summed(self.counts)
+        self.zeros = int(summed(torch.tensor(self.zeros)))
+        self.largest = float(largest(torch.tensor(self.largest, dtype=torch.float64)))
 
     @property
     def total(self) -> int:
@@ -130,13 +137,20 @@ def observe(
     seen = Magnitudes()
     _, normalise = normalised_images(graph)
     form = graph.image_form
-    batches = image_batches(data, form)
+
+    def look_at(images: Tensor) -> Counts:
+        if not bool(torch.isfinite(images).all()):
+            raise DataError("calibration images contain infinite values")
+        stills = form.stills(images)
+        counts = counted(stills if normalise is None else normalise.exact(stills.to(graph.device)))
+        with accepted(images, what="calibration images"):
+            observer.run(images.to(graph.device, graph.dtype))
+        return counts
+
     with torch.no_grad(), reproducible(0, data):
-        for images in progress_bar(batches, "calibrating", show=progress):
-            if not bool(torch.isfinite(images).all()):
-                raise DataError("calibration images contain infinite values")
-            stills = form.stills(images)
-            seen.add(stills if normalise is None else normalise.exact(stills.to(graph.device)))
-            with accepted(images, what="calibration images"):
-                observer.run(images.to(graph.device, graph.dtype))
+        batches = progress_bar(own_image_batches(data, form), "calibrating", show=progress)
+        for counts in in_turn(batches, look_at):
+            seen.join(counts)
+        for histogram in histograms.values():
+            histogram.join_others()
     return histograms, seen

@@ -31,6 +31,7 @@ from fxsnn.data.reading import (
     require_accuracy,
     require_outputs,
 )
+from fxsnn.data.shares import is_divided, own_batches, own_image_batches
 
 __all__ = [
     "DigitNet",
@@ -49,9 +50,12 @@ __all__ = [
     "image_batches",
     "images_and_labels",
     "in_order",
+    "is_divided",
     "labelled_batches",
     "length_of",
     "may_be_images",
+    "own_batches",
+    "own_image_batches",
     "reading_of",
     "reading_without_labels",
     "reproducible",

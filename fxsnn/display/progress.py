@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from fxsnn.processes import is_first
+
 SECONDS = 5.0
 """Between two lines of a log."""
 
@@ -26,7 +28,7 @@ def progress_bar(
     Args:
         items: what to go through; `None`: `update()` is called for each.
         title: what is done.
-        show: `False`: nothing is written.
+        show: `False`: nothing is written; nor by other processes than the first, see `fxsnn.across_processes`.
         total: how many items; `None`: as many as they say themselves.
         leave: the bar stays when all is done; the last line of a log always does.
 
@@ -34,6 +36,7 @@ def progress_bar(
         A bar of tqdm: to be gone through, or a context with `update` and `set_postfix`. Set a postfix with
         `refresh=False`: each refresh is a line in a log.
     """
+    show = show and is_first()
     notebook = show and _in_notebook()
     if notebook and find_spec("ipywidgets") is not None:
         from tqdm.notebook import tqdm as widget

@@ -36,6 +36,7 @@ from fxsnn.insight.matching import MatchedLayer, matched_layers
 from fxsnn.insight.outputs import Outputs, Stage, outputs_reading
 from fxsnn.layers import ImageForm, QuantizedInput
 from fxsnn.network import SpikingNetwork
+from fxsnn.processes import in_turn, own_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -194,21 +195,28 @@ def error_budget(model: nn.Module, snn: SpikingNetwork, images: Any) -> ErrorBud
     outputs = {name: Outputs() for name in stages}
     count = 0
     reading: Reading | None = None
+
+    def look_at(part: tuple[Tensor, Tensor | None]) -> tuple[int, list[_Sums], list[Outputs]]:
+        nonlocal reading
+        batch, labels = part
+        given = batch.to(snn.device, torch.float32)
+        doubles = given.double()  # the same pixels for all stages
+        of_layers, of_stages = [_Sums() for _ in layers], [Outputs() for _ in stages]
+        _add_layers(layers, snn, stages, given, doubles, of_layers)
+        reference = ann(doubles)
+        reading = outputs_reading(ann, doubles, reference, labels, reading)
+        for (name, stage), one in zip(stages.items(), of_stages, strict=True):
+            said = snn(given) if name == "timing" else reference if name == "ann" else stage(doubles)
+            one.add(said, reference, labels, reading)
+        return len(batch), of_layers, of_stages
+
     with torch.no_grad():
-        for batch, labels in _parts(images, ann.image_form):
-            count += len(batch)
-            given = batch.to(snn.device, torch.float32)
-            doubles = given.double()  # the same pixels for all stages
-            _add_layers(layers, snn, stages, given, doubles, sums)
-            reference = ann(doubles)
-            reading = outputs_reading(ann, doubles, reference, labels, reading)
-            for name, stage in stages.items():
-                outputs[name].add(
-                    snn(given) if name == "timing" else reference if name == "ann" else stage(doubles),
-                    reference,
-                    labels,
-                    reading,
-                )
+        for size, of_layers, of_stages in in_turn(own_share(_parts(images, ann.image_form)), look_at):
+            count += size
+            for total, one in zip(sums, of_layers, strict=True):
+                total.join(one)
+            for whole, other in zip(outputs.values(), of_stages, strict=True):
+                whole.join(other)
     rows = tuple(one.row(layer) for one, layer in zip(sums, layers, strict=True))
     return ErrorBudget(count, rows, tuple(one.stage(name) for name, one in outputs.items()), _worst(rows, snn))
 
@@ -240,6 +248,15 @@ class _Sums:
         for name, part in parts.items():
             self.squares[name] = self.squares.get(name, 0.0) + float(part.square().sum())
             self.products[name] = self.products.get(name, 0.0) + float((part * total).sum())
+
+    def join(self, other: _Sums) -> None:
+        """Add what another one has of other images."""
+        self.reference += other.reference
+        self.total += other.total
+        self.inherited += other.inherited
+        for own, theirs in ((self.squares, other.squares), (self.products, other.products)):
+            for name, one in theirs.items():
+                own[name] = own.get(name, 0.0) + one
 
     def row(self, layer: MatchedLayer) -> LayerBudget:
         """Relative to the ANN; a layer that is silent there is held against itself."""

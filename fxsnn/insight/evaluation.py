@@ -14,8 +14,8 @@ from fxsnn.data import (
     Reading,
     accepted,
     gives_probabilities,
-    gone_through,
     length_of,
+    own_batches,
     reading_of,
     require_accuracy,
     require_labels,
@@ -26,6 +26,7 @@ from fxsnn.errors import DataError
 from fxsnn.graph import Graph, place_of
 from fxsnn.layers import is_readable
 from fxsnn.network import SpikingNetwork
+from fxsnn.processes import share, sharing_errors, summed
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Batches of images [N, ...] and labels [N]."""
@@ -52,7 +53,7 @@ def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str =
     hits = count = 0
     device, dtype = _kind_of(network)
     reading: Reading | None = None
-    with torch.no_grad():
+    with torch.no_grad(), sharing_errors():
         for batch in _shown(batches, title):
             images, labels = _pair(batch)
             if not len(images):
@@ -64,6 +65,7 @@ def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str =
             reading = reading_of(outputs, wanted, partial(gives_probabilities, network, given), reading)
             hits += require_accuracy(reading, wanted, _OF_VALUES).right(outputs, wanted)
             count += len(images)
+    hits, count = summed(torch.tensor([hits, count])).tolist()
     return 100 * hits / _some(count)
 
 
@@ -84,20 +86,22 @@ def accuracy_over_time(snn: SpikingNetwork, batches: Batches, timesteps: int, ti
     hits, count = torch.zeros(timesteps, dtype=torch.float64), 0
     reading: Reading | None = None
     try:
-        for batch in _shown(batches, title):
-            images, labels = _pair(batch)
-            if not len(images):
-                continue
-            given = images.to(snn.device)
-            logits: Any = snn.early_readout(given)
-            last = require_outputs(at_the_end(logits), images, "the network", AFTER_EACH_STEP)
-            wanted = require_labels(labels, len(images))
-            reading = reading_of(last, wanted, partial(gives_probabilities, snn, given), reading)
-            hits += require_accuracy(reading, wanted, AFTER_EACH_STEP).right_after_each_step(logits, wanted)
-            count += len(images)
+        with sharing_errors():
+            for batch in _shown(batches, title):
+                images, labels = _pair(batch)
+                if not len(images):
+                    continue
+                given = images.to(snn.device)
+                logits: Any = snn.early_readout(given)
+                last = require_outputs(at_the_end(logits), images, "the network", AFTER_EACH_STEP)
+                wanted = require_labels(labels, len(images))
+                reading = reading_of(last, wanted, partial(gives_probabilities, snn, given), reading)
+                hits += require_accuracy(reading, wanted, AFTER_EACH_STEP).right_after_each_step(logits, wanted)
+                count += len(images)
     finally:
         snn.timesteps = own
-    return (100 * hits / _some(count)).tolist()
+    count = int(summed(torch.tensor(count)))
+    return (100 * summed(hits) / _some(count)).tolist()
 
 
 def at_the_end(logits: object) -> object:
@@ -106,7 +110,10 @@ def at_the_end(logits: object) -> object:
 
 
 def _shown(batches: Batches, title: str) -> Iterable[Any]:
-    return progress_bar(gone_through(batches), title, show=bool(title), total=length_of(batches), leave=False)
+    """The batches of this process."""
+    count = length_of(batches)
+    total = None if count is None else -(-count // share()[1])
+    return progress_bar(own_batches(batches), title, show=bool(title), total=total, leave=False)
 
 
 def _pair(batch: object) -> tuple[Tensor, object]:

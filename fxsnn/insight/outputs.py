@@ -69,6 +69,12 @@ class Outputs:
             self.labelled = True
             self.right += reading.right(outputs, labels)
 
+    def join(self, other: Outputs) -> None:
+        """Add what another one has of other images."""
+        for name in ("reference", "difference", "same", "right", "count"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.labelled, self.classified = self.labelled or other.labelled, self.classified or other.classified
+
     def stage(self, name: str) -> Stage:
         """The result."""
         distance = (self.difference / self.reference) ** 0.5 if self.reference else 0.0

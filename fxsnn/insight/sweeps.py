@@ -34,6 +34,7 @@ from fxsnn.insight.evaluation import AFTER_EACH_STEP, at_the_end
 from fxsnn.layers import in_words
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.options import real_number, require_flag, shown
+from fxsnn.processes import own_share, sharing_errors, summed
 from fxsnn.report import Meter
 
 if TYPE_CHECKING:
@@ -189,8 +190,8 @@ def sweep(
     right = 0
     reading: Reading | None = None
     of_ann: Reading | None = None
-    with torch.no_grad():
-        batches = labelled_batches(data, form, what="data")
+    with torch.no_grad(), sharing_errors():
+        batches = own_share(labelled_batches(data, form, what="data"))
         for images, labels in progress_bar(batches, "sweeping T", show=progress):
             if labels is None:
                 raise DataError("a batch has no labels; give (images, labels), labels an integer tensor [N]")
@@ -213,9 +214,10 @@ def sweep(
                     outputs = require_outputs(ann(stills), images, "model", "give a function that picks the same one")
                     of_ann = reading_of(outputs, labels, partial(gives_probabilities, ann, stills), of_ann)
                 right += require_accuracy(of_ann, labels, AFTER_EACH_STEP).right(outputs, labels)
-    accuracies = (100 * hits / meter.images).tolist()
+    meter.join_others()
+    accuracies = (100 * summed(hits) / meter.images).tolist()
     points = _points(meter, accuracies)
-    reference = accuracies[-1] if model is None else 100 * right / meter.images
+    reference = accuracies[-1] if model is None else 100 * int(summed(torch.tensor(right))) / meter.images
     recommended = _recommended(accuracies, reference - points_below)
     return Sweep(meter.images, points, reference, model is not None, points_below, recommended)
 

@@ -13,6 +13,7 @@ from torch.fx.node import Node
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, copied
 from fxsnn.layers import Encode, Integers, SpikeAdd, Spiking, Synapses
+from fxsnn.processes import gathered
 
 
 @dataclass(frozen=True)
@@ -181,10 +182,7 @@ class Meter:
             DataError: the images are not of the size of those before.
         """
         size = self._graph.image_form.size_of(images)
-        if self._size not in (None, size):
-            raise DataError(
-                f"images have sizes {self._size} and {size}; a neuron is one place: give images of one size"
-            )
+        self._require_size(self._size, size)
         if self._size is None:
             self._size = size
             self._measure(size, {name: tuple(one.shape[2:]) for name, one in spikes.items()})
@@ -207,6 +205,34 @@ class Meter:
             low, high = ranges[name]
             before = self._ranges.get(name, (low, high))
             self._ranges[name] = min(low, before[0]), max(high, before[1])
+
+    def join_others(self) -> None:
+        """Add what meters of other processes have seen, see `fxsnn.across_processes`.
+
+        Raises:
+            DataError: their images are not of the size of those here.
+        """
+        parts = gathered(vars(self) | {"_graph": None, "_nodes": None, "_fan_outs": None})
+        if len(parts) == 1:
+            return
+        seen = [part for part in parts if part["images"]]
+        for other in seen:
+            self._require_size(seen[0]["_size"], other["_size"])
+        self.images = sum(part["images"] for part in seen)
+        self._sizes = seen[0]["_sizes"]
+        for name in self.operations:
+            self.operations[name] = torch.stack([part["operations"][name] for part in seen]).sum(0)
+        for name in seen[0]["_spikes"]:
+            self._spikes[name] = sum(part["_spikes"][name] for part in seen)
+            self._saturated[name] = sum(part["_saturated"][name] for part in seen)
+            self._fired[name] = torch.stack([part["_fired"][name] for part in seen]).any(0)
+            lows, highs = zip(*(part["_ranges"][name] for part in seen), strict=True)
+            self._ranges[name] = min(lows), max(highs)
+
+    @staticmethod
+    def _require_size(known: tuple[int, ...] | None, size: tuple[int, ...]) -> None:
+        if known not in (None, size):
+            raise DataError(f"images have sizes {known} and {size}; a neuron is one place: give images of one size")
 
     def _measure(self, size: tuple[int, ...], given: Mapping[str, tuple[int, ...]]) -> None:
         """Sizes and fan-outs, for images of a size."""

@@ -6,17 +6,19 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
-from fxsnn.calibration import Histogram, MomentMeter, Watch, shift_for_mean, some_of
+from fxsnn.calibration import Histogram, MomentMeter, Sample, Watch, shift_for_mean, some_of, some_of_batch
 from fxsnn.data import accepted
 from fxsnn.errors import TargetError
 from fxsnn.graph import Graph
 from fxsnn.layers import Add, Bound
 from fxsnn.numerics import reconstructed, steady_spike_counts
+from fxsnn.processes import in_turn, numbered, of_first, sharing_errors
 from fxsnn.training.frontier import FloatFrontier, SpikeFrontier
 from fxsnn.training.student import Student
 
@@ -34,7 +36,8 @@ class Correction:
     Args:
         student: the network that is corrected.
         teacher: the float network.
-        images: gives the same batches of images at every call, where the network is.
+        images: gives the same batches of images at every call, where the network is; those of this process, where
+            several work together.
         parts: what is corrected, of `PARTS`.
 
     Attributes:
@@ -47,6 +50,8 @@ class Correction:
         self._student, self._teacher, self._parts = student, teacher, frozenset(parts)
         self._in_teacher = {teacher.name(node): node for node in teacher.body(nn.Conv2d, nn.Linear, Add)}
         self._images = 0
+        self._first: dict[int, int] = {}
+        """By number of a batch, that of its first image."""
         self._wanted = self._mean_activations(images()) if self._parts - {"thresholds"} else {}
         self._spikes = SpikeFrontier(student, images, _MOST_KEPT)
         self._floats = FloatFrontier(teacher, images, _MOST_KEPT)
@@ -125,12 +130,12 @@ class Correction:
         if low.step_ratio is not None:  # its gain is that of a sum
             step = step * low.step_ratio.to(step.dtype)
         free = low.step_ratio is None and len(step) > 1
-        steps, codes = reconstructed(weight, step, low.codebook, meter.moments(), fit=free)
+        steps, codes = of_first(reconstructed(weight, step, low.codebook, meter.moments(), fit=free))
         self._student.set_codes(weighted, codes, steps if free else None)
 
     def _tried(self, node: Node, meters: Mapping[Node, MomentMeter]) -> float:
         """Correct bias and threshold for the present codes: how far off the layer then is, on images held out."""
-        seen = some_of(self._beside_the_teacher(node, meters))  # drives, what is wanted, which images
+        seen = self._beside_the_teacher(node, meters)  # drives, what is wanted, which images
         drives, wanted, held_out = seen.split([(len(seen) - 1) // 2] * 2 + [1])
         drives = self._adjust(node, drives)
         judged = held_out[0] > 0
@@ -140,10 +145,10 @@ class Correction:
         rates = (
             steady_spike_counts(drives[:, judged] / value, self._student.dynamics) / self._student.dynamics.timesteps
         )
-        return float((rates * value - wanted[:, judged]).square().mean())
+        return of_first(float((rates * value - wanted[:, judged]).square().mean()))
 
-    def _beside_the_teacher(self, node: Node, meters: Mapping[Node, MomentMeter]) -> Iterator[Tensor]:
-        """Drives of a layer, the float network's activations, and whether images are held out, side by side.
+    def _beside_the_teacher(self, node: Node, meters: Mapping[Node, MomentMeter]) -> Tensor:
+        """Some drives of a layer, the float network's activations, and whether images are held out, side by side.
 
         Meters look at what its weights are multiplied by, on the other images.
         """
@@ -151,22 +156,31 @@ class Correction:
         theirs = {one: self._in_teacher[graph.name(one)] for one in (node, *meters)}
         activation = teacher[next(iter(theirs[node].users))]
         reads = {one: (one.all_input_nodes[0], theirs[one].all_input_nodes[0]) for one in meters}
+
+        def look_at(one: tuple[int, tuple[Mapping[Node, Tensor], Mapping[Node, Tensor]]]) -> tuple[Any, ...]:
+            number, (values, floats) = one
+            drive = values[node]
+            places = self._first[number] + torch.arange(len(drive), device=drive.device)
+            held_out = places % _HELD_OUT == _HELD_OUT - 1
+            seen = [
+                meter.products(values[reads[layer][0]][~held_out], floats[reads[layer][1]][~held_out], number)
+                for layer, meter in meters.items()
+            ]
+            wanted = activation(floats[theirs[node]]).clamp(max=self._student.threshold(node))
+            flags = held_out.to(drive.dtype).view(-1, *[1] * (drive.dim() - 1)).expand_as(drive[:, :1])
+            return some_of_batch(torch.cat((drive, wanted.to(drive.dtype), flags), 1), number), seen
+
         batches = zip(
             self._spikes.values(node, *(ours for ours, _ in reads.values())),
             self._floats.values(theirs[node], *(other for _, other in reads.values())),
             strict=True,
         )
-        seen = 0
-        for values, floats in batches:
-            drive = values[node]
-            held_out = torch.arange(seen, seen + len(drive), device=drive.device) % _HELD_OUT == _HELD_OUT - 1
-            seen += len(drive)
-            for one, meter in meters.items():
-                ours, other = reads[one]
-                meter.add(values[ours][~held_out], floats[other][~held_out])
-            wanted = activation(floats[theirs[node]]).clamp(max=self._student.threshold(node))
-            flags = held_out.to(drive.dtype).view(-1, *[1] * (drive.dim() - 1)).expand_as(drive[:, :1])
-            yield torch.cat((drive, wanted.to(drive.dtype), flags), 1)
+        sample = Sample()
+        for part, seen in in_turn(numbered(batches), look_at):
+            sample.add(part)
+            for meter, products in zip(meters.values(), seen, strict=True):
+                meter.add(products)
+        return sample.values()
 
     def _adjust(self, node: Node, drives: Tensor | None = None) -> Tensor:
         """Correct bias and threshold, as far as that is wanted; some of the drives by then, [C, n].
@@ -188,8 +202,10 @@ class Correction:
 
     def _threshold(self, drives: Iterable[Tensor], bound: Bound | None) -> float:
         histogram = Histogram()
-        for values in drives:
-            histogram.add(values if bound is None else values.clamp(max=bound.value))
+        with sharing_errors():
+            for values in drives:
+                histogram.add(values if bound is None else values.clamp(max=bound.value))
+        histogram.join_others()
         return histogram.least_error_threshold(self._student.dynamics) if histogram.largest else 0.0
 
     def _mean_activations(self, images: Iterator[Tensor]) -> dict[str, Tensor]:
@@ -197,20 +213,25 @@ class Correction:
         student, teacher = self._student, self._teacher
         tops = {student.graph.name(node): student.threshold(node) for node in student.layers()}
         nodes = [node for name, node in self._in_teacher.items() if name in tops]
-        totals: dict[str, Tensor] = {}
-        counts: dict[str, int] = {}
 
-        def add(node: Node, value: Tensor) -> None:
-            name = teacher.name(node)
-            channels = value.double().clamp(0, tops[name]).transpose(0, 1).flatten(1)
-            totals[name] = totals.get(name, 0) + channels.sum(1)
-            counts[name] = counts.get(name, 0) + channels.shape[1]
+        def look_at(batch: Tensor) -> tuple[int, dict[str, Tensor], dict[str, int]]:
+            sums, counts = dict[str, Tensor](), dict[str, int]()
 
-        watch = Watch(teacher, nodes, add)
-        for batch in images:
-            self._images += len(batch)
+            def add(node: Node, value: Tensor) -> None:
+                name = teacher.name(node)
+                channels = value.double().clamp(0, tops[name]).transpose(0, 1).flatten(1)
+                sums[name], counts[name] = channels.sum(1), channels.shape[1]
+
             with torch.no_grad(), accepted(batch, what="calibration images"):
-                watch.run(batch)
+                Watch(teacher, nodes, add).run(batch)
+            return len(batch), sums, counts
+
+        totals, counts = dict[str, Tensor](), dict[str, int]()
+        for number, (size, sums, seen) in enumerate(in_turn(images, look_at)):
+            self._first[number], self._images = self._images, self._images + size
+            for name, one in sums.items():
+                totals[name] = totals.get(name, 0) + one
+                counts[name] = counts.get(name, 0) + seen[name]
         return {name: total / counts[name] for name, total in totals.items()}
 
 

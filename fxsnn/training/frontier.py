@@ -15,6 +15,7 @@ from torch.fx.node import Node
 from fxsnn.data import accepted
 from fxsnn.graph import Graph
 from fxsnn.layers import BoundedReLU, ClippedReLU, Integers, RateReLU
+from fxsnn.processes import sharing_errors, summed
 from fxsnn.rewriting import encoding
 from fxsnn.training.student import Student
 
@@ -34,7 +35,7 @@ class Frontier(ABC):
 
     Args:
         graph: the network.
-        images: gives the same batches of images at every call.
+        images: gives the same batches of images at every call; those of this process, where several work together.
         most: bytes.
     """
 
@@ -170,20 +171,20 @@ class SpikeFrontier(Frontier):
             node: as for `values`.
         """
         wanted, activation = self._wanted(node), next(iter(node.users))
-        totals, count = [], 0
+        spikes, count = torch.zeros_like(self._student.spike_value(node), dtype=torch.float64), 0
         packed: dict[int, Tensor] = {}
-        for number, images in self._numbered(wanted, self._way([node], self._is_activation)):
-            with torch.no_grad():
+        with torch.no_grad(), sharing_errors():
+            for number, images in self._numbered(wanted, self._way([node], self._is_activation)):
                 parts = []
                 for made in self._spikes([activation], self._there(wanted, number, images), images):
                     channels = made[activation].sum(0).transpose(0, 1).flatten(1)
-                    totals.append(channels.sum(1, dtype=torch.float64))
+                    spikes += channels.sum(1, dtype=torch.float64)
                     count += channels.shape[1]
                     parts.append(_packed(made[activation]))
                 whole = torch.cat(parts, dim=1)
                 if self._size() + sum(one.nbytes for one in packed.values()) + whole.nbytes <= self._most:
                     packed[number] = whole
-        rates = torch.stack(totals).sum(0) / (count * self._student.dynamics.timesteps)
+        rates = summed(spikes) / (int(summed(torch.tensor(count))) * self._student.dynamics.timesteps)
         return Fired(rates, packed, self._forgotten(node))
 
     def _forgotten(self, node: Node) -> dict[str, dict[str, Any]]:

@@ -17,12 +17,14 @@ from fxsnn.data import (
     gives_probabilities,
     gone_through,
     images_and_labels,
+    own_batches,
     reading_of,
     reading_without_labels,
     require_outputs,
 )
 from fxsnn.errors import DataError, OptionError
 from fxsnn.layers import ImageForm
+from fxsnn.processes import in_turn
 from fxsnn.training.options import TrainingOptions, name_of
 
 _SUMS_TO_ONE = 1e-2
@@ -59,11 +61,13 @@ class Objective:
 
     def batches(self, data: Iterable[Any]) -> Iterable[tuple[Tensor, Any]]:
         """Images, in their place, and labels; `None` where they are not looked at."""
-        for batch in gone_through(data):
-            images, labels = images_and_labels(
-                batch, self._form, labels=self._labels, any_labels=self._options.loss is not None
-            )
-            yield images.to(self._device, self._dtype), tree_map(self._in_place, labels)
+        return map(self._placed, gone_through(data))
+
+    def _placed(self, batch: Any) -> tuple[Tensor, Any]:
+        images, labels = images_and_labels(
+            batch, self._form, labels=self._labels, any_labels=self._options.loss is not None
+        )
+        return images.to(self._device, self._dtype), tree_map(self._in_place, labels)
 
     def precision(self) -> torch.autocast:
         """Mixed precision, where it was asked for."""
@@ -104,15 +108,19 @@ class Objective:
         Raises:
             DataError: there are no images, or they do not fit.
         """
+
+        def look_at(batch: tuple[Tensor, Any]) -> tuple[float, int]:
+            images, labels = batch
+            if len(images) == 0:
+                return 0.0, 0
+            with accepted(images):
+                outputs = network(images)
+            return self._points(network, outputs, labels, images), len(images)
+
         points, count = 0.0, 0
         with torch.no_grad():
-            for images, labels in self.batches(data):
-                if len(images) == 0:
-                    continue
-                with accepted(images):
-                    outputs = network(images)
-                points += self._points(network, outputs, labels, images)
-                count += len(images)
+            for more, size in in_turn(map(self._placed, own_batches(data)), look_at):
+                points, count = points + more, count + size
         if count == 0:
             raise DataError(f"{what} had no batches; give data that can be gone through every epoch")
         return points / count

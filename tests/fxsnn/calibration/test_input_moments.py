@@ -37,9 +37,9 @@ def test_they_give_the_mean_square_of_any_sum_and_its_product_with_the_float_net
     real, wanted = torch.randn(3, 4, 8, 9), torch.randn(3, 4, 8, 9).clamp(-1, 1)
     quantised = low(layer, scale)
     meter = MomentMeter(quantised, 3)
-    meter.add(real[:2], wanted[:2])
-    meter.add(real[2:], wanted[2:])
-    meter.add(real[:0], wanted[:0])
+    meter.add(meter.products(real[:2], wanted[:2]))
+    meter.add(meter.products(real[2:], wanted[2:]))
+    meter.add(meter.products(real[:0], wanted[:0]))
     moments = meter.moments()
     weight = layer.weight if scale is None else layer.weight * along_inputs(scale.float(), quantised)
     rows = weight.detach().double().flatten(1).view(layer.groups, -1, weight[0].numel())
@@ -54,7 +54,7 @@ def test_of_a_fully_connected_layer_they_are_those_of_its_features() -> None:
     torch.manual_seed(0)
     real, wanted = torch.randn(5, 7), torch.randn(5, 7).clamp(-1, 1)
     meter = MomentMeter(low(nn.Linear(7, 3)), 5)
-    meter.add(real, wanted)
+    meter.add(meter.products(real, wanted))
     torch.testing.assert_close(meter.moments().real[0].float(), real.T @ real / 5)
     torch.testing.assert_close(meter.moments().cross[0].float(), wanted.T @ real / 5)
 
@@ -62,14 +62,14 @@ def test_of_a_fully_connected_layer_they_are_those_of_its_features() -> None:
 def test_what_no_real_input_says_is_left_out_of_the_float_network_s() -> None:
     real, wanted = torch.tensor([[0.5], [1.0]]), torch.tensor([[0.5], [1000.0]])
     meter = MomentMeter(low(nn.Linear(1, 1)), 2)
-    meter.add(real, wanted)
+    meter.add(meter.products(real, wanted))
     torch.testing.assert_close(meter.moments().cross, meter.moments().real)
 
 
 def test_of_large_maps_some_places_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(input_moments, "_SEEN", 64)
     meter, real = MomentMeter(low(nn.Conv2d(1, 2, 1)), 4), torch.randn(4, 1, 20, 20)
-    meter.add(real, real)
+    meter.add(meter.products(real, real))
     assert meter._count == 64
     assert 0.3 < float(meter.moments().real) < 3
 

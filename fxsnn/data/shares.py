@@ -1,0 +1,75 @@
+"""The batches that are this process's, where several work together, see `fxsnn.across_processes`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+
+from fxsnn.data.batches import gone_through, image_batches, length_of
+from fxsnn.layers import ImageForm
+from fxsnn.processes import own_share, share
+
+
+def own_image_batches(data: Any, form: ImageForm, *, what: str = "calibration data") -> Iterator[Tensor]:
+    """See `image_batches`."""
+    yield from _own(data, lambda given: image_batches(given, form, what=what))
+
+
+def own_batches(batches: Iterable[Any]) -> Iterator[Any]:
+    """See `gone_through`."""
+    yield from _own(batches, gone_through)
+
+
+def is_divided(data: object) -> bool:
+    """Whether a loader gives each process other images by itself: it has a `DistributedSampler`."""
+    return isinstance(getattr(data, "sampler", None), DistributedSampler)
+
+
+def _own(data: Any, cut: Any) -> Iterator[Any]:
+    """Every so manyth batch; a loader does not load those of others."""
+    size = share()[1]
+    if size == 1 or is_divided(data):
+        return iter(cut(data))
+    if type(data) is DataLoader and _can_skip(data, size):
+        return iter(cut(_skipping(data)))
+    return own_share(cut(data))
+
+
+def _can_skip(loader: DataLoader[Any], size: int) -> bool:
+    """Whether a loader is told by indices which images to load, and there is a batch for every process."""
+    if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
+        return False
+    count = length_of(loader)
+    return count is not None and count >= size
+
+
+class _EveryNth:
+    """Every so manyth of the batches of a sampler."""
+
+    def __init__(self, sampler: Iterable[Any]) -> None:
+        self._sampler = sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        rank, size = share()
+        return itertools.islice(iter(self._sampler), rank, None, size)
+
+
+def _skipping(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """The same loader of every so manyth batch; samplers draw as they would have drawn."""
+    assert loader.batch_sampler is not None
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=_EveryNth(loader.batch_sampler),
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+        prefetch_factor=loader.prefetch_factor,
+    )
