@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import torch
 
 from fxsnn.errors import OptionError
 from fxsnn.options import shown
+from fxsnn.processes import share
 
 _log = logging.getLogger(__name__)
 
@@ -17,13 +19,16 @@ def choose_device(wanted: str | None = None) -> torch.device:
 
     Args:
         wanted: a PyTorch device such as "cpu" or "cuda:1", taken as it is; `None` lets GPUtil pick the least-loaded
-            GPU (where it cannot be imported, the one with the most free memory), and means CPU where there is none.
+            GPU (where it cannot be imported, the one with the most free memory), and means CPU where there is none. Of
+            several processes that work together each takes one of its own.
 
     Raises:
         OptionError: `wanted` is no device, or one that this machine does not have.
     """
     if wanted is not None:
         return _existing(wanted)
+    if torch.cuda.is_available() and share()[1] > 1:  # torchrun says which of this machine's processes this one is
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     if not torch.cuda.is_available():
         _log.info("no GPU is available to PyTorch: running on the CPU")
         return torch.device("cpu")

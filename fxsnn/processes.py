@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fxsnn.errors import DistributedError, FxsnnError, FxsnnWarning, OptionError
@@ -228,6 +229,15 @@ def of_first(value: _Made) -> _Made:
         dist.broadcast_object_list(found, src=together._global(0), group=together.group, device=together.device)
     made: _Made = found[0]
     return made
+
+
+def trained_together(module: nn.Module) -> nn.Module:
+    """A module with gradients that are means over all processes (`DistributedDataParallel`); alone, it itself."""
+    together = _together.get()
+    if together is None:
+        return module
+    # Whatever has no part in the outputs has none in any step; what is no parameter is the same everywhere.
+    return DistributedDataParallel(module, process_group=together.group, broadcast_buffers=False, static_graph=True)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fxsnn.errors import FileError, OptionError
+from fxsnn.processes import is_first
 
 DOCUMENT = "fxsnn"
 """Key of the JSON document in the metadata of the header."""
@@ -119,13 +120,15 @@ def _reason(error: Exception) -> str:
 def write_whole(path: str | Path, content: bytes) -> Path:
     """Write a file that appears whole or not at all: it is written beside its place and moved there.
 
-    A file that is replaced keeps its mode.
+    A file that is replaced keeps its mode. Of several processes that work together the first one writes.
 
     Raises:
         OptionError: it is no path.
         FileError: the folder does not exist or cannot be written.
     """
     place = require_place(path)
+    if not is_first():
+        return Path(path)
     temporary = place.with_name(f".fxsnn-{secrets.token_hex(8)}")
     try:
         try:

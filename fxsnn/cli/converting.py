@@ -25,6 +25,7 @@ from fxsnn.errors import DataError, FileError, FxsnnWarning, OptionError, listin
 from fxsnn.insight import accuracy, accuracy_over_time
 from fxsnn.network import SpikingNetwork
 from fxsnn.passes import Finetune
+from fxsnn.processes import is_first
 from fxsnn.storage import require_place
 from fxsnn.training import Epoch
 
@@ -78,7 +79,8 @@ def convert_command(options: argparse.Namespace) -> Answer:
         snn.provenance = {**snn.provenance, "data": data.to_dict()}
     replaced = options.output.exists()
     path = snn.save(options.output, golden=options.golden)
-    seconds, report, size = time.perf_counter() - start, snn.report, path.stat().st_size
+    seconds, report = time.perf_counter() - start, snn.report
+    size = path.stat().st_size if is_first() else 0  # the first process writes it
     measured = None if data is None else _measured(network, snn, data, options)
     calibrated = "" if data is None else f"\n\nmade with {data}"
     if measured is not None:

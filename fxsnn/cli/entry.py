@@ -4,6 +4,8 @@ Exit status: 0, 1 for a "no" (the network does not fit, golden vectors differ), 
 message and no traceback, 3 for an error that fxsnn did not expect, 130 when it is interrupted. With `--json`, standard
 output is one JSON object, errors too (but not what is wrong with the options themselves); progress bars, warnings and
 what the user's code prints go to standard error.
+
+Of several processes that torchrun starts the first one prints, but each says an error that it alone has.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import logging
 import math
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,7 +27,12 @@ from typing import Any
 from fxsnn.cli import user_code
 from fxsnn.cli.answer import Answer
 from fxsnn.cli.parser import command_line
+from fxsnn.cli.torchrun import is_first_of_torchrun, torchrun
 from fxsnn.errors import FxsnnError, FxsnnWarning, ModelError
+from fxsnn.processes import is_raised_by_all
+
+_FIRST_SAYS_IT = 2.0
+"""Seconds in which the first process, if it has the same error, says so and ends; torchrun then ends the others."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,17 +41,23 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     command: Callable[[argparse.Namespace], Answer] = options.command
     try:
-        with redirect_stdout(sys.stderr), _warnings_as_lines():
+        with redirect_stdout(sys.stderr), _warnings_as_lines(), torchrun():
             for script in options.run or ():
                 user_code.run(script)
             answer = command(options)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if is_first_of_torchrun():
+            print("interrupted", file=sys.stderr)
         return 130
-    except FxsnnError as error:
-        return _failed(error, options, 2)
-    except Exception as error:  # a user's mistake that nobody thought of, or ours
-        return _failed(error, options, 3)
+    except Exception as error:  # one that is not ours is a user's mistake that nobody thought of, or a fault here
+        status = 2 if isinstance(error, FxsnnError) else 3
+        if not is_first_of_torchrun():
+            if is_raised_by_all(error):
+                return status
+            time.sleep(_FIRST_SAYS_IT)
+        return _failed(error, options, status)
+    if not is_first_of_torchrun():
+        return answer.status
     return _printed(json.dumps(_finite(answer.data), indent=2) if options.json else answer.text, answer.status)
 
 

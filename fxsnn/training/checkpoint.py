@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fxsnn.data import in_order, length_of, reproducible
+from fxsnn.data import in_order, is_divided, length_of, reproducible
 from fxsnn.errors import FileError
+from fxsnn.processes import is_first, of_first, share, sharing_errors
 from fxsnn.storage import load_arrays, require_place, save_arrays
 from fxsnn.training.options import TrainingOptions, name_of
 from fxsnn.training.run import Epoch, Progress, Task
@@ -70,9 +71,14 @@ class Checkpoint:
         Raises:
             FileError: it is another run, or it cannot be read.
         """
-        if not require_place(self._path, "checkpoint").exists():
+        found = None
+        with sharing_errors():
+            if is_first() and require_place(self._path, "checkpoint").exists():
+                found = load_arrays(self._path)
+        found = of_first(found)
+        if found is None:
             return Progress(), {}
-        arrays, document = load_arrays(self._path)
+        arrays, document = found
         if document.get("fine-tuning") != self._identity:
             raise FileError(
                 f"{self._path} belongs to fine-tuning with other options or data, or of a network with other weights "
@@ -146,7 +152,7 @@ def _data_facts(data: Iterable[Any]) -> list[Any]:
     """What is known about data without going through what may be read only once, or differ each time."""
     known: list[Any] = [length_of(data)]
     if isinstance(data, DataLoader):
-        known.append(data.batch_size)
+        known.append(data.batch_size * share()[1] if data.batch_size and is_divided(data) else data.batch_size)
         if isinstance(data.dataset, TensorDataset):
             known += [_tensor_facts(part) for part in data.dataset.tensors]
     if isinstance(data, list | tuple):

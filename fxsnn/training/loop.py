@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from fxsnn.data import accepted, gone_through, length_of, reproducible
 from fxsnn.display import progress_bar
 from fxsnn.errors import DataError, TargetError, TrainingError, listing
+from fxsnn.processes import is_first, sharing_errors
 from fxsnn.training.checkpoint import Checkpoint
 from fxsnn.training.objective import Objective
 from fxsnn.training.options import TrainingOptions, scheduled
 from fxsnn.training.run import Epoch, Outcome, Progress, Task
+from fxsnn.training.together import Together
 
 _JUDGED_ON = 1_000
 """So many of the training images, about, judge a run without validation data."""
@@ -50,6 +52,7 @@ class _Loop:
         self.task, self.options = task, options
         self.student = task.student
         self.learned = tuple(self.student.tensors().values())
+        self.together = Together(self.student.graph, self.learned, task.batches)
         self.objective = Objective(task.teacher, options, self.student.graph.image_form, self.learned[0])
         self.checkpoint = None if options.checkpoint is None else Checkpoint(options.checkpoint, task, options)
         self.state = Progress()
@@ -83,8 +86,9 @@ class _Loop:
                     self._epoch(phase, epochs, optimiser, bar)
                     if self.checkpoint is not None:
                         self.checkpoint.keep(self.state, optimiser)
-                    if self.options.on_epoch is not None:
-                        self.options.on_epoch(self.state.history[-1])
+                    with sharing_errors():
+                        if self.options.on_epoch is not None and is_first():
+                            self.options.on_epoch(self.state.history[-1])
                 self.state.done[phase] = epochs
             outcome = self._end()
         _log.info("%s", outcome)
@@ -139,6 +143,7 @@ class _Loop:
         torch.manual_seed(self.options.seed + 1_000_003 * number)
         total = hits = count = labelled = 0.0
         lr = self.lrs[phase]
+        self.together.begin(number)
         for iteration, (images, labels) in enumerate(self.objective.batches(self.task.batches)):
             if len(images) == 0:
                 continue
@@ -146,16 +151,16 @@ class _Loop:
             rate = lr * scheduled(self.options.schedule, done)
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["scale"]
-            loss, right = self._update(images, labels, optimiser, spiking=phase == 1)
+            loss, size, right = self._update(images, labels, optimiser, spiking=phase == 1)
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the loss is {loss} in epoch {number}, batch {iteration + 1}; use a smaller lr (it is {lr}) or "
                     "check the labels"
                 )
-            total, count = total + loss * len(images), count + len(images)
+            total, count = total + loss * size, count + size
             if right is not None:
                 hits += right
-                labelled += len(images)
+                labelled += size
             accuracy = f"{hits / labelled:.2%}" if labelled else "-"
             bar.set_postfix(loss=f"{total / count:.4f}", accuracy=accuracy, lr=f"{rate:.2g}", refresh=False)
             bar.update()
@@ -197,19 +202,22 @@ class _Loop:
 
     def _update(
         self, images: Tensor, labels: Any, optimiser: torch.optim.Optimizer, *, spiking: bool
-    ) -> tuple[float, int | None]:
-        """One step of the optimiser; the loss before it, and how many images were right."""
-        if spiking:
-            with accepted(images, size=self.image_size):
-                self.student.simulate(images)
-        with self.objective.precision(), accepted(images, size=self.image_size):
-            outputs = self.student.graph.run(images)
-        self.image_size = self.student.graph.image_form.size_of(images)
-        loss = self.objective.loss(self.student.graph.run, outputs, labels, images)
-        value = float(loss.detach())
+    ) -> tuple[float, int, int | None]:
+        """One step of the optimiser; the loss before it, and how many images there were and were right."""
+        images, labels, own = self.together.own_rows(images, labels)
+        with sharing_errors():
+            if spiking:
+                with accepted(images, size=self.image_size):
+                    self.student.simulate(images)
+            with self.objective.precision(), accepted(images, size=self.image_size):
+                outputs = self.together.run(images)
+            self.image_size = self.student.graph.image_form.size_of(images)
+            loss = self.objective.loss(self.student.graph.run, outputs, labels, images)
+            right = self.objective.right(outputs, labels)
+        value, size, right = self.together.in_all(loss, own, right)
         optimiser.zero_grad()
         if math.isfinite(value):
-            loss.backward(inputs=self.learned)
+            self.together.weighed(loss, own, size).backward(inputs=self.learned)
             if self.options.gradient_norm is not None:
                 nn.utils.clip_grad_norm_(self.learned, self.options.gradient_norm)
             optimiser.step()
@@ -219,7 +227,7 @@ class _Loop:
             except TargetError as error:
                 findings = [replace(finding, remedy="Use a smaller lr") for finding in error.findings]
                 raise TrainingError(f"training has taken values out of their registers: {listing(findings)}") from error
-        return value, self.objective.right(outputs, labels)
+        return value, size, right
 
 
 def _first(batches: Iterable[Any]) -> list[Any]:
