@@ -36,6 +36,7 @@ from fxsnn.passes import (
     TakeFrames,
     front_end,
 )
+from fxsnn.processes import sharing_errors
 from fxsnn.rewriting import Pass, Pipeline, require_example
 from fxsnn.storage import require_place
 from fxsnn.training import PARTS
@@ -316,7 +317,8 @@ def convert(
         progress=progress,
     )
     if finetune is not None and finetune.checkpoint is not None:
-        require_place(finetune.checkpoint, "checkpoint")
+        with sharing_errors():
+            require_place(finetune.checkpoint, "checkpoint")
     if passes.example is not None:
         if form.frames is not None and not ImageForm().takes(passes.example.dim()):
             raise OptionError(

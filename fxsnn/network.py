@@ -365,8 +365,8 @@ class SpikingNetwork(nn.Module):
             OptionError: the engine that was asked for cannot run here.
         """
         meter = Meter(self.graph, self.timesteps)
+        batches = own_image_batches(images, self.graph.image_form, what="data")
         with sharing_errors():
-            batches = own_image_batches(images, self.graph.image_form, what="data")
             for part, run in self._runs(batches, readout=False):
                 if meter.images == 0:
                     self(part[:2].to(self.device))  # the tail must take images of this size, too

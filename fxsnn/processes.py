@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import pickle
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -99,7 +99,8 @@ def across_processes(group: dist.ProcessGroup | None = None) -> Iterator[None]:
 
     All of them have to make the same calls in the same order, with the same network and the same data; each then has
     the same result. Calibration, correction, fine-tuning, accuracies, sweeps, error budgets and profiles are shared.
-    Only the first process writes files, shows progress, warns and calls `on_epoch`. An error of one is raised by all.
+    Only the first process writes files (the others wait for it), shows progress, warns and calls `on_epoch`. An error
+    of one is raised by all.
 
     Outside, and without it, every process works for itself, whatever is initialised.
 
@@ -126,14 +127,38 @@ def across_processes(group: dist.ProcessGroup | None = None) -> Iterator[None]:
     if rank < 0:
         raise OptionError("this process is not in the group; leave the call out where it is not")
     several = _Processes(rank, dist.get_world_size(group), group)
-    token = _together.set(several if several.size > 1 else None)
+    with _set(several if several.size > 1 else None), _warnings_unsaid() if rank else nullcontext():
+        yield
+
+
+@contextmanager
+def by_itself() -> Iterator[None]:
+    """Around what one process alone does, whatever that calls."""
+    with _set(None):
+        yield
+
+
+@contextmanager
+def _set(together: _Processes | None) -> Iterator[None]:
+    token = _together.set(together)
     try:
-        with warnings.catch_warnings():
-            if rank:
-                warnings.simplefilter("ignore", FxsnnWarning)
-            yield
+        yield
     finally:
         _together.reset(token)
+
+
+@contextmanager
+def _warnings_unsaid() -> Iterator[None]:
+    """Show none of our warnings; those that are to be errors are errors."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_others(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, FxsnnWarning):
+                show(message, category, *where, **more)
+
+        warnings.showwarning = show_others
+        yield
 
 
 def share() -> tuple[int, int]:
@@ -151,6 +176,19 @@ def own_share(items: Iterable[_Item]) -> Iterator[_Item]:
     """Every so manyth of the items; all of them if this process is alone."""
     rank, size = share()
     return itertools.islice(items, rank, None, size)
+
+
+def first_and_all(own: Iterable[_Item]) -> tuple[Iterator[_Item], list[_Item]]:
+    """The share as it is; and the very first item of all, which the first process has, if there are several.
+
+    What one process would learn from the first item, the others are told by the first: see `of_first`.
+    """
+    if _together.get() is None:
+        return iter(own), []
+    items = iter(own)
+    with sharing_errors():
+        first = list(itertools.islice(items, 1))
+    return itertools.chain(first, items), first if is_first() else []
 
 
 def numbered(own: Iterable[_Item]) -> Iterator[tuple[int, _Item]]:
@@ -231,13 +269,34 @@ def of_first(value: _Made) -> _Made:
     return made
 
 
+def each_sharing_errors(items: Iterable[_Item]) -> Iterator[_Item]:
+    """Items of which every process has as many; what one cannot have, all do without."""
+    if _together.get() is None:
+        yield from items
+        return
+    iterator, end = iter(items), object()
+    while True:
+        with sharing_errors():
+            item = next(iterator, end)
+        if item is end:
+            return
+        yield item  # type: ignore[misc]  # not the end
+
+
+def of_generators(generators: Sequence[torch.Generator]) -> None:
+    """Let generators of random numbers be where those of the first process are."""
+    if _together.get() is not None:
+        for generator, state in zip(generators, of_first([one.get_state() for one in generators]), strict=True):
+            generator.set_state(state)
+
+
 def trained_together(module: nn.Module) -> nn.Module:
     """A module with gradients that are means over all processes (`DistributedDataParallel`); alone, it itself."""
     together = _together.get()
     if together is None:
         return module
-    # Whatever has no part in the outputs has none in any step; what is no parameter is the same everywhere.
-    return DistributedDataParallel(module, process_group=together.group, broadcast_buffers=False, static_graph=True)
+    # What has no part in the outputs has none in any step.
+    return DistributedDataParallel(module, process_group=together.group, static_graph=True)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fxsnn.errors import FileError, OptionError
-from fxsnn.processes import is_first
+from fxsnn.processes import is_first, sharing_errors
 
 DOCUMENT = "fxsnn"
 """Key of the JSON document in the metadata of the header."""
@@ -90,11 +90,15 @@ def as_path(path: object, what: str = "path") -> Path:
 def require_place(path: object, what: str = "path") -> Path:
     """Where a file is to be written, links followed, if one can be written there; asked before the work is done.
 
+    Only the first of several processes is asked, which writes it.
+
     Raises:
         OptionError: it is no path.
         FileError: its folder does not exist or cannot be written, it is no name for a file, or it is something else.
     """
     given = as_path(path, what)
+    if not is_first():
+        return given
     named = f"{path}" if what == "path" else f"{what} {path}"
     try:
         place = given.resolve()  # through links: what they lead to is written, not they
@@ -120,15 +124,21 @@ def _reason(error: Exception) -> str:
 def write_whole(path: str | Path, content: bytes) -> Path:
     """Write a file that appears whole or not at all: it is written beside its place and moved there.
 
-    A file that is replaced keeps its mode. Of several processes that work together the first one writes.
+    A file that is replaced keeps its mode. Of several processes that work together the first one writes, and
+    the others wait for it.
 
     Raises:
         OptionError: it is no path.
         FileError: the folder does not exist or cannot be written.
     """
+    with sharing_errors():  # and nobody reads it before it is there
+        if is_first():
+            _write_whole(path, content)
+    return as_path(path)
+
+
+def _write_whole(path: str | Path, content: bytes) -> None:
     place = require_place(path)
-    if not is_first():
-        return Path(path)
     temporary = place.with_name(f".fxsnn-{secrets.token_hex(8)}")
     try:
         try:
@@ -144,7 +154,6 @@ def write_whole(path: str | Path, content: bytes) -> Path:
             raise
     except OSError as error:
         raise FileError(f"{path} cannot be written: {_reason(error)}") from error
-    return Path(path)
 
 
 def load_arrays(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,18 +10,18 @@ from typing import Any
 from torch import Tensor
 
 from fxsnn.chip import HardwareTarget, require_target
-from fxsnn.data import drawn_alike, image_batches
+from fxsnn.data import drawn_alike, image_batches, is_divided
 from fxsnn.display import progress_bar
 from fxsnn.errors import OptionError, PipelineError
 from fxsnn.graph import Graph
 from fxsnn.network_arguments import CODES_CHOSEN
 from fxsnn.numerics import Dynamics
 from fxsnn.options import require_flag
-from fxsnn.processes import own_share
+from fxsnn.processes import own_share, sharing_errors
 from fxsnn.rewriting import Pass, facts
 from fxsnn.training import PARTS, Correction, Student, float_form
 
-_CHUNK = 128
+_CHUNK = 64
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +97,8 @@ class CorrectLayers(Pass):
         student = Student(graph, self.target, self._dynamics())
         images: Callable[[], Iterator[Tensor]] = partial(self._images, graph)
         if self.weights:  # two networks are compared on them, step by step: data that draw would give each its own
-            kept = list(images())
+            with sharing_errors():
+                kept = list(images())
             images = partial(iter, kept)
         correction = Correction(student, teacher, images, self.parts())
         for node in progress_bar(student.layers(), "correcting", show=self.progress):
@@ -109,7 +110,8 @@ class CorrectLayers(Pass):
 
     def _images(self, graph: Graph) -> Iterator[Tensor]:
         """This process's share of the data in small batches; every layer, and the float network, sees the same ones."""
-        yield from own_share(self._chunks(graph))
+        chunks = self._chunks(graph)
+        return chunks if is_divided(self.data) else own_share(chunks)
 
     def _chunks(self, graph: Graph) -> Iterator[Tensor]:
         for batch in drawn_alike(image_batches(self.data, graph.image_form), self.data):

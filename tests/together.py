@@ -94,7 +94,31 @@ def conversions(folder: Path) -> Any:
         "budget": fxsnn.error_budget(network(), snn, loader).to_dict(),
         "profile": snn.profile(loader).to_dict(),
         "no labels": snn.profile(images[:3]).to_dict(),
+        **measured_alike(snn),
     }
+
+
+def measured_alike(snn: fxsnn.SpikingNetwork) -> dict[str, Any]:
+    """What is measured with data that draw, are divided already, or mean something only as a whole."""
+    images, labels = pictures(60, seed=3)
+    torch.manual_seed(5 + RANK)  # processes need not be at the same random numbers
+    shuffled = DataLoader(TensorDataset(images, labels), 7, shuffle=True)
+    half = fxsnn.sweep(snn, DataLoader(TensorDataset(images, labels), 10, sampler=sampler(60)), timesteps=2)
+    values = torch.tensor([0.5, 0.0, 0.3, 1.0] + [0.0, 1.0] * 28)  # the second batch alone: two classes
+    torch.manual_seed(0)
+    single = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 1)).eval()
+    made = fxsnn.convert(single, target="hw_v1.0", bits=2, timesteps=4, calibration_data=images)
+    batches = list(zip(images.split(4), values.split(4), strict=True))
+    return {
+        "drawn": [accuracy(network(), shuffled), fxsnn.sweep(snn, shuffled, timesteps=2).to_dict()],
+        "divided": half.to_dict(),
+        "values": fxsnn.error_budget(single, made, batches).to_dict(),
+    }
+
+
+def sampler(count: int) -> Any:
+    """What gives each process images of its own."""
+    return DistributedSampler(range(count), num_replicas=SIZE, rank=RANK)  # type: ignore[arg-type]  # of so many
 
 
 def trainings(folder: Path) -> Any:
@@ -113,9 +137,12 @@ def trainings(folder: Path) -> Any:
     tuned("few images", [(images[:2], labels[:2])], validation=[(images, labels)])
     tuned("shuffled", (images, labels), batch_size=20, epochs=1, validation=0.3)
     tuned("without labels", images, distillation=1.0, batch_size=21, epochs=1)
-    parts: Any = DistributedSampler(range(60), num_replicas=SIZE, rank=RANK)  # type: ignore[arg-type]  # of so many
     dataset = TensorDataset(*pictures(60))
-    tuned("divided", DataLoader(dataset, 60 // SIZE, sampler=parts), epochs=2)
+    tuned("divided", DataLoader(dataset, 60 // SIZE, sampler=sampler(60)), epochs=2)
+    names = [str(int(label)) for label in labels]
+    tuned("names", [(images, names)], loss=lambda outputs, given: (
+        nn.functional.cross_entropy(outputs, torch.tensor([int(name) for name in given]))
+    ))  # fmt: skip
     tuned(
         "a loss of the user's", [(images, {"which": labels})], loss=lambda outputs, given: (
             nn.functional.cross_entropy(outputs, given["which"])
@@ -167,6 +194,32 @@ def errors(folder: Path) -> Any:
     told("a loader", lambda: converted(list_of(broken)))
     told("labels", lambda: accuracy(network(), [(good, labels), (good, labels + 50)]))
     told("training", lambda: converted(good, finetune=fxsnn.Finetune([(good, labels + 50)], epochs=1)))
+
+    def divided() -> Any:
+        yield good, labels
+        if RANK == SIZE - 1:
+            raise OSError("no such file")
+        yield good, labels
+
+    def no_room(*_: Any) -> None:
+        raise OSError(28, "no room")
+
+    told("a training loader", lambda: converted(good, finetune=fxsnn.Finetune(list_of(divided), epochs=1)))
+    snn, replace = converted(good), os.replace
+    os.replace = no_room  # type: ignore[assignment]
+    told("saving", lambda: snn.save(folder / "net.fxsnn"))
+    os.replace = replace
+    found["loaded"] = type(fxsnn.load(snn.save(folder / "net.fxsnn"))).__name__  # it is there for all
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", fxsnn.FxsnnWarning)
+        told("warnings", lambda: fxsnn.convert(network(), target="hw_v1.0", bits=2))
+    inside: list[float] = []
+
+    def look(_: Any) -> None:
+        inside.append(accuracy(network(), [(good, labels)]))
+
+    converted(good, finetune=fxsnn.Finetune([(good, labels)], epochs=1, spiking_epochs=0, on_epoch=look))
+    found["on_epoch"] = str(len(inside))
     told(
         "a network",
         lambda: fxsnn.convert(

@@ -64,11 +64,16 @@ class MomentMeter:
         wanted = wanted.clamp(-largest, largest)
         few = max(1, _AT_ONCE // (self._columns(real[:1]).numel() * real.element_size()))
         generator = torch.Generator().manual_seed(number)
-        parts = [
-            self._of(self._columns(ours), self._columns(theirs), generator)
-            for ours, theirs in zip(real.split(few), wanted.split(few), strict=True)
-        ]
-        return Products(*map(sum, zip(*parts, strict=True)))  # type: ignore[arg-type]  # sums of tensors are tensors
+        whole: Products | None = None
+        for ours, theirs in zip(real.split(few), wanted.split(few), strict=True):
+            part = self._of(self._columns(ours), self._columns(theirs), generator)
+            if whole is None:
+                whole = part
+                continue
+            whole.real.add_(part.real)
+            whole.cross.add_(part.cross)
+            whole = whole._replace(samples=whole.samples + part.samples)
+        return whole
 
     def _of(self, ours: Tensor, theirs: Tensor, generator: torch.Generator) -> Products:
         """Of some places of what weights are multiplied by, [N, G, d, places]."""

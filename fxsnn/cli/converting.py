@@ -25,7 +25,7 @@ from fxsnn.errors import DataError, FileError, FxsnnWarning, OptionError, listin
 from fxsnn.insight import accuracy, accuracy_over_time
 from fxsnn.network import SpikingNetwork
 from fxsnn.passes import Finetune
-from fxsnn.processes import is_first
+from fxsnn.processes import is_first, sharing_errors
 from fxsnn.storage import require_place
 from fxsnn.training import Epoch
 
@@ -33,9 +33,10 @@ from fxsnn.training import Epoch
 def convert_command(options: argparse.Namespace) -> Answer:
     """Convert a trained network for a chip and write it to a file with golden vectors."""
     start = time.perf_counter()
-    for name, path in (("--output", options.output), ("--checkpoint", options.checkpoint)):
-        if path is not None:
-            require_place(path, name)
+    with sharing_errors():
+        for name, path in (("--output", options.output), ("--checkpoint", options.checkpoint)):
+            if path is not None:
+                require_place(path, name)
     require_data_for_normalisation(options)
     torch.manual_seed(options.seed)
     network = model_named(options).to(choose_device(options.device))

@@ -31,7 +31,7 @@ from fxsnn.data.reading import (
     require_accuracy,
     require_outputs,
 )
-from fxsnn.data.shares import is_divided, own_batches, own_image_batches
+from fxsnn.data.shares import is_divided, own_batches, own_image_batches, own_parts
 
 __all__ = [
     "DigitNet",
@@ -56,6 +56,7 @@ __all__ = [
     "may_be_images",
     "own_batches",
     "own_image_batches",
+    "own_parts",
     "reading_of",
     "reading_without_labels",
     "reproducible",

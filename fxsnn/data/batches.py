@@ -226,7 +226,7 @@ def reproducible(seed: int, data: Any = None) -> Iterator[None]:
         seed: of all generators.
         data: what may have a generator of its own.
     """
-    generators = _generators(data)
+    generators = generators_of(data)
     with _GENERATORS:
         states = [generator.get_state() for generator in generators]
         try:
@@ -245,7 +245,7 @@ def drawn_alike(batches: Iterable[Any], data: Any) -> Iterator[Any]:
         batches: made of the data.
         data: what may have a generator of its own.
     """
-    generators = _generators(data)
+    generators = generators_of(data)
     iterator, states, end = iter(batches), list[Tensor](), object()
     while True:
         with reproducible(0, data):
@@ -257,7 +257,7 @@ def drawn_alike(batches: Iterable[Any], data: Any) -> Iterator[Any]:
         yield batch
 
 
-def _generators(data: object) -> list[torch.Generator]:
+def generators_of(data: object) -> list[torch.Generator]:
     """PyTorch's generators, and those of a loader."""
     cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
     own = [getattr(one, "generator", None) for one in (data, getattr(data, "sampler", None))]

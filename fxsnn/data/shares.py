@@ -3,39 +3,55 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
-from fxsnn.data.batches import gone_through, image_batches, length_of
+from fxsnn.data.batches import generators_of, gone_through, image_batches, length_of
 from fxsnn.layers import ImageForm
-from fxsnn.processes import own_share, share
+from fxsnn.processes import of_generators, own_share, share
+
+_Part = TypeVar("_Part")
 
 
 def own_image_batches(data: Any, form: ImageForm, *, what: str = "calibration data") -> Iterator[Tensor]:
     """See `image_batches`."""
-    yield from _own(data, lambda given: image_batches(given, form, what=what))
+    return _own(data, lambda given: image_batches(given, form, what=what))
 
 
 def own_batches(batches: Iterable[Any]) -> Iterator[Any]:
     """See `gone_through`."""
-    yield from _own(batches, gone_through)
+    return _own(batches, gone_through)
+
+
+def own_parts(parts: Iterable[_Part], data: Any) -> Iterator[_Part]:
+    """Of parts that are made of data, this process's."""
+    _draw_alike(data)
+    return iter(parts) if is_divided(data) else own_share(parts)
 
 
 def is_divided(data: object) -> bool:
     """Whether a loader gives each process other images by itself: it has a `DistributedSampler`."""
-    return isinstance(getattr(data, "sampler", None), DistributedSampler)
+    samplers = (getattr(data, "sampler", None), getattr(getattr(data, "batch_sampler", None), "sampler", None))
+    return any(isinstance(one, DistributedSampler) for one in samplers)
 
 
-def _own(data: Any, cut: Any) -> Iterator[Any]:
+def _draw_alike(data: Any) -> None:
+    """Let a loader that shuffles give the batches of the first process everywhere."""
+    if share()[1] > 1:
+        of_generators(generators_of(data))
+
+
+def _own(data: Any, cut: Callable[[Any], Iterator[_Part]]) -> Iterator[_Part]:
     """Every so manyth batch; a loader does not load those of others."""
     size = share()[1]
     if size == 1 or is_divided(data):
-        return iter(cut(data))
+        return cut(data)
+    _draw_alike(data)
     if type(data) is DataLoader and _can_skip(data, size):
-        return iter(cut(_skipping(data)))
+        return cut(_skipping(data))
     return own_share(cut(data))
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 
 from fxsnn.ambient import neutral
-from fxsnn.data import Reading, labelled_batches
+from fxsnn.data import Reading, labelled_batches, own_parts
 from fxsnn.display import MARKED, aligned, html
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, Interpreter, normalised_images
@@ -36,7 +36,7 @@ from fxsnn.insight.matching import MatchedLayer, matched_layers
 from fxsnn.insight.outputs import Outputs, Stage, outputs_reading
 from fxsnn.layers import ImageForm, QuantizedInput
 from fxsnn.network import SpikingNetwork
-from fxsnn.processes import in_turn, own_share
+from fxsnn.processes import first_and_all, in_turn, of_first, sharing_errors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -210,8 +210,14 @@ def error_budget(model: nn.Module, snn: SpikingNetwork, images: Any) -> ErrorBud
             one.add(said, reference, labels, reading)
         return len(batch), of_layers, of_stages
 
+    parts, first = first_and_all(own_parts(_parts(images, ann.image_form), images))
     with torch.no_grad():
-        for size, of_layers, of_stages in in_turn(own_share(_parts(images, ann.image_form)), look_at):
+        with sharing_errors():
+            for batch, labels in first:
+                doubles = batch.to(snn.device, torch.float64)
+                reading = outputs_reading(ann, doubles, ann(doubles), labels, None)
+        reading = of_first(reading)
+        for size, of_layers, of_stages in in_turn(parts, look_at):
             count += size
             for total, one in zip(sums, of_layers, strict=True):
                 total.join(one)

@@ -53,8 +53,9 @@ def accuracy(network: Callable[[Tensor], Tensor], batches: Batches, title: str =
     hits = count = 0
     device, dtype = _kind_of(network)
     reading: Reading | None = None
+    shown = _shown(batches, title)
     with torch.no_grad(), sharing_errors():
-        for batch in _shown(batches, title):
+        for batch in shown:
             images, labels = _pair(batch)
             if not len(images):
                 continue
@@ -86,8 +87,9 @@ def accuracy_over_time(snn: SpikingNetwork, batches: Batches, timesteps: int, ti
     hits, count = torch.zeros(timesteps, dtype=torch.float64), 0
     reading: Reading | None = None
     try:
+        shown = _shown(batches, title)
         with sharing_errors():
-            for batch in _shown(batches, title):
+            for batch in shown:
                 images, labels = _pair(batch)
                 if not len(images):
                     continue

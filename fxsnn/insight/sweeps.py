@@ -23,6 +23,7 @@ from fxsnn.data import (
     accepted,
     gives_probabilities,
     labelled_batches,
+    own_parts,
     reading_of,
     require_accuracy,
     require_outputs,
@@ -34,7 +35,7 @@ from fxsnn.insight.evaluation import AFTER_EACH_STEP, at_the_end
 from fxsnn.layers import in_words
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.options import real_number, require_flag, shown
-from fxsnn.processes import own_share, sharing_errors, summed
+from fxsnn.processes import sharing_errors, summed
 from fxsnn.report import Meter
 
 if TYPE_CHECKING:
@@ -190,8 +191,8 @@ def sweep(
     right = 0
     reading: Reading | None = None
     of_ann: Reading | None = None
+    batches = own_parts(labelled_batches(data, form, what="data"), data)
     with torch.no_grad(), sharing_errors():
-        batches = own_share(labelled_batches(data, form, what="data"))
         for images, labels in progress_bar(batches, "sweeping T", show=progress):
             if labels is None:
                 raise DataError("a batch has no labels; give (images, labels), labels an integer tensor [N]")

@@ -79,7 +79,7 @@ class Checkpoint:
         if found is None:
             return Progress(), {}
         arrays, document = found
-        if document.get("fine-tuning") != self._identity:
+        if document.get("fine-tuning") != of_first(self._identity):
             raise FileError(
                 f"{self._path} belongs to fine-tuning with other options or data, or of a network with other weights "
                 "or calibration; delete it or give another path"

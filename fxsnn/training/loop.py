@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fxsnn.data import accepted, gone_through, length_of, reproducible
 from fxsnn.display import progress_bar
 from fxsnn.errors import DataError, TargetError, TrainingError, listing
-from fxsnn.processes import is_first, sharing_errors
+from fxsnn.processes import by_itself, each_sharing_errors, is_first, sharing_errors
 from fxsnn.training.checkpoint import Checkpoint
 from fxsnn.training.objective import Objective
 from fxsnn.training.options import TrainingOptions, scheduled
@@ -88,7 +88,8 @@ class _Loop:
                         self.checkpoint.keep(self.state, optimiser)
                     with sharing_errors():
                         if self.options.on_epoch is not None and is_first():
-                            self.options.on_epoch(self.state.history[-1])
+                            with by_itself():
+                                self.options.on_epoch(self.state.history[-1])
                 self.state.done[phase] = epochs
             outcome = self._end()
         _log.info("%s", outcome)
@@ -97,7 +98,7 @@ class _Loop:
     def _begin(self) -> None:
         """Judge the start: wrong data show now, and no epoch may make things worse."""
         if self.task.validation is None and not isinstance(self.task.batches, Iterator):
-            with reproducible(self.options.seed, self.task.batches):
+            with reproducible(self.options.seed, self.task.batches), sharing_errors():
                 self.judged = _first(self.task.batches) or None
         if self.state.history or self.judged is None:
             return
@@ -144,7 +145,8 @@ class _Loop:
         total = hits = count = labelled = 0.0
         lr = self.lrs[phase]
         self.together.begin(number)
-        for iteration, (images, labels) in enumerate(self.objective.batches(self.task.batches)):
+        batches = each_sharing_errors(self.objective.batches(self.task.batches))
+        for iteration, (images, labels) in enumerate(batches):
             if len(images) == 0:
                 continue
             done = (self.state.done[phase] + (iteration / self.size if self.size else 0)) / epochs
@@ -204,6 +206,7 @@ class _Loop:
         self, images: Tensor, labels: Any, optimiser: torch.optim.Optimizer, *, spiking: bool
     ) -> tuple[float, int, int | None]:
         """One step of the optimiser; the loss before it, and how many images there were and were right."""
+        self.objective.decide(self.student.graph.run, [(images, labels)] if is_first() else [])
         images, labels, own = self.together.own_rows(images, labels)
         with sharing_errors():
             if spiking:

@@ -24,7 +24,7 @@ from fxsnn.data import (
 )
 from fxsnn.errors import DataError, OptionError
 from fxsnn.layers import ImageForm
-from fxsnn.processes import in_turn
+from fxsnn.processes import first_and_all, in_turn, of_first, share, sharing_errors
 from fxsnn.training.options import TrainingOptions, name_of
 
 _SUMS_TO_ONE = 1e-2
@@ -100,6 +100,21 @@ class Objective:
             return None
         return self._reading.right(outputs, labels)
 
+    def decide(self, network: Network, first: Iterable[tuple[Tensor, Any]]) -> None:
+        """Let all processes read outputs as the first one does.
+
+        Args:
+            network: gives outputs.
+            first: the first process's first batch, in its place; nothing in other processes.
+        """
+        if share()[1] == 1 or self._reading is not None or self._options.loss is not None:
+            return
+        with sharing_errors(), torch.no_grad():
+            for images, labels in first:
+                if len(images):
+                    self.loss(network, network(images), labels, images)
+        self._reading, self._probabilities = of_first((self._reading, self._probabilities))
+
     def judge(self, network: Network, data: Iterable[Any], what: str) -> float:
         """How good a network is: the share of images that it classifies right, without labels as the teacher does.
 
@@ -119,7 +134,9 @@ class Objective:
 
         points, count = 0.0, 0
         with torch.no_grad():
-            for more, size in in_turn(map(self._placed, own_batches(data)), look_at):
+            own, first = first_and_all(map(self._placed, own_batches(data)))
+            self.decide(network, first)
+            for more, size in in_turn(own, look_at):
                 points, count = points + more, count + size
         if count == 0:
             raise DataError(f"{what} had no batches; give data that can be gone through every epoch")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fxsnn.data import is_divided
 from fxsnn.graph import Graph
@@ -49,9 +49,10 @@ class Together:
         rows = rows if own else slice(0, 1)
 
         def cut(label: Any) -> Any:
-            return label[rows] if isinstance(label, Tensor) and label.dim() and len(label) == count else label
+            listed = _is_list_of(count, label) or (isinstance(label, Tensor) and label.dim() and len(label) == count)
+            return label[rows] if listed else label
 
-        return images[rows], tree_map(cut, labels), own
+        return images[rows], tree_map(cut, labels, is_leaf=lambda value: _is_list_of(count, value)), own
 
     def weighed(self, loss: Tensor, count: int, total: int) -> Tensor:
         """What to derive, of `total` images `count` here: the mean over processes is that over images."""
@@ -65,6 +66,15 @@ class Together:
         told = [float(loss.detach()) * count, count, right or 0] if count else [0.0] * 3
         total, images, hits = summed(torch.tensor(told, dtype=torch.float64)).tolist()
         return total / images, int(images), None if right is None else int(hits)
+
+
+def _is_list_of(count: int, value: object) -> bool:
+    """Whether it says something that is no tensor of each image, such as a name."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == count
+        and not any(isinstance(one, Tensor) for one in tree_leaves(value))
+    )
 
 
 class _Running(nn.Module):

@@ -96,6 +96,10 @@ def test_what_one_process_raises_all_raise(tmp_path: Path) -> None:
     assert found["labels"].startswith("DataError: labels go from 50 to 53; the network has 4 classes")
     assert found["training"].startswith("DataError: labels go from 50 to 53; the network has 4 classes")
     assert found["a network"].startswith("ModelError: ")
+    assert found["a training loader"] == "OSError: no such file"
+    assert found["saving"].endswith("net.fxsnn cannot be written: no room")
+    assert found["warnings"].startswith(("AccuracyWarning: ", "CalibrationWarning: "))
+    assert (found["loaded"], found["on_epoch"]) == ("SpikingNetwork", "1")
 
 
 def test_outside_each_process_works_for_itself(tmp_path: Path) -> None:
