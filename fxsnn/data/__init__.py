@@ -31,7 +31,7 @@ from fxsnn.data.reading import (
     require_accuracy,
     require_outputs,
 )
-from fxsnn.data.shares import is_divided, own_batches, own_image_batches, own_parts
+from fxsnn.data.shares import divider_of, is_divided, own_batches, own_image_batches, own_parts
 
 __all__ = [
     "DigitNet",
@@ -42,6 +42,7 @@ __all__ = [
     "batches_of",
     "can_be_looked_into",
     "chosen_apart",
+    "divider_of",
     "drawn_alike",
     "example_of",
     "gives_probabilities",

@@ -34,8 +34,13 @@ def own_parts(parts: Iterable[_Part], data: Any) -> Iterator[_Part]:
 
 def is_divided(data: object) -> bool:
     """Whether a loader gives each process other images by itself: it has a `DistributedSampler`."""
+    return divider_of(data) is not None
+
+
+def divider_of(data: object) -> DistributedSampler[Any] | None:
+    """The sampler by which a loader does."""
     samplers = (getattr(data, "sampler", None), getattr(getattr(data, "batch_sampler", None), "sampler", None))
-    return any(isinstance(one, DistributedSampler) for one in samplers)
+    return next((one for one in samplers if isinstance(one, DistributedSampler)), None)
 
 
 def _draw_alike(data: Any) -> None:

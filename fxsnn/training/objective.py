@@ -52,6 +52,7 @@ class Objective:
         self._device, self._dtype = place.device, place.dtype
         self._labels = options.distillation < 1
         self._reading: Reading | None = None
+        self._decided = False
         self._probabilities: dict[str, bool] = {}  # whether the network and the teacher give them; first outputs tell
 
     @property
@@ -107,8 +108,9 @@ class Objective:
             network: gives outputs.
             first: the first process's first batch, in its place; nothing in other processes.
         """
-        if share()[1] == 1 or self._reading is not None or self._options.loss is not None:
+        if share()[1] == 1 or self._decided or self._options.loss is not None:
             return
+        self._decided = True  # everywhere at once, whatever was learned
         with sharing_errors(), torch.no_grad():
             for images, labels in first:
                 if len(images):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxsnn.data import is_divided
+from fxsnn.data import divider_of
 from fxsnn.graph import Graph
 from fxsnn.processes import share, summed, trained_together
 
@@ -32,17 +32,17 @@ class Together:
 
     def __init__(self, graph: Graph, learned: Sequence[Tensor], data: Any) -> None:
         self.run = trained_together(_Running(graph, learned))
-        self._data, self._divided = data, is_divided(data)
+        self._divider = divider_of(data) if share()[1] > 1 else None
 
     def begin(self, epoch: int) -> None:
         """Tell a sampler that gives each process other images which epoch it is: else it shuffles as before."""
-        if self._divided:
-            self._data.sampler.set_epoch(epoch)
+        if self._divider is not None:
+            self._divider.set_epoch(epoch)
 
     def own_rows(self, images: Tensor, labels: Any) -> tuple[Tensor, Any, int]:
         """This process's images and labels of a batch, and how many count: of none, one stands there and counts not."""
         rank, size = share()
-        if size == 1 or self._divided:
+        if size == 1 or self._divider is not None:
             return images, labels, len(images)
         count, rows = len(images), slice(rank, None, size)
         own = len(images[rows])
