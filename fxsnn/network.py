@@ -79,7 +79,7 @@ class SpikingNetwork(nn.Module):
         if clashes := name_clashes(own):
             raise ModelError(clashes)
         # The modules stand under their own names; the program that calls them is no module of this one.
-        object.__setattr__(self, "_graph", own)
+        object.__setattr__(self, "_graph", own.compiled())
         targets = [str(node.target) for node in own if node.op in ("call_module", "get_attr")]
         for name in dict.fromkeys(target.partition(".")[0] for target in targets):
             if name in own.module._modules:  # all else are tensors of the program itself
