@@ -57,6 +57,7 @@ def work(name: str, images: int) -> dict[str, float]:
     model, x = network.build().eval(), torch.randn(images, *network.shape)
     with torch.no_grad():
         y = model(x).argmax(1)
+    batches = list(zip(x.split(_BATCH), y.split(_BATCH), strict=True))
     found: dict[str, float] = {}
 
     @contextmanager
@@ -67,7 +68,7 @@ def work(name: str, images: int) -> dict[str, float]:
 
     def tune(epochs: int, spiking_epochs: int) -> fxsnn.Finetune:
         return fxsnn.Finetune(
-            [(x[start : start + _BATCH], y[start : start + _BATCH]) for start in range(0, images, _BATCH)],
+            batches,
             epochs=epochs,
             spiking_epochs=spiking_epochs,
             validation=[(x[:1], y[:1])],
@@ -76,8 +77,7 @@ def work(name: str, images: int) -> dict[str, float]:
             target=fxsnn.get_target(network.target),
         )
 
-    options = {"target": network.target, "bits": network.bits, "timesteps": _TIMESTEPS}
-    passes = fxsnn.pipeline(calibration_data=list(x.split(_BATCH)), **options)  # type: ignore[arg-type]
+    passes = fxsnn.pipeline(target=network.target, bits=network.bits, timesteps=_TIMESTEPS, calibration_data=batches)
     before, after = passes.split("fold-batch-norm")
     graph = before.run(model)
     for one in after.passes:
@@ -89,10 +89,9 @@ def work(name: str, images: int) -> dict[str, float]:
         with timed(named) if named else nullcontext():
             graph = one(graph).after
     snn = fxsnn.SpikingNetwork(graph, fxsnn.get_target(network.target))
-    test = [(part, part_y) for part, part_y in zip(x.split(_BATCH), y.split(_BATCH), strict=True)]
     snn(x[:2])  # compiled before it is timed
     with timed("accuracy"):
-        accuracy_over_time(snn, test, _TIMESTEPS)
+        accuracy_over_time(snn, batches, _TIMESTEPS)
     return found
 
 
@@ -100,9 +99,6 @@ def worker(name: str, images: int) -> None:
     """Do the work, and let the first process say how long it took."""
     warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        print(_RESULT + json.dumps(work(name, images)))
-        return
     torch.distributed.init_process_group("gloo")
     with fxsnn.across_processes():
         found = work(name, images)

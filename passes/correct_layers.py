@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from fxsnn.chip import HardwareTarget, require_target
-from fxsnn.data import drawn_alike, image_batches, is_divided
+from fxsnn.data import drawn_alike, image_batches, own_parts
 from fxsnn.display import progress_bar
 from fxsnn.errors import OptionError, PipelineError
 from fxsnn.graph import Graph
 from fxsnn.network_arguments import CODES_CHOSEN
 from fxsnn.numerics import Dynamics
 from fxsnn.options import require_flag
-from fxsnn.processes import own_share, sharing_errors
+from fxsnn.processes import sharing_errors
 from fxsnn.rewriting import Pass, facts
 from fxsnn.training import PARTS, Correction, Student, float_form
 
@@ -110,8 +110,7 @@ class CorrectLayers(Pass):
 
     def _images(self, graph: Graph) -> Iterator[Tensor]:
         """This process's share of the data in small batches; every layer, and the float network, sees the same ones."""
-        chunks = self._chunks(graph)
-        return chunks if is_divided(self.data) else own_share(chunks)
+        return own_parts(self._chunks(graph), self.data)
 
     def _chunks(self, graph: Graph) -> Iterator[Tensor]:
         for batch in drawn_alike(image_batches(self.data, graph.image_form), self.data):

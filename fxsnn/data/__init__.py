@@ -31,7 +31,7 @@ from fxsnn.data.reading import (
     require_accuracy,
     require_outputs,
 )
-from fxsnn.data.shares import divider_of, is_divided, own_batches, own_image_batches, own_parts
+from fxsnn.data.shares import divider_of, draw_alike, own_batches, own_image_batches, own_part_of, own_parts
 
 __all__ = [
     "DigitNet",
@@ -43,6 +43,7 @@ __all__ = [
     "can_be_looked_into",
     "chosen_apart",
     "divider_of",
+    "draw_alike",
     "drawn_alike",
     "example_of",
     "gives_probabilities",
@@ -51,12 +52,12 @@ __all__ = [
     "image_batches",
     "images_and_labels",
     "in_order",
-    "is_divided",
     "labelled_batches",
     "length_of",
     "may_be_images",
     "own_batches",
     "own_image_batches",
+    "own_part_of",
     "own_parts",
     "reading_of",
     "reading_without_labels",

@@ -18,43 +18,37 @@ _Part = TypeVar("_Part")
 
 def own_image_batches(data: Any, form: ImageForm, *, what: str = "calibration data") -> Iterator[Tensor]:
     """See `image_batches`."""
-    return _own(data, lambda given: image_batches(given, form, what=what))
+    return own_part_of(data, lambda given: image_batches(given, form, what=what))
 
 
 def own_batches(batches: Iterable[Any]) -> Iterator[Any]:
     """See `gone_through`."""
-    return _own(batches, gone_through)
+    return own_part_of(batches, gone_through)
 
 
 def own_parts(parts: Iterable[_Part], data: Any) -> Iterator[_Part]:
-    """Of parts that are made of data, this process's."""
-    _draw_alike(data)
-    return iter(parts) if is_divided(data) else own_share(parts)
-
-
-def is_divided(data: object) -> bool:
-    """Whether a loader gives each process other images by itself: it has a `DistributedSampler`."""
-    return divider_of(data) is not None
+    """Of parts that are made of data, this process's; all processes draw alike, see `draw_alike`."""
+    return own_share(parts) if divider_of(data) is None else iter(parts)
 
 
 def divider_of(data: object) -> DistributedSampler[Any] | None:
-    """The sampler by which a loader does."""
+    """The sampler by which a loader gives each process other images by itself; `None`: it does not."""
     samplers = (getattr(data, "sampler", None), getattr(getattr(data, "batch_sampler", None), "sampler", None))
     return next((one for one in samplers if isinstance(one, DistributedSampler)), None)
 
 
-def _draw_alike(data: Any) -> None:
+def draw_alike(data: Any) -> None:
     """Let a loader that shuffles give the batches of the first process everywhere."""
     if share()[1] > 1:
         of_generators(generators_of(data))
 
 
-def _own(data: Any, cut: Callable[[Any], Iterator[_Part]]) -> Iterator[_Part]:
-    """Every so manyth batch; a loader does not load those of others."""
+def own_part_of(data: Any, cut: Callable[[Any], Iterator[_Part]]) -> Iterator[_Part]:
+    """Every so manyth batch of data as `cut` gives them; a loader does not load those of others."""
     size = share()[1]
-    if size == 1 or is_divided(data):
+    if size == 1 or divider_of(data) is not None:
         return cut(data)
-    _draw_alike(data)
+    draw_alike(data)
     if type(data) is DataLoader and _can_skip(data, size):
         return cut(_skipping(data))
     return own_share(cut(data))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 
 from fxsnn.ambient import neutral
-from fxsnn.data import Reading, labelled_batches, own_parts
+from fxsnn.data import Reading, draw_alike, labelled_batches, own_parts
 from fxsnn.display import MARKED, aligned, html
 from fxsnn.errors import DataError
 from fxsnn.graph import Graph, Interpreter, normalised_images
@@ -210,6 +210,7 @@ def error_budget(model: nn.Module, snn: SpikingNetwork, images: Any) -> ErrorBud
             one.add(said, reference, labels, reading)
         return len(batch), of_layers, of_stages
 
+    draw_alike(images)
     parts, first = first_and_all(own_parts(_parts(images, ann.image_form), images))
     with torch.no_grad():
         with sharing_errors():

@@ -23,7 +23,7 @@ from fxsnn.data import (
     accepted,
     gives_probabilities,
     labelled_batches,
-    own_parts,
+    own_part_of,
     reading_of,
     require_accuracy,
     require_outputs,
@@ -191,7 +191,7 @@ def sweep(
     right = 0
     reading: Reading | None = None
     of_ann: Reading | None = None
-    batches = own_parts(labelled_batches(data, form, what="data"), data)
+    batches = own_part_of(data, partial(labelled_batches, form=form, what="data"))
     with torch.no_grad(), sharing_errors():
         for images, labels in progress_bar(batches, "sweeping T", show=progress):
             if labels is None:

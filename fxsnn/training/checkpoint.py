@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fxsnn.data import in_order, is_divided, length_of, reproducible
+from fxsnn.data import divider_of, in_order, length_of, reproducible
 from fxsnn.errors import FileError
 from fxsnn.processes import is_first, of_first, share, sharing_errors
 from fxsnn.storage import load_arrays, require_place, save_arrays
@@ -152,7 +152,8 @@ def _data_facts(data: Iterable[Any]) -> list[Any]:
     """What is known about data without going through what may be read only once, or differ each time."""
     known: list[Any] = [length_of(data)]
     if isinstance(data, DataLoader):
-        known.append(data.batch_size * share()[1] if data.batch_size and is_divided(data) else data.batch_size)
+        each = data.batch_size
+        known.append(each if each is None or divider_of(data) is None else each * share()[1])
         if isinstance(data.dataset, TensorDataset):
             known += [_tensor_facts(part) for part in data.dataset.tensors]
     if isinstance(data, list | tuple):
