@@ -62,14 +62,17 @@ def front_end(target: HardwareTarget, max_pool: str | None = None) -> tuple[Pass
     """`FRONT_END`, and what else makes of a network one whose layers can spike on a chip.
 
     Args:
-        target: the chip; where it has pairs, values with a sign become such, see `PairSignedValues`.
+        target: the chip; where it has pairs, values with a sign become such, see `PairSignedValues`; only where it has
+            convolutions of 1x1, such can stand for scales and shifts, see `GiveAffineNeurons`.
         max_pool: what is to take the place of max pooling, see `ReplaceMaxPool`; `None`: nothing.
 
     Raises:
         OptionError: there is no such way.
     """
     pooling = () if max_pool is None else (ReplaceMaxPool(max_pool),)
-    return (*FRONT_END, *pooling, *((PairSignedValues(),) if "pair" in target.joins else ()))
+    alone = GiveAffineNeurons(convolutions=target.largest_bits((1, 1), 1) is not None)
+    passes = (alone if isinstance(one, GiveAffineNeurons) else one for one in FRONT_END)
+    return (*passes, *pooling, *((PairSignedValues(),) if "pair" in target.joins else ()))
 
 
 __all__ = [

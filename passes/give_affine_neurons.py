@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Activation, Graph, Norm, Weighted, in_front_of_layers
-from fxsnn.layers import Add, Affine, Wiring
-from fxsnn.rewriting import Pass, adds_up_activations, facts, is_on_images
+from fxsnn.layers import Add, Affine, Spread, Wiring, along_inputs, conv_like
+from fxsnn.rewriting import Pass, adds_up_activations, facts, is_on_images, swap_calls, way_forward
 
 
 class GiveAffineNeurons(Pass):
-    """An `Affine` that only an activation or wiring reads becomes a sum of one input, which neurons compute.
+    """An `Affine` that no layer beside it can take in becomes neurons. `MoveAffine` comes first: that costs none.
 
-    That is a batch norm between two ReLUs, as dense blocks have it, or a scale of one branch of a concatenation, which
-    no layer with weights can take in: the neurons read each channel by one whole number. In front of wiring, what is
-    nowhere negative gets the `ReLU` that they stand for. `MoveAffine` comes first; what it can move costs no neurons.
+    In front of a convolution that pads it is a convolution of 1x1, each channel by itself, with a ReLU: every chip has
+    that. Where it may be negative each channel has two, `ReLU(z)` and `ReLU(-z)`, and the layer that pads reads both,
+    with weights of both signs. So it is with a batch norm behind its ReLU, poolings between or not.
 
+    What only an activation reads, a batch norm between two ReLUs as dense blocks have it, what wiring reads, such as a
+    scale of one branch of a concatenation, and what several read becomes a sum of one input: neurons that read each
+    channel by one whole number. In front of wiring, what is nowhere negative gets the `ReLU` that they stand for.
     So does a convolution of activations without a negative weight, such as one that blurs, and a sum of which only the
     passes before have shown that it is nowhere negative.
+
+    Args:
+        convolutions: the chip has convolutions of 1x1; without them, what a convolution that pads reads stays.
+
+    Examples:
+        >>> import torch, fxsnn
+        >>> from torch import nn
+        >>> from fxsnn.passes import RecognizeAffine
+        >>> net = nn.Sequential(
+        ...     nn.Conv2d(1, 2, 3), nn.ReLU(), nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(),
+        ...     nn.Flatten(), nn.Linear(144, 2),
+        ... ).eval()
+        >>> step = GiveAffineNeurons()(RecognizeAffine()(fxsnn.capture(net)).after)
+        >>> step.after["2"], step.after["3"].in_channels
+        (Conv2d(2, 4, kernel_size=(1, 1), stride=(1, 1), groups=2), 4)
     """
+
+    convolutions: bool = True
 
     needs = facts("canonical")
     preserves = True
@@ -27,9 +50,16 @@ class GiveAffineNeurons(Pass):
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
         for node in graph.body(Affine):
-            if _stands_alone(graph, node):
-                affine = graph[node]
-                assert isinstance(affine, Affine)
+            affine: Any = graph[node]
+            if is_on_images(graph, node):
+                continue
+            for behind in way_forward(graph, node, affine, set(graph.body())).past:
+                swap_calls(graph, node, behind)
+            reader = _convolution_behind(graph, node)
+            if reader is not None:
+                if self.convolutions:
+                    _put_convolution(graph, node, affine, reader)
+            elif len(node.users) > 1 or graph.is_a(graph.sole_user(node), *Activation, Wiring):
                 graph.replace(node, Add(affine.scale[None], affine.shift).eval())
         body, inner = set(graph.body()), in_front_of_layers(graph.module)
         for node in graph.nodes(Add, *Weighted):
@@ -43,5 +73,41 @@ def _ends(graph: Graph, behind: Node | None) -> bool:
     return graph.is_a(behind, *Activation, *Norm, Add)
 
 
-def _stands_alone(graph: Graph, node: Node) -> bool:
-    return graph.is_a(graph.sole_user(node), *Activation, Wiring) and not is_on_images(graph, node)
+def _convolution_behind(graph: Graph, node: Node) -> Node | None:
+    """The convolution that alone reads a call, perhaps through poolings and zeros between the places of maps."""
+    behind = graph.sole_user(node)
+    while graph.is_a(behind, nn.AvgPool2d, Spread) and behind is not None:
+        behind = graph.sole_user(behind)
+    if behind is None or not graph.is_a(behind, nn.Conv2d) or len(graph.calls(str(behind.target))) > 1:
+        return None
+    return behind
+
+
+def _put_convolution(graph: Graph, node: Node, affine: Affine, reader: Node) -> None:
+    """Let a convolution of 1x1 stand for it, of each channel or of both signs of each."""
+    layer: Any = graph[reader]
+    channels, like = layer.in_channels, layer.weight
+    scale, shift = (part.to(like.device).expand(channels) for part in (affine.scale, affine.shift))
+    signs = _signs(scale, shift)
+    new = nn.Conv2d(channels, channels * len(signs), 1, groups=channels, device="meta").eval()
+    new.weight, new.bias = (
+        nn.Parameter((part[:, None] * signs).flatten().to(like.dtype), requires_grad=False) for part in (scale, shift)
+    )
+    new.weight = nn.Parameter(new.weight.detach().view(-1, 1, 1, 1), requires_grad=False)
+    graph.replace(node, new)
+    graph.insert_after(node, f"{graph.name(node)}_relu", nn.ReLU().eval())
+    if len(signs) > 1:
+        both: Any = conv_like(nn.Conv2d, layer)
+        both.in_channels *= 2
+        weight = like.detach().repeat_interleave(2, 1)
+        both.weight = nn.Parameter(
+            weight * along_inputs(signs.repeat(channels), both).to(like.dtype), like.requires_grad
+        )
+        both.reads_signs_of = graph.name(node)
+        graph.replace(reader, both)
+
+
+def _signs(scale: Tensor, shift: Tensor) -> Tensor:
+    """Of the neurons of each channel that reads numbers from zero up: one, where that is enough for all."""
+    enough = not scale.is_meta and bool(((scale >= 0) & (shift >= 0)).all())
+    return torch.tensor([1.0] if enough else [1.0, -1.0], dtype=torch.float64, device=scale.device)

@@ -10,7 +10,17 @@ from torch.fx.node import Node
 
 from fxsnn.graph import Graph, Norm
 from fxsnn.layers import Affine, FixedSize, Lift, norm_with_affine_behind, with_affine_behind, with_affine_in_front
-from fxsnn.rewriting import Pass, affine_of, can_give, facts, is_on_images, pools_alike, pools_maxima_alike, way_forward
+from fxsnn.rewriting import (
+    Pass,
+    affine_of,
+    can_give,
+    facts,
+    is_on_images,
+    pools_alike,
+    pools_maxima_alike,
+    swap_calls,
+    way_forward,
+)
 
 
 class MoveAffine(Pass):
@@ -46,7 +56,7 @@ class MoveAffine(Pass):
         """Edit `graph` in place."""
         for node in graph.body(Affine):
             while graph.is_a(before := node.all_input_nodes[0], FixedSize, Lift) and is_on_images(graph, node):
-                _swap(graph, before, node)
+                swap_calls(graph, before, node)
         for node in graph.body(Affine):
             _join_next(graph, node)
         for node in reversed(graph.body()):
@@ -123,7 +133,7 @@ def _forward(graph: Graph, node: Node, affine: Affine) -> None:
         graph.bypass(node)
     elif way.reaches_tail:
         for behind in way.past:
-            _swap(graph, node, behind)
+            swap_calls(graph, node, behind)
 
 
 def _pool_before_tail(graph: Graph) -> None:
@@ -137,21 +147,9 @@ def _pool_before_tail(graph: Graph) -> None:
         if behind is None or not between or not all(_pools_alike(graph, behind, one) for one in between):
             return
         for one in reversed(between):
-            _swap(graph, one, behind)
+            swap_calls(graph, one, behind)
 
 
 def _pools_alike(graph: Graph, node: Node, before: Node) -> bool:
     affine = affine_of(graph, before)
     return affine is not None and pools_alike(graph, node, affine)
-
-
-def _swap(graph: Graph, first: Node, second: Node) -> None:
-    """Let two calls, of which the second alone reads the first, change places."""
-    source = next(one for one in first.all_input_nodes if one.op != "get_attr")
-    second.replace_all_uses_with(first)
-    second.replace_input_with(first, source)
-    first.replace_input_with(source, second)
-    second.append(first)
-    for constant in first.all_input_nodes:
-        if constant.op == "get_attr" and graph.sole_user(constant) is first:
-            first.prepend(constant)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.chip import Bits, FitReport, HardwareTarget, Violation, fit_layer, own_reset
@@ -42,8 +43,7 @@ def fit(graph: Graph, target: HardwareTarget, bits: Bits) -> FitReport:
         row, violation = fit_layer(target, width, layer=name, source=graph.source(node), **asdict(geometry))
         layers.append(row)
         if violation is not None:
-            parts = getattr(layer, "made_of", ())
-            violations.append(_of_several(violation, parts) if parts else violation)
+            violations.append(_explained(violation, layer))
     tail = tuple(dict.fromkeys(graph.name(node) for node in graph.nodes(*Weighted) if node not in meant))
     joins = tuple(_joins(graph, target, meant))
     any_pools = [graph.name(node) for node in graph.nodes(AnyPool2d) if node in meant]
@@ -69,7 +69,7 @@ def _joins(graph: Graph, target: HardwareTarget, meant: set[Node]) -> Iterator[F
             remedy = f'{remedy}, and train again, or convert for a target with sums, such as "generic"'
             does = "adds up several layers"
             if len(node.all_input_nodes) == 1:
-                does = "scales and shifts each channel between activations"
+                does = "scales and shifts each channel, which no layer beside it can take in"
                 remedy = 'Put it in front of the ReLU, directly behind the layer, or use a target such as "generic"'
             yield graph.finding(node, f"it {does}; {target.name} has neurons of {named} only", remedy)
         elif graph.is_a(node, Concat) and "concatenate" not in target.joins:
@@ -77,11 +77,14 @@ def _joins(graph: Graph, target: HardwareTarget, meant: set[Node]) -> Iterator[F
             yield graph.finding(node, problem, 'Make it a chain of layers, or use a target such as "generic"')
 
 
-def _of_several(violation: Violation, parts: tuple[str, ...]) -> Violation:
-    """A violation by one layer that several of the user's are."""
+def _explained(violation: Violation, layer: nn.Module) -> Violation:
+    """A violation by a layer that is not as the user wrote it."""
+    parts, read = getattr(layer, "made_of", ()), getattr(layer, "reads_signs_of", None)
+    told = f" ({', '.join(parts[:-1])} and {parts[-1]} are one layer: there is no ReLU between them)" if parts else ""
+    if read is not None:
+        told += f" (it reads {read} twice, once for each sign)"
     found = violation.finding
-    told = f"{found.problem} ({', '.join(parts[:-1])} and {parts[-1]} are one layer: there is no ReLU between them)"
-    return replace(violation, finding=replace(found, problem=told))
+    return replace(violation, finding=replace(found, problem=found.problem + told))
 
 
 def _require_layers(choice: Mapping[str, int], names: list[str]) -> None:

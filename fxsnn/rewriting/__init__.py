@@ -13,6 +13,7 @@ from fxsnn.rewriting.affine_ways import (
     is_on_images,
     pools_alike,
     pools_maxima_alike,
+    swap_calls,
     way_forward,
 )
 from fxsnn.rewriting.composition import composed, is_in_front_of_activation, layer_in_front, why_apart
@@ -112,6 +113,7 @@ __all__ = [
     "step_ratio",
     "substitute",
     "sum_of",
+    "swap_calls",
     "terms_of",
     "way_forward",
     "why_apart",

@@ -17,6 +17,7 @@ from fxsnn.layers import Add, Affine, FixedSize, Lift, LowBit, Spiking, Spread, 
 from fxsnn.rewriting.affine_calls import affine_of, is_arithmetic, source_of_affine
 
 _IN_FRONT = "put the batch norm between the layer and its ReLU, where it can always be folded in"
+_ELSEWHERE = 'convert for a target with convolutions of 1x1, such as "generic"'
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,18 @@ def can_give(graph: Graph, node: Node, affine: Affine) -> bool:
     return not isinstance(layer, LowBit | Spiking) and affine.channels in (1, len(layer.weight))
 
 
+def swap_calls(graph: Graph, first: Node, second: Node) -> None:
+    """Let two calls, of which the second alone reads the first, change places."""
+    source = next(one for one in first.all_input_nodes if one.op != "get_attr")
+    second.replace_all_uses_with(first)
+    second.replace_input_with(first, source)
+    first.replace_input_with(source, second)
+    second.append(first)
+    for constant in first.all_input_nodes:
+        if constant.op == "get_attr" and graph.sole_user(constant) is first:
+            first.prepend(constant)
+
+
 def about_affine(graph: Graph, node: Node) -> Finding | None:
     """Why an `Affine` cannot stay where it is, and could not go anywhere else; `None` where it can stay.
 
@@ -139,10 +152,10 @@ def about_affine(graph: Graph, node: Node) -> Finding | None:
         return graph.finding(node, f"{what}, and what it gives is read by {readers}", "Let one layer read it")
     if graph.is_a(blocked, nn.Conv2d) and pads_with_zeros(graph[blocked]):
         where = f"in front of {graph.name(blocked)}, which pads with zeros: its windows at the border read fewer shifts"
-        remedy = f"Train with padding=0 in {graph.name(blocked)}, or {_IN_FRONT}"
+        remedy = f"Train with padding=0 in {graph.name(blocked)}, or {_IN_FRONT}, or {_ELSEWHERE}"
     elif graph.is_a(blocked, nn.AvgPool2d):
         where = f"in front of {graph.name(blocked)}, whose windows at the border average zeros as well"
-        remedy = f"Train with padding=0 in {graph.name(blocked)}, or {_IN_FRONT}"
+        remedy = f"Train with padding=0 in {graph.name(blocked)}, or {_IN_FRONT}, or {_ELSEWHERE}"
     elif graph.is_a(blocked, *Activation):
         where = f"between activations, in front of {graph.name(blocked)}: no layer with weights reads it"
         remedy = "Put a convolution or fully connected layer between, or leave one activation out"

@@ -54,7 +54,7 @@ def test_a_scale_of_one_branch_is_not_lost(convert: Any, name: str) -> None:
 def test_where_it_cannot_be_done_it_is_refused() -> None:
     model = joined(lambda m, x, y: torch.cat([5 * x, y.relu()], 1), 8)
     report = fxsnn.check(model, target="hw_v1.0", bits=2, example=images())
-    assert "it scales and shifts each channel between activations" in str(report)
+    assert "it scales and shifts each channel, which no layer beside it can take in" in str(report)
     graph = in_front(model, images())
     (node,) = graph.nodes(Add)
     kept, relu = graph[node], graph.sole_user(node)
@@ -79,3 +79,78 @@ def test_a_convolution_without_a_negative_weight_has_neurons_and_no_pairs(conver
     assert not CheckConvRelu().findings(graph)
     snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)
     assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+
+
+# In front of a convolution that pads ----------------------------------------------------------------------------------
+
+PADDED = {
+    "batch norm": lambda m, x, y: m.norm(x),
+    "shift": lambda m, x, y: x + 1,
+    "reversed": lambda m, x, y: 1 - x,
+    "pooled": lambda m, x, y: F.avg_pool2d(m.norm(x), 2),
+    "pooled with padding": lambda m, x, y: F.avg_pool2d(m.norm(x), 3, 1, 1),
+    "by hand": lambda m, x, y: F.pad(m.norm(x), (1, 0, 0, 1)),
+    "upsampled": lambda m, x, y: F.interpolate(m.norm(x), scale_factor=2),
+    "maxima": lambda m, x, y: F.max_pool2d(m.norm(x), 2),
+    "leaky": lambda m, x, y: m.norm(F.leaky_relu(y)),
+    "clipped": lambda m, x, y: m.norm(F.relu6(x)),
+    "two readers": lambda m, x, y: F.relu(m.second(m.norm(x)) + m.third(m.norm(x))),
+    "sum": lambda m, x, y: (lambda z: F.relu(z + m.third(z)))(m.norm(x)),
+    "behind one another": lambda m, x, y: m.norm(F.relu(m.third(m.norm(x)))),
+}
+
+
+def with_padding(name: str, **options: Any) -> nn.Module:
+    """Such a network, whose last convolution pads."""
+    model = joined(PADDED[name])
+    model.last = nn.Conv2d(4, 6, 3, padding=1, **options)
+    with torch.no_grad():
+        model.norm.bias.copy_(torch.tensor([0.3, -0.4, 0.2, -0.1]))
+    return model
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_what_a_padded_convolution_cannot_take_in_has_neurons(convert: Any, name: str) -> None:
+    model, x = with_padding(name), images(24)
+    options = {"max_pool": "rectifiers"} if name == "maxima" else {}
+    snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x, **options)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.97
+
+
+def test_each_channel_has_a_neuron_for_each_sign() -> None:
+    model = with_padding("batch norm")
+    graph = in_front(model, images())
+    layer: Any = graph["norm"]
+    reader: Any = graph["last"]
+    assert (layer.in_channels, layer.out_channels, layer.groups, layer.kernel_size) == (4, 8, 4, (1, 1))
+    assert reader.in_channels == 8
+    assert torch.equal(reader.weight[:, ::2], -reader.weight[:, 1::2])
+
+
+def test_one_is_enough_where_nothing_is_negative() -> None:
+    graph = in_front(with_padding("shift"), images())
+    assert [layer.out_channels for node in graph.nodes(nn.Conv2d) if (layer := graph[node]).groups == 4] == [4]
+    assert graph["last"].in_channels == 4
+
+
+def test_groups_read_both_signs_of_their_own_channels(convert: Any) -> None:
+    model, x = with_padding("batch norm", groups=2), images(24)
+    snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.97
+
+
+def test_a_chip_without_convolutions_of_one_pixel_says_where_it_goes() -> None:
+    model = with_padding("batch norm")
+    report = fxsnn.check(model, target="hw_v1.0", bits=2, example=images())
+    (finding,) = report.findings
+    assert "last, which pads with zeros" in finding.problem
+    assert 'such as "generic"' in finding.remedy
+    assert fxsnn.check(model, target="generic", bits=2, example=images()).ok
+
+
+def test_a_limit_of_channels_says_that_signs_count_twice() -> None:
+    narrow = fxsnn.HardwareTarget("narrow", input_channels={(1, 1): {4: 9}, (3, 3): {4: 6}})
+    report = fxsnn.check(with_padding("batch norm"), target=narrow, bits=4, example=images())
+    (violation,) = report.violations
+    assert violation.layer == "last"
+    assert "it reads norm twice, once for each sign" in violation.finding.problem

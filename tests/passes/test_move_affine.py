@@ -267,12 +267,13 @@ def test_what_cannot_be_moved_is_refused_by_name_with_a_remedy(layers: list[nn.M
     if isinstance(layers[-3], nn.Conv2d):
         layers = [*layers[:-2], nn.ReLU(), *layers[-2:]]
     model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *layers))
-    report = fxsnn.check(model, target="generic", bits=4, example=images())
+    narrow = fxsnn.HardwareTarget("narrow", input_channels={(3, 3): {4: 4}})  # no convolutions of one pixel
+    report = fxsnn.check(model, target=narrow, bits=4, example=images())
     assert len(report.findings) == 1, report.findings
     for word in words:
         assert word in str(report.findings[0])
     with quiet(), pytest.raises(fxsnn.ModelError):
-        fxsnn.convert(model, target="generic", bits=4, calibration_data=images())
+        fxsnn.convert(model, target=narrow, bits=4, calibration_data=images())
 
 
 @pytest.mark.parametrize(
