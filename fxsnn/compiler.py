@@ -108,7 +108,7 @@ def pipeline(
         AbsorbPadding()
         MoveAffine()
         MergeLinear()
-        GiveAffineNeurons()
+        GiveAffineNeurons(convolutions=False)
         CheckConvRelu()
         CheckLimits(bits=2)
         FoldBatchNorm()
