@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -43,6 +44,10 @@ SATURATED_SHARE = 0.05
 LOST_SHARE = 0.5
 """The input counts as lost when more than this share of the images' numbers that are not zero round to zero."""
 _WIDEST_INPUT = 16
+_SEEN_ONCE = (
+    "  the input: it clips a few numbers far out of range, and thresholds were found with them, since the data can be "
+    "read only once; give a tensor, a list of batches or a DataLoader, or take hot pixels and other outliers off them"
+)
 
 
 class CalibrateThresholds(Pass):
@@ -53,7 +58,8 @@ class CalibrateThresholds(Pass):
     levels, too (QCFS), the upper end is the threshold, whatever the data.
 
     The step of the input is that of the largest magnitude of the images, unless another costs surely less squared error
-    of rounding and clipping. Every image counts alike: its errors are relative to its energy. Without data the largest
+    of rounding and clipping. Every image counts alike: its errors are relative to its energy. Where some numbers are
+    far out of range, thresholds are those of clipped images: data are gone through once more. Without data the largest
     magnitude is taken as 4. Where an `Affine` stands on the images, all this is about what it gives, which is rounded.
 
     Args:
@@ -114,6 +120,16 @@ class CalibrateThresholds(Pass):
         else:
             histograms, magnitudes = observe(graph, activations, self.data, progress=self.progress)
         troubles = []
+        if self.input_bits is not None:
+            unit = self._unit(magnitudes, self.input_bits)
+            if magnitudes is not None:
+                troubles.extend(self._input_troubles(magnitudes, unit, self.input_bits))
+            _round_input(graph, unit, self.input_bits)
+            if magnitudes is not None and magnitudes.shares(unit, self.input_bits).clipped:
+                if isinstance(self.data, Iterator):
+                    troubles.append(_SEEN_ONCE)
+                else:  # layers never see what the input clips
+                    histograms, _ = observe(graph, activations, self.data, progress=self.progress)
         for node, histogram in histograms.items():
             bound: Bound | None = getattr(graph[node], "bound", None)
             clipped = self._clipped(histogram, bound, 1 - 2 * torch.finfo(graph.dtype).eps)
@@ -122,18 +138,6 @@ class CalibrateThresholds(Pass):
                 meant |= self.method == "auto" and clipped.threshold < self._percentile(histogram)
                 troubles.extend(_troubles(_layer_name(graph, node), clipped.summary, saturates=meant))
             graph.replace(node, clipped)
-        if self.input_bits is not None:
-            unit = self._unit(magnitudes, self.input_bits)
-            if magnitudes is not None:
-                troubles.extend(self._input_troubles(magnitudes, unit, self.input_bits))
-            node, affine = normalised_images(graph)
-            averages = graph.body(AverageFrames)
-            graph.bypass_for(graph.body(), averages)  # the rounded input gives the mean itself
-            quantized = QuantizedInput(unit, self.input_bits, affine, frames=bool(averages)).eval()
-            if affine is None:
-                graph.insert_after(graph.input(), QUANTIZED_INPUT, quantized)
-            else:
-                graph.replace(node, quantized)
         if self.data is None:
             warn(
                 "thresholds were derived without data, from batch norm statistics and Gaussian moments, for images of "
@@ -191,6 +195,18 @@ class CalibrateThresholds(Pass):
     def _percentile(self, histogram: Histogram) -> float:
         # A very sparse layer can have its percentile at zero; then its rare activations are all that counts.
         return histogram.quantile(self.percentile / 100) or histogram.largest
+
+
+def _round_input(graph: Graph, unit: float, bits: int) -> None:
+    """Let the body read the images as integers of so many bits, each worth `unit`."""
+    node, affine = normalised_images(graph)
+    averages = graph.body(AverageFrames)
+    graph.bypass_for(graph.body(), averages)  # the rounded input gives the mean itself
+    quantized = QuantizedInput(unit, bits, affine, frames=bool(averages)).eval()
+    if affine is None:
+        graph.insert_after(graph.input(), QUANTIZED_INPUT, quantized)
+    else:
+        graph.replace(node, quantized)
 
 
 def _without_data(graph: Graph, activations: list[Node]) -> dict[Node, Histogram]:

@@ -27,6 +27,7 @@ from fxsnn.layers import Add, Affine, ClippedReLU, Concat, FixedSize, FlattenMap
 from fxsnn.numerics import all_finite
 from fxsnn.rewriting import (
     NOTHING_TO_CONVERT,
+    OF_A_SIZE,
     NotRewritten,
     Pass,
     about_affine,
@@ -35,6 +36,7 @@ from fxsnn.rewriting import (
     facts,
     fixed_window,
     has_open_window,
+    is_on_images,
     is_padding,
     padding_of,
     reader_of,
@@ -182,7 +184,8 @@ def _about_layer(graph: Graph, node: Node) -> Iterator[Finding]:
     layer: Any = graph[node]
     kind = "convolution" if isinstance(layer, nn.Conv2d) else "hidden fully connected layer"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
-        yield graph.finding(node, f"its padding_mode is {layer.padding_mode!r}; allowed is 'zeros'", "Pad with zeros")
+        problem = f"its padding_mode is {layer.padding_mode!r}, and the size of its maps is not known"
+        yield graph.finding(node, problem, OF_A_SIZE)
     rows = graph.reads_features(node) or has_open_window(graph, node.all_input_nodes[0])  # that is refused itself
     if isinstance(layer, nn.Linear) and not rows:
         yield graph.finding(
@@ -274,7 +277,8 @@ def _about_relu(graph: Graph, node: Node) -> Iterator[Finding]:
         source = source.all_input_nodes[0]
     if graph.is_a(source, Lift):
         source = source.all_input_nodes[0]
-    if source.op != "placeholder" and not graph.is_a(source, *_KNOWN):
+    on_images = source.op == "placeholder" or (graph.is_a(source, Affine) and is_on_images(graph, source))
+    if not on_images and not graph.is_a(source, *_KNOWN):
         return  # what it follows is refused itself
     if not graph.is_a(source, *Weighted, Add, *Pooling):
         yield graph.finding(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Activation, Graph, Norm, Weighted, in_front_of_layers
-from fxsnn.layers import Add, Affine, Spread, Wiring, along_inputs, conv_like
+from fxsnn.layers import Add, Affine, FixedSize, Lift, Spread, Wiring, along_inputs, conv_like
 from fxsnn.rewriting import Pass, adds_up_activations, facts, is_on_images, swap_calls, way_forward
 
 
@@ -19,6 +20,8 @@ class GiveAffineNeurons(Pass):
     In front of a convolution that pads it is a convolution of 1x1, each channel by itself, with a ReLU: every chip has
     that. Where it may be negative each channel has two, `ReLU(z)` and `ReLU(-z)`, and the layer that pads reads both,
     with weights of both signs. So it is with a batch norm behind its ReLU, poolings between or not.
+
+    In front of a ReLU on the images it is such a convolution, too: the first layer.
 
     What only an activation reads, a batch norm between two ReLUs as dense blocks have it, what wiring reads, such as a
     scale of one branch of a concatenation, and what several read becomes a sum of one input: neurons that read each
@@ -37,6 +40,7 @@ class GiveAffineNeurons(Pass):
         ...     nn.Conv2d(1, 2, 3), nn.ReLU(), nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(),
         ...     nn.Flatten(), nn.Linear(144, 2),
         ... ).eval()
+        >>> _ = nn.init.constant_(net[2].bias, -0.5)
         >>> step = GiveAffineNeurons()(RecognizeAffine()(fxsnn.capture(net)).after)
         >>> step.after["2"], step.after["3"].in_channels
         (Conv2d(2, 4, kernel_size=(1, 1), stride=(1, 1), groups=2), 4)
@@ -52,15 +56,21 @@ class GiveAffineNeurons(Pass):
         for node in graph.body(Affine):
             affine: Any = graph[node]
             if is_on_images(graph, node):
+                if self.convolutions:
+                    _give_to_images(graph, node, affine)
                 continue
-            for behind in way_forward(graph, node, affine, set(graph.body())).past:
-                swap_calls(graph, node, behind)
+            way = way_forward(graph, node, affine, set(graph.body()))
+            for behind in takewhile(lambda one: graph.is_a(one, nn.AvgPool2d, nn.MaxPool2d), way.past):
+                swap_calls(graph, node, behind)  # fewer neurons
             reader = _convolution_behind(graph, node)
             if reader is not None:
                 if self.convolutions:
                     _put_convolution(graph, node, affine, reader)
             elif len(node.users) > 1 or graph.is_a(graph.sole_user(node), *Activation, Wiring):
                 graph.replace(node, Add(affine.scale[None], affine.shift).eval())
+        if self.convolutions:
+            for node in graph.body(*Activation):
+                _stand_before_images(graph, node)
         body, inner = set(graph.body()), in_front_of_layers(graph.module)
         for node in graph.nodes(Add, *Weighted):
             spikes = node in (inner if graph.is_a(node, Add) else body)
@@ -83,31 +93,60 @@ def _convolution_behind(graph: Graph, node: Node) -> Node | None:
     return behind
 
 
+def _give_to_images(graph: Graph, node: Node, affine: Affine) -> None:
+    """Let a convolution of 1x1 stand for what is done to images in front of an activation, which then is its own."""
+    between: list[Node] = []
+    behind = graph.sole_user(node)
+    while behind is not None and graph.is_a(behind, Lift, FixedSize):
+        between.append(behind)
+        behind = graph.sole_user(behind)
+    channels = graph.input_channels if affine.channels == 1 else affine.channels
+    if channels is not None and not graph.reads_features(node) and graph.is_a(behind, *Activation):
+        for one in between:
+            swap_calls(graph, node, one)
+        graph.replace(node, _convolution(affine, channels, torch.ones(1, dtype=torch.float64), graph.dtype))
+
+
+def _stand_before_images(graph: Graph, node: Node) -> None:
+    """Let a convolution of 1x1 that changes nothing read the images in front of an activation."""
+    source, channels = node.all_input_nodes[0], graph.input_channels
+    if channels is None or graph.reads_features(node):
+        return
+    if source.op == "placeholder" or (graph.is_a(source, Lift, FixedSize) and is_on_images(graph, source)):
+        one = torch.ones(1, dtype=torch.float64, device=graph.device)
+        same = _convolution(Affine(one, one * 0), channels, torch.ones(1, dtype=torch.float64), graph.dtype)
+        layer = graph.call_before(node, f"{graph.name(node)}_images", same, [source])
+        node.replace_input_with(source, layer)
+
+
 def _put_convolution(graph: Graph, node: Node, affine: Affine, reader: Node) -> None:
     """Let a convolution of 1x1 stand for it, of each channel or of both signs of each."""
     layer: Any = graph[reader]
-    channels, like = layer.in_channels, layer.weight
-    scale, shift = (part.to(like.device).expand(channels) for part in (affine.scale, affine.shift))
-    signs = _signs(scale, shift)
-    new = nn.Conv2d(channels, channels * len(signs), 1, groups=channels, device="meta").eval()
-    new.weight, new.bias = (
-        nn.Parameter((part[:, None] * signs).flatten().to(like.dtype), requires_grad=False) for part in (scale, shift)
-    )
-    new.weight = nn.Parameter(new.weight.detach().view(-1, 1, 1, 1), requires_grad=False)
-    graph.replace(node, new)
+    signs = _signs(affine)
+    graph.replace(node, _convolution(affine, layer.in_channels, signs, layer.weight.dtype))
     graph.insert_after(node, f"{graph.name(node)}_relu", nn.ReLU().eval())
     if len(signs) > 1:
         both: Any = conv_like(nn.Conv2d, layer)
         both.in_channels *= 2
-        weight = like.detach().repeat_interleave(2, 1)
-        both.weight = nn.Parameter(
-            weight * along_inputs(signs.repeat(channels), both).to(like.dtype), like.requires_grad
-        )
+        weight = layer.weight.detach().repeat_interleave(2, 1)
+        weight = weight * along_inputs(signs.to(weight).repeat(layer.in_channels), both)
+        both.weight = nn.Parameter(weight, layer.weight.requires_grad)
         both.reads_signs_of = graph.name(node)
         graph.replace(reader, both)
 
 
-def _signs(scale: Tensor, shift: Tensor) -> Tensor:
+def _convolution(affine: Affine, channels: int, signs: Tensor, dtype: torch.dtype) -> nn.Conv2d:
+    """What scales and shifts each channel by itself, and gives that with each of the signs."""
+    new = nn.Conv2d(channels, channels * len(signs), 1, groups=channels, device="meta").eval()
+    weight, bias = (
+        (part.expand(channels)[:, None] * signs.to(part)).flatten().to(dtype) for part in (affine.scale, affine.shift)
+    )
+    new.weight = nn.Parameter(weight.view(-1, 1, 1, 1), requires_grad=False)
+    new.bias = nn.Parameter(bias, requires_grad=False)
+    return new
+
+
+def _signs(affine: Affine) -> Tensor:
     """Of the neurons of each channel that reads numbers from zero up: one, where that is enough for all."""
-    enough = not scale.is_meta and bool(((scale >= 0) & (shift >= 0)).all())
-    return torch.tensor([1.0] if enough else [1.0, -1.0], dtype=torch.float64, device=scale.device)
+    enough = not affine.scale.is_meta and bool(((affine.scale >= 0) & (affine.shift >= 0)).all())
+    return torch.tensor([1.0] if enough else [1.0, -1.0], dtype=torch.float64)

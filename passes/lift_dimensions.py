@@ -176,6 +176,11 @@ def _adaptive_average(pool: nn.AdaptiveAvgPool1d) -> nn.Module:
     return nn.AdaptiveAvgPool2d((1, size if isinstance(size, int) else size[0]))
 
 
+def _across(kind: Callable[..., nn.Module]) -> Callable[[Any], nn.Module]:
+    """Makes of a padding of signals one of maps of one row."""
+    return lambda pad: kind((*pad.padding, 0, 0))
+
+
 def _padding(pad: nn.ZeroPad1d) -> nn.Module:
     return nn.ZeroPad2d((*pad.padding, 0, 0))
 
@@ -187,5 +192,8 @@ _EQUALS: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
     nn.AdaptiveAvgPool1d: _adaptive_average,
     nn.MaxPool1d: _maximum,
     nn.ZeroPad1d: _padding,
+    nn.ReflectionPad1d: _across(nn.ReflectionPad2d),
+    nn.ReplicationPad1d: _across(nn.ReplicationPad2d),
+    nn.CircularPad1d: _across(nn.CircularPad2d),
 }
 """Layers that read signals, and nothing else."""

@@ -22,6 +22,11 @@ from fxsnn.rewriting import (
     way_forward,
 )
 
+_UNEVEN = 2
+"""Channels whose scales differ by more would lose more than a bit of the input to others."""
+_FAR_OFF = 4
+"""Normalised numbers lie within about so many deviations of zero."""
+
 
 class MoveAffine(Pass):
     """Each `Affine` of the body becomes a part of a layer, or of the tail, or stands directly behind the images.
@@ -32,7 +37,9 @@ class MoveAffine(Pass):
       through average poolings and flattening: into a fully connected one always, into a convolution where there is no
       shift or no padding with zeros. A shift cannot pass a padded pooling either.
     * What only poolings separate from the tail goes behind them, as it is.
-    * On the images, what cannot go into the first layer is done when they are rounded to the integer input.
+    * On the images, what cannot go into the first layer is done when they are rounded to the integer input. So is what
+      brings channels of unlike ranges into one, or numbers far from zero near it: the integers have one step for all
+      channels, and would have few of them left for what such a layer reads.
 
     All else stays, for `CheckConvRelu` to speak about.
 
@@ -63,8 +70,20 @@ class MoveAffine(Pass):
             affine = affine_of(graph, node)
             if affine is None or (graph.is_a(node, Affine) and _into_layer_before(graph, node, affine)):
                 continue
+            if is_on_images(graph, node) and _needs_own_range(affine):
+                continue
             _forward(graph, node, _without_magnitude(graph, node, affine) if graph.is_a(node, Affine) else affine)
         _pool_before_tail(graph)
+
+
+def _needs_own_range(affine: Affine) -> bool:
+    """Whether integers of the images as they are would be coarse beside those of what it makes of them."""
+    if affine.scale.is_meta:
+        return False
+    sizes = affine.scale.abs()
+    sizes = sizes[sizes > 0]
+    uneven = len(sizes) > 0 and bool(sizes.max() > _UNEVEN * sizes.min())
+    return uneven or bool((affine.shift.abs() > _FAR_OFF).any())
 
 
 def _join_next(graph: Graph, node: Node) -> None:

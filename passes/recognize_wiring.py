@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from math import prod
+from typing import Any
 
 import torch
 from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph, in_front_of_layers, keeps_shape, value_sizes
-from fxsnn.layers import Add, Channels, Concat, FlattenMaps, Wiring
+from fxsnn.layers import Add, Channels, Concat, FlattenMaps, Wiring, conv_like
 from fxsnn.rewriting import Pass, channels_of, concatenated, facts, fix_size, movement_of, name_inside, put_sum
+
+_PADS: Mapping[str, Callable[..., nn.Module]] = {
+    "reflect": nn.ReflectionPad2d,
+    "replicate": nn.ReplicationPad2d,
+    "circular": nn.CircularPad2d,
+}
+"""What pads as a convolution does by itself, by its `padding_mode`."""
 
 
 class RecognizeWiring(Pass):
@@ -21,6 +29,8 @@ class RecognizeWiring(Pass):
     These are `Channels` (slices, `chunk`, `split`, channel shuffles), `Repeat` (upsampling to the nearest neighbour),
     `PixelShuffle`, `Places` and `Spread` (every second row, crops), `Turn` (flips, transposes). What several calls do
     together is one layer, or none where all numbers come back to their places.
+
+    So does the padding of a convolution that reflects, repeats or goes round, where the size of images is known.
 
     A flatten of maps that such a layer reads becomes `FlattenMaps`, where the size of images is known; the graph then
     takes images of that size only.
@@ -49,6 +59,8 @@ class RecognizeWiring(Pass):
             if node in inner and (read := _concatenated(graph, node)) is not None:
                 _put(graph, node, "cat", Concat().eval(), read)
         sizes, of_any_size = cache(lambda: value_sizes(graph)), True
+        for node in inner.intersection(graph.nodes(nn.Conv2d)):
+            inner = inner | _pad_apart(graph, node, sizes)
         for node in graph:  # what stands before it are layers by then
             if node in inner and (found := movement_of(graph, node, sizes)) is not None:
                 of_any_size = of_any_size and found.of_any_size
@@ -67,6 +79,23 @@ class RecognizeWiring(Pass):
                 put_sum(graph, node, zip(read, add.factor, strict=True), add.shift)
         for node in graph.nodes(Concat):
             _read_once(graph, node)
+
+
+def _pad_apart(graph: Graph, node: Node, sizes: Callable[[], Mapping[Node, tuple[int, ...]]]) -> set[Node]:
+    """Let a call in front of a convolution pad by numbers of the map; the call, if there is one."""
+    layer: Any = graph[node]
+    (source,), sides = node.all_input_nodes, layer._reversed_padding_repeated_twice
+    if layer.padding_mode not in _PADS or (any(sides) and not sizes().get(source)):
+        return set()
+    new = conv_like(nn.Conv2d, layer, (0, 0))
+    new.padding_mode = "zeros"
+    graph.replace(node, new)
+    if not any(sides):
+        return set()
+    pads = _PADS[layer.padding_mode](tuple(sides)).eval()
+    before = graph.call_before(node, f"{graph.name(node)}_padding", pads, [source])
+    node.replace_input_with(source, before)
+    return {before}
 
 
 def _know_places(graph: Graph, node: Node, sizes: Callable[[], Mapping[Node, tuple[int, ...]]]) -> bool:

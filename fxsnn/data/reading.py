@@ -3,7 +3,7 @@
 | outputs | labels | meaning |
 |---|---|---|
 | [N, C], C from 2; [N, C, 1, 1] too | integers [N] or [N, 1] | classes: the largest output decides |
-| [N] or [N, 1] | 0 and 1 of any type, [N] or [N, 1] | two classes: the sign decides, behind a sigmoid 0.5 |
+| [N] or [N, 1] | 0 and 1 of any type, [N] or [N, 1] | two classes: the sign decides, of probabilities 0.5 |
 | [N] or [N, 1] | other floats, [N] or [N, 1] | values |
 | of any other shape | floats of the same shape | values |
 
@@ -12,6 +12,7 @@ All else is refused, and so are several outputs. Values have no accuracy.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -21,9 +22,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxsnn.errors import DataError
+from fxsnn.errors import AccuracyWarning, DataError, warn
 from fxsnn.layers import in_words, is_readable
 
+_TRIED = 8
+"""So many images are tried at `_FAR` times their contrast."""
+_FAR = 1_000.0
 _GIVE_A_LOSS = "tell fine-tuning what they mean by a function, loss=..."
 
 
@@ -148,10 +152,49 @@ def require_accuracy(reading: Reading, labels: Tensor, remedy: str) -> Reading:
 
 
 def gives_probabilities(network: Callable[[Tensor], Any], images: Tensor) -> bool:
-    """Whether the last thing that a network computes is a sigmoid; it is run once more to see."""
+    """Whether what a network gives are probabilities; it is run again to see.
+
+    They are if the last thing that it computes is a sigmoid, or if all lie between 0 and 1 whatever it is given: logits
+    grow with the images, and have both signs. What has one sign only and is no probability is warned of.
+    """
     with torch.no_grad(), _Sigmoids() as seen:
         outputs = network(images)
-        return isinstance(outputs, Tensor) and seen.holds(outputs)
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+        return False
+    if seen.holds(outputs):
+        return True
+    far = _far_from(network, images)
+    low, high = _range_of_all([outputs, *far]) if far else (0.0, 0.0)
+    if 0 <= low < high <= 1:
+        return True
+    if low < high and (low >= 0 or high <= 0):
+        warn(
+            f"the network's one output goes from {low:.4g} to {high:.4g}, whatever images it is given, and its sign is "
+            "to decide between two classes: let it give logits, or probabilities from 0 to 1",
+            AccuracyWarning,
+        )
+    return False
+
+
+def _far_from(network: Callable[[Tensor], Any], images: Tensor) -> list[Tensor]:
+    """What a network gives for images of too much contrast, and for noise; nothing, if it does not take such."""
+    some = images[:_TRIED]
+    if not some.is_floating_point():
+        return []
+    noise = torch.randn(some.shape, generator=torch.Generator().manual_seed(0)).to(some)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of images out of range
+        try:
+            return [network(_FAR * one) for one in (some, -some, noise)]
+        except Exception:  # a user's forward may check what it is given, in any way
+            return []
+
+
+def _range_of_all(outputs: list[Tensor]) -> tuple[float, float]:
+    """The lowest and the highest of all numbers that are such."""
+    numbers = torch.cat([one.detach().double().flatten() for one in outputs])
+    numbers = numbers[~numbers.isnan()]
+    return (float(numbers.min()), float(numbers.max())) if len(numbers) else (0.0, 0.0)
 
 
 class _Sigmoids(TorchDispatchMode):

@@ -17,6 +17,11 @@ Norm = (nn.BatchNorm1d, nn.BatchNorm2d)
 Transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 """Layers with weights of which the front end makes convolutions."""
 Weighted = (nn.Conv2d, nn.Linear)
+PaddingByValues = (
+    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d,
+    nn.CircularPad1d, nn.CircularPad2d,
+)  # fmt: skip
+"""Layers that pad with numbers of the map."""
 _HOLDS_OTHERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 

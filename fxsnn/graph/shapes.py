@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.fx.node import Node
 
 from fxsnn.graph.body import ancestors
-from fxsnn.graph.kinds import Activation, Norm, Transposed, Weighted, calls_a
+from fxsnn.graph.kinds import Activation, Norm, PaddingByValues, Transposed, Weighted, calls_a
 from fxsnn.layers import Affine, AverageFrames, Encode, FixedSize, ImageForm, Lift, QuantizedInput, WithinChannels
 
 _KEEP_SHAPES = (
@@ -92,7 +92,7 @@ def _form_for_layers(module: fx.GraphModule, image_size: tuple[int, ...] | None)
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and not lifts:
         return ImageForm(layer.in_channels, 4)
     windows = (Lift, WithinChannels, nn.AvgPool1d, nn.AvgPool2d, nn.ConstantPad1d, nn.ConstantPad2d)
-    known = (*windows, AverageFrames, QuantizedInput)
+    known = (*windows, *PaddingByValues, AverageFrames, QuantizedInput)
     if not all(keeps_shape(node, module) or calls_a(module, node, *known) for node in before):
         return ImageForm()
     if not isinstance(layer, nn.Linear):

@@ -32,7 +32,7 @@ from fxsnn.rewriting.neurons import (
     neurons_of,
     step_ratio,
 )
-from fxsnn.rewriting.padding import is_padding, padded, padding_of, reader_of
+from fxsnn.rewriting.padding import OF_A_SIZE, is_padding, padded, padding_of, reader_of
 from fxsnn.rewriting.pipeline import Pipeline
 from fxsnn.rewriting.reasons import NotRewritten
 from fxsnn.rewriting.remedies import about_unsupported
@@ -54,6 +54,7 @@ from fxsnn.rewriting.windows import (
 
 __all__ = [
     "NOTHING_TO_CONVERT",
+    "OF_A_SIZE",
     "FixedWindow",
     "Neurons",
     "NotRewritten",

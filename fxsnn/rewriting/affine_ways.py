@@ -13,7 +13,7 @@ from torch.fx.node import Node
 
 from fxsnn.errors import Finding
 from fxsnn.graph import Activation, Graph, Norm, Weighted, normalised_images
-from fxsnn.layers import Add, Affine, FixedSize, Lift, LowBit, Spiking, Spread, Wiring
+from fxsnn.layers import Add, Affine, FixedSize, Lift, LowBit, Spiking, Spread, Wiring, WithinChannels
 from fxsnn.rewriting.affine_calls import affine_of, is_arithmetic, source_of_affine
 
 _IN_FRONT = "put the batch norm between the layer and its ReLU, where it can always be folded in"
@@ -64,6 +64,9 @@ def way_forward(graph: Graph, node: Node, affine: Affine, body: set[Node], *, pa
 def _can_pass(graph: Graph, node: Node, affine: Affine) -> bool:
     if graph.is_a(node, Spread):
         return not affine.shifts
+    module = graph[node] if node.op == "call_module" else None
+    if isinstance(module, WithinChannels):
+        return not module.pads
     pools = pools_alike(graph, node, affine) or pools_maxima_alike(graph, node, affine)
     return pools or graph.is_a(node, nn.Flatten, nn.AdaptiveAvgPool2d, FixedSize, Lift)
 

@@ -15,7 +15,7 @@ from fxsnn.rewriting.reasons import NotRewritten
 
 NONE: Sides = (0, 0, 0, 0)
 _CONSTANT = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
-_OF_A_SIZE = "Pad with zeros, or give example=..., images of the size that the network is for"
+OF_A_SIZE = "Pad with zeros, or give example=..., images of the size that the network is for"
 _OTHER = ("ReflectionPad", "ReplicationPad", "CircularPad")
 
 
@@ -39,14 +39,14 @@ def padding_of(graph: Graph, node: Node) -> Sides:
     if node.op == "call_module":
         module: Any = graph[node]
         if not isinstance(module, _CONSTANT):
-            raise NotRewritten(f"{type(module).__name__} pads with values of the map", _OF_A_SIZE)
+            raise NotRewritten(f"{type(module).__name__} pads with values of the map", OF_A_SIZE)
         around, mode, value = list(module.padding), "constant", module.value
     else:
         names = ("pad", "mode", "value") if node.target is F.pad else ("pad", "value")
         given = {"mode": "constant", "value": None, **dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
         mode, value, around = given["mode"], given["value"], given["pad"]
     if mode != "constant":
-        raise NotRewritten(f"its mode is {mode!r}", _OF_A_SIZE)
+        raise NotRewritten(f"its mode is {mode!r}", OF_A_SIZE)
     if isinstance(value, Node) or value not in (None, 0):
         raise NotRewritten(f"it pads with {value}", "Pad with zeros")
     if not isinstance(around, list | tuple) or not all(isinstance(side, int) for side in around):

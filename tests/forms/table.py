@@ -76,7 +76,7 @@ LAYERS = (
     Form("x = F.dropout(x, 0.5, self.training)", _OUT, "pooling"),
     Form("x = F.dropout(x)", at="pooling", refused="at every call"),
     Form("x = nn.Identity()(x)", _OUT, "pooling"),
-    Form("self.conv = nn.Conv2d(3, 6, 3, padding=1, padding_mode='reflect')", at="made", refused="padding_mode"),
+    Form("self.conv = nn.Conv2d(3, 6, 3, padding=1, padding_mode='reflect')", _WIRING + ", in front of it", "made"),
     Form("x = self.same(F.relu(self.same(F.relu(self.conv(x)))))", "a `SpikeConv2d` for each call", "convolution",
          _SAME),
     Form("x = F.conv2d(x, self.conv.weight, self.conv.bias)", "`SpikeConv2d`", "convolution"),

@@ -208,10 +208,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "negative": (lambda: network(nn.ZeroPad2d(-1)), r"its padding (-1, -1, -1, -1) is negative: it cuts the map"),
     "half of it negative": (lambda: network(nn.ZeroPad2d((1, -1, 0, 0))), "is negative"),
     "channels": (lambda: Calls(lambda x: F.pad(x[:, :2], (0, 0, 0, 0, 0, 1))), "adds channels or images"),  # of images
-    "a convolution that reflects": (
-        lambda: nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU()),
-        "its padding_mode is 'reflect'",
-    ),
 }
 
 

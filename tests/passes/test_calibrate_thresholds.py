@@ -365,3 +365,35 @@ class TestActivationsWithAnUpperEndOfTheirOwn:
         assert thresholds(again)["5"] == 1.0
         assert thresholds(again)["1"] <= 0.1
         assert CalibrateThresholds(DATA, method="max")(again).after.text() == once.text()
+
+
+# Images far out of range ----------------------------------------------------------------------------------------------
+
+
+def with_hot_pixels() -> tuple[Tensor, Tensor]:
+    """Images, and the same with three pixels of 1,000."""
+    clean = torch.rand(48, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    hot = clean.clone()
+    hot[[0, 7, 14], 0, 3, [1, 2, 3]] = 1_000
+    return clean, hot
+
+
+@pytest.mark.parametrize("method", ["percentile", "mse", "auto"])
+def test_thresholds_are_those_of_images_as_the_input_clips_them(method: str) -> None:
+    clean, hot = with_hot_pixels()
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5)))
+    found = []
+    for data in (clean, hot):
+        graph = CalibrateThresholds(data, method)(fxsnn.capture(model)).after
+        (node,) = graph.nodes(ClippedReLU)
+        clipped = graph[node]
+        assert isinstance(clipped, ClippedReLU)
+        found.append(clipped.threshold)
+    assert found[0] <= found[1] < 2 * found[0]
+
+
+def test_data_that_can_be_read_once_say_that_thresholds_are_those_of_all_numbers() -> None:
+    _, hot = with_hot_pixels()
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5)))
+    with pytest.warns(CalibrationWarning, match="since the data can be read only once; give a tensor"):
+        CalibrateThresholds(iter([hot]))(fxsnn.capture(model))

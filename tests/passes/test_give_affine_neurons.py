@@ -13,7 +13,7 @@ import fxsnn
 from fxsnn.layers import Add, Affine
 from fxsnn.passes import CheckConvRelu, GiveAffineNeurons
 from tests.joining import correlation, joined
-from tests.nets import images, in_front
+from tests.nets import images, in_front, seeded
 
 BETWEEN = joined(lambda m, x, y: F.relu(m.norm(x)) + F.relu(m.third(x)))
 
@@ -154,3 +154,32 @@ def test_a_limit_of_channels_says_that_signs_count_twice() -> None:
     (violation,) = report.violations
     assert violation.layer == "last"
     assert "it reads norm twice, once for each sign" in violation.finding.problem
+
+
+# In front of a ReLU on the images ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_a_norm_and_a_relu_on_the_images_are_the_first_layer(convert: Any, dimensions: int) -> None:
+    """As networks with their activations in front have it."""
+    norm, conv = (nn.BatchNorm1d, nn.Conv1d) if dimensions == 1 else (nn.BatchNorm2d, nn.Conv2d)
+    x = torch.randn(64, 3, *[10] * dimensions, generator=torch.Generator().manual_seed(0))
+    model = seeded(
+        lambda: nn.Sequential(norm(3), nn.ReLU(), conv(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+    )
+    model(x)
+    snn = convert(model, target="generic", bits=4, timesteps=128, calibration_data=x)
+    assert [row.layer for row in snn.report.layers] == ["0", "2"]
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+    with pytest.raises(fxsnn.ModelError, match="directly behind the layer"):
+        convert(model, target="hw_v1.0", bits=2, calibration_data=x)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_a_relu_on_the_images_is_a_layer(convert: Any, dimensions: int) -> None:
+    conv = nn.Conv1d if dimensions == 1 else nn.Conv2d
+    x = torch.randn(64, 3, *[10] * dimensions, generator=torch.Generator().manual_seed(0))
+    model = seeded(lambda: nn.Sequential(nn.ReLU(), conv(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5)))
+    model(x)
+    snn = convert(model, target="generic", bits=4, timesteps=128, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98

@@ -15,6 +15,7 @@ from fxsnn.checking import rewrite_in_front
 from fxsnn.graph import Graph, Norm
 from fxsnn.layers import Affine, input_shift
 from fxsnn.passes import FRONT_END, CheckConvRelu, FoldBatchNorm, MoveAffine
+from tests.joining import correlation
 from tests.nets import images, seeded
 from tests.random_networks import quiet, random_seeds
 from tests.sharing import cases
@@ -169,10 +170,38 @@ def test_signals_are_scaled_and_shifted_in_front_of_what_lifts_them() -> None:
 def test_vectors_are_scaled_and_shifted_by_the_first_layer() -> None:
     model = seeded(
         lambda: nn.Sequential(
-            nn.BatchNorm1d(8), nn.Linear(8, 6), nn.ReLU(), Normalise(6), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)
+            Normalise(8), nn.Linear(8, 6), nn.ReLU(), Normalise(6), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)
         )
     )
     assert names(front(model, torch.randn(5, 8))) == ["1", "2", "4", "5", "6"]
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_what_brings_channels_into_one_range_is_done_before_they_are_rounded(dimensions: int, convert: Any) -> None:
+    """Integers of channels as they are have one step, that of the widest."""
+    ranges = torch.tensor([1.0, 100.0, 0.01, 3.0])
+    norm, first, sizes = {
+        1: (nn.BatchNorm1d(4), nn.Linear(4, 32), (96, 4)),
+        2: (nn.BatchNorm1d(4), nn.Conv1d(4, 16, 3), (96, 4, 9)),
+        3: (nn.BatchNorm2d(4), nn.Conv2d(4, 16, 3), (96, 4, 9, 9)),
+    }[dimensions]
+    x = torch.rand(sizes, generator=torch.Generator().manual_seed(0)) * ranges.view(-1, *[1] * (dimensions - 1))
+    model = seeded(lambda: nn.Sequential(norm, first, nn.ReLU(), nn.Flatten(), nn.LazyLinear(5)))
+    norm.reset_parameters()
+    norm.train()(x)
+    norm.momentum = None
+    model.train()(x)
+    model.eval()
+    snn = convert(model, target="generic", bits=4, timesteps=128, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+
+
+def test_what_is_far_from_zero_is_brought_near_it_before_it_is_rounded() -> None:
+    near, far = (
+        front(nn.Sequential(Scale(4, -mean), nn.Conv2d(3, 4, 3), nn.ReLU(), *end(400)), images()) for mean in (2, 20)
+    )
+    assert not near.nodes(Affine)
+    assert len(far.nodes(Affine)) == 1
 
 
 def rising_norm(channels: int = 4) -> nn.BatchNorm2d:

@@ -305,3 +305,51 @@ def test_such_a_network_takes_images_of_one_size(convert: Any) -> None:
     snn = convert(rows(*ROWS["means"][:2]), target="generic", bits=4, timesteps=4, calibration_data=images(4))
     with pytest.raises(fxsnn.errors.DataError, match=r"\[N, 3, 12, 12\]"):
         snn(images(2, size=14))
+
+
+# Convolutions that pad by numbers of the map --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("options", [{"padding": 1}, {"padding": "same"}, {"padding": (2, 1), "stride": 2}], ids=str)
+@pytest.mark.parametrize("target", ["generic", "hw_v1.0"])
+def test_padding_of_a_convolution_by_numbers_of_the_map_is_wiring(
+    convert: Any, mode: Any, options: dict[str, Any], target: str
+) -> None:
+    def conv(channels: int) -> nn.Conv2d:
+        return nn.Conv2d(channels, 6, 3, padding_mode=mode, **options)
+
+    x = images(24)
+    model = seeded(lambda: nn.Sequential(conv(3), nn.ReLU(), conv(6), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5)))
+    model(x)
+    snn = convert(model, target=target, bits=4, timesteps=128, calibration_data=x)
+    assert sum(isinstance(layer, Select) for layer in snn.modules()) == 2
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+
+
+def test_signals_are_padded_by_their_own_numbers_too(convert: Any) -> None:
+    x = torch.rand(24, 2, 20, generator=torch.Generator().manual_seed(0))
+    model = seeded(
+        lambda: nn.Sequential(
+            *(nn.Conv1d(2, 6, 5, padding=2, padding_mode="circular"), nn.ReLU()),
+            *(nn.ReplicationPad1d(1), nn.Conv1d(6, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(120, 5)),
+        )
+    )
+    snn = convert(model, target="generic", bits=4, timesteps=128, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+
+
+def test_without_a_size_such_padding_asks_for_one() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, padding_mode="reflect"), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(6, 5),
+    ).eval()  # fmt: skip
+    (finding,) = fxsnn.check(model, target="generic", bits=4).findings
+    assert "its padding_mode is 'reflect', and the size of its maps is not known" in finding.problem
+    assert "give example=" in finding.remedy
+    assert fxsnn.check(model, target="generic", bits=4, example=images()).ok
+
+
+def test_no_padding_is_none_in_any_mode() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding_mode="reflect"), nn.ReLU(), nn.Flatten(), nn.Linear(216, 5)).eval()
+    assert fxsnn.check(model, target="generic", bits=4).ok

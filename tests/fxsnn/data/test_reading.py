@@ -13,11 +13,22 @@ from torch import Tensor, nn
 
 from fxsnn.data import gives_probabilities, reading_of, reading_without_labels, require_outputs
 from fxsnn.data.reading import Meaning, Reading
-from fxsnn.errors import DataError
+from fxsnn.errors import AccuracyWarning, DataError
 from fxsnn.insight import accuracy
 
 TYPES = (torch.uint8, torch.int32, torch.int64, torch.bool, torch.float32, torch.float64)
 SIZES = st.integers(1, 20)
+
+
+class Call(nn.Module):
+    """A function as a layer."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 def numbers(draw: Any, *shape: int, low: float = -3, high: float = 3) -> Tensor:
@@ -131,13 +142,45 @@ def test_without_labels_one_output_says_a_class_only_behind_a_sigmoid() -> None:
         (nn.Sequential(nn.Sigmoid(), nn.Flatten(0)), True),
         (nn.Hardsigmoid(), True),
         (nn.Identity(), False),
-        (nn.Sequential(nn.Sigmoid(), nn.Linear(1, 1)), False),
+        (nn.Sequential(nn.Sigmoid(), Call(lambda x: x - 0.5)), False),
         (nn.Tanh(), False),
     ],
     ids=str,
 )
 def test_probabilities_are_what_a_sigmoid_gives_last(last: nn.Module, expected: bool) -> None:
     assert gives_probabilities(nn.Sequential(nn.Linear(3, 1), last), torch.rand(5, 3)) == expected
+
+
+PROBABILITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "by hand": lambda x: 1 / (1 + (-x).exp()),
+    "tanh": lambda x: (x.tanh() + 1) / 2,
+    "of the other class": lambda x: 1 - (-x).sigmoid(),
+    "kept off the ends": lambda x: x.sigmoid().clamp(1e-6, 1 - 1e-6),
+    "of two": lambda x: torch.cat([-x, x], 1).softmax(1)[:, 1],
+    "clamped": lambda x: (x + 0.5).clamp(0, 1),
+}
+
+
+@pytest.mark.parametrize("name", PROBABILITIES)
+def test_probabilities_lie_between_0_and_1_whatever_is_given(name: str) -> None:
+    """However they are written."""
+    images = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
+    layer = nn.Linear(3, 1)
+    given = PROBABILITIES[name]
+    assert gives_probabilities(lambda x: given(layer(x)), images)
+    labels = (layer(images) > 0).long().squeeze(1)
+    assert accuracy(lambda x: given(layer(x)), [(images, labels)]) == 100
+
+
+def test_logits_that_happen_to_lie_between_0_and_1_are_logits() -> None:
+    layer = nn.Linear(3, 1)
+    assert not gives_probabilities(lambda x: 0.5 + layer(x) / 100, torch.rand(5, 3))
+
+
+@pytest.mark.parametrize("last", [nn.LogSigmoid(), Call(lambda x: 100 * x.sigmoid()), nn.Softplus()], ids=str)
+def test_one_output_that_has_one_sign_whatever_is_given_is_warned_of(last: nn.Module) -> None:
+    with pytest.warns(AccuracyWarning, match="whatever images it is given, and its sign is to decide"):
+        assert not gives_probabilities(nn.Sequential(nn.Linear(3, 1), last), torch.rand(5, 3))
 
 
 def test_probabilities_are_known_in_parts_and_other_types() -> None:
