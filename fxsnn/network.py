@@ -497,6 +497,17 @@ class SpikingNetwork(nn.Module):
     def _spiking_layers(self) -> list[tuple[str, Spiking]]:
         return [(name, module) for name, module in self.named_modules() if isinstance(module, Spiking)]
 
+    def __prepare_scriptable__(self) -> Any:
+        """What `torch.jit.script` asks for before it reads code.
+
+        Raises:
+            OptionError: always; the code of engines is none that TorchScript can read.
+        """
+        raise OptionError(
+            "torch.jit.script cannot read the code of a SpikingNetwork; torch.jit.trace(snn, images) makes a program of "
+            "TorchScript with the very logits, for any number of images"
+        )
+
     def extra_repr(self) -> str:
         """Shown by `print`."""
         return f"target={self.__target.name}, timesteps={self.timesteps}, reset={self.reset!r}, engine={self.engine!r}"

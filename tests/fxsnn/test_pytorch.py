@@ -117,6 +117,16 @@ class TestTracing:
         with pytest.raises(fxsnn.DataError, match=r"images have shape \[2, 1, 12, 12\], that is 1 channels"):
             torch.jit.trace(network(), images(2, channels=1))
 
+    @pytest.mark.parametrize("within", [False, True], ids=["alone", "within another module"])
+    def test_scripting_is_refused_and_the_trace_that_the_message_names_can_be_scripted(self, within: bool) -> None:
+        snn = network()
+        with pytest.raises(fxsnn.OptionError, match=r"torch\.jit\.trace\(snn, images\) makes a program"):
+            torch.jit.script(nn.Sequential(snn) if within else snn)
+        traced: Any = torch.jit.trace(snn, images(2))
+        scripted: Any = torch.jit.script(nn.Sequential(traced) if within else traced)
+        with torch.no_grad():
+            assert torch.equal(scripted(images(5, seed=3)), snn(images(5, seed=3)))
+
     @pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript", "ignore:The feature will be removed")
     @pytest.mark.parametrize("name", ["modules", pytest.param("functional", marks=pytest.mark.slow)])
     def test_the_old_exporter_of_onnx_takes_any_number_of_images(self, name: str) -> None:
