@@ -504,8 +504,8 @@ class SpikingNetwork(nn.Module):
             OptionError: always; the code of engines is none that TorchScript can read.
         """
         raise OptionError(
-            "torch.jit.script cannot read the code of a SpikingNetwork; torch.jit.trace(snn, images) makes a program of "
-            "TorchScript with the very logits, for any number of images"
+            "torch.jit.script cannot read the code of a SpikingNetwork; torch.jit.trace(snn, images) makes a program "
+            "of TorchScript with the very logits, for any number of images"
         )
 
     def extra_repr(self) -> str:
