@@ -98,6 +98,7 @@ def pipeline(
         DropIdleReLUs()
         FoldConstants()
         GatherWeights()
+        RecognizeMixing()
         RecognizeAffine()
         LiftDimensions()
         SeparateCalls()

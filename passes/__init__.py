@@ -24,6 +24,7 @@ from fxsnn.passes.pair_signed_values import PairSignedValues
 from fxsnn.passes.quantize_weights import QuantizeWeights
 from fxsnn.passes.recognize_activations import RecognizeActivations
 from fxsnn.passes.recognize_affine import RecognizeAffine
+from fxsnn.passes.recognize_mixing import RecognizeMixing
 from fxsnn.passes.recognize_sums import RecognizeSums
 from fxsnn.passes.recognize_wiring import RecognizeWiring
 from fxsnn.passes.replace_activation import ReplaceActivation
@@ -40,6 +41,7 @@ FRONT_END = (
     DropIdleReLUs(),
     FoldConstants(),
     GatherWeights(),
+    RecognizeMixing(),
     RecognizeAffine(),
     LiftDimensions(),
     SeparateCalls(),
@@ -98,6 +100,7 @@ __all__ = [
     "QuantizeWeights",
     "RecognizeActivations",
     "RecognizeAffine",
+    "RecognizeMixing",
     "RecognizeSums",
     "RecognizeWiring",
     "ReplaceActivation",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Graph, Norm
+from fxsnn.graph import Graph, Norm, Weighted
 from fxsnn.layers import Affine, FixedSize, Lift, norm_with_affine_behind, with_affine_behind, with_affine_in_front
 from fxsnn.rewriting import (
     Pass,
@@ -70,7 +70,9 @@ class MoveAffine(Pass):
             affine = affine_of(graph, node)
             if affine is None or (graph.is_a(node, Affine) and _into_layer_before(graph, node, affine)):
                 continue
-            if is_on_images(graph, node) and _needs_own_range(affine):
+            if is_on_images(graph, node) and (
+                _needs_own_range(affine) or _is_read_by_first_of_two(graph, node, affine)
+            ):
                 continue
             _forward(graph, node, _without_magnitude(graph, node, affine) if graph.is_a(node, Affine) else affine)
         _pool_before_tail(graph)
@@ -84,6 +86,15 @@ def _needs_own_range(affine: Affine) -> bool:
     sizes = sizes[sizes > 0]
     uneven = len(sizes) > 0 and bool(sizes.max() > _UNEVEN * sizes.min())
     return uneven or bool((affine.shift.abs() > _FAR_OFF).any())
+
+
+def _is_read_by_first_of_two(graph: Graph, node: Node, affine: Affine) -> bool:
+    """Whether the layer that could take it in will be one with a layer behind it, which it could not be with a bias."""
+    into = way_forward(graph, node, affine, set(graph.body())).into
+    behind = None if into is None else graph.sole_user(into)
+    while graph.is_a(behind, *Norm) and behind is not None:
+        behind = graph.sole_user(behind)
+    return graph.is_a(behind, *Weighted)
 
 
 def _join_next(graph: Graph, node: Node) -> None:

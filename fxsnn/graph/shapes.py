@@ -89,11 +89,12 @@ def _form_for_layers(module: fx.GraphModule, image_size: tuple[int, ...] | None)
     ):
         return ImageForm()  # they are those of what the layer reads, not of images
     lifts = [node for node in before if calls_a(module, node, Lift)]
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and not lifts:
-        return ImageForm(layer.in_channels, 4)
     windows = (Lift, WithinChannels, nn.AvgPool1d, nn.AvgPool2d, nn.ConstantPad1d, nn.ConstantPad2d)
     known = (*windows, *PaddingByValues, AverageFrames, QuantizedInput)
-    if not all(keeps_shape(node, module) or calls_a(module, node, *known) for node in before):
+    keep = all(keeps_shape(node, module) or calls_a(module, node, *known) for node in before)
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and not lifts:
+        return ImageForm(layer.in_channels, 4) if keep or image_size is None else ImageForm(image_size[0], 4)
+    if not keep:
         return ImageForm()
     if not isinstance(layer, nn.Linear):
         return ImageForm(layer.in_channels, 3)

@@ -43,7 +43,7 @@ def layer_in_front(graph: Graph, node: Node) -> tuple[Node, list[Node]] | None:
 
 def _reads_no_spikes(graph: Graph, node: Node) -> bool:
     """Whether a linear layer is no pooling of spikes."""
-    while graph.is_a(node, nn.AvgPool2d, *Norm, Lift, FixedSize):
+    while graph.is_a(node, nn.AvgPool2d, *Norm, Affine, Lift, FixedSize):
         node = node.all_input_nodes[0]
     return node.op == "placeholder" or graph.is_a(node, *Weighted)
 
@@ -117,7 +117,7 @@ def why_apart(graph: Graph, first: Node, second: Node) -> NotRewritten | None:
 
 def _channels(graph: Graph, first: Node, second: Node) -> int:
     """Of the map between two layers, and of the map in front of a pooling."""
-    while graph.is_a(first, nn.AvgPool2d, *Norm, Lift, FixedSize):
+    while graph.is_a(first, nn.AvgPool2d, *Norm, Affine, Lift, FixedSize):
         first = first.all_input_nodes[0]
     if graph.is_a(first, nn.Conv2d):
         return graph[first].out_channels  # type: ignore[return-value]  # fx types it wider

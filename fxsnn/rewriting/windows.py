@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Graph
+from fxsnn.graph import Graph, normalised_images
 from fxsnn.layers import FixedSize, Lower, pair
 from fxsnn.rewriting.reasons import NotRewritten
 
@@ -230,7 +230,9 @@ def is_squeeze(node: Node) -> bool:
 def fix_size(graph: Graph) -> None:
     """Let a graph take images of the size with which it was captured only, since something in it follows from that."""
     if graph.image_size is not None and not graph.nodes(FixedSize):
-        graph.insert_after(graph.input(), "fixed_size", FixedSize(tuple(graph.image_size)).eval())
+        first, affine = normalised_images(graph)  # what is done when images are rounded stays on them
+        first = graph.input() if affine is None else first
+        graph.insert_after(first, "fixed_size", FixedSize(tuple(graph.image_size)).eval())
 
 
 def maps_of(graph: Graph, node: Node) -> Node:

@@ -20,6 +20,7 @@ from fxsnn.layers import FoldedConv2d, sides_of
 from fxsnn.passes import CheckConvRelu, FoldBatchNorm, MergeLinear
 from tests import reference
 from tests.engines import ENGINES
+from tests.joining import correlation
 from tests.nets import images, in_front, seeded
 from tests.random_networks import quiet, random_seeds
 from tests.test_against_reference import whole
@@ -336,3 +337,19 @@ def test_the_error_budget_and_fine_tuning_know_the_layers() -> None:
             model, target="generic", bits=4, calibration_data=x, finetune=fxsnn.Finetune((x, labels), epochs=1)
         )
         assert "pointwise" in str(error_budget(model, snn, (x, labels)))
+
+
+def test_a_norm_and_a_pooling_on_the_images_leave_one_layer(convert: Any) -> None:
+    layers = (
+        nn.BatchNorm2d(3),
+        nn.AvgPool2d(2),
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.LazyLinear(5),
+    )
+    x = torch.rand(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = seeded(lambda: nn.Sequential(*layers))
+    model(x)
+    snn = convert(model, target="generic", bits=4, timesteps=128, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.98
