@@ -207,7 +207,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "another value": (lambda: network(nn.ConstantPad2d(1, 0.5)), "it pads with 0.5. Pad with zeros"),
     "negative": (lambda: network(nn.ZeroPad2d(-1)), r"its padding (-1, -1, -1, -1) is negative: it cuts the map"),
     "half of it negative": (lambda: network(nn.ZeroPad2d((1, -1, 0, 0))), "is negative"),
-    "channels": (lambda: Calls(lambda x: F.pad(x[:, :2], (0, 0, 0, 0, 0, 1))), "adds channels or images"),  # of images
+    "channels": (lambda: Calls(lambda x: F.pad(x[:, :2].abs(), (0, 0, 0, 0, 0, 1))), "adds channels or images"),
 }
 
 
