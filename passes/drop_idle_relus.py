@@ -5,11 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from fxsnn.graph import Graph
-from fxsnn.layers import BoundedReLU
-from fxsnn.rewriting import Pass, facts
-
-_AVERAGES = (nn.AvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d)
-_KEEP_THE_SIGN = (*_AVERAGES, nn.MaxPool2d, nn.MaxPool1d, nn.Flatten)
+from fxsnn.rewriting import Pass, facts, is_nowhere_negative
 
 
 class DropIdleReLUs(Pass):
@@ -29,8 +25,5 @@ class DropIdleReLUs(Pass):
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
         for node in graph.body(nn.ReLU):
-            source = node.all_input_nodes[0]
-            while graph.is_a(source, *_KEEP_THE_SIGN):
-                source = source.all_input_nodes[0]
-            if graph.is_a(source, nn.ReLU, BoundedReLU):
+            if is_nowhere_negative(graph, node.all_input_nodes[0]):
                 graph.bypass(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 import torch
@@ -104,19 +105,48 @@ LEVELS: Mapping[str, tuple[Callable[[], nn.Module], float, int]] = {
     "one level": (lambda: Levels(0.5, 1), 0.5, 1),
     "round": (lambda: Own(lambda m, x: (x.clamp(0, 1) * 15).round() / 15), 1.0, 15),
     "data": (lambda: Own(lambda m, x: (lambda y: y + ((y + 0.5).floor() - y).data)(x.clamp(0, 3))), 3.0, 3),
+    "int": (lambda: Own(lambda m, x: (x / m.c * 4 + 0.5).clamp(0, 4).int().float() / 4 * m.c, c=2.0), 2.0, 4),
+    "long, and the type of x": (lambda: Own(lambda _, x: (x * 4 + 0.5).long().to(x.dtype).clamp(0, 4) / 4), 1.0, 4),
+    "fake quantisation": (lambda: Own(lambda _, x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, 0, 15)), 1.5, 15),
+    "greater than a half": (lambda: Own(lambda _, x: (x > 0.5).float()), 1.0, 1),
 }
-REFUSED: Mapping[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
-    "Hardtanh": (nn.Hardtanh, lambda: nn.Hardtanh(0, 1)),
-    "from 0.1 on": (lambda: Own(lambda _, x: x.clamp(0.1, 1)), lambda: Own(lambda _, x: x.clamp(0, 1))),
-    "without a lower end": (lambda: Own(lambda _, x: x.clamp(max=1)), lambda: Own(lambda _, x: x.clamp(0, 1))),
-    "floor": (
-        lambda: Own(lambda m, x: (x / m.c).clamp(0, 1).mul(4).floor() / 4 * m.c, c=2.0),
-        lambda: Own(lambda m, x: (x / m.c).clamp(0, 1).mul(4).add(0.5).floor() / 4 * m.c, c=2.0),
+SHIFTED: Mapping[str, tuple[Callable[[], nn.Module], float, int | None]] = {
+    "Hardsigmoid": (nn.Hardsigmoid, 6.0, None),
+    "F.hardsigmoid": (lambda: Own(lambda _, x: F.hardsigmoid(x)), 6.0, None),
+    "hard sigmoid by hand": (lambda: Own(lambda _, x: (0.2 * x + 0.5).clamp(0, 1)), 1.0, None),
+    "Hardtanh": (nn.Hardtanh, 2.0, None),
+    "Hardtanh by absolute values": (lambda: Own(lambda _, x: ((x + 1).abs() - (x - 1).abs()) * 0.5), 2.0, None),
+    "from 0.1 on": (lambda: Own(lambda _, x: x.clamp(0.1, 1)), 0.9, None),
+    "downwards": (lambda: Own(lambda _, x: torch.where(x > 1, -1.0, torch.where(x < 0, 1.0, 1 - 2 * x))), 1.0, None),
+    "without an upper end": (lambda: Own(lambda _, x: x.clamp(min=-1)), inf, None),
+    "Threshold": (lambda: nn.Threshold(0.2, 0.2), inf, None),
+    "without a lower end": (lambda: Own(lambda _, x: x.clamp(max=1)), inf, None),
+    "floor": (lambda: Own(lambda m, x: (x / m.c).clamp(0, 1).mul(4).floor() / 4 * m.c, c=2.0), 1.0, 4),
+    "floor by int": (lambda: Own(lambda m, x: (x / m.c).clamp(0, 1).mul(4).int().float() / 4 * m.c, c=2.0), 1.0, 4),
+    "round from -1 on": (lambda: Own(lambda _, x: (x.clamp(-1, 1) * 4).round() / 4), 2.0, 8),
+    "fake quantisation with a zero point": (
+        lambda: Own(lambda _, x: torch.fake_quantize_per_tensor_affine(x, 0.25, 4, 0, 15)),
+        3.75,
+        15,
     ),
+}
+"""Activations beside the origin: the upper end and the levels of what they are, scaled and shifted."""
+_TOPS = torch.linspace(0.2, 1, 8).view(8, 1, 1)
+BOUNDED_CHANNELS: Mapping[str, Callable[[], nn.Module]] = {
+    "minimum": lambda: Own(lambda m, x: x.relu().minimum(m.tops), tops=_TOPS),
+    "min of a buffer of images": lambda: Own(lambda m, x: torch.min(F.relu(x), m.tops), tops=_TOPS[None]),
+    "clamp between tensors": lambda: Own(lambda m, x: x.clamp(torch.zeros(1), m.tops), tops=_TOPS),
+    "where": lambda: Own(lambda m, x: torch.where(x > m.tops, m.tops, x.relu()), tops=_TOPS),
+    "scaled": lambda: Own(lambda m, x: (x / m.tops).clamp(0, 1) * m.tops, tops=_TOPS),
+    "PACT": lambda: Own(lambda m, x: 0.5 * (x.abs() - (x - m.tops).abs() + m.tops), tops=_TOPS),
+    "levels": lambda: Own(lambda m, x: ((x / m.tops).clamp(0, 1) * 4 + 0.5).floor() / 4 * m.tops, tops=_TOPS),
+}
+"""Upper ends that differ between the 8 channels."""
+REFUSED: Mapping[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "ceil": (lambda: Own(lambda _, x: (x.clamp(0, 1) * 4).ceil() / 4), nn.ReLU6),
-    "a bound for each channel": (
-        lambda: Own(lambda m, x: x.relu().minimum(m.c), c=torch.rand(8, 1, 1)),
-        lambda: Own(lambda m, x: x.relu().minimum(m.c.amax()), c=torch.rand(8, 1, 1)),
+    "ceil of a quotient": (
+        lambda: Own(lambda m, x: (x / m.c).clamp(0, 1).mul(4).ceil() / 4 * m.c, c=2.0),
+        lambda: Own(lambda m, x: (x / m.c).clamp(0, 1).mul(4).add(0.5).floor() / 4 * m.c, c=2.0),
     ),
     "LeakyReLU": (nn.LeakyReLU, nn.ReLU),
     "PReLU": (lambda: nn.PReLU(8, init=0.01), nn.ReLU),

@@ -5,6 +5,7 @@ Open `graph.py` first. It imports data, layers, chip, display and the ground.
 
 from fxsnn.graph.agreement import require_agreement
 from fxsnn.graph.body import in_front_of_layers, made_of_activations, meant_to_spike
+from fxsnn.graph.casts import fake_quantized
 from fxsnn.graph.copying import copied
 from fxsnn.graph.fitting import fit
 from fxsnn.graph.graph import Graph, largest_difference, require_graph
@@ -46,6 +47,7 @@ __all__ = [
     "capture_sharing",
     "capture_untried",
     "copied",
+    "fake_quantized",
     "fit",
     "in_front_of_layers",
     "is_torchvision_normalize",

@@ -24,6 +24,7 @@ from fxsnn.data import accepted
 from fxsnn.display import Drawing, aligned, html
 from fxsnn.errors import DataError, Finding, GraphError, OptionError
 from fxsnn.graph.body import ancestors, last_of_body
+from fxsnn.graph.casts import cast_alike
 from fxsnn.graph.copying import ONE_TRACES, copied
 from fxsnn.graph.example_images import random_images
 from fxsnn.graph.in_place import drop_unread
@@ -327,10 +328,12 @@ class Graph:
 
     @neutral()
     def detached(self, dtype: torch.dtype | None = None) -> Graph:
-        """Another graph with tensors of its own, those of a floating type cast to `dtype`."""
+        """Another graph with tensors of its own, those of a floating type cast to `dtype`, in forward, too."""
         other = Graph(copied(self.module, lambda tensor: tensor.detach().clone()), self.image_size)
         if dtype is not None:
+            cast_alike(other.module.graph, self.dtype, dtype)
             other.module.to(dtype)
+            other.module.graph = other.module.graph  # so torch.fx is told that it has changed
         return other
 
     # Checking --------------------------------------------------------------------------------------------------------

@@ -4,7 +4,12 @@ Open `stages.py` first (Pass, Step), and `pipeline.py`; `neurons.py` says what i
 in place, and `activations.py` knows an activation when it sees one. It imports graph and what lies below.
 """
 
-from fxsnn.rewriting.activations import find_activations, find_nearly_rectifiers, put_activations
+from fxsnn.rewriting.activations import (
+    find_activations,
+    find_nearly_rectifiers,
+    is_nowhere_negative,
+    put_activations,
+)
 from fxsnn.rewriting.affine_calls import affine_of, source_of_affine
 from fxsnn.rewriting.affine_ways import (
     about_affine,
@@ -85,6 +90,7 @@ __all__ = [
     "has_open_window",
     "input_scales",
     "is_in_front_of_activation",
+    "is_nowhere_negative",
     "is_on_images",
     "is_padded",
     "is_padding",

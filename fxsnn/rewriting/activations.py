@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Activation, Graph
+from fxsnn.graph import Activation, Graph, in_front_of_layers
 from fxsnn.layers import Bound, BoundedReLU
-from fxsnn.rewriting.elementwise import Stretch, function_of, is_property, stretches
+from fxsnn.rewriting.elementwise import Stretch, function_of, function_of_channels, is_property, rank_of, stretches
+from fxsnn.rewriting.shifted_activations import shifted_activation_of
 
 _OCTAVES, _STEPS = 40, 32
 """Values are asked for from 2^-40 to 2^40, so many of each doubling."""
@@ -28,7 +31,14 @@ _BESIDE = 1e-9
 """Values are asked for at this relative distance on both sides of a step; on the step itself either may be right."""
 
 
-@dataclass(frozen=True)
+_Line = tuple[float | Tensor, float | Tensor]
+_NOTHING: _Line = (1.0, 0.0)
+
+_AVERAGES = (nn.AvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d)
+_KEEP_THE_SIGN = (*_AVERAGES, nn.MaxPool2d, nn.MaxPool1d, nn.Flatten)
+
+
+@dataclass(frozen=True, eq=False)
 class FoundActivation:
     """Calls that are an activation together.
 
@@ -36,26 +46,94 @@ class FoundActivation:
         start: what they read.
         end: the last of them.
         module: the same as one module.
+        front: what that reads is multiplied with this and shifted by that first: numbers, or one for each channel.
+        behind: the same of what it gives.
     """
 
     start: Node
     end: Node
     module: nn.Module
+    front: _Line = _NOTHING
+    behind: _Line = _NOTHING
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing is scaled or shifted beside it."""
+        return self.front is _NOTHING and self.behind is _NOTHING
 
 
 def find_activations(graph: Graph) -> list[FoundActivation]:
     """All that are written as something else than `nn.ReLU` or one of our layers, the longest ones first."""
-    found = []
+    found: list[FoundActivation] = []
     for stretch in stretches(graph):
         taken = set[Node]()
         for start, nodes in stretch.within():
             if not taken.isdisjoint(nodes) or _is_plain(graph, stretch, nodes):
                 continue
-            module = activation_of(function_of(graph, start, nodes))
-            if module is not None:
+            one = _found(graph, stretch, start, nodes, {other.end for other in found if other.is_alone})
+            if one is not None:
                 taken.update(nodes)
-                found.append(FoundActivation(start, nodes[-1], module.eval()))
-    return found
+                found.append(one)
+    inner = in_front_of_layers(graph.module)  # all else is for the tail to compute
+    return [one for one in found if one.is_alone or one.end in inner]
+
+
+def _found(
+    graph: Graph, stretch: Stretch, start: Node, nodes: list[Node], activations: Collection[Node]
+) -> FoundActivation | None:
+    """What these calls are together; `activations`: calls that are found to be such already."""
+    function = function_of(graph, start, nodes)
+    if is_nowhere_negative(graph, start, activations):
+        function = partial(_behind_relu, function)
+    if (module := activation_of(function)) is not None:
+        return FoundActivation(start, nodes[-1], module.eval())
+    # With what only scales and shifts it, it is no other one.
+    shifted = None if stretch.is_scaled(start, nodes) else shifted_activation_of(function)
+    if shifted is not None:
+        front, behind = (shifted.slope, shifted.shift), (shifted.scale, shifted.offset)
+        return FoundActivation(start, nodes[-1], shifted.module, front, behind)
+    bounds = _bounds_of_channels(graph, start, nodes)
+    if bounds is None:
+        return None
+    module, tops = bounds
+    return FoundActivation(start, nodes[-1], module, (1 / tops, 0.0), (tops, 0.0))
+
+
+def _behind_relu(function: Callable[[Tensor], Tensor | None], x: Tensor) -> Tensor | None:
+    return function(x.clamp_min(0))
+
+
+def is_nowhere_negative(graph: Graph, node: Node, activations: Collection[Node] = ()) -> bool:
+    """Whether a node gives an activation, one of `activations`, or averages or maxima of such, in any shape."""
+    while graph.is_a(node, *_KEEP_THE_SIGN):
+        node = node.all_input_nodes[0]
+    return graph.is_a(node, nn.ReLU, BoundedReLU) or node in activations
+
+
+def _bounds_of_channels(graph: Graph, start: Node, nodes: list[Node]) -> tuple[BoundedReLU, Tensor] | None:
+    """The activation that calls are where each channel has an upper end of its own, for an end of 1; and the ends."""
+    function = function_of_channels(graph, start, nodes)
+    x = _grid()[-1:, None]
+    for _ in range(2):  # the nearer it is, the less is rounded
+        tops = function(x)
+        if tops is None or not bool((torch.isfinite(tops) & (tops > 0)).all()):
+            return None
+        x = 4 * tops
+    tops = x[0] / 4
+
+    def first(x: Tensor) -> Tensor | None:
+        return None if (y := function(x[:, None] * tops)) is None else y[:, 0] / tops[0]
+
+    module = activation_of(first)
+    if not isinstance(module, BoundedReLU):
+        return None
+    x = torch.cat((_grid()[:: _STEPS // 8], torch.linspace(-0.5, 1.5, _FINE // 8, dtype=torch.float64)))
+    if (levels := module.bound.levels) is not None:
+        place = x * levels + 0.5
+        x = x[(place - place.round()).abs() > _BESIDE * levels]
+    y = function(x[:, None] * tops)
+    alike = y is not None and _agree(x[:, None], y / tops, module(x)[:, None], 1.0)
+    return (module.eval(), tops.view(-1, *[1] * (rank_of(graph, nodes[-1]) - 2))) if alike else None
 
 
 def find_nearly_rectifiers(graph: Graph, among: Collection[Node] | None = None) -> list[FoundActivation]:
@@ -75,7 +153,7 @@ def find_nearly_rectifiers(graph: Graph, among: Collection[Node] | None = None) 
             if not taken.isdisjoint(nodes) or all(node in known or stretch.is_linear(node) for node in nodes):
                 continue
             function = function_of(graph, start, nodes)
-            if _is_plain(graph, stretch, nodes) or activation_of(function) is not None:
+            if _is_plain(graph, stretch, nodes) or _is_one(function):
                 known.update(nodes)
             elif _nearly_rectifies(function):
                 taken.update(nodes)
@@ -95,17 +173,42 @@ def put_activations(graph: Graph, found: Collection[FoundActivation]) -> bool:
     whole = graph.copy()  # with all of them: what is its body shows then
     nodes = dict(zip(graph.nodes(), whole.nodes(), strict=True))
     for one in found:
-        _put(whole, nodes[one.start], nodes[one.end], one.module)
+        _put(whole, one, nodes[one.start], nodes[one.end])
     body = set(whole.body())
     spiking = [one for one in found if nodes[one.end] in body]
     for one in spiking:
-        _put(graph, one.start, one.end, one.module)
+        _put(graph, one, one.start, one.end)
     return bool(spiking)
 
 
-def _put(graph: Graph, start: Node, end: Node, module: nn.Module) -> None:
+def _put(graph: Graph, one: FoundActivation, start: Node, end: Node) -> None:
     end.args, end.kwargs = (start,), {}  # by itself `replace` would keep the first input, which may be a constant
-    graph.replace(end, module)
+    graph.replace(end, one.module)
+    readers = list(end.users)
+    _calculate(graph, start, one.front, [end])
+    _calculate(graph, end, one.behind, readers)
+
+
+def _calculate(graph: Graph, node: Node, line: _Line, readers: Collection[Node]) -> None:
+    """Let readers read what a node gives times a factor, and a shift, written as anybody would write it."""
+    for function, number, nothing in zip((operator.mul, operator.add), line, _NOTHING, strict=True):
+        if not isinstance(number, Tensor) and number == nothing:
+            continue
+        factor = _constant(graph, node, number) if isinstance(number, Tensor) else number
+        name = f"{graph.name(node)}_{'scaled' if function is operator.mul else 'shifted'}"
+        with graph.module.graph.inserting_after(node):
+            new = graph.module.graph.create_node("call_function", function, (node, factor), name=name)
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user in readers)
+        node = new
+
+
+def _constant(graph: Graph, node: Node, value: Tensor) -> Node:
+    """A constant of the network, in front of a node."""
+    name = graph.unused_name("bounds")
+    graph.module.register_buffer(name, value.to(graph.device, graph.dtype))
+    with graph.module.graph.inserting_before(node):
+        return graph.module.graph.get_attr(name)
 
 
 def unknown_activations(graph: Graph) -> Iterator[list[Node]]:
@@ -158,6 +261,10 @@ def activation_of(function: Callable[[Tensor], Tensor | None]) -> nn.ReLU | Boun
     place = x / top * levels + 0.5
     sure = (place - place.round()).abs() > _BESIDE / 10
     return rounded if y is not None and _agree(x[sure], y[sure], rounded(x[sure]), top) else None
+
+
+def _is_one(function: Callable[[Tensor], Tensor | None]) -> bool:
+    return activation_of(function) is not None or shifted_activation_of(function) is not None
 
 
 def _nearly_rectifies(function: Callable[[Tensor], Tensor | None]) -> bool:

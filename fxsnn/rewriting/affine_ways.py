@@ -13,10 +13,22 @@ from torch.fx.node import Node
 
 from fxsnn.errors import Finding
 from fxsnn.graph import Activation, Graph, Norm, Weighted, normalised_images
-from fxsnn.layers import Add, Affine, FixedSize, Lift, LowBit, Spiking, Spread, Wiring, WithinChannels
+from fxsnn.layers import (
+    Add,
+    Affine,
+    BoundedReLU,
+    FixedSize,
+    Lift,
+    LowBit,
+    Spiking,
+    Spread,
+    Wiring,
+    WithinChannels,
+)
 from fxsnn.rewriting.affine_calls import affine_of, is_arithmetic, source_of_affine
 
 _IN_FRONT = "put the batch norm between the layer and its ReLU, where it can always be folded in"
+_FROM_ZERO = "use an activation that begins at zero, such as nn.Hardtanh(0, c)"
 _ELSEWHERE = 'convert for a target with convolutions of 1x1, such as "generic"'
 
 
@@ -138,6 +150,14 @@ def swap_calls(graph: Graph, first: Node, second: Node) -> None:
             first.prepend(constant)
 
 
+def _behind_clip(graph: Graph, node: Node) -> bool:
+    """Whether a call reads an activation with an upper end, which may begin elsewhere in the user's words."""
+    before = source_of_affine(graph, node)
+    while before is not None and graph.is_a(before, nn.AvgPool2d, Affine):
+        before = source_of_affine(graph, before)
+    return graph.is_a(before, BoundedReLU)
+
+
 def about_affine(graph: Graph, node: Node) -> Finding | None:
     """Why an `Affine` cannot stay where it is, and could not go anywhere else; `None` where it can stay.
 
@@ -153,12 +173,16 @@ def about_affine(graph: Graph, node: Node) -> Finding | None:
     if blocked is None or len(node.users) > 1:
         readers = ", ".join(graph.name(reader) for reader in sorted(node.users))
         return graph.finding(node, f"{what}, and what it gives is read by {readers}", "Let one layer read it")
+    clips = _behind_clip(graph, node)
+    in_front = (
+        f"{_IN_FRONT}, or use an activation that begins at zero, such as nn.Hardtanh(0, c)" if clips else _IN_FRONT
+    )
     if graph.is_a(blocked, nn.Conv2d) and pads_with_zeros(graph[blocked]):
         where = f"in front of {graph.name(blocked)}, which pads with zeros: its windows at the border read fewer shifts"
-        remedy = f"Train with padding=0 in {graph.name(blocked)}, or {_IN_FRONT}, or {_ELSEWHERE}"
+        remedy = f"Train with padding=0 in {graph.name(blocked)}, or {in_front}, or {_ELSEWHERE}"
     elif graph.is_a(blocked, nn.AvgPool2d):
         where = f"in front of {graph.name(blocked)}, whose windows at the border average zeros as well"
-        remedy = f"Train with padding=0 in {graph.name(blocked)}, or {_IN_FRONT}, or {_ELSEWHERE}"
+        remedy = f"Train with padding=0 in {graph.name(blocked)}, or {in_front}, or {_ELSEWHERE}"
     elif graph.is_a(blocked, *Activation):
         where = f"between activations, in front of {graph.name(blocked)}: no layer with weights reads it"
         remedy = "Put a convolution or fully connected layer between, or leave one activation out"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Graph, writes
+from fxsnn.graph import Graph, fake_quantized, writes
 from fxsnn.layers import BoundedReLU, ClippedReLU
 
 _QUOTIENTS = frozenset(("div", "divide", "true_divide", "truediv"))
@@ -25,18 +25,20 @@ _LINEAR = _PRODUCTS | _QUOTIENTS | {
 }  # fmt: skip
 _CALLS = _LINEAR | frozenset((
     "abs", "absolute", "bool", "ceil", "celu", "clamp", "clamp_max", "clamp_min", "clip", "double", "elu", "eq", "erf",
-    "exp", "expm1", "float", "floor", "floor_divide", "floordiv", "fmax", "fmin", "ge", "gelu", "greater",
-    "greater_equal", "gt", "half", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "heaviside", "int", "le",
-    "leaky_relu", "less", "less_equal", "log", "log1p", "logical_and", "logical_not", "logical_or", "logsigmoid",
-    "long", "lt", "masked_fill", "maximum", "minimum", "mish", "ne", "new_full", "new_ones", "new_tensor", "new_zeros",
-    "ones_like", "pow", "prelu", "relu", "relu6", "round", "selu", "sigmoid", "sign", "silu", "softplus", "softshrink",
-    "softsign", "sqrt", "square", "tanh", "tanhshrink", "threshold", "to", "trunc", "type", "type_as", "where",
-    "zeros_like",
+    "exp", "expm1", "fake_quantize_per_tensor_affine", "fake_quantized", "float", "floor", "floor_divide", "floordiv",
+    "fmax", "fmin", "ge", "gelu", "greater", "greater_equal", "gt", "half", "hardshrink", "hardsigmoid", "hardswish",
+    "hardtanh", "heaviside", "int", "le", "leaky_relu", "less", "less_equal", "log", "log1p", "logical_and",
+    "logical_not", "logical_or", "logsigmoid", "long", "lt", "masked_fill", "maximum", "minimum", "mish", "ne",
+    "new_full", "new_ones", "new_tensor", "new_zeros", "ones_like", "pow", "prelu", "relu", "relu6", "round", "selu",
+    "sigmoid", "sign", "silu", "softplus", "softshrink", "softsign", "sqrt", "square", "tanh", "tanhshrink",
+    "threshold", "to", "trunc", "type", "type_as", "where", "zeros_like",
 ))  # fmt: skip
 """Names of functions and methods."""
 _OF_TWO = ("max", "min")
 """The same, of two tensors: of one tensor they are something else."""
 _OPERATORS = (operator.and_, operator.or_, operator.invert, operator.xor)
+_TO_WHOLE = ("int", "long")
+_CASTS = ("float", "to", "type", "type_as")
 _PROPERTIES = ("data", "device", "dtype")
 
 _MODULES = (
@@ -71,6 +73,17 @@ class Stretch:
         name = _name(node)
         square = any(others) and (name in _QUOTIENTS or (name in _PRODUCTS and first))
         return name in _LINEAR and not square
+
+    def is_scaled(self, start: Node, nodes: list[Node]) -> bool:
+        """Whether calls of a part begin or end with one that scales and shifts, of the rest of them."""
+
+        def of_one(node: Node) -> bool:
+            return (
+                self.is_linear(node) and sum(source is start or source in nodes for source in node.all_input_nodes) == 1
+            )
+
+        first = [node for node in nodes if start in node.all_input_nodes]
+        return len(nodes) > 1 and (of_one(nodes[-1]) or (len(first) == 1 and of_one(first[0])))
 
     def _part(self, start: Node, end: Node) -> list[Node]:
         """The nodes from behind `start` up to `end`; none where other nodes read or are read by something between."""
@@ -117,6 +130,36 @@ def function_of(graph: Graph, start: Node, nodes: Collection[Node]) -> Callable[
     That is also the case where not every number of the output depends on one number of the input alone: where a
     constant has a value for each channel. Constants without values (on the meta device) count as 1.
     """
+    run, rank = _program_of(graph, start, nodes), rank_of(graph, max(nodes))
+
+    def function(x: Tensor) -> Tensor | None:
+        shaped = x.view(*[1] * (rank - 1), -1)
+        y = run(shaped)
+        return None if y is None or y.shape != shaped.shape else y.view(-1)
+
+    return function
+
+
+def function_of_channels(graph: Graph, start: Node, nodes: Collection[Node]) -> Callable[[Tensor], Tensor | None]:
+    """The same of each channel by itself, where constants have a value for each: float64 [n, 1] or [n, C] to [n, C]."""
+    run, rank = _program_of(graph, start, nodes), rank_of(graph, max(nodes))
+
+    def function(x: Tensor) -> Tensor | None:
+        x = x.view(len(x), -1, *[1] * (rank - 2))
+        y = run(x)
+        several = y is not None and y.shape[:1] + y.shape[2:] == x.shape[:1] + x.shape[2:] and y.shape[1] > 1
+        return y.flatten(1) if y is not None and several else None
+
+    return function
+
+
+def rank_of(graph: Graph, node: Node) -> int:
+    """How many dimensions the numbers have that a call gives, the batch included."""
+    return 2 if graph.reads_features(node) else graph.image_form.rank or 4
+
+
+def _program_of(graph: Graph, start: Node, nodes: Collection[Node]) -> Callable[[Tensor], Tensor | None]:
+    """Runs a part of a stretch on float64 of any shape; `None` where that cannot be."""
     needed, waiting = set(nodes), list(nodes)
     while waiting:
         for source in waiting.pop().all_input_nodes:
@@ -129,22 +172,20 @@ def function_of(graph: Graph, start: Node, nodes: Collection[Node]) -> Callable[
         copies[node] = part.node_copy(node, copies.__getitem__)
     part.output(copies[max(nodes)])
     run = _InDoubles(graph.module, part).run
-    rank = 2 if graph.reads_features(max(nodes)) else graph.image_form.rank or 4
 
-    def function(x: Tensor) -> Tensor | None:
-        shaped = x.view(*[1] * (rank - 1), -1)
+    def program(x: Tensor) -> Tensor | None:
         try:
             with torch.no_grad():
-                y = run(shaped)
+                y = run(x)
         except Exception:  # calls of the user's may raise what they like, and then it is no such function
             return None
-        return y.view(-1) if isinstance(y, Tensor) and (y.shape, y.dtype) == (shaped.shape, x.dtype) else None
+        return y if isinstance(y, Tensor) and y.dtype == x.dtype else None
 
-    return function
+    return program
 
 
 class _InDoubles(fx.Interpreter):
-    """Runs a part of a graph on the CPU, its constants in double precision."""
+    """Runs a part of a graph on the CPU, its constants in double precision; what is cast is cast to that."""
 
     def __init__(self, module: fx.GraphModule, part: fx.Graph) -> None:
         super().__init__(module, graph=part)
@@ -152,6 +193,17 @@ class _InDoubles(fx.Interpreter):
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         return _double(super().get_attr(target, args, kwargs))
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target in _TO_WHOLE and len(args) == 1:  # there are larger numbers than these types have
+            return args[0].trunc().to(torch.float64)
+        y = super().call_method(target, args, kwargs)
+        own = target in _CASTS and isinstance(y, Tensor) and y.dtype == torch.float32
+        return args[0].double() if own else y
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        target = fake_quantized if target is torch.fake_quantize_per_tensor_affine else target
+        return super().call_function(target, args, kwargs)
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module: Any = self.fetch_attr(target)

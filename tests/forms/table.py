@@ -10,6 +10,7 @@ _OUT = "taken out"
 _FLAT = "`Flatten`"
 _OPENED = "opened"
 _PERMANENT = "made permanent on the copy"
+_MOVED = "shifted and scaled by the layers around it"
 _TAIL = "the tail, which stays as it is"
 _FOLDED = "folded into the layer in front of it"
 _SUM = "`SpikeAdd`: neurons that add up several inputs"
@@ -175,6 +176,14 @@ ACTIVATIONS = (
     Form("x = torch.where(x > 0, x, 0)", "`ReLU`"),
     Form("x = torch.floor(torch.clamp(x / self.up, 0, 1) * 4 + 0.5) / 4 * self.up", "`BoundedReLU` with 4 levels",
          made="self.up = nn.Parameter(torch.tensor(2.0))"),
+    Form("x = torch.floor(torch.clamp(x / self.up, 0, 1) * 4) / 4 * self.up", f"`BoundedReLU` with 4 levels, {_MOVED}",
+         made="self.up = nn.Parameter(torch.tensor(2.0))"),
+    Form("x = (x.clamp(0, 1) * 4 + 0.5).int().to(x.dtype) / 4", "`BoundedReLU` with 4 levels"),
+    Form("x = F.hardsigmoid(x)", f"`BoundedReLU`, {_MOVED}"),
+    Form("x = self.one(F.hardtanh(x))", f"`BoundedReLU`, {_MOVED}", made="self.one = nn.Conv2d(6, 6, 1)"),
+    Form("x = x.clamp(max=1)", f"`ReLU`, {_MOVED}"),
+    Form("x = torch.min(F.relu(x), self.ends)", "`BoundedReLU`, scaled for each channel by the layers around it",
+         made="self.ends = nn.Parameter(torch.rand(6, 1, 1) + 0.5)"),
 )
 
 DIMENSIONS = (

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fxsnn
 from fxsnn.errors import AccuracyWarning
-from tests.clipped import BOUNDED, LEVELS, Levels, Own, network
+from tests.clipped import BOUNDED, LEVELS, SHIFTED, Levels, Own, network
 from tests.nets import images, seeded
 
 Convert = Callable[..., fxsnn.SpikingNetwork]
@@ -40,7 +40,8 @@ class TestConversion:
             fxsnn.convert(model(), target="generic", bits=4, calibration_data=IMAGES)
 
     def test_rates_come_near_the_activations_with_many_steps(self, convert: Convert) -> None:
-        for build in (BOUNDED["PACT"][0], BOUNDED["F.hardtanh"][0], LEVELS["round"][0]):
+        shifted = (SHIFTED[name][0] for name in ("Hardsigmoid", "Hardtanh", "without a lower end"))
+        for build in (BOUNDED["PACT"][0], BOUNDED["F.hardtanh"][0], LEVELS["round"][0], *shifted):
             own = model(build(), nn.ReLU6())
             snn = convert(own, target="generic", bits=4, calibration_data=IMAGES, timesteps=256)
             with torch.no_grad():
@@ -81,9 +82,14 @@ class TestConversion:
 
     def test_check_promises_what_convert_keeps(self) -> None:
         assert fxsnn.check(model(), target="hw_v1.0", bits=4).ok
-        report = fxsnn.check(model(nn.Hardtanh(-1, 1), nn.ReLU6()), target="hw_v1.0", bits=4)
+        signed = model(nn.Hardtanh(-1, 1), nn.ReLU6())
+        report = fxsnn.check(signed, target="hw_v1.0", bits=4)
         assert not report.ok
-        assert "Train it with nn.ReLU or nn.ReLU6" in str(report)
+        assert "use an activation that begins at zero, such as nn.Hardtanh(0, c)" in str(report)
+        assert fxsnn.check(signed, target="generic", bits=4).ok
+        signed[3] = nn.Conv2d(8, 8, 3)
+        signed[8] = nn.Linear(32, 5)
+        assert fxsnn.check(signed, target="hw_v1.0", bits=4, example=IMAGES).ok
 
 
 class TestAfterwards:

@@ -18,9 +18,9 @@ from fxsnn.graph import Activation, Graph
 from fxsnn.layers import ClippedReLU
 from fxsnn.passes import Canonicalize, CheckConvRelu, RecognizeActivations
 from fxsnn.rewriting import Step
-from tests.clipped import BOUNDED, LEVELS, REFUSED, RELUS, Levels, Own, network
+from tests.clipped import BOUNDED, BOUNDED_CHANNELS, LEVELS, REFUSED, RELUS, SHIFTED, Levels, Own, network
 from tests.joining import UNPAIRED
-from tests.nets import CONVERTIBLE, images, seeded
+from tests.nets import CONVERTIBLE, images, in_front, seeded
 from tests.random_networks import random_seeds
 from tests.sharing import cases
 
@@ -73,6 +73,47 @@ def test_levels_in_any_words(name: str) -> None:
     assert CheckConvRelu().findings(step.after) == []
 
 
+@pytest.mark.parametrize("name", SHIFTED)
+def test_one_beside_the_origin_is_shifted_and_scaled(name: str) -> None:
+    build, top, levels = SHIFTED[name]
+    model = seeded(lambda: network(build(), nn.ReLU()))
+    step = recognized(model)
+    assert step.moved is not None
+    assert step.moved < 1e-13
+    assert bounds(step.after)[0] == (pytest.approx(top, rel=1e-7), levels)
+    assert CheckConvRelu().findings(in_front(model, IMAGES)) == []
+
+
+@pytest.mark.parametrize("name", BOUNDED_CHANNELS)
+def test_each_channel_may_have_an_upper_end(name: str) -> None:
+    """They are scales around an end of 1, which layers take in."""
+    model = seeded(lambda: network(BOUNDED_CHANNELS[name](), nn.ReLU()))
+    step = recognized(model)
+    assert step.moved is not None
+    assert step.moved < 1e-13
+    assert bounds(step.after)[0] == (pytest.approx(1), 4 if name == "levels" else None)
+    assert CheckConvRelu().findings(in_front(model, IMAGES)) == []
+
+
+def test_an_upper_end_for_each_feature() -> None:
+    tops = torch.linspace(0.1, 1, 7)
+    own = Own(lambda m, x: x.relu().minimum(m.tops), tops=tops)
+    vectors = seeded(lambda: nn.Sequential(nn.Linear(6, 7), own, nn.Linear(7, 7), nn.ReLU(), nn.Linear(7, 3)))
+    step = recognized(vectors, torch.randn(3, 6))
+    assert bounds(step.after) == [(1.0, None), (inf, None)]
+
+
+def test_upper_ends_of_places_are_refused() -> None:
+    own = Own(lambda m, x: x.relu().minimum(m.tops), tops=torch.rand(12, 12) + 0.1)
+    assert findings(seeded(lambda: network(own, nn.ReLU())))
+
+
+def test_what_only_the_tail_reads_is_left_to_it() -> None:
+    """Beside the origin it would not be decoded any better than it is computed."""
+    step = recognized(seeded(lambda: nn.Sequential(network(nn.ReLU()), nn.Hardsigmoid())))
+    assert bounds(step.after) == [(inf, None)]
+
+
 @random_seeds(4, slow=71)
 def test_random_networks_compute_what_they_computed(seed: int) -> None:
     """Spellings and bounds at random, on maps, signals and vectors; a second time there is nothing to do."""
@@ -119,7 +160,7 @@ def test_another_activation_is_left_and_refused_with_a_remedy_that_helps(name: s
 
 
 def test_calls_that_are_no_activation_together_are_one_finding() -> None:
-    model = seeded(lambda: network(REFUSED["floor"][0](), nn.ReLU()))
+    model = seeded(lambda: network(REFUSED["ceil of a quotient"][0](), nn.ReLU()))
     about = findings(model)
     assert [finding.layer for finding in about] == ["truediv"]
     assert "with what follows up to mul_1 (mul) it is no activation that is supported" in about[0].problem
@@ -161,13 +202,15 @@ def test_what_stands_behind_an_upper_end_stays() -> None:
 
 
 def test_what_is_read_in_between_is_not_swallowed() -> None:
+    """Nothing that reads a ReLU is negative, so that a clip from above is one from both sides."""
+
     def two(m: Any, x: Tensor) -> Tensor:
         y = x.relu()
         return y.clamp(max=1) + y
 
     step = recognized(seeded(lambda: network(Own(two))))
     assert step.moved == 0
-    assert bounds(step.after) == [(inf, None)]  # the ReLU, and two readers of it
+    assert bounds(step.after) == [(inf, None), (1.0, None)]
 
 
 def test_max_over_a_dimension_is_no_maximum() -> None:
