@@ -67,6 +67,8 @@ class Canonicalize(Pass):
                     graph.replace(node, module)
             elif graph.is_a(node, *HAND_WRITTEN):
                 graph.replace(node, _plain(graph[node]))
+            elif graph.is_a(node, nn.RReLU):
+                graph.replace(node, _mean_slope(graph[node]).eval())
             elif graph.is_a(node, nn.ReLU) and graph[node].inplace:
                 graph.replace(node, nn.ReLU())
             elif graph.is_a(node, nn.Flatten) and _joins_all(graph[node].start_dim, graph[node].end_dim):
@@ -93,6 +95,11 @@ def _plain(layer: nn.Module) -> nn.Module:
         ).eval()  # fmt: skip
     assert isinstance(layer, SpikeReLU)
     return nn.ReLU().eval()
+
+
+def _mean_slope(layer: Any) -> nn.LeakyReLU:
+    """What a LeakyReLU of random slopes is in evaluation mode."""
+    return nn.LeakyReLU((layer.lower + layer.upper) / 2)
 
 
 def _batch_norm(graph: Graph, node: Node) -> nn.Module:
@@ -153,6 +160,12 @@ def _relu(node: Node) -> nn.Module:
 def _leaky_relu(node: Node) -> nn.Module | None:
     options = _bound(node, "negative_slope")
     return None if _has_node(options) else nn.LeakyReLU(**options)
+
+
+def _rrelu(node: Node) -> nn.Module | None:
+    options = _bound(node, "lower", "upper", "training", lower=1 / 8, upper=1 / 3, training=False)
+    draws = _has_node(options) or options["training"] is not False
+    return None if draws else nn.LeakyReLU((options["lower"] + options["upper"]) / 2)
 
 
 def _avg_pool(node: Node) -> nn.Module | None:
@@ -261,6 +274,7 @@ _FUNCTIONS: dict[Any, Callable[[Node], nn.Module | None]] = {
     torch.relu: _relu,
     torch.relu_: _relu,
     F.leaky_relu: _leaky_relu,
+    **dict.fromkeys((F.rrelu, F.rrelu_, torch.rrelu, torch.rrelu_), _rrelu),
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _adaptive_avg_pool,
     F.avg_pool1d: _avg_pool1d,

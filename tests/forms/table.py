@@ -169,6 +169,7 @@ ACTIVATIONS = (
     Form("x = F.relu(F.avg_pool2d(x, 2))", "taken out: what it reads is never negative", "pooling"),
     Form("x = torch.sigmoid(x)", refused="sigmoid"),
     Form("x = F.leaky_relu(x)", _PAIR),
+    Form("x = F.rrelu(x, training=self.training)", _PAIR),
     Form("x = F.relu6(x)", "`BoundedReLU`, whose end is the threshold"),
     Form("x = F.hardtanh(x, 0, 1)", "`BoundedReLU`"),
     Form("x = x.clamp(0, 2)", "`BoundedReLU`"),

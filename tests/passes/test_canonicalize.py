@@ -253,3 +253,19 @@ def test_a_softmax_that_changes_the_type_goes_on_doing_so(call: Callable[[Tensor
 def test_a_flatten_up_to_the_last_dimension_of_a_map_joins_all() -> None:
     graph = Canonicalize()(fxsnn.capture(nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(1, 3)))).after
     assert repr(graph["2"]) == "Flatten(start_dim=1, end_dim=-1)"
+
+
+class Randomised(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rrelu(x, 0.1, 0.3, self.training)
+
+
+@pytest.mark.parametrize("layer", [lambda: nn.RReLU(0.1, 0.3), Randomised])
+def test_a_randomised_slope_is_its_mean_in_evaluation_mode(layer: Any) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), layer(), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3))
+    x = torch.randn(2, 1, 10, 10)
+    step = Canonicalize()(fxsnn.capture(net.eval(), x), x)
+    (leaky,) = (step.after[node] for node in step.after.nodes(nn.LeakyReLU))
+    assert leaky.negative_slope == pytest.approx(0.2)
+    assert step.moved is not None
+    assert step.moved < 1e-12
