@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Activation, Graph, Norm, Weighted, in_front_of_layers
-from fxsnn.layers import Add, Affine, FixedSize, Lift, Spread, Wiring, along_inputs, conv_like
+from fxsnn.graph import Activation, Graph, Norm, Pooling, Weighted, in_front_of_layers
+from fxsnn.layers import Add, Affine, BoundedReLU, FixedSize, Lift, Spread, Wiring, along_inputs, conv_like
 from fxsnn.rewriting import Pass, adds_up_activations, facts, is_on_images, swap_calls, way_forward
 
 
@@ -28,6 +28,8 @@ class GiveAffineNeurons(Pass):
     channel by one whole number. In front of wiring, what is nowhere negative gets the `ReLU` that they stand for.
     So does a convolution of activations without a negative weight, such as one that blurs, and a sum of which only the
     passes before have shown that it is nowhere negative.
+
+    An activation with an upper end that reads another one, poolings between or not, has such neurons, too.
 
     Args:
         convolutions: the chip has convolutions of 1x1; without them, what a convolution that pads reads stays.
@@ -71,6 +73,9 @@ class GiveAffineNeurons(Pass):
         if self.convolutions:
             for node in graph.body(*Activation):
                 _stand_before_images(graph, node)
+        for node in graph.body(BoundedReLU):
+            if graph.is_a(node.all_input_nodes[0], *Activation, *Pooling, Wiring, nn.Flatten):
+                _clip_by_neurons(graph, node)
         body, inner = set(graph.body()), in_front_of_layers(graph.module)
         for node in graph.nodes(Add, *Weighted):
             spikes = node in (inner if graph.is_a(node, Add) else body)
@@ -81,6 +86,13 @@ class GiveAffineNeurons(Pass):
 def _ends(graph: Graph, behind: Node | None) -> bool:
     """Whether what stands behind a layer or sum makes more of it than what a ReLU would give."""
     return graph.is_a(behind, *Activation, *Norm, Add)
+
+
+def _clip_by_neurons(graph: Graph, node: Node) -> None:
+    """Let neurons of one input, that they do not change, stand in front of a clip of what is spikes already."""
+    one = torch.ones(1, dtype=torch.float64, device=graph.device)
+    source = node.all_input_nodes[0]
+    graph.insert_after(source, f"{graph.name(node)}_add", Add(one[None], 0 * one).eval(), [node])
 
 
 def _convolution_behind(graph: Graph, node: Node) -> Node | None:

@@ -15,7 +15,7 @@ from fxsnn.errors import Finding, OptionError
 from fxsnn.graph.body import meant_to_spike
 from fxsnn.graph.graph import Graph
 from fxsnn.graph.kinds import Weighted
-from fxsnn.layers import Add, AnyPool2d, Concat, geometry_of
+from fxsnn.layers import Add, AnyPool2d, BoundedReLU, Concat, geometry_of
 
 
 def fit(graph: Graph, target: HardwareTarget, bits: Bits) -> FitReport:
@@ -71,6 +71,10 @@ def _joins(graph: Graph, target: HardwareTarget, meant: set[Node]) -> Iterator[F
             if len(node.all_input_nodes) == 1:
                 does = "scales and shifts each channel, which no layer beside it can take in"
                 remedy = 'Put it in front of the ReLU, directly behind the layer, or use a target such as "generic"'
+            behind = graph.sole_user(node)
+            if len(node.all_input_nodes) == 1 and graph.is_a(behind, BoundedReLU) and graph[node].is_plain:
+                does = "takes neurons to clip what other activations were made to"
+                remedy = 'Train it with the clip in place of the ReLU before it, or use a target such as "generic"'
             yield graph.finding(node, f"it {does}; {target.name} has neurons of {named} only", remedy)
         elif graph.is_a(node, Concat) and "concatenate" not in target.joins:
             problem = f"it concatenates several layers; {target.name} has layers that read one other only"

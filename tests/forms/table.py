@@ -183,6 +183,8 @@ ACTIVATIONS = (
     Form("x = F.hardsigmoid(x)", f"`BoundedReLU`, {_MOVED}"),
     Form("x = self.one(F.hardtanh(x))", f"`BoundedReLU`, {_MOVED}", made="self.one = nn.Conv2d(6, 6, 1)"),
     Form("x = x.clamp(max=1)", f"`ReLU`, {_MOVED}"),
+    Form("x = F.relu(self.one(F.avg_pool2d(F.relu(x), 2).clamp(max=1)))",
+         "`BoundedReLU` with neurons of its own, on a chip with sums", made="self.one = nn.Conv2d(6, 6, 1)"),
     Form("x = torch.min(F.relu(x), self.ends)", "`BoundedReLU`, scaled for each channel by the layers around it",
          made="self.ends = nn.Parameter(torch.rand(6, 1, 1) + 0.5)"),
 )

@@ -81,6 +81,34 @@ def test_a_convolution_without_a_negative_weight_has_neurons_and_no_pairs(conver
     assert correlation(model(x).detach(), snn(x).detach()) > 0.98
 
 
+# Clips of what are activations already --------------------------------------------------------------------------------
+
+CLIPS = {
+    "ReLU6": lambda m, x, y: m.third(F.relu6(F.avg_pool2d(20 * x, 2))),
+    "from above": lambda m, x, y: m.third(F.avg_pool2d(x, 3, 1, 1).clamp(max=0.2)),
+    "minimum": lambda m, x, y: m.third(torch.minimum(F.avg_pool2d(x, 2), torch.tensor(0.3))),
+    "beside its ReLU": lambda m, x, y: F.relu(m.third(x) + m.second(x.clamp(max=0.3))),
+    "of a concatenation": lambda m, x, y: F.relu6(torch.cat([10 * x, y.relu()], 1)),
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_a_clip_behind_another_activation_has_neurons_of_its_own(convert: Any, name: str) -> None:
+    model, x = joined(CLIPS[name], 8 if name == "of a concatenation" else 4), images(24)
+    assert not CheckConvRelu().findings(in_front(model, x))
+    snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)
+    assert correlation(model(x).detach(), snn(x).detach()) > 0.97
+
+
+def test_a_chip_without_sums_says_what_takes_neurons() -> None:
+    model = joined(CLIPS["from above"])
+    (join,) = fxsnn.check(model, target="hw_v1.0", bits=2, example=images()).joins
+    assert "takes neurons to clip what other activations were made to" in join.problem
+    assert "Train it with the clip in place of the ReLU before it" in join.remedy
+    clipped_first = joined(lambda m, x, y: m.third(F.avg_pool2d(y.clamp(0, 0.2), 3, 1, 1)))
+    assert fxsnn.check(clipped_first, target="hw_v1.0", bits=2, example=images()).joins == ()
+
+
 # In front of a convolution that pads ----------------------------------------------------------------------------------
 
 PADDED = {
