@@ -99,6 +99,7 @@ def pipeline(
         FoldConstants()
         GatherWeights()
         RecognizeMixing()
+        RecognizePoolings()
         RecognizeAffine()
         LiftDimensions()
         SeparateCalls()

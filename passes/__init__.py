@@ -25,6 +25,7 @@ from fxsnn.passes.quantize_weights import QuantizeWeights
 from fxsnn.passes.recognize_activations import RecognizeActivations
 from fxsnn.passes.recognize_affine import RecognizeAffine
 from fxsnn.passes.recognize_mixing import RecognizeMixing
+from fxsnn.passes.recognize_poolings import RecognizePoolings
 from fxsnn.passes.recognize_sums import RecognizeSums
 from fxsnn.passes.recognize_wiring import RecognizeWiring
 from fxsnn.passes.replace_activation import ReplaceActivation
@@ -42,6 +43,7 @@ FRONT_END = (
     FoldConstants(),
     GatherWeights(),
     RecognizeMixing(),
+    RecognizePoolings(),
     RecognizeAffine(),
     LiftDimensions(),
     SeparateCalls(),
@@ -101,6 +103,7 @@ __all__ = [
     "RecognizeActivations",
     "RecognizeAffine",
     "RecognizeMixing",
+    "RecognizePoolings",
     "RecognizeSums",
     "RecognizeWiring",
     "ReplaceActivation",

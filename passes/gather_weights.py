@@ -139,6 +139,20 @@ def _product(call: _Call) -> nn.Module | None:
     return _fully_connected(matrix.t().contiguous(), None) if rows else None
 
 
+def _einsum(call: _Call) -> nn.Module | None:
+    """Rows times a matrix, in either order: `"nf,of->no"`."""
+    equation, matrix = call.get("equation"), call.get("other")
+    if not isinstance(equation, str) or not isinstance(matrix, Tensor) or matrix.dim() != 2 or not call.rows:
+        return None
+    reads, _, gives = equation.replace(" ", "").partition("->")
+    rows, _, weight = reads.partition(",")
+    if len({*rows}) != 2 or len(rows) != 2 or len(gives) != 2 or gives[0] != rows[0] or gives[1] in rows:
+        return None
+    if weight == gives[1] + rows[1]:
+        return _fully_connected(matrix, None)
+    return _fully_connected(matrix.t().contiguous(), None) if weight == rows[1] + gives[1] else None
+
+
 def _batch_norm(call: _Call) -> nn.Module | None:
     mean, variance = call.get("running_mean"), call.get("running_var")
     weight, bias = call.get("weight"), call.get("bias")
@@ -164,10 +178,12 @@ _FUNCTIONS: dict[Any, Callable[[_Call], nn.Module | None]] = {
     torch.mm: _product,
     "matmul": _product,
     "mm": _product,
+    torch.einsum: _einsum,
 }
 _CONVOLVED = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _ARGUMENTS: dict[Any, tuple[str, ...]] = {
+    torch.einsum: ("equation", "input", "other"),
     F.conv1d: _CONVOLVED,
     F.conv2d: _CONVOLVED,
     F.conv_transpose1d: _TRANSPOSED,

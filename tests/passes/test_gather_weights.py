@@ -60,6 +60,14 @@ FORMS: dict[str, tuple[Callable[[Any, Tensor], Any], list[type[nn.Module]]]] = {
         lambda m, x: m.last(torch.relu(F.conv2d(x, m.kernel).relu().flatten(1).matmul(m.matrix))),
         [nn.Conv2d, nn.Linear, nn.Linear],
     ),
+    "einsum": (
+        lambda m, x: m.last(torch.einsum("nf,fo->no", F.conv2d(x, m.kernel).relu().flatten(1), m.matrix).relu()),
+        [nn.Conv2d, nn.Linear, nn.Linear],
+    ),
+    "einsum with a transposed matrix": (
+        lambda m, x: torch.einsum("bi, oi -> bo", F.conv2d(x, m.kernel).relu().flatten(1), m.fc.weight).relu(),
+        [nn.Conv2d, nn.Linear],
+    ),
 }
 
 
