@@ -26,12 +26,12 @@ from fxsnn.graph import (
 from fxsnn.layers import Add, Affine, ClippedReLU, Concat, FixedSize, FlattenMaps, Lift, Lower, QuantizedInput, Wiring
 from fxsnn.numerics import all_finite
 from fxsnn.rewriting import (
-    NOTHING_TO_CONVERT,
     OF_A_SIZE,
     NotRewritten,
     Pass,
     about_affine,
     about_constant,
+    about_nothing_to_convert,
     about_unsupported,
     facts,
     fixed_window,
@@ -83,7 +83,7 @@ class CheckConvRelu(Pass):
             else:
                 found.extend(_about_shortcuts(graph, node, early) or _about_branch(graph, node, meant))
         if not graph.body(*Weighted) and not found:
-            found.append(NOTHING_TO_CONVERT)
+            found.extend(about_nothing_to_convert(graph))
         return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -44,6 +45,8 @@ def _no_ordinary_network(model: nn.Module) -> Finding | None:
     name, kinds = type(model).__name__, {type(module) for module in model.modules()}
     if isinstance(model, torch.jit.ScriptModule):
         return Finding(name, "it is a TorchScript module", "Pass the network that it was made of")
+    if isinstance(model, fx.GraphModule) and any(isinstance(node.target, OpOverload) for node in model.graph.nodes):
+        return Finding(name, "it is a program of torch.export", "Pass the network that it was made of")
     if Decode in kinds:
         return Finding(name, "it is a spiking network already", "Pass the network that it was converted from")
     idle = (torch.ao.quantization.QuantStub, torch.ao.quantization.DeQuantStub)  # do nothing before that

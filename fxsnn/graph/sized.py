@@ -116,6 +116,13 @@ class Sized(fx.Proxy):
         made = self._written("div_", other)
         return self / other if made is None else made
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        mask = index.fakes[0] if isinstance(index, Sized) and index.fakes is not None else None
+        fills = isinstance(mask, Tensor) and mask.dtype == torch.bool and isinstance(value, int | float)
+        if not fills or self.fakes is None or not isinstance(self.fakes[0], Tensor):
+            raise TypeError("it writes into a part of a tensor (x[...] = ...)")
+        self.tracer.create_proxy("call_method", "masked_fill_", (self, index, value), {})
+
     def _written(self, method: str, other: Any) -> fx.Proxy | None:
         if self.fakes is None or not isinstance(self.fakes[0], Tensor):
             return None

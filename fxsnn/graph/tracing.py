@@ -287,6 +287,18 @@ def _drop_unused_inputs(module: fx.GraphModule) -> None:
     module.graph = graph  # so torch.fx is told that it has changed
 
 
+_REMEDY = (
+    "Write forward without branches, loops or conversions that depend on the values of tensors or on the number "
+    "of images, and with one image input; where it depends on their size, give images of it (example=)"
+)
+_REMEDIES = {
+    "Expected a value of type": "Remove @torch.jit.script from that function: of what TorchScript has compiled nothing "
+    "can be traced",
+    "writes into a part": "Use torch.where, masked_fill or torch.clamp; to put parts together, torch.cat",
+}
+"""By words of the error."""
+
+
 def _untraceable(model: nn.Module, error: Exception) -> Finding:
     place = ""
     trace = error.__traceback__
@@ -295,10 +307,7 @@ def _untraceable(model: nn.Module, error: Exception) -> Finding:
         place = user_place(code.co_filename, str(trace.tb_lineno)) or place
         trace = trace.tb_next
     reason = next(iter(str(error).splitlines()), "")
+    remedy = next((remedy for words, remedy in _REMEDIES.items() if words in reason), _REMEDY)
     return Finding(
-        type(model).__name__,
-        f"torch.fx cannot trace its forward ({type(error).__name__}: {reason})",
-        "Write forward without branches, loops or conversions that depend on the values of tensors or on the number "
-        "of images, and with one image input; where it depends on their size, give images of it (example=)",
-        place,
+        type(model).__name__, f"torch.fx cannot trace its forward ({type(error).__name__}: {reason})", remedy, place
     )

@@ -40,7 +40,7 @@ from fxsnn.rewriting.neurons import (
 from fxsnn.rewriting.padding import OF_A_SIZE, is_padding, padded, padding_of, reader_of
 from fxsnn.rewriting.pipeline import Pipeline
 from fxsnn.rewriting.reasons import NotRewritten
-from fxsnn.rewriting.remedies import about_unsupported
+from fxsnn.rewriting.remedies import about_nothing_to_convert, about_unsupported
 from fxsnn.rewriting.stages import Pass, Step, facts, require_example, require_not_spiking
 from fxsnn.rewriting.substitution import outline, spiking_layers, substitute
 from fxsnn.rewriting.sums import adds_up_activations, name_inside, put_sum, sum_of, terms_of
@@ -68,6 +68,7 @@ __all__ = [
     "Step",
     "about_affine",
     "about_constant",
+    "about_nothing_to_convert",
     "about_unsupported",
     "adds_up_activations",
     "affine_of",

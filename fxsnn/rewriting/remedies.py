@@ -5,20 +5,45 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.errors import Finding
-from fxsnn.graph import Graph, looks_like_activation, pools_maxima, what_is_called
+from fxsnn.graph import Graph, in_front_of_layers, looks_like_activation, pools_maxima, what_is_called
 from fxsnn.layers import Lift
 from fxsnn.rewriting.activations import find_nearly_rectifiers, unknown_activations
 from fxsnn.rewriting.affine_ways import about_constant
 from fxsnn.rewriting.maxima import remedy_for_maxima
+from fxsnn.rewriting.neurons import NOTHING_TO_CONVERT
 
 _BRANCHES = "Joining two branches in this way is not supported: supported are sums of tensors of one shape"
-_ACTIVATION = "Train it with nn.ReLU or nn.ReLU6: only numbers from zero up can be firing rates"
+_ACTIVATION = (
+    "Train it with nn.ReLU, nn.ReLU6 or nn.Hardtanh(0, c), which may be shifted and scaled: only numbers from zero up "
+    "can be firing rates"
+)
 _NEARLY = "Train it with nn.ReLU, which fxsnn.passes.ReplaceActivation puts in its place"
-_BY_HAND = "Use nn.ReLU, clamp(x, 0, c) or floor(clamp(x / c, 0, 1) * L + 0.5) / L * c, with one number c for the layer"
+_BY_HAND = "Use nn.ReLU, clamp(x, 0, c) or floor(clamp(x / c, 0, 1) * L + 0.5) / L * c"
+
+
+def about_nothing_to_convert(graph: Graph) -> list[Finding]:
+    """Why no layer was found that spikes: what stands in the places of activations, or cannot be looked into."""
+    inner, found = in_front_of_layers(graph.module), list[Finding]()
+    for node in graph.nodes():
+        found.extend(filter(None, [_about_torchscript(graph, node)]))
+    for nodes in unknown_activations(graph):
+        if inner.intersection(nodes):
+            found.extend(about_unsupported(graph, nodes[0]))
+    return found or [NOTHING_TO_CONVERT]
+
+
+def _about_torchscript(graph: Graph, node: Node) -> Finding | None:
+    if node.op != "get_attr" or not isinstance(graph.held(node), torch._C.ScriptModule):
+        return None
+    name = str(node.target).removesuffix("._c")
+    return Finding(
+        name, "it is a TorchScript module, which shows no layers", "Put the module that it was made of in its place"
+    )
 
 
 def about_unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
@@ -28,6 +53,11 @@ def about_unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
         graph: behind the front end.
         node: a call in front of the tail that cannot spike.
     """
+    if any(_about_torchscript(graph, one) is not None for one in node.all_input_nodes):
+        return  # what it calls is refused itself
+    if (script := _about_torchscript(graph, node)) is not None:
+        yield script
+        return
     reads = set(node.users) if node.op == "get_attr" else {node}
     together = next((nodes for nodes in unknown_activations(graph) if reads.issubset(nodes)), [])
     if len(together) > 1:

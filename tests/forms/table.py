@@ -183,6 +183,8 @@ ACTIVATIONS = (
     Form("x = x.clamp(0, 2)", "`BoundedReLU`"),
     Form("x = x.clamp(min=0)", "`ReLU`"),
     Form("x = torch.where(x > 0, x, 0)", "`ReLU`"),
+    Form("x = x.clone()\nx[x < 0] = 0", "`ReLU`"),
+    Form("x = torch.abs(x)", refused="abs is not supported"),
     Form("x = torch.floor(torch.clamp(x / self.up, 0, 1) * 4 + 0.5) / 4 * self.up", "`BoundedReLU` with 4 levels",
          made="self.up = nn.Parameter(torch.tensor(2.0))"),
     Form("x = torch.floor(torch.clamp(x / self.up, 0, 1) * 4) / 4 * self.up", f"`BoundedReLU` with 4 levels, {_MOVED}",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import fxsnn
 from fxsnn.errors import Finding, ModelError
 from fxsnn.passes import Canonicalize, CheckConvRelu
+from tests.clipped import Own
 from tests.nets import CONVERTIBLE, Small, seeded
 
 
@@ -260,3 +261,34 @@ def test_a_network_without_a_final_layer_ends_in_global_pooling() -> None:
 def test_padding_of_half_a_window_is_allowed() -> None:
     layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AvgPool2d((2, 1), padding=(1, 0)), nn.Flatten(), nn.Linear(240, 5))
     assert CheckConvRelu().findings(Canonicalize()(fxsnn.capture(nn.Sequential(*layers))).after) == []
+
+
+# Where nothing was found that spikes ----------------------------------------------------------------------------------
+
+
+def without_relu(activation: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), activation, nn.Flatten(), nn.Linear(400, 3)).eval()
+
+
+def test_an_activation_that_is_none_is_named() -> None:
+    (finding,) = fxsnn.check(without_relu(Own(lambda _, x: x.abs())), target="generic", bits=4).findings
+    assert "abs is not supported" in finding.problem
+    assert "nn.ReLU" in finding.remedy
+    assert fxsnn.check(without_relu(nn.ReLU()), target="generic", bits=4).ok
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.parametrize("make", [torch.jit.script, lambda part: torch.jit.trace(part, torch.rand(2, 1, 12, 12))])
+def test_a_part_in_torchscript_is_named(make: Any) -> None:
+    whole = without_relu(nn.ReLU())
+    model = nn.Sequential(make(whole[:2]), *whole[2:])
+    (finding,) = fxsnn.check(model, target="generic", bits=4, example=torch.rand(2, 1, 12, 12)).findings
+    assert finding.layer == "0"
+    assert "TorchScript module" in finding.problem
+    assert "Put the module that it was made of in its place" in finding.remedy
+
+
+def test_a_program_of_export_is_named() -> None:
+    program = torch.export.export(without_relu(nn.ReLU()), (torch.rand(2, 1, 12, 12),)).module()
+    (finding,) = fxsnn.check(program, target="generic", bits=4).findings
+    assert "torch.export" in finding.problem

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import fxsnn
 from fxsnn.errors import ModelError
 from fxsnn.graph import capture_sharing
+from tests.clipped import Own
 from tests.nets import Functional, Small, images, seeded
 
 
@@ -208,3 +209,50 @@ def test_names_of_what_a_call_gives_are_not_taken() -> None:
 
     model, given = seeded(Largest), images()
     assert torch.equal(fxsnn.capture(model, given)(given), model(given))
+
+
+# What writes into parts, and what is compiled ------------------------------------------------------------------------
+
+
+def assigned(m: Any, x: Tensor) -> Tensor:
+    y = x.clone()
+    y[y < 0] = 0
+    return y
+
+
+def partly_assigned(m: Any, x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, 0] = 0
+    return y
+
+
+def compiled_clamp() -> Any:
+    @torch.jit.script
+    def clamp(x):  # type: ignore[no-untyped-def]
+        return torch.clamp(x, 0.0, 2.0)
+
+    return lambda m, x: clamp(x)
+
+
+def around(function: Any) -> nn.Module:
+    body = nn.Conv2d(3, 4, 3), Own(function), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3)
+    return seeded(lambda: nn.Sequential(*body))
+
+
+def test_numbers_that_are_assigned_where_a_mask_says_so_are_filled_in() -> None:
+    model, x = around(assigned), images(3)
+    graph = fxsnn.capture(model, x)
+    assert "masked_fill_" in str([node.target for node in graph])
+    torch.testing.assert_close(graph(x), model(x))
+    assert fxsnn.check(model, target="generic", bits=4, example=x).ok
+
+
+def test_other_parts_that_are_assigned_say_what_to_use() -> None:
+    with pytest.raises(ModelError, match=r"Use torch.where, masked_fill or torch.clamp"):
+        fxsnn.capture(around(partly_assigned), images(3))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_a_function_in_torchscript_says_so() -> None:
+    with pytest.raises(ModelError, match=r"Remove @torch.jit.script"):
+        fxsnn.capture(around(compiled_clamp()), images(3))
