@@ -6,12 +6,15 @@ from itertools import takewhile
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Activation, Graph, Norm, Pooling, Weighted, in_front_of_layers
 from fxsnn.layers import Add, Affine, BoundedReLU, FixedSize, Lift, Spread, Wiring, along_inputs, conv_like
 from fxsnn.rewriting import Pass, adds_up_activations, facts, is_on_images, swap_calls, way_forward
+
+_ONE_SIGN, _BOTH_SIGNS = (1.0,), (1.0, -1.0)
+"""What the neurons of a channel are given: a number, or its negative as well."""
 
 
 class GiveAffineNeurons(Pass):
@@ -116,7 +119,7 @@ def _give_to_images(graph: Graph, node: Node, affine: Affine) -> None:
     if channels is not None and not graph.reads_features(node) and graph.is_a(behind, *Activation):
         for one in between:
             swap_calls(graph, node, one)
-        graph.replace(node, _convolution(affine, channels, torch.ones(1, dtype=torch.float64), graph.dtype))
+        graph.replace(node, _convolution(affine, channels, _ONE_SIGN, graph.dtype))
 
 
 def _stand_before_images(graph: Graph, node: Node) -> None:
@@ -126,7 +129,7 @@ def _stand_before_images(graph: Graph, node: Node) -> None:
         return
     if source.op == "placeholder" or (graph.is_a(source, Lift, FixedSize) and is_on_images(graph, source)):
         one = torch.ones(1, dtype=torch.float64, device=graph.device)
-        same = _convolution(Affine(one, one * 0), channels, torch.ones(1, dtype=torch.float64), graph.dtype)
+        same = _convolution(Affine(one, one * 0), channels, _ONE_SIGN, graph.dtype)
         layer = graph.call_before(node, f"{graph.name(node)}_images", same, [source])
         node.replace_input_with(source, layer)
 
@@ -134,31 +137,28 @@ def _stand_before_images(graph: Graph, node: Node) -> None:
 def _put_convolution(graph: Graph, node: Node, affine: Affine, reader: Node) -> None:
     """Let a convolution of 1x1 stand for it, of each channel or of both signs of each."""
     layer: Any = graph[reader]
-    signs = _signs(affine)
-    graph.replace(node, _convolution(affine, layer.in_channels, signs, layer.weight.dtype))
+    graph.replace(node, _convolution(affine, layer.in_channels, _ONE_SIGN, layer.weight.dtype))
+    signed = not adds_up_activations(graph, node)
+    if signed:
+        graph.replace(node, _convolution(affine, layer.in_channels, _BOTH_SIGNS, layer.weight.dtype))
     graph.insert_after(node, f"{graph.name(node)}_relu", nn.ReLU().eval())
-    if len(signs) > 1:
+    if signed:
         both: Any = conv_like(nn.Conv2d, layer)
         both.in_channels *= 2
         weight = layer.weight.detach().repeat_interleave(2, 1)
-        weight = weight * along_inputs(signs.to(weight).repeat(layer.in_channels), both)
+        weight = weight * along_inputs(weight.new_tensor(_BOTH_SIGNS).repeat(layer.in_channels), both)
         both.weight = nn.Parameter(weight, layer.weight.requires_grad)
         both.reads_signs_of = graph.name(node)
         graph.replace(reader, both)
 
 
-def _convolution(affine: Affine, channels: int, signs: Tensor, dtype: torch.dtype) -> nn.Conv2d:
+def _convolution(affine: Affine, channels: int, signs: tuple[float, ...], dtype: torch.dtype) -> nn.Conv2d:
     """What scales and shifts each channel by itself, and gives that with each of the signs."""
     new = nn.Conv2d(channels, channels * len(signs), 1, groups=channels, device="meta").eval()
     weight, bias = (
-        (part.expand(channels)[:, None] * signs.to(part)).flatten().to(dtype) for part in (affine.scale, affine.shift)
+        (part.expand(channels)[:, None] * part.new_tensor(signs)).flatten().to(dtype)
+        for part in (affine.scale, affine.shift)
     )
     new.weight = nn.Parameter(weight.view(-1, 1, 1, 1), requires_grad=False)
     new.bias = nn.Parameter(bias, requires_grad=False)
     return new
-
-
-def _signs(affine: Affine) -> Tensor:
-    """Of the neurons of each channel that reads numbers from zero up: one, where that is enough for all."""
-    enough = not affine.scale.is_meta and bool(((affine.scale >= 0) & (affine.shift >= 0)).all())
-    return torch.tensor([1.0] if enough else [1.0, -1.0], dtype=torch.float64)

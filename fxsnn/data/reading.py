@@ -252,8 +252,22 @@ def _meaning(outputs: Tensor, labels: Tensor, *, values: bool) -> Meaning:
     expected = f"a tensor of integers {[count]} for classes" if outputs.numel() > count else f"0 and 1 {[count]}"
     raise DataError(
         f"labels are {in_words(labels)}; expected {expected}, or floats {list(outputs.shape)} for values: the network "
-        f"gives {in_words(outputs)}"
+        f"gives {in_words(outputs)}{_nearest(labels, one_each=one_each, alike=alike)}"
     )
+
+
+def _nearest(labels: Tensor, *, one_each: bool, alike: bool) -> str:
+    """What labels that are not taken may be meant to be, and how to give that; "" where that cannot be told."""
+    if one_each and bool((labels == labels.round() if labels.is_floating_point() else labels >= 0).all()):
+        return ". Give labels.long() if they are classes"
+    if alike and not labels.is_floating_point():
+        one_hot = bool(((labels == 0) | (labels == 1)).all()) and bool((labels.sum(1) == 1).all())
+        return (
+            ". Give labels.argmax(1), the class of each image"
+            if one_hot
+            else f". Of several classes an image, {_GIVE_A_LOSS}"
+        )
+    return ""
 
 
 def _of_one_output(labels: Tensor) -> Meaning:

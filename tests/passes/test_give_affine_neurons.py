@@ -161,6 +161,14 @@ def test_one_is_enough_where_nothing_is_negative() -> None:
     assert graph["last"].in_channels == 4
 
 
+def test_what_reads_numbers_of_both_signs_has_a_neuron_for_each() -> None:
+    """Though it scales and shifts them upwards."""
+    model: Any = with_padding("leaky")
+    nn.init.constant_(model.norm.bias, 2.0)
+    layer: Any = in_front(model, images())["norm"]
+    assert layer.out_channels == 8
+
+
 def test_groups_read_both_signs_of_their_own_channels(convert: Any) -> None:
     model, x = with_padding("batch norm", groups=2), images(24)
     snn = convert(model, target="generic", bits=4, timesteps=256, calibration_data=x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -189,3 +190,18 @@ def test_probabilities_are_known_in_parts_and_other_types() -> None:
 
     assert gives_probabilities(in_parts, torch.rand(5, 1))
     assert not gives_probabilities(lambda images: torch.cat([images[:2].sigmoid(), images[2:]]), torch.rand(5, 1))
+
+
+@pytest.mark.parametrize(
+    ("labels", "advice"),
+    [
+        (torch.tensor([True, False, True]), "Give labels.long() if they are classes"),
+        (torch.tensor([1.0, 0.0, 2.0]), "Give labels.long() if they are classes"),
+        (torch.tensor([[1, 0, 0], [0, 0, 1], [0, 1, 0]]), "Give labels.argmax(1), the class of each image"),
+        (torch.tensor([[1, 0, 1], [0, 0, 1], [0, 1, 0]]), "Of several classes an image, tell fine-tuning"),
+        (torch.tensor([0.5, 0.25, 2.0]), "or floats [2, 3] for values: the network gives torch.float32 [2, 3]"),
+    ],
+)
+def test_labels_that_are_not_taken_say_what_they_may_be(labels: Tensor, advice: str) -> None:
+    with pytest.raises(DataError, match=re.escape(advice)):
+        measured(torch.randn(3, 3), labels)
