@@ -12,7 +12,17 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx.node import Argument, Node
 
-from fxsnn.graph import Activation, Graph, Transposed, in_front_of_layers, value_sizes, view_sizes, write_nothing
+from fxsnn.errors import ModelError
+from fxsnn.graph import (
+    Activation,
+    Graph,
+    Transposed,
+    in_front_of_layers,
+    value_sizes,
+    view_sizes,
+    write_nothing,
+    writes_through_forms,
+)
 from fxsnn.layers import (
     HAND_WRITTEN,
     SpikeAvgPool2d,
@@ -55,9 +65,14 @@ class Canonicalize(Pass):
     preserves = True
 
     def rewrite(self, graph: Graph) -> None:
-        """Edit `graph` in place."""
+        """Edit `graph` in place.
+
+        Raises:
+            ModelError: a call writes into a part of a tensor that others read.
+        """
         for node in graph.nodes(*_DROPPED):  # they give the very tensor, which the next one may write into
             graph.bypass(node)
+        _require_whole_writes(graph)
         write_nothing(graph.module.graph, graph.module)
         for node in reversed(graph.nodes()):  # of several calls of one module, the first keeps its name
             if node.op in ("call_function", "call_method"):
@@ -80,6 +95,26 @@ class Canonicalize(Pass):
         _know_output_sizes(graph)
         for node in graph.nodes(nn.SyncBatchNorm):  # what flattens is known by now
             graph.replace(node, _batch_norm(graph, node))
+
+
+def _require_whole_writes(graph: Graph) -> None:
+    """Refuse calls in front of the last layers that write into a part of a tensor that others read.
+
+    Raises:
+        ModelError: there are such calls.
+    """
+    inner = in_front_of_layers(graph.module)
+    found = [
+        graph.finding(
+            node,
+            "it writes into a part of a tensor, or into a view of it, that is read elsewhere",
+            "Compute a new tensor of the parts (torch.cat), or of all of it (torch.where), and write into none",
+        )
+        for node, whole in writes_through_forms(graph.module.graph, graph.module)
+        if whole in inner
+    ]
+    if found:
+        raise ModelError(found)
 
 
 def _plain(layer: nn.Module) -> nn.Module:

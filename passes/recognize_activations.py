@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from fxsnn.graph import Graph
-from fxsnn.rewriting import Pass, facts, find_activations, put_activations
+from torch import nn
+
+from fxsnn.graph import Activation, Graph
+from fxsnn.rewriting import Pass, facts, find_activations, put_activations, swap_calls
 
 
 class RecognizeActivations(Pass):
@@ -12,7 +14,8 @@ class RecognizeActivations(Pass):
     Calls that change each number by itself and read nothing else but constants are evaluated together, on a grid in
     double precision. Where they give `max(x, 0)`, `clamp(x, 0, c)` or the activation with levels of networks that were
     trained to be converted (QCFS, Bu et al. 2022), to rounding, one module takes their place. On the steps of the
-    latter themselves, where rounding decides, nothing is compared. The tail is left alone.
+    latter themselves, where rounding decides, nothing is compared. An activation of flattened maps is one of the maps.
+    The tail is left alone.
 
     Examples:
         >>> import torch, fxsnn
@@ -35,3 +38,6 @@ class RecognizeActivations(Pass):
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
         put_activations(graph, find_activations(graph))
+        for node in graph.body(nn.Flatten):
+            while (behind := graph.sole_user(node)) is not None and graph.is_a(behind, *Activation, nn.LeakyReLU):
+                swap_calls(graph, node, behind)

@@ -38,15 +38,15 @@ class RecognizePoolings(Pass):
         >>> layers = nn.Conv2d(1, 2, 3), nn.ReLU(), nn.LPPool2d(1, 2), nn.Conv2d(2, 2, 3), nn.ReLU()
         >>> graph = Canonicalize()(fxsnn.capture(nn.Sequential(*layers))).after
         >>> print(RecognizePoolings()(graph).after.text(hashes=False))
-        name      calls                                                         reads     tensors
-        --------  ------------------------------------------------------------  --------  -------
-        input     placeholder
-        0         Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))               input
-        1         ReLU()                                                        0
-        2         AvgPool2d(kernel_size=(2, 2), stride=(2, 2), padding=(0, 0))  1
-        2_scaled  (4)                                                           2
-        3         Conv2d(2, 2, kernel_size=(3, 3), stride=(1, 1))               2_scaled
-        4         ReLU()                                                        3
+        name             calls                                                    reads            tensors
+        ---------------  -------------------------------------------------------  ---------------  -------
+        input            placeholder
+        0                Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))          input
+        1                ReLU()                                                   0
+        2                AvgPool2d(kernel_size=(2, 2), stride=(2, 2), padding=0)  1
+        _2_scaled (mul)  (4)                                                      2
+        3                Conv2d(2, 2, kernel_size=(3, 3), stride=(1, 1))          _2_scaled (mul)
+        4                ReLU()                                                   3
     """
 
     needs = facts("canonical")

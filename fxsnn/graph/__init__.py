@@ -9,7 +9,7 @@ from fxsnn.graph.casts import fake_quantized
 from fxsnn.graph.copying import copied
 from fxsnn.graph.fitting import fit
 from fxsnn.graph.graph import Graph, largest_difference, require_graph
-from fxsnn.graph.in_place import write_nothing, writes
+from fxsnn.graph.in_place import write_nothing, writes, writes_through_forms
 from fxsnn.graph.interpreter import Interpreter
 from fxsnn.graph.kinds import (
     Activation,
@@ -68,4 +68,5 @@ __all__ = [
     "what_is_called",
     "write_nothing",
     "writes",
+    "writes_through_forms",
 ]

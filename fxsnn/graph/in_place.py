@@ -57,6 +57,25 @@ def write_nothing(program: fx.Graph, root: nn.Module) -> None:
             _say_otherwise(node, root)
 
 
+def writes_through_forms(program: fx.Graph, root: nn.Module) -> Iterator[tuple[Node, Node]]:
+    """Calls that write into a part of a tensor, or another form of it, that is read behind them, and that tensor.
+
+    Nothing in the program but their order says that what reads it depends on them.
+    """
+    places = {node: place for place, node in enumerate(program.nodes)}
+    for node in program.nodes:
+        written = node.args[0] if node.args else None
+        if not writes(node, root) or not isinstance(written, Node):
+            continue
+        whole = written
+        while _is_form(whole, root) and isinstance(whole.args[0], Node):
+            whole = whole.args[0]
+        forms = [whole, *_forms_of(whole, root)]
+        known = len(forms) > 1 and node not in forms
+        if known and any(places[user] > places[node] for one in forms for user in one.users):
+            yield node, whole
+
+
 def drop_unread(program: fx.Graph, root: nn.Module) -> None:
     """Take out the calls whose value nothing reads, and that write into nothing.
 

@@ -269,3 +269,41 @@ def test_a_randomised_slope_is_its_mean_in_evaluation_mode(layer: Any) -> None:
     assert leaky.negative_slope == pytest.approx(0.2)
     assert step.moved is not None
     assert step.moved < 1e-12
+
+
+WRITTEN: dict[str, Callable[[Tensor], Any]] = {
+    "a slice": lambda y: y[:, :2].relu_(),
+    "a chunk": lambda y: y.chunk(2, 1)[0].mul_(2),
+    "a view": lambda y: F.relu(y.flatten(2), inplace=True),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_writes_into_a_part_that_others_read_is_refused_with_its_line(name: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(144, 5)
+
+        def forward(self, x: Tensor) -> Any:
+            y = self.conv(x)
+            WRITTEN[name](y)
+            return self.fc(F.relu(y).flatten(1))
+
+    with pytest.raises(fxsnn.ModelError, match=r"test_canonicalize\.py:\d+\): it writes into a part of a tensor"):
+        fxsnn.convert(Net().eval(), target="generic", bits=4, calibration_data=torch.rand(4, 3, 8, 8))
+
+
+def test_what_writes_into_a_view_that_alone_is_read_is_taken(convert: Any) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(144, 5)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.fc(F.relu(self.conv(x).flatten(1), inplace=True))
+
+    x = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = Net().eval()
+    snn = convert(model, target="generic", bits=4, timesteps=128, calibration_data=x)
+    assert torch.corrcoef(torch.stack([snn(x).flatten(), model(x).flatten()]))[0, 1] > 0.98

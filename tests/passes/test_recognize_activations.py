@@ -263,3 +263,16 @@ def test_steps_themselves_are_where_rounding_decides() -> None:
             exact[0].weight.zero_()
             exact[0].bias.copy_(torch.linspace(0, top, 8))
         assert recognized(exact).moved == 0
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.LeakyReLU])
+def test_of_flattened_maps_it_is_one_of_the_maps(convert: Any, activation: type[nn.Module]) -> None:
+    """Whether a hidden layer or the classifier reads them."""
+    x = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for hidden in ((), (nn.Linear(144, 20), nn.ReLU())):
+        torch.manual_seed(0)
+        last = nn.Linear(20 if hidden else 144, 5)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), activation(), *hidden, last).eval()
+        snn = convert(model, target="generic", bits=4, timesteps=128, calibration_data=x)
+        found = torch.stack([snn(x).flatten(), model(x).flatten()]).detach()
+        assert torch.corrcoef(found)[0, 1] > 0.97
