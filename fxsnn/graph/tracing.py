@@ -125,6 +125,8 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """See `fx.Tracer`."""
+        if "forward" in vars(m):  # it has one of its own, whatever its class computes
+            return False
         known = isinstance(m, LEAVES) or torch_parent(type(m)) is not None or is_torchvision_normalize(type(m))
         return known or super().is_leaf_module(m, module_qualified_name)
 

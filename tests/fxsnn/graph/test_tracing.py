@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -256,3 +257,16 @@ def test_other_parts_that_are_assigned_say_what_to_use() -> None:
 def test_a_function_in_torchscript_says_so() -> None:
     with pytest.raises(ModelError, match=r"Remove @torch.jit.script"):
         fxsnn.capture(around(compiled_clamp()), images(3))
+
+
+def test_a_layer_with_a_forward_of_its_own_is_what_that_computes() -> None:
+    """Put into the instance, as tools that patch networks do."""
+
+    def doubled(self: nn.Conv2d, x: Tensor) -> Tensor:
+        return 2 * nn.functional.conv2d(x, self.weight, self.bias)
+
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5)))
+    model[0].forward = MethodType(doubled, model[0])
+    graph = fxsnn.capture(model, images(12))
+    torch.testing.assert_close(graph(images(12)), model(images(12)))
+    assert fxsnn.check(model, target="generic", bits=4, example=images(12)).ok

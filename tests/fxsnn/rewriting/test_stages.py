@@ -290,3 +290,26 @@ def test_each_of_several_outputs_is_held_against_its_own_size() -> None:
     with pytest.raises(GraphError, match="its outputs moved by"):
         ShiftTheSmall(1e-3)(graph, images())
     assert ShiftTheSmall(1e-3)(graph).drift(images()) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_network_that_makes_numbers_of_its_own_type_is_compared_in_that() -> None:
+    """A state of zeros, with which a recurrent layer begins, is no double."""
+
+    class Recurrent(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = nn.GRU(5, 3)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.gru(super().forward(x)[None], torch.zeros(1, x.size(0), 3))[0][0]
+
+    graph = fxsnn.capture(seeded(Recurrent), images())
+    step = Canonicalize()(graph, images())
+    assert step.moved is not None
+    assert step.moved < 1e-6
+
+    class Wrong(ScaleBias):
+        preserves = True
+
+    with pytest.raises(GraphError, match=r"in its own precision; allowed is 0\.0001"):
+        Wrong(2.0)(step.after, images())
