@@ -53,7 +53,8 @@ class RecognizeMixing(Pass):
 
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
-        if graph.image_size is None or len(graph.image_size) not in (2, 3):
+        inputs = [node for node in graph if node.op == "placeholder"]
+        if len(inputs) != 1 or graph.image_size is None or len(graph.image_size) not in (2, 3):
             return
         found = _in_front(graph)
         if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -34,13 +35,15 @@ def require_agreement(model: nn.Module, graph: Graph, images: Tensor) -> None:
         ModelError: the outputs differ by more than rounding; the findings say what can be the cause.
         DataError: the network cannot be run on the images.
     """
+    hooks, whole = hooks_of(model), model
     model = unwrapped(model)
+    _require_no_hooks_of_all()
+    _require_one_input(model, graph)
     check_images(images, graph.image_form)
     device, dtype = place_of(model)
     if device.type == "meta" or len(images) == 0:
         return
     given = torch.cat([images[:_IMAGES]] * _IMAGES)[:_IMAGES].to(device, dtype or images.dtype)
-    hooks = hooks_of(model)
     if hooks:
         warn(
             f"the network has hooks ({_places(hooks)}): they run once now, on {_IMAGES} example images, to see whether "
@@ -48,12 +51,125 @@ def require_agreement(model: nn.Module, graph: Graph, images: Tensor) -> None:
             FxsnnWarning,
         )
     with accepted(images, what="example or calibration images"):
-        expected = _run(own_copy(model, share=True, hooks=True), given)
+        copied = own_copy(whole, share=True, hooks=True)
+        expected = _expected(copied, given, hooks)
+    _require_tensors(model, expected)
     trouble = _trouble(graph, expected, given)
     if trouble is not None:
         raise ModelError(_causes(model, trouble, expected, given, hooks))
     if not hooks:  # which would run once more
+        _require_no_memory(copied, expected, given)
         _require_agreement_on_one(model, graph, given[:1])
+
+
+def _require_one_input(model: nn.Module, graph: Graph) -> None:
+    """Refuse a network that reads other things than one tensor of images, or none.
+
+    Raises:
+        ModelError: it does.
+    """
+    names = [str(node.target) for node in graph if node.op == "placeholder"]
+    if len(names) != 1:
+        read = f"{len(names)} inputs ({', '.join(names)})" if names else "no input"
+        remedy = "Give it one input, a tensor of images; what else it needs, let it hold or compute"
+        raise ModelError([Finding(type(model).__name__, f"its forward reads {read}", remedy)])
+
+
+def _expected(copied: nn.Module, images: Tensor, hooks: list[tuple[str, Any]]) -> Any:
+    """What the network gives.
+
+    Raises:
+        ModelError: its hooks fail, or it cannot be called with images alone.
+        Exception: whatever else its forward raises.
+    """
+    try:
+        return _run(copied, images)
+    except Exception as error:
+        plain = type(copied).__name__
+        told = f"{type(error).__name__}: {error}"
+        if hooks and _runs_without_hooks(copied, images):
+            problem = f"a hook of its layers fails on the example images ({told}): those of {_places(hooks)}"
+            raise ModelError([Finding(plain, problem, "Remove the hook")]) from error
+        if isinstance(error, TypeError) and "argument" in str(error):
+            problem = f"it cannot be called with one tensor of images ({told})"
+            raise ModelError([Finding(plain, problem, "Let forward take the images as its first argument")]) from error
+        raise
+
+
+def _runs_without_hooks(copied: nn.Module, images: Tensor) -> bool:
+    try:
+        _run(own_copy(copied, share=True), images)
+    except Exception:  # the network's own code
+        return False
+    return True
+
+
+def _require_tensors(model: nn.Module, outputs: Any) -> None:
+    """Refuse outputs of which a graph cannot tell the parts.
+
+    Raises:
+        ModelError: there are such.
+    """
+    simple = Tensor | int | float | complex | str | bytes | torch.dtype | torch.device | None
+    other = [type(one).__name__ for one in pytree.tree_leaves(_plain(outputs)) if not isinstance(one, simple)]
+    if other:
+        problem = f"it returns {', '.join(dict.fromkeys(other))}, whose tensors cannot be told"
+        remedy = "Return a tensor, or tuples, lists and dicts of tensors"
+        raise ModelError([Finding(type(model).__name__, problem, remedy)])
+
+
+def _plain(outputs: Any) -> Any:
+    """Outputs with the kinds of dicts and tuples that a traced program gives in place of others."""
+    if isinstance(outputs, torch.Size):
+        return tuple(outputs)
+    if type(outputs) in (dict, OrderedDict):
+        return {key: _plain(value) for key, value in outputs.items()}
+    return type(outputs)(map(_plain, outputs)) if type(outputs) in (list, tuple) else outputs
+
+
+def _require_no_hooks_of_all() -> None:
+    """Refuse hooks that run with every module of the process, those of the converted network among them.
+
+    Raises:
+        ModelError: there are such hooks.
+    """
+    every: Any = torch.nn.modules.module
+    hooks = [*every._global_forward_pre_hooks.values(), *every._global_forward_hooks.values()]
+    if hooks:
+        raise ModelError(
+            [
+                Finding(
+                    "every module",
+                    f"it has a hook ({_place(hook)}) by torch.nn.modules.module.register_module_forward_hook or "
+                    "register_module_forward_pre_hook, which would run with the converted network as well",
+                    "Remove it (call remove() of the handle) while the network is converted",
+                )
+                for hook in hooks
+            ]
+        )
+
+
+def _require_no_memory(copied: nn.Module, expected: Any, images: Tensor) -> None:
+    """Refuse a network that gives something else for the same images the second time, and nothing random the first.
+
+    Raises:
+        ModelError: it does.
+    """
+    try:
+        again = _run(copied, images)
+    except Exception:  # the network's own code
+        return
+    if (trouble := _difference(expected, again)) is not None:
+        raise ModelError(
+            [
+                Finding(
+                    type(copied).__name__,
+                    f"for the same images it gives something else when it is called again: {trouble}",
+                    "Remove what is random in evaluation mode, and what forward remembers from call to call (counters, "
+                    "caches, running means)",
+                )
+            ]
+        )
 
 
 def _require_agreement_on_one(model: nn.Module, graph: Graph, image: Tensor) -> None:
@@ -89,7 +205,7 @@ def _run(module: nn.Module, images: Tensor) -> Any:
 
 def _difference(expected: Any, found: Any) -> str | None:
     """How two outputs differ, by more than rounding; `None`: they do not."""
-    (wanted, structure), (given, other) = pytree.tree_flatten(expected), pytree.tree_flatten(found)
+    (wanted, structure), (given, other) = (pytree.tree_flatten(_plain(one)) for one in (expected, found))
     if structure != other:
         return f"it gives {in_words(found)} instead of {in_words(expected)}"
     for one, two in zip(wanted, given, strict=True):

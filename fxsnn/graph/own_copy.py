@@ -28,9 +28,15 @@ _DERIVED = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network in wrappers for data parallelism and in those of `torch.compile`."""
-    while (inner := _wrapped(model)) is not None:
-        model = inner
-    return model
+    return _layers_of_wrapping(model)[-1]
+
+
+def _layers_of_wrapping(model: nn.Module) -> list[nn.Module]:
+    """A network's wrappers, the outermost first, and the network."""
+    found = [model]
+    while (inner := _wrapped(found[-1])) is not None:
+        found.append(inner)
+    return found
 
 
 def _wrapped(module: nn.Module) -> nn.Module | None:
@@ -87,9 +93,9 @@ def own_copy(model: nn.Module, *, share: bool = False, hooks: bool = False) -> n
     try:
         with torch.inference_mode(False):  # tensors made in it do not tell when they are written into
             for wrapper in reversed(list(model.modules())):  # inner ones first
-                if wrapper is not model and (inner := _wrapped(wrapper)) is not None:
-                    memo[id(wrapper)] = copy.deepcopy(unwrapped(inner), memo)
-            own = copy.deepcopy(model, memo).eval()
+                if wrapper is not model and _wrapped(wrapper) is not None:
+                    memo[id(wrapper)] = _opened(wrapper, memo, hooks=hooks)
+            own = _opened(model, memo, hooks=hooks).eval()
             if isinstance(own, fx.GraphModule):
                 own.recompile()  # the tracer looks for `forward` in the class
     except Exception as error:
@@ -102,6 +108,20 @@ def own_copy(model: nn.Module, *, share: bool = False, hooks: bool = False) -> n
             if told and not share:  # what is only looked at says nothing
                 _log.info("%s: %s was made permanent on the copy", name or type(module).__name__, ", ".join(told))
     return own
+
+
+def _opened(module: nn.Module, memo: dict[int, Any], *, hooks: bool) -> nn.Module:
+    """A copy of what is in a wrapper, or of a module that is none; with its wrappers' hooks, if it is to have any."""
+    *wrappers, inner = _layers_of_wrapping(module)
+    copied: nn.Module = copy.deepcopy(inner, memo)
+    for wrapper in reversed(wrappers) if hooks else ():
+        copied._forward_pre_hooks = OrderedDict(
+            [*wrapper._forward_pre_hooks.items(), *copied._forward_pre_hooks.items()]
+        )
+        copied._forward_hooks = OrderedDict([*copied._forward_hooks.items(), *wrapper._forward_hooks.items()])
+        for told in ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
+            setattr(copied, told, OrderedDict([*getattr(copied, told).items(), *getattr(wrapper, told).items()]))
+    return copied
 
 
 def hooks_of(model: nn.Module) -> list[tuple[str, Any]]:

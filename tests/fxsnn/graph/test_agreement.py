@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
@@ -345,3 +347,110 @@ def agrees_or_says_why(ways: list[int], hook: bool, wrap: bool) -> None:
         return
     for count in (1, 4, 67):
         assert torch.allclose(graph(images(count)), model(images(count)), rtol=1e-4, atol=1e-5)
+
+
+# Hooks and memory, wherever they are ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", [False, True])
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_hooks_of_wrappers_are_those_of_what_is_in_them(wrap: Callable[[nn.Module], Any], inner: bool) -> None:
+    model: Any = seeded(Small)
+    if inner:
+        model.conv1 = wrap(model.conv1)
+        model.conv1.register_forward_hook(lambda module, inputs, output: output * 3)
+    else:
+        model = wrap(model)
+        model.register_forward_pre_hook(lambda module, inputs: (-inputs[0],))
+    with (
+        pytest.warns(FxsnnWarning, match="has hooks"),
+        pytest.raises(ModelError, match=r"it has a hook that may change values .*test_agreement\.py:\d+"),
+    ):
+        fxsnn.capture(model, EXAMPLE)
+
+
+def test_hooks_of_every_module_are_refused() -> None:
+    handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
+    try:
+        with pytest.raises(ModelError, match=r"every module: it has a hook .*Remove it"):
+            fxsnn.capture(seeded(Small), EXAMPLE)
+    finally:
+        handle.remove()
+    fxsnn.capture(seeded(Small), EXAMPLE)
+
+
+def test_a_hook_that_fails_is_said_to() -> None:
+    def fails(module: nn.Module, inputs: Any) -> None:
+        raise KeyError("no such thing")
+
+    model = seeded(Small)
+    model.conv2.register_forward_pre_hook(fails)
+    with (
+        pytest.warns(FxsnnWarning, match="has hooks"),
+        pytest.raises(ModelError, match=r"a hook of its layers fails .*no such thing.*conv2"),
+    ):
+        fxsnn.capture(model, EXAMPLE)
+
+
+def test_a_network_that_remembers_its_calls_is_refused() -> None:
+    class EverySecond(Small):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Any:
+            self.calls += 1
+            return super().forward(x) * (-1) ** self.calls
+
+    with pytest.raises(ModelError, match=r"(when it is called again|gives other outputs at every call)"):
+        fxsnn.capture(seeded(EverySecond), EXAMPLE)
+
+
+# What goes in and comes out -------------------------------------------------------------------------------------------
+
+
+class TwoInputs(Small):
+    def forward(self, x: Tensor, y: Tensor) -> Any:  # type: ignore[override]  # that is the point
+        return super().forward(x + y)
+
+
+class ByName(Small):
+    def forward(self, *, x: Tensor) -> Any:  # type: ignore[override]  # that is the point
+        return super().forward(x)
+
+
+@dataclass
+class Answer:
+    """What Hugging Face's networks return is of this kind."""
+
+    logits: Tensor
+
+
+class InAClass(Small):
+    def forward(self, x: Tensor) -> Any:
+        return Answer(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (TwoInputs, r"its forward reads 2 inputs \(x, y\)"),
+        (ByName, "it cannot be called with one tensor of images"),
+        (InAClass, "it returns Answer, whose tensors cannot be told. Return a tensor, or tuples"),
+    ],
+)
+def test_inputs_and_outputs_of_other_kinds_are_refused_in_words(kind: Callable[[], nn.Module], words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        fxsnn.capture(seeded(kind), EXAMPLE)
+
+
+def test_an_ordered_dict_comes_back_as_a_dict(convert: Any) -> None:
+    """As the networks of torchvision that segment return it."""
+
+    class Segments(Small):
+        def forward(self, x: Tensor) -> Any:
+            return OrderedDict(out=super().forward(x), sizes=x.shape[1:])
+
+    snn = convert(seeded(Segments), target="generic", bits=4, calibration_data=EXAMPLE)
+    found = snn(EXAMPLE)
+    assert type(found) is dict
+    assert found["out"].shape == (5, 5)
+    assert tuple(found["sizes"]) == (3, 12, 12)
