@@ -76,9 +76,11 @@ class Sized(fx.Proxy):
 
     def __len__(self) -> int:
         """As of a tensor or tuple: of a batch the first batch size, in whose place the tracer puts the true one."""
-        if self.fakes is None:
+        if self.fakes is None or self.sizing is None:
             return super().__len__()
-        return len(self.fakes[0])
+        first, second = (len(fake) for fake in self.fakes)
+        self.sizing.told_count |= first != second
+        return first
 
     def __iter__(self) -> Iterator[Any]:
         parts = (self.fakes or (None,))[0]
@@ -90,6 +92,8 @@ class Sized(fx.Proxy):
         assert self.fakes is not None
         first, second = (value.shape[dim] for value in self.fakes)
         if first == second:
+            if self.sizing is not None:
+                self.sizing.told_sides = True
             return first
         return self.tracer.create_proxy("call_method", "size", (self, dim % self.fakes[0].dim()), {})
 
@@ -138,15 +142,28 @@ class Sizing:
         device: of images.
         dtype: of images.
         strict: a call that fails raises its error at once, instead of giving a value that is not known.
+        batches: the two batch sizes; `len` of a batch is the first.
+
+    Attributes:
+        told_count: forward was told how many images there are, as a number.
+        told_sides: forward was told a size that does not depend on that.
     """
 
     def __init__(
-        self, root: nn.Module, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, *, strict: bool
+        self,
+        root: nn.Module,
+        shape: tuple[int, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        strict: bool,
+        batches: tuple[int, int] = BATCHES,
     ) -> None:
-        self._root, self._strict = root, strict
+        self._root, self._strict, self._batches = root, strict, batches
+        self.told_count = self.told_sides = False
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         with self._mode:
-            first, second = (torch.empty(batch, *shape, device=device, dtype=dtype) for batch in BATCHES)
+            first, second = (torch.empty(batch, *shape, device=device, dtype=dtype) for batch in batches)
             self.images = (first, second)
         self.at_work = False
         self._waiting: list[tuple[Sized, str, Any, Any, Any]] = []
@@ -186,7 +203,7 @@ class Sizing:
     def _value(self, kind: str, target: Any, args: Any, kwargs: Any, place: int) -> Any:
         def known(one: Any) -> Any:
             if not isinstance(one, fx.Proxy):
-                return BATCHES[place] if type(one) is int and one == BATCHES[0] else one  # `len` gave it
+                return self._batches[place] if type(one) is int and one == self._batches[0] else one  # `len` gave it
             if not isinstance(one, Sized) or one.known is None:  # any other has every attribute that it is asked for
                 raise _UnknownError
             return one.known[place]

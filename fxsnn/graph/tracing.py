@@ -41,14 +41,21 @@ class Tracer(fx.Tracer):
     Args:
         image: size of an image and type of images, with which forward may compute; `None`: they are not known.
         strict: images of that size must get through all of it.
+        batches: numbers of images with which it is traced at once.
     """
 
-    def __init__(self, image: tuple[tuple[int, ...], torch.dtype] | None = None, *, strict: bool = False) -> None:
+    def __init__(
+        self,
+        image: tuple[tuple[int, ...], torch.dtype] | None = None,
+        *,
+        strict: bool = False,
+        batches: tuple[int, int] = BATCHES,
+    ) -> None:
         torchvision = [sys.modules[name] for name in _NORMALIZING if name in sys.modules]
         super().__init__(autowrap_functions=tuple(one.normalize for one in torchvision))
         self._autowrap_search += torchvision
         self.sizing: Sizing | None = None
-        self._image, self._strict = image, strict
+        self._image, self._strict, self._batches = image, strict, batches
         self._idle = IdleCalls()
         self._thread: int | None = None
 
@@ -58,12 +65,13 @@ class Tracer(fx.Tracer):
             self._thread = threading.get_ident()
             if self._image is not None:
                 size, dtype = self._image
-                self.sizing = Sizing(root, size, place_of(root)[0], dtype, strict=self._strict)
+                place = place_of(root)[0]
+                self.sizing = Sizing(root, size, place, dtype, strict=self._strict, batches=self._batches)
             try:
                 program = super().trace(root, concrete_args)
             finally:
                 self._thread = None
-        _put_batch_sizes(program)
+        _put_batch_sizes(program, self._batches[0])
         for node in program.nodes:
             if isinstance(node.type, str):  # of `from __future__ import annotations`; 2.6 cannot pickle them
                 node.type = None
@@ -211,15 +219,32 @@ def _captured(model: nn.Module, *, share: bool, size: tuple[int, ...] | None) ->
 
 def _traced(model: nn.Module, own: nn.Module, size: tuple[int, ...] | None, *, strict: bool = False) -> Graph:
     device, dtype = place_of(own)
-    tracer = Tracer(None if size is None else (size, dtype or torch.float32), strict=strict)
+    form = None if size is None else (size, dtype or torch.float32)
+    tracer = Tracer(form, strict=strict)
     with device if device.type not in ("cpu", "meta") else nullcontext():  # what forward makes is to be there, too
         graph = tracer.trace(own, concrete_args=_defaults(own))
+        if tracer.sizing is not None and tracer.sizing.told_count:
+            other = Tracer(form, strict=strict, batches=BATCHES[::-1]).trace(own, concrete_args=_defaults(own))
+            if _calls(graph) != _calls(other):
+                raise fx.proxy.TraceError("it does something else where there are more images")
     _require_names(graph)
     read_what_is_written(graph, own)
     spare_self(graph)
     module = Program(own, graph, type(model).__name__)
     _drop_unused_inputs(module)
     return Graph(module, size)
+
+
+def _calls(program: fx.Graph) -> list[str]:
+    """What a program does, layers by whatever names."""
+    places = {node: place for place, node in enumerate(program.nodes)}
+    told = []
+    for node in program.nodes:
+        given = cast(Any, map_aggregate)(
+            (node.args, node.kwargs), lambda one: f"%{places[one]}" if one in places else one
+        )
+        told.append(f"{node.op} {'' if node.op == 'call_module' else node.target} {given}")
+    return told
 
 
 def _place_in_a_list(root: nn.Module, layer: nn.Module) -> str:
@@ -233,10 +258,19 @@ def _place_in_a_list(root: nn.Module, layer: nn.Module) -> str:
     return ""
 
 
-def _put_batch_sizes(program: fx.Graph) -> None:
+def _put_batch_sizes(program: fx.Graph, batch: int) -> None:
     """The number of images in the place of the first batch size, which `len` of a traced batch gave."""
+
+    def is_the_batch(value: object) -> bool:
+        return type(value) is int and value == batch
+
+    def mentions(node: fx.Node) -> bool:
+        found: list[Any] = []
+        cast(Any, map_aggregate)((node.args, node.kwargs), lambda value: found.append(is_the_batch(value)))
+        return any(found)
+
     (images, *_) = program.find_nodes(op="placeholder") or (None,)
-    asked = [node for node in program.nodes if node.op != "placeholder" and _mentions(node)]
+    asked = [node for node in program.nodes if node.op != "placeholder" and mentions(node)]
     if images is None or not asked:
         return
     with program.inserting_after(images):
@@ -244,19 +278,9 @@ def _put_batch_sizes(program: fx.Graph) -> None:
 
     for node in asked:
         node.args, node.kwargs = (
-            cast(Any, map_aggregate)(given, lambda value: count if _is_the_batch(value) else value)
+            cast(Any, map_aggregate)(given, lambda value: count if is_the_batch(value) else value)
             for given in (node.args, node.kwargs)
         )
-
-
-def _mentions(node: fx.Node) -> bool:
-    found: list[Any] = []
-    cast(Any, map_aggregate)((node.args, node.kwargs), lambda value: found.append(_is_the_batch(value)))
-    return any(found)
-
-
-def _is_the_batch(value: object) -> bool:
-    return type(value) is int and value == BATCHES[0]
 
 
 def _makes_models(model: object) -> TypeGuard[type[nn.Module]]:
