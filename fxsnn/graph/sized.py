@@ -76,10 +76,11 @@ class Sized(fx.Proxy):
 
     def __len__(self) -> int:
         """As of a tensor or tuple: of a batch the first batch size, in whose place the tracer puts the true one."""
-        if self.fakes is None or self.sizing is None:
+        if self.fakes is None:
             return super().__len__()
         first, second = (len(fake) for fake in self.fakes)
-        self.sizing.told_count |= first != second
+        tracer: Any = self.tracer
+        tracer.sizing.told_count |= first != second
         return first
 
     def __iter__(self) -> Iterator[Any]:
@@ -92,8 +93,8 @@ class Sized(fx.Proxy):
         assert self.fakes is not None
         first, second = (value.shape[dim] for value in self.fakes)
         if first == second:
-            if self.sizing is not None:
-                self.sizing.told_sides = True
+            tracer: Any = self.tracer
+            tracer.sizing.told_sides = True
             return first
         return self.tracer.create_proxy("call_method", "size", (self, dim % self.fakes[0].dim()), {})
 

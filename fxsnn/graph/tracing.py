@@ -27,10 +27,14 @@ from fxsnn.graph.own_copy import own_copy, unwrapped
 from fxsnn.graph.program import Program
 from fxsnn.graph.sized import BATCHES, Sized, Sizing
 from fxsnn.graph.sources import user_frames, user_place
-from fxsnn.layers import LEAVES, ImageForm, require_images
+from fxsnn.layers import LEAVES, FixedSize, ImageForm, require_images
 
 _NORMALIZING = ("torchvision.transforms.functional", "torchvision.transforms.v2.functional")
 """Modules with a function `normalize` that refuses traced values; a graph has a call of it."""
+
+
+_LARGER = 8
+"""So much larger are images of another size."""
 
 
 class Tracer(fx.Tracer):
@@ -227,12 +231,28 @@ def _traced(model: nn.Module, own: nn.Module, size: tuple[int, ...] | None, *, s
             other = Tracer(form, strict=strict, batches=BATCHES[::-1]).trace(own, concrete_args=_defaults(own))
             if _calls(graph) != _calls(other):
                 raise fx.proxy.TraceError("it does something else where there are more images")
+        fixed = tracer.sizing is not None and tracer.sizing.told_sides and not _is_of_any_size(own, graph, form)
     _require_names(graph)
     read_what_is_written(graph, own)
     spare_self(graph)
     module = Program(own, graph, type(model).__name__)
     _drop_unused_inputs(module)
-    return Graph(module, size)
+    captured = Graph(module, size)
+    if fixed and size is not None:
+        captured.insert_after(captured.input(), "fixed_size", FixedSize(size).eval())
+    return captured
+
+
+def _is_of_any_size(own: nn.Module, program: fx.Graph, form: tuple[tuple[int, ...], torch.dtype] | None) -> bool:
+    """Whether a network that was told sizes computes the same for images of another size."""
+    if form is None or len(form[0]) < 2:
+        return True
+    (channels, *sides), dtype = form
+    try:
+        larger = Tracer(((channels, *(side + _LARGER for side in sides)), dtype)).trace(own, _defaults(own))
+    except Exception:  # the network's own code, for images that it may not be made for
+        return False
+    return _calls(program) == _calls(larger)
 
 
 def _calls(program: fx.Graph) -> list[str]:

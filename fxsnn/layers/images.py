@@ -75,7 +75,7 @@ def require_images(images: object, form: ImageForm) -> None:
     if form.channels is not None and size[0] != form.channels:
         raise DataError(f"images have shape {shape}, that is {size[0]} {form.unit}; expected {expected}")
     if form.size is not None and tuple(size) != form.size:
-        raise DataError(f"images have shape {shape}; expected {expected}: windows follow from that size")
+        raise DataError(f"images have shape {shape}; expected {expected}: what the network does follows from that size")
     if 0 in shape[1:]:
         raise DataError(f"images have shape {shape}, which is no pixels at all; expected {expected}")
     if images.dtype not in _WIDE:

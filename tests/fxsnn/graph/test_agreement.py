@@ -18,6 +18,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import fxsnn
 from fxsnn.errors import DataError, FxsnnWarning, ModelError
+from fxsnn.layers import FixedSize
 from tests.nets import Small, images, seeded
 from tests.sharing import cases
 
@@ -454,3 +455,49 @@ def test_an_ordered_dict_comes_back_as_a_dict(convert: Any) -> None:
     assert type(found) is dict
     assert found["out"].shape == (5, 5)
     assert tuple(found["sizes"]) == (3, 12, 12)
+
+
+# Sizes ----------------------------------------------------------------------------------------------------------------
+
+
+def test_images_that_are_taken_in_pieces_are_refused() -> None:
+    """A program would have as many pieces as there were when it was traced."""
+
+    class InPieces(Small):
+        def forward(self, x: Tensor) -> Any:
+            return torch.cat([super(InPieces, self).forward(x[i : i + 32]) for i in range(0, len(x), 32)])
+
+    with pytest.raises(ModelError, match=r"it does something else where there are more images.*Write forward without"):
+        fxsnn.capture(seeded(InPieces), EXAMPLE)
+
+
+class Sized(Small):
+    """Its output depends on the size of its images, told as a number."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = super().forward(x)
+        return -y if x.shape[-1] > 12 else y / x.shape[-2]
+
+
+def test_what_computes_with_a_size_takes_images_of_that_size_only(convert: Any) -> None:
+    model = seeded(Sized)
+    graph = fxsnn.capture(model, EXAMPLE)
+    assert torch.equal(graph(EXAMPLE), model(EXAMPLE))
+    snn = convert(model, target="generic", bits=4, calibration_data=EXAMPLE)
+    for captured in (graph, snn):
+        with pytest.raises(DataError, match=r"expected \[N, 3, 12, 12\]: what the network does follows"):
+            captured(images(2, size=16))
+
+
+def test_what_only_looks_at_a_size_takes_others() -> None:
+    class Looks(Small):
+        def forward(self, x: Tensor) -> Any:
+            _count, channels, height, width = x.shape
+            assert channels == 3
+            assert height > 4
+            assert width > 4
+            return super().forward(x)
+
+    model = seeded(Looks)
+    graph = fxsnn.capture(model, EXAMPLE)
+    assert not graph.nodes(FixedSize)
