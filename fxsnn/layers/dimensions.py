@@ -124,7 +124,8 @@ class FixedSize(nn.Module):
         if (shape := tuple(map(int, images.shape[1:]))) != self.size:
             form = ImageForm(size=self.size)
             raise DataError(
-                f"images have shape {[len(images), *shape]}; expected {form}: what the network does follows from that size"
+                f"images have shape {[len(images), *shape]}; expected {form}: what the network does follows from "
+                "that size"
             )
         return images
 
