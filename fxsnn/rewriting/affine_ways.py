@@ -174,9 +174,7 @@ def about_affine(graph: Graph, node: Node) -> Finding | None:
         readers = ", ".join(graph.name(reader) for reader in sorted(node.users))
         return graph.finding(node, f"{what}, and what it gives is read by {readers}", "Let one layer read it")
     clips = _behind_clip(graph, node)
-    in_front = (
-        f"{_IN_FRONT}, or use an activation that begins at zero, such as nn.Hardtanh(0, c)" if clips else _IN_FRONT
-    )
+    in_front = f"{_IN_FRONT}, or {_FROM_ZERO}" if clips else _IN_FRONT
     if graph.is_a(blocked, nn.Conv2d) and pads_with_zeros(graph[blocked]):
         where = f"in front of {graph.name(blocked)}, which pads with zeros: its windows at the border read fewer shifts"
         remedy = f"Train with padding=0 in {graph.name(blocked)}, or {in_front}, or {_ELSEWHERE}"
