@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxsnn.graph import Graph, Transposed, Weighted
-from fxsnn.layers import Affine
+from fxsnn.layers import Affine, FixedSize
 from fxsnn.rewriting import Pass, affine_of, facts, fix_size
 
 _LAYERS = (*Weighted, *Transposed, nn.Conv1d)
@@ -73,12 +73,17 @@ class RecognizeMixing(Pass):
             fix_size(graph)
 
 
+def _images(graph: Graph) -> Node:
+    """The images, of whose size the graph may be sure already."""
+    return next(iter(graph.nodes(FixedSize)), graph.input())
+
+
 def _in_front(graph: Graph) -> tuple[Node, set[Node]] | None:
     """The value that the first layers read, and all that is computed for it; `None`: they read the images, or several.
 
     Nothing else reads what is computed on the way.
     """
-    images = graph.input()
+    images = _images(graph)
     ends = {node.all_input_nodes[0] for node in graph.nodes(*_LAYERS) if _stands_first(graph, node)}
     if len(ends) != 1 or images in ends:
         return None
@@ -111,7 +116,7 @@ def _stands_first(graph: Graph, node: Node) -> bool:
 def _program(graph: Graph, end: Node, region: set[Node]) -> Callable[[Tensor], Any]:
     """What is computed of the images, as a function in double precision."""
     part = fx.Graph()
-    copies = {graph.input(): part.placeholder("images")}
+    copies = {_images(graph): part.placeholder("images")}
     for node in graph:
         if node in region:
             copies[node] = part.node_copy(node, copies.__getitem__)
@@ -141,7 +146,7 @@ def _line(run: Callable[[Tensor], Any], channels: int, sides: Sequence[int]) -> 
 
 def _put(graph: Graph, end: Node, region: set[Node], weight: Tensor, shift: Tensor) -> None:
     """Let modules do what a region does."""
-    source, readers = graph.input(), [user for user in end.users if user not in region]
+    source, readers = _images(graph), [user for user in end.users if user not in region]
     shifts = bool(shift.any())
     square = weight.shape[0] == weight.shape[1]
     steps: list[nn.Module] = []

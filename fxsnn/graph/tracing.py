@@ -16,6 +16,7 @@ from torch.fx.node import map_aggregate
 from fxsnn.ambient import neutral
 from fxsnn.errors import Finding, ModelError
 from fxsnn.graph.agreement import require_agreement
+from fxsnn.graph.body import in_front_of_layers
 from fxsnn.graph.copying import ONE_TRACES
 from fxsnn.graph.graph import Graph
 from fxsnn.graph.idle import IdleCalls
@@ -239,7 +240,9 @@ def _traced(model: nn.Module, own: nn.Module, size: tuple[int, ...] | None, *, s
     _drop_unused_inputs(module)
     captured = Graph(module, size)
     if fixed and size is not None:
-        captured.insert_after(captured.input(), "fixed_size", FixedSize(size).eval())
+        inner, reading = in_front_of_layers(module), list(captured.input().users)
+        readers = [node for node in reading if node in inner] or reading
+        captured.insert_after(captured.input(), "fixed_size", FixedSize(size).eval(), readers)
     return captured
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxsnn
-from fxsnn.layers import Affine
+from fxsnn.layers import Affine, FixedSize
 from fxsnn.passes import Canonicalize, RecognizeMixing
 from tests.joining import correlation
 from tests.nets import in_front, seeded
@@ -154,3 +154,15 @@ def test_the_images_that_the_tail_reads_stay_as_they_are(convert: Any) -> None:
     model(x)
     snn = convert(model, target="generic", bits=4, timesteps=128, calibration_data=x)
     assert correlation(model(x).detach(), snn(x).detach()) > 0.98
+
+
+def test_the_size_that_images_must_have_is_not_forgotten() -> None:
+    def prepare(m: Any, x: Tensor) -> Tensor:
+        return x[:, [2, 1, 0]] / x.shape[-1]
+
+    x = torch.rand(2, 3, 8, 8)
+    model = net(prepare, 3)
+    model(x)
+    graph = in_front(model, x)
+    assert len(graph.nodes(FixedSize)) == 1
+    assert len(graph.nodes(nn.Conv2d)) == 1
