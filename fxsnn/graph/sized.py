@@ -79,13 +79,13 @@ class Sized(fx.Proxy):
         if self.fakes is None:
             return super().__len__()
         first, second = (len(fake) for fake in self.fakes)
-        tracer: Any = self.tracer
-        tracer.sizing.told_count |= first != second
+        self._tell(count=first != second)
         return first
 
     def __iter__(self) -> Iterator[Any]:
         parts = (self.fakes or (None,))[0]
         if isinstance(parts, tuple | list):
+            self._tell(count=len(parts) != len((self.fakes or (None, ()))[1]))
             return (self[place] for place in range(len(parts)))  # type: ignore[index]  # fx adds operators at run time
         return super().__iter__()
 
@@ -93,15 +93,24 @@ class Sized(fx.Proxy):
         assert self.fakes is not None
         first, second = (value.shape[dim] for value in self.fakes)
         if first == second:
-            tracer: Any = self.tracer
-            tracer.sizing.told_sides = True
+            self._tell(count=False)
             return first
         return self.tracer.create_proxy("call_method", "size", (self, dim % self.fakes[0].dim()), {})
 
     def _told(self, name: str, *args: Any, **kwargs: Any) -> Any:
         assert self.fakes is not None
         first, second = (getattr(value, name)(*args, **kwargs) for value in self.fakes)
+        if name in ("nelement", "numel") and first == second:
+            self._tell(count=False)
         return first if first == second else self.tracer.create_proxy("call_method", name, (self, *args), kwargs)
+
+    def _tell(self, *, count: bool) -> None:
+        """Remember that forward is told how many images there are, or else a size that does not depend on that."""
+        tracer: Any = self.tracer  # images have no `sizing`
+        if count:
+            tracer.sizing.told_count = True
+        else:
+            tracer.sizing.told_sides = True
 
     # Of tensors, these write into what other names stand for, too.
 

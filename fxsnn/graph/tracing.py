@@ -24,6 +24,7 @@ from fxsnn.graph.image_sizes import sizes_to_try
 from fxsnn.graph.in_place import drop_unread, read_what_is_written
 from fxsnn.graph.kinds import is_torchvision_normalize, place_of, torch_parent
 from fxsnn.graph.names import about_program_name, spare_self
+from fxsnn.graph.other_images import calls_of, is_of_any_size
 from fxsnn.graph.own_copy import own_copy, unwrapped
 from fxsnn.graph.program import Program
 from fxsnn.graph.sized import BATCHES, Sized, Sizing
@@ -32,10 +33,6 @@ from fxsnn.layers import LEAVES, FixedSize, ImageForm, require_images
 
 _NORMALIZING = ("torchvision.transforms.functional", "torchvision.transforms.v2.functional")
 """Modules with a function `normalize` that refuses traced values; a graph has a call of it."""
-
-
-_LARGER = 8
-"""So much larger are images of another size."""
 
 
 class Tracer(fx.Tracer):
@@ -230,7 +227,7 @@ def _traced(model: nn.Module, own: nn.Module, size: tuple[int, ...] | None, *, s
         graph = tracer.trace(own, concrete_args=_defaults(own))
         if tracer.sizing is not None and tracer.sizing.told_count:
             other = Tracer(form, strict=strict, batches=BATCHES[::-1]).trace(own, concrete_args=_defaults(own))
-            if _calls(graph) != _calls(other):
+            if calls_of(graph) != calls_of(other):
                 raise fx.proxy.TraceError("it does something else where there are more images")
         fixed = tracer.sizing is not None and tracer.sizing.told_sides and not _is_of_any_size(own, graph, form)
     _require_names(graph)
@@ -247,27 +244,13 @@ def _traced(model: nn.Module, own: nn.Module, size: tuple[int, ...] | None, *, s
 
 
 def _is_of_any_size(own: nn.Module, program: fx.Graph, form: tuple[tuple[int, ...], torch.dtype] | None) -> bool:
-    """Whether a network that was told sizes computes the same for images of another size."""
-    if form is None or len(form[0]) < 2:
+    """Whether a network that was told sizes computes the same for images of other sizes."""
+    if form is None:
         return True
-    (channels, *sides), dtype = form
-    try:
-        larger = Tracer(((channels, *(side + _LARGER for side in sides)), dtype)).trace(own, _defaults(own))
-    except Exception:  # the network's own code, for images that it may not be made for
-        return False
-    return _calls(program) == _calls(larger)
-
-
-def _calls(program: fx.Graph) -> list[str]:
-    """What a program does, layers by whatever names."""
-    places = {node: place for place, node in enumerate(program.nodes)}
-    told = []
-    for node in program.nodes:
-        given = cast(Any, map_aggregate)(
-            (node.args, node.kwargs), lambda one: f"%{places[one]}" if one in places else one
-        )
-        told.append(f"{node.op} {'' if node.op == 'call_module' else node.target} {given}")
-    return told
+    size, dtype = form
+    return is_of_any_size(
+        program, size, lambda other, strict: Tracer((other, dtype), strict=strict).trace(own, _defaults(own))
+    )
 
 
 def _place_in_a_list(root: nn.Module, layer: nn.Module) -> str:
