@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import OrderedDict
 from typing import Any
 
@@ -19,6 +20,9 @@ from fxsnn.layers import check_images, in_words
 from fxsnn.outputs import distances, largest_in
 
 _IMAGES = 3
+_WITH_HOOKS = 64
+_NUMBERS = 1 << 20
+"""Hooks may look at how many images there are: so many are given then, if they have no more numbers than this."""
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference, relative to the largest output; of narrower types 2 %."""
 
@@ -27,7 +31,8 @@ def require_agreement(model: nn.Module, graph: Graph, images: Tensor) -> None:
     """Run a copy of a network, with its hooks, and the graph that was captured of it, and compare.
 
     Args:
-        model: it stays as it is; its hooks run once, on three images, and a warning says so before.
+        model: it stays as it is; its hooks run once, on a few images or some tens of small ones, and a warning says so
+            before.
         graph: captured of it.
         images: examples, prepared as for the model; they are not written into.
 
@@ -43,11 +48,11 @@ def require_agreement(model: nn.Module, graph: Graph, images: Tensor) -> None:
     device, dtype = place_of(model)
     if device.type == "meta" or len(images) == 0:
         return
-    given = torch.cat([images[:_IMAGES]] * _IMAGES)[:_IMAGES].to(device, dtype or images.dtype)
+    given = _several(images, hooks).to(device, dtype or images.dtype)
     if hooks:
         warn(
-            f"the network has hooks ({_places(hooks)}): they run once now, on {_IMAGES} example images, to see whether "
-            "the network computes the same without them; what is converted has none",
+            f"the network has hooks ({_places(hooks)}): they run once now, on {len(given)} example images, to see "
+            "whether the network computes the same without them; what is converted has none",
             FxsnnWarning,
         )
     with accepted(images, what="example or calibration images"):
@@ -60,6 +65,12 @@ def require_agreement(model: nn.Module, graph: Graph, images: Tensor) -> None:
     if not hooks:  # which would run once more
         _require_no_memory(copied, expected, given)
         _require_agreement_on_one(model, graph, given[:1])
+
+
+def _several(images: Tensor, hooks: list[tuple[str, Any]]) -> Tensor:
+    """The first images, over and over again if there are too few."""
+    count = max(_IMAGES, min(_WITH_HOOKS, _NUMBERS // max(1, images[0].numel()))) if hooks else _IMAGES
+    return torch.cat([images[:count]] * -(-count // len(images)))[:count]
 
 
 def _require_one_input(model: nn.Module, graph: Graph) -> None:
@@ -88,12 +99,28 @@ def _expected(copied: nn.Module, images: Tensor, hooks: list[tuple[str, Any]]) -
         plain = type(copied).__name__
         told = f"{type(error).__name__}: {error}"
         if hooks and _runs_without_hooks(copied, images):
-            problem = f"a hook of its layers fails on the example images ({told}): those of {_places(hooks)}"
-            raise ModelError([Finding(plain, problem, "Remove the hook")]) from error
+            failed = _failed(error, hooks)
+            does = "fails" if len(failed) == 1 else "may be the one that fails"
+            raise ModelError(
+                [
+                    Finding(
+                        _inside(plain, layer),
+                        f"its hook ({_place(hook)}) {does} on the example images ({told})",
+                        "Remove the hook",
+                    )
+                    for layer, hook in failed
+                ]
+            ) from error
         if isinstance(error, TypeError) and "argument" in str(error):
             problem = f"it cannot be called with one tensor of images ({told})"
             raise ModelError([Finding(plain, problem, "Let forward take the images as its first argument")]) from error
         raise
+
+
+def _failed(error: Exception, hooks: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The hooks in which an error came up; all of them, where that is not to be seen."""
+    codes = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
+    return [(name, hook) for name, hook in hooks if getattr(hook, "__code__", None) in codes] or hooks
 
 
 def _runs_without_hooks(copied: nn.Module, images: Tensor) -> bool:
@@ -226,13 +253,13 @@ def _causes(
 ) -> list[Finding]:
     """What of the network a graph cannot have, as far as running it again tells."""
     name = type(model).__name__
-    problem = f"the graph that torch.fx captured is not the network: on {_IMAGES} example images {trouble}"
+    problem = f"the graph that torch.fx captured is not the network: on {len(images)} example images {trouble}"
     if hooks:
         plain = _run(own_copy(model, share=True), images)
         if _difference(expected, plain) is not None:
             return [
                 Finding(
-                    f"{name}{'.' if layer else ''}{layer}",
+                    _inside(name, layer),
                     f"it has a hook that may change values ({_place(hook)}), and a graph has no hooks; {trouble}",
                     "Put into forward what the hook does, or remove the hook",
                 )
@@ -267,6 +294,10 @@ def _causes(
 def _holds_training(value: object) -> bool:
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return any(isinstance(one, nn.Module) and one.training for one in parts) and not isinstance(value, nn.Module)
+
+
+def _inside(name: str, layer: str) -> str:
+    return f"{name}.{layer}" if layer else name
 
 
 def _places(hooks: list[tuple[str, Any]]) -> str:
