@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 from torch.fx.node import Node
 
-from fxsnn.graph import Graph, keeps_shape
+from fxsnn.graph import Graph, in_front_of_layers, keeps_shape, value_sizes
 from fxsnn.layers import FixedSize, Lift, Lower, norm_like
-from fxsnn.rewriting import Pass, concatenated, facts
+from fxsnn.rewriting import Pass, concatenated, facts, put_concatenations, put_movements
 
 
 class LiftDimensions(Pass):
@@ -46,8 +46,24 @@ class LiftDimensions(Pass):
             return
         whole = graph.copy()  # with its tail: what is its body shows then
         nodes = dict(zip(whole.nodes(), graph.nodes(), strict=True))
-        _apply(whole, _planned(whole, whole.nodes()))
-        _apply(graph, _planned(graph, [nodes[node] for node in whole.body() if node in nodes]))
+        signals = _of_rank_three(graph)
+        _apply(whole, _planned(whole, whole.nodes(), {node for node in nodes if nodes[node] in signals}))
+        inner = in_front_of_layers(whole.module)
+        put_concatenations(whole, inner)
+        put_movements(whole, inner, dict)
+        whole.tidy()
+        _apply(graph, _planned(graph, [nodes[node] for node in whole.body() if node in nodes], signals))
+
+
+def _of_rank_three(graph: Graph) -> set[Node]:
+    """What is computed that has a channel and a length, with the images of the graph or others that it takes."""
+    example = None if graph.image_size is not None else graph.example_input()
+    sizes = value_sizes(graph, None if example is None else tuple(example.shape[1:]))
+    return {node for node, size in sizes.items() if len(size) == _SIGNAL and node.op != "get_attr"}
+
+
+_SIGNAL = 2
+"""Dimensions of a signal, without the batch."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +81,12 @@ class _Plan:
     down: list[tuple[Node, Node]] = field(default_factory=list)
 
 
-def _planned(graph: Graph, body: Collection[Node]) -> _Plan:
-    """What is to be done, where only nodes of the body may change."""
-    plan, signals, maps, inside = _Plan(), _signals(graph), set[Node](), set(body)
+def _planned(graph: Graph, body: Collection[Node], ranked: Collection[Node]) -> _Plan:
+    """What is to be done, where only nodes of the body may change; `ranked` are known to be of a signal's rank."""
+    plan, signals, maps, inside = _Plan(), _signals(graph, ranked), set[Node](), set(body)
     for node in graph:
         reads = node.all_input_nodes
-        becomes_map = node in inside and (graph.is_a(node, *_EQUALS) or _is_map_of(graph, node, signals, maps))
+        becomes_map = node in inside and (graph.is_a(node, *_EQUALS) or _is_map_of(graph, node, signals, ranked, maps))
         if becomes_map:
             maps.add(node)
             plan.up.extend((node, source) for source in reads if source not in maps)
@@ -81,14 +97,22 @@ def _planned(graph: Graph, body: Collection[Node]) -> _Plan:
     return plan
 
 
-def _is_map_of(graph: Graph, node: Node, signals: Collection[Node], maps: Collection[Node]) -> bool:
-    """Whether a call keeps the shape of maps, or of a single signal that a layer is to read as one."""
+def _is_map_of(
+    graph: Graph, node: Node, signals: Collection[Node], ranked: Collection[Node], maps: Collection[Node]
+) -> bool:
+    """Whether a call keeps the shape of maps, or of signals that are made of maps or that a layer is to read."""
     reads = node.all_input_nodes
-    if _joins_channels(node):
-        return all(source in maps for source in reads)
-    if not reads or not keeps_shape(node, graph.module) or graph.is_a(node, FixedSize):  # the images are signals
+    if not reads or graph.is_a(node, FixedSize) or not _keeps_form(graph, node):  # the images are signals
         return False
-    return all(source in maps for source in reads) or (len(reads) == 1 and node in signals)
+    if all(source in maps for source in reads) or (len(reads) == 1 and node in signals):
+        return True
+    wanted = node in signals or not graph.ancestors(node).isdisjoint(maps)
+    return wanted and all(source in maps or source in ranked for source in reads)
+
+
+def _keeps_form(graph: Graph, node: Node) -> bool:
+    """Whether a call does the same to signals and to maps of one row, each time in their form."""
+    return _joins_channels(node) or keeps_shape(node, graph.module)
 
 
 def _joins_channels(node: Node) -> bool:
@@ -97,12 +121,13 @@ def _joins_channels(node: Node) -> bool:
     return found is not None and bool(found[1] == 1)
 
 
-def _signals(graph: Graph) -> set[Node]:
+def _signals(graph: Graph, ranked: Collection[Node]) -> set[Node]:
     """What layers read as signals, and what that is made of without another shape."""
     found = set[Node]()
     for node in reversed(graph.nodes()):
         reads = node.all_input_nodes
-        if graph.is_a(node, *_EQUALS) or (node in found and len(reads) == 1 and keeps_shape(node, graph.module)):
+        alike = len(reads) == 1 or all(source in ranked for source in reads)
+        if graph.is_a(node, *_EQUALS) or (node in found and alike and _keeps_form(graph, node)):
             found.update(reads)
     return found
 

@@ -13,7 +13,16 @@ from torch.fx.node import Node
 
 from fxsnn.graph import Graph, in_front_of_layers, keeps_shape, value_sizes
 from fxsnn.layers import Add, Channels, Concat, FlattenMaps, Wiring, conv_like
-from fxsnn.rewriting import Pass, channels_of, concatenated, facts, fix_size, movement_of, name_inside, put_sum
+from fxsnn.rewriting import (
+    Pass,
+    channels_of,
+    facts,
+    fix_size,
+    put_concatenations,
+    put_layer,
+    put_movements,
+    put_sum,
+)
 
 _PADS: Mapping[str, Callable[..., nn.Module]] = {
     "reflect": nn.ReflectionPad2d,
@@ -55,19 +64,11 @@ class RecognizeWiring(Pass):
     def rewrite(self, graph: Graph) -> None:
         """Edit `graph` in place."""
         inner = in_front_of_layers(graph.module)
-        for node in graph:
-            if node in inner and (read := _concatenated(graph, node)) is not None:
-                _put(graph, node, "cat", Concat().eval(), read)
-        sizes, of_any_size = cache(lambda: value_sizes(graph)), True
+        put_concatenations(graph, inner)
+        sizes = cache(lambda: value_sizes(graph))
         for node in inner.intersection(graph.nodes(nn.Conv2d)):
             inner = inner | _pad_apart(graph, node, sizes)
-        for node in graph:  # what stands before it are layers by then
-            if node in inner and (found := movement_of(graph, node, sizes)) is not None:
-                of_any_size = of_any_size and found.of_any_size
-                if found.layer is None:
-                    node.replace_all_uses_with(found.source)
-                else:
-                    _put(graph, node, type(found.layer).__name__.lower(), found.layer.eval(), [found.source])
+        of_any_size = put_movements(graph, inner, sizes)
         for node in graph.nodes(nn.Flatten):
             of_any_size = _know_places(graph, node, sizes) and of_any_size
         if not of_any_size:
@@ -124,22 +125,6 @@ def _read_once(graph: Graph, node: Node) -> None:
     node.args = tuple(once)
     channels = Channels(torch.tensor(index, device=graph.device)).eval()
     if len(once) == 1:  # one value, several times
-        _put(graph, node, "channels", channels, once)
+        put_layer(graph, node, "channels", channels, once)
     else:
         graph.insert_after(node, f"{graph.name(node)}_channels", channels)
-
-
-def _concatenated(graph: Graph, node: Node) -> list[Node] | None:
-    """What a call puts behind one another along the channels or features; `None` if it does something else."""
-    tensors, dim = concatenated(node) or (None, None)
-    last = -1 if graph.reads_features(node) else -3
-    if dim not in (1, last) or not isinstance(tensors, list | tuple):
-        return None
-    return list(tensors) if all(isinstance(one, Node) and one.op != "get_attr" for one in tensors) else None
-
-
-def _put(graph: Graph, node: Node, name: str, module: torch.nn.Module, read: list[Node]) -> None:
-    if node.op != "call_module":
-        node.target, node.op = graph.unused_name(name_inside(node, name)), "call_module"
-    node.args, node.kwargs = tuple(read), {}
-    graph.module.add_submodule(str(node.target), module)

@@ -15,13 +15,18 @@ from fxsnn.graph.interpreter import Interpreter
 _IMAGES = 3
 
 
-def value_sizes(graph: Graph) -> dict[Node, tuple[int, ...]]:
+def value_sizes(graph: Graph, size: tuple[int, ...] | None = None) -> dict[Node, tuple[int, ...]]:
     """The size of what each node gives, without the batch.
 
     Nodes that give no row an image are left out, and so is all behind a call that cannot be run on PyTorch's meta
     device. Empty where the size of images is not known.
+
+    Args:
+        graph: the network.
+        size: of an image without the batch; `None`: that with which the network was captured.
     """
-    if graph.image_size is None:
+    size = graph.image_size if size is None else size
+    if size is None:
         return {}
     found: dict[Node, tuple[int, ...]] = {}
     meta = copied(graph.module, lambda tensor: tensor.to("meta"))
@@ -34,7 +39,7 @@ def value_sizes(graph: Graph) -> dict[Node, tuple[int, ...]]:
                 found[nodes[n]] = tuple(value.shape[1:])
             return value
 
-    images = torch.empty(_IMAGES, *graph.image_size, device="meta", dtype=graph.dtype)
+    images = torch.empty(_IMAGES, *size, device="meta", dtype=graph.dtype)
     with torch.no_grad():
         try:
             Sizes(meta).run(images)

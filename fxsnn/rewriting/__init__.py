@@ -56,6 +56,7 @@ from fxsnn.rewriting.windows import (
     spread_places,
     squeezed_map,
 )
+from fxsnn.rewriting.wiring import put_concatenations, put_layer, put_movements
 
 __all__ = [
     "NOTHING_TO_CONVERT",
@@ -110,6 +111,9 @@ __all__ = [
     "pools_maxima_alike",
     "pools_signed",
     "put_activations",
+    "put_concatenations",
+    "put_layer",
+    "put_movements",
     "put_sum",
     "reader_of",
     "require_example",

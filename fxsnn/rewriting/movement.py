@@ -22,6 +22,8 @@ from fxsnn.layers import (
     Channels,
     Concat,
     FlattenMaps,
+    Lift,
+    Lower,
     PixelShuffle,
     Places,
     Repeat,
@@ -37,16 +39,16 @@ _CALLS = frozenset((
     "native_channel_shuffle", "permute", "pixel_shuffle", "pixel_unshuffle", "repeat_interleave", "reshape", "size",
     "split", "split_with_sizes", "swapaxes", "swapdims", "tensor_split", "transpose", "unflatten", "upsample", "view",
     "flatten", "index_select", "unsafe_chunk", "moveaxis", "rot90", "fliplr", "flipud", "roll", "unbind",
-    "pad", "add", "sub", "mul", "floordiv", "truediv", "mod", "int",
+    "squeeze", "unsqueeze", "pad", "add", "sub", "mul", "floordiv", "truediv", "mod", "int",
 ))  # fmt: skip
-"""Functions and methods, and arithmetic with sizes; where they put numbers is tried, whatever they are called.
-
-Not those that do something else where a side is 1, such as `squeeze`: maps of other sizes do not show it."""
+"""Functions and methods, and arithmetic with sizes; where they put numbers is tried, whatever they are called."""
 _CONCATENATIONS = frozenset((torch.cat, torch.concat, torch.concatenate))
 _MODULES = (nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unflatten, nn.Flatten,
-            nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)  # fmt: skip
+            nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d, Lift, Lower)  # fmt: skip
 _SIZES = ((4, 6), (6, 10))
 """Sides of maps on which movements are tried; what is not the same on all of them is no wiring of any size."""
+_OF_SIGNALS = ((1, 6), (1, 10))
+"""The same of maps of one row, which is what signals are."""
 
 
 def concatenated(node: Node) -> tuple[Any, Any] | None:
@@ -126,11 +128,13 @@ def _movement(
         return Movement(maps[0], chosen[0], True)
     if channels is None or len(known) not in (0, 3):
         return None
-    first, *others = [(known[1], known[2]), *_SIZES] if known else _SIZES
+    tried = _OF_SIGNALS if any(graph.is_a(one, Lower) for one in region) else _SIZES
+    first, *others = [(known[1], known[2]), *tried] if known else tried
     candidates = _agreeing(run, (channels, *first), None)
-    if not candidates:
+    squeezes = any(_name(one) == "squeeze" for one in region)  # that is something else where a side is 1
+    if not candidates or (squeezes and not known):
         return None
-    everywhere = candidates
+    everywhere = [] if squeezes else candidates
     for size in others:
         everywhere = _agreeing(run, (channels, *size), everywhere)
     if not everywhere and not known:
@@ -157,10 +161,17 @@ def _agreeing(
 
 
 def _may_move(graph: Graph, node: Node) -> bool:
+    if graph.is_a(node, Lift):  # of the images themselves, or of what is computed, maps come
+        return _may_move(graph, node.all_input_nodes[0])
     if node.op == "call_module":
         return graph.is_a(node, *_MODULES)
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.op in ("call_function", "call_method") and name in _CALLS
+    if _name(node) == "squeeze" and len(node.args) + len(node.kwargs) == 1:  # it may take the batch away
+        return False
+    return node.op in ("call_function", "call_method") and _name(node) in _CALLS
+
+
+def _name(node: Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 def _flattens_maps(graph: Graph, node: Node) -> bool:
