@@ -139,6 +139,15 @@ def _product(call: _Call) -> nn.Module | None:
     return _fully_connected(matrix.t().contiguous(), None) if rows else None
 
 
+def _shifted_product(call: _Call) -> nn.Module | None:
+    """A bias and rows times a matrix: `torch.addmm`."""
+    bias, matrix = call.get("bias"), call.get("other")
+    known = isinstance(bias, Tensor) and isinstance(matrix, Tensor) and call.rows
+    if not known or (call.get("alpha", 1), call.get("beta", 1)) != (1, 1):
+        return None
+    return _fully_connected(matrix.t().contiguous(), bias)
+
+
 def _einsum(call: _Call) -> nn.Module | None:
     """Rows times a matrix, in either order: `"nf,of->no"`."""
     equation, matrix = call.get("equation"), call.get("other")
@@ -179,11 +188,15 @@ _FUNCTIONS: dict[Any, Callable[[_Call], nn.Module | None]] = {
     "matmul": _product,
     "mm": _product,
     torch.einsum: _einsum,
+    torch.addmm: _shifted_product,
+    "addmm": _shifted_product,
 }
 _CONVOLVED = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _ARGUMENTS: dict[Any, tuple[str, ...]] = {
     torch.einsum: ("equation", "input", "other"),
+    torch.addmm: ("bias", "input", "other"),
+    "addmm": ("bias", "input", "other"),
     F.conv1d: _CONVOLVED,
     F.conv2d: _CONVOLVED,
     F.conv_transpose1d: _TRANSPOSED,

@@ -10,7 +10,7 @@ from torch import nn
 from torch.fx.node import Node
 
 from fxsnn.errors import Finding
-from fxsnn.graph import Graph, in_front_of_layers, looks_like_activation, pools_maxima, what_is_called
+from fxsnn.graph import Graph, in_front_of_layers, looks_like_activation, pools_maxima, value_sizes, what_is_called
 from fxsnn.layers import Lift
 from fxsnn.rewriting.activations import find_nearly_rectifiers, unknown_activations
 from fxsnn.rewriting.affine_ways import about_constant
@@ -22,6 +22,7 @@ _ACTIVATION = (
     "Train it with nn.ReLU, nn.ReLU6 or nn.Hardtanh(0, c), which may be shifted and scaled: only numbers from zero up "
     "can be firing rates"
 )
+_RESHAPES = ("reshape", "squeeze", "unflatten", "unsqueeze", "view")
 _NEARLY = "Train it with nn.ReLU, which fxsnn.passes.ReplaceActivation puts in its place"
 _BY_HAND = "Use nn.ReLU, clamp(x, 0, c) or floor(clamp(x / c, 0, 1) * L + 0.5) / L * c"
 
@@ -55,6 +56,8 @@ def about_unsupported(graph: Graph, node: Node) -> Iterator[Finding]:
     """
     if any(_about_torchscript(graph, one) is not None for one in node.all_input_nodes):
         return  # what it calls is refused itself
+    if node.target == "size" and node.users and all(_shape_of_images(graph, user) for user in node.users):
+        return  # so is what it is asked for
     if (script := _about_torchscript(graph, node)) is not None:
         yield script
         return
@@ -83,6 +86,9 @@ def _remedy(graph: Graph, node: Node, called: str, together: list[Node]) -> str:
         return f"Use nn.AvgPool{sides}d with a fixed window, or move it behind the last ReLU"
     if "dropout" in called:
         return "Pass training=self.training, so that it rests in evaluation mode"
+    if (shape := _shape_of_images(graph, node)) is not None:
+        line = f"write images.reshape(-1, {shape}) where they are prepared"
+        return f"Give images of shape [N, {shape}]: leave this call out of forward, and {line}"
     if node.op in calls and _asks_for_size(node, called):
         return "Do not read the size of an activation, except for flattening: use flatten(1)"
     if node.op in calls and all(source.op == "placeholder" for source in node.all_input_nodes):
@@ -101,6 +107,15 @@ def _remedy(graph: Graph, node: Node, called: str, together: list[Node]) -> str:
     if node.op in calls and together:
         return _BY_HAND
     return "Supported are Conv1d, Conv2d, their batch norms and average poolings, ReLU, Linear and flatten"
+
+
+def _shape_of_images(graph: Graph, node: Node) -> str | None:
+    """The shape, in words, that a call gives images whose numbers it leaves in their order; `None` if it does not."""
+    called = what_is_called(graph.module, node)
+    if node.op == "call_module" or called not in _RESHAPES or node.args[:1] != (graph.input(),):
+        return None
+    size = value_sizes(graph).get(node, ())
+    return ", ".join(map(str, size)) if len(size) in (2, 3) else None
 
 
 def _asks_for_size(node: Node, called: str) -> bool:

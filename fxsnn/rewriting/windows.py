@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import lcm
+from math import lcm, prod
 from typing import Any
 
 import torch
@@ -213,16 +214,23 @@ def _padding_for(side: int, kernel: int, stride: int, padding: int) -> int | Non
 
 
 def squeezed_map(graph: Graph, node: Node, sizes: Sizes) -> Node | None:
-    """The map of one place of which squeezes make a row, at the last of them; such squeezes are a flatten."""
+    """The map of one place of which squeezes, or indices, make a row, at the last of them; these are a flatten."""
     start = node
     while is_squeeze(start) and (start is node or graph.sole_user(start) is not None):
         start = start.all_input_nodes[0]
-    rows = len(sizes.get(node, ())) == 1 and len(sizes.get(start, ())) == 3
+    given, made = sizes.get(start, ()), sizes.get(node, ())
+    rows = len(made) == 1 and len(given) == 3 and prod(given) == prod(made)
     return start if rows and not is_squeeze(start) else None
 
 
 def is_squeeze(node: Node) -> bool:
-    """Whether a node drops dimensions that it names: any other squeeze drops that of a single image, too."""
+    """Whether a node drops dimensions that it names: any other squeeze drops that of a single image, too.
+
+    An index of the only place of a dimension does so, too, `x[:, :, 0, 0]`; that it is the only one is not looked at.
+    """
+    if node.target is operator.getitem:
+        index = node.args[1] if isinstance(node.args[1], tuple) else ()
+        return index[:1] in ((slice(None),), (...,)) and all(one in (..., slice(None), 0, -1) for one in index)
     called = (node.op, node.target) in (("call_method", "squeeze"), ("call_function", torch.squeeze))
     return called and (len(node.args) > 1 or "dim" in node.kwargs)
 

@@ -83,6 +83,8 @@ LAYERS = (
     Form("x = F.conv2d(x, self.conv.weight, self.conv.bias)", "`SpikeConv2d`", "convolution"),
     Form("x = x.flatten(1) @ self.matrix\nx = F.relu(x)", "`SpikeLinear`", "flatten",
          "self.matrix = nn.Parameter(torch.randn(54, 20) / 8)"),
+    Form("x = F.relu(torch.addmm(self.shift, x.flatten(1), self.matrix.t()))", "`SpikeLinear`", "flatten",
+         "self.shift, self.matrix = nn.Parameter(torch.rand(20)), nn.Parameter(torch.randn(20, 54) / 8)"),
     Form('x = F.relu(torch.einsum("nf,of->no", x.flatten(1), self.matrix))', "`SpikeLinear`", "flatten",
          "self.matrix = nn.Parameter(torch.randn(20, 54) / 8)"),
     Form("x = self.one(self.conv(x))", "one `SpikeConv2d`: linear layers in a row are merged", "convolution",
@@ -127,6 +129,8 @@ POOLINGS = (
     Form("x = F.relu(self.hidden(x.mean([2, 3])))", "`SpikeAvgPool2d` of the whole map, `Flatten`", "flatten",
          "self.hidden = nn.LazyLinear(20)"),
     Form("x = F.relu(self.hidden(x.view(x.size(0), x.size(1), -1).mean(2)))",
+         "`SpikeAvgPool2d` of the whole map, `Flatten`", "flatten", "self.hidden = nn.LazyLinear(20)"),
+    Form("x = F.relu(self.hidden(F.adaptive_avg_pool2d(x, 1)[:, :, 0, 0]))",
          "`SpikeAvgPool2d` of the whole map, `Flatten`", "flatten", "self.hidden = nn.LazyLinear(20)"),
     Form("x = F.relu(self.hidden(x.sum((2, 3)) / 9))", "`SpikeAvgPool2d`, and a scale in the layer that reads it",
          "flatten", "self.hidden = nn.LazyLinear(20)"),
@@ -215,6 +219,7 @@ DIMENSIONS = (
          refused="along its last axis"),
     Form("nn.Sequential(nn.Conv3d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1296, 5))", at="network",
          refused="Conv3d", image=(3, 8, 8, 8)),
+    Form("x = x.view(-1, 3, 8, 8)", at="images", refused="Give images of shape [N, 3, 8, 8]", image=(192,)),
     Form("x = x.permute(0, 1, 3, 2)", at="images", refused="permute"),
 )
 

@@ -79,16 +79,24 @@ SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
     "one by one": lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1),
     "a function, from the front": lambda x: torch.squeeze(F.avg_pool2d(x, 12), dim=2).squeeze(2),
     "both": lambda x: x.mean((2, 3), keepdim=True).squeeze((2, 3)),
+    "by an index": lambda x: F.adaptive_avg_pool2d(x, 1)[:, :, 0, 0],
+    "by an index from behind": lambda x: F.adaptive_avg_pool2d(x, 1)[..., -1, 0],
+    "by an index and a squeeze": lambda x: F.adaptive_avg_pool2d(x, 1)[:, :, 0].squeeze(2),
 }
 
 
-@cases("name", SQUEEZES, quick=("one by one",))
+@cases("name", SQUEEZES, quick=("one by one", "by an index"))
 def test_squeezes_of_a_map_of_one_place_are_a_flatten(name: str) -> None:
     graph = in_front(seeded(lambda: Net(SQUEEZES[name])), images())
     assert CheckConvRelu().findings(graph) == []
     with quiet():
         snn = fxsnn.convert(seeded(lambda: Net(SQUEEZES[name])), target="generic", bits=4, calibration_data=images(16))
     assert snn(images(1)).shape == (1, 5)
+
+
+def test_an_index_of_one_place_of_several_is_no_flatten() -> None:
+    model = seeded(lambda: Net(lambda x: x[:, :, 0, 0]))
+    assert "getitem is not supported" in str(fxsnn.check(model, target="generic", bits=4, example=images()))
 
 
 def test_a_squeeze_that_may_drop_a_single_image_is_refused() -> None:

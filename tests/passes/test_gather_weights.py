@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxsnn
-from fxsnn.passes import FRONT_END, Canonicalize, GatherWeights
+from fxsnn.passes import FRONT_END, Canonicalize, FoldConstants, GatherWeights
 from fxsnn.rewriting import Pipeline
 from tests.nets import images, seeded
 from tests.sharing import cases
@@ -64,6 +64,14 @@ FORMS: dict[str, tuple[Callable[[Any, Tensor], Any], list[type[nn.Module]]]] = {
         lambda m, x: m.last(torch.einsum("nf,fo->no", F.conv2d(x, m.kernel).relu().flatten(1), m.matrix).relu()),
         [nn.Conv2d, nn.Linear, nn.Linear],
     ),
+    "addmm": (
+        lambda m, x: torch.addmm(m.fc.bias, F.conv2d(x, m.kernel).relu().flatten(1), m.fc.weight.t()).relu(),
+        [nn.Conv2d, nn.Linear],
+    ),
+    "addmm as a method": (
+        lambda m, x: m.fc.bias.addmm(F.conv2d(x, m.kernel).relu().flatten(1), m.fc.weight.T, alpha=1).relu(),
+        [nn.Conv2d, nn.Linear],
+    ),
     "einsum with a transposed matrix": (
         lambda m, x: torch.einsum("bi, oi -> bo", F.conv2d(x, m.kernel).relu().flatten(1), m.fc.weight).relu(),
         [nn.Conv2d, nn.Linear],
@@ -75,7 +83,7 @@ FORMS: dict[str, tuple[Callable[[Any, Tensor], Any], list[type[nn.Module]]]] = {
 def test_they_become_modules_that_compute_the_same(name: str) -> None:
     function, kinds = FORMS[name]
     model = seeded(lambda: Calls(function)).eval()
-    graph = Canonicalize()(fxsnn.capture(model)).after
+    graph = FoldConstants()(Canonicalize()(fxsnn.capture(model)).after).after
     step = GatherWeights()(graph, images())
     assert step.moved is not None
     assert [type(step.after[node]) for node in step.after.nodes(*kinds)] == kinds
@@ -83,6 +91,14 @@ def test_they_become_modules_that_compute_the_same(name: str) -> None:
     data = images(8)
     snn = fxsnn.convert(model, target="generic", bits=4, calibration_data=data)
     assert snn(data).shape == model(data).shape
+
+
+def test_an_addmm_that_scales_is_left_alone() -> None:
+    model = seeded(
+        lambda: Calls(lambda m, x: torch.addmm(m.last.bias, x.flatten(1)[:, :7], m.last.weight.t(), alpha=2))
+    )
+    graph = FoldConstants()(Canonicalize()(fxsnn.capture(model)).after).after
+    assert not GatherWeights()(graph).after.nodes(nn.Linear)
 
 
 def test_signals_too() -> None:

@@ -173,20 +173,37 @@ def test_what_has_no_equal_is_named_alone(function: Callable[[Tensor], Tensor], 
     assert remedy in found.remedy
 
 
-def test_a_dimension_that_is_added_to_the_images_is_to_be_added_before() -> None:
+SHAPES: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
+    "unsqueeze": (lambda x: x.unsqueeze(1), (24,)),
+    "view": (lambda x: x.view(-1, 1, 24), (24,)),
+    "view of as many": (lambda x: x.view(x.size(0), 1, 24), (24,)),
+    "squeeze": (lambda x: x.squeeze(1), (1, 1, 24)),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_images_are_to_be_given_in_the_shape_that_they_are_brought_into(name: str) -> None:
+    function, size = SHAPES[name]
+
     class Audio(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv = nn.Conv1d(1, 4, 3)
+            self.conv, self.function = nn.Conv1d(1, 4, 3), function
 
         def forward(self, x: Tensor) -> Any:
-            return F.relu(self.conv(x.unsqueeze(1)))
+            return F.relu(self.conv(self.function(x)))
 
-    step = lifted(seeded(Audio), torch.randn(3, 24))
+    given = torch.randn(3, *size)
+    step = lifted(seeded(Audio), given)
     assert step.moved == pytest.approx(0, abs=1e-12)
     (found,) = findings(step.after)
-    assert "unsqueeze is not supported" in found.problem
-    assert found.remedy == "Do it before the network, while the images are prepared"
+    assert f"{name.split()[0]} is not supported" in found.problem
+    assert found.remedy == (
+        "Give images of shape [N, 1, 24]: leave this call out of forward, and write images.reshape(-1, 1, 24) where "
+        "they are prepared"
+    )
+    function = lambda x: x  # noqa: E731  # as advised
+    assert not findings(lifted(seeded(Audio), given.reshape(-1, 1, 24)).after)
 
 
 def test_what_a_cat_cannot_read_is_named_and_the_function_stays() -> None:
