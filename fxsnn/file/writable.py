@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 
 from fxsnn.chip import HardwareTarget
 from fxsnn.errors import FileError, Finding
@@ -19,6 +21,8 @@ _ARRAY = re.compile(r"array '([^']+)' (.*)")
 def unwritable(outline: Graph, target: HardwareTarget, image_size: tuple[int, ...] | None) -> list[Finding]:
     """What would keep a network from being written to a file, or read from it, once it is converted.
 
+    Of several calls of which the same is to be said, the first one is named.
+
     Args:
         outline: of the network, see `fxsnn.rewriting.outline`.
         target: the chip.
@@ -26,13 +30,24 @@ def unwritable(outline: Graph, target: HardwareTarget, image_size: tuple[int, ..
     """
     nodes, arrays, findings = nodes_of(outline)
     if findings:
-        return findings
+        return _grouped(findings)
     try:
         require_readable(document_of(nodes, target, Dynamics(), image_size, {}), arrays)
     except FileError as error:
         problems = str(error).removeprefix(DAMAGED).strip().splitlines()
-        return [_finding(problem.strip(), [str(node["name"]) for node in nodes]) for problem in problems]
+        return _grouped(_finding(problem.strip(), [str(node["name"]) for node in nodes]) for problem in problems)
     return []
+
+
+def _grouped(findings: Iterable[Finding]) -> list[Finding]:
+    """One finding for all that say the same, of the first of them and so many more."""
+    alike: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        alike.setdefault((finding.problem, finding.remedy), []).append(finding)
+    return [
+        replace(first, layer=f"{first.layer} and {len(more)} more") if more else first
+        for first, *more in alike.values()
+    ]
 
 
 def _finding(problem: str, names: list[str]) -> Finding:

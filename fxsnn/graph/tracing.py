@@ -326,7 +326,8 @@ _REMEDY = (
 _REMEDIES = {
     "Expected a value of type": "Remove @torch.jit.script from that function: of what TorchScript has compiled nothing "
     "can be traced",
-    "writes into a part": "Use torch.where, masked_fill or torch.clamp; to put parts together, torch.cat",
+    "writes into a part": "Use torch.where, masked_fill or torch.clamp; to put parts together, torch.cat: "
+    "x = torch.cat([x[:, :1] * 2 - 1, x[:, 1:]], 1) for x[:, 0] = x[:, 0] * 2 - 1",
 }
 """By words of the error."""
 

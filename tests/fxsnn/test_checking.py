@@ -179,3 +179,19 @@ def test_the_generic_target_takes_any_kernel() -> None:
     )
     assert fxsnn.check(model, target="generic", bits=4).ok
     assert not fxsnn.check(model, target="hw_v1.0", bits=4).ok
+
+
+def test_what_keeps_several_calls_of_one_kind_from_being_saved_is_said_once() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+            for end in (3, 2, 1):
+                x = x.clamp(max=end)
+            return x
+
+    (found,) = fxsnn.check(seeded(Net), target="generic", bits=4, example=images()).unwritable
+    assert found.layer == "clamp and 2 more"
