@@ -208,8 +208,8 @@ DIMENSIONS = (
          "              nn.Linear(60, 5))", "`SpikeConv2d` on maps of one row", "network", image=_SIGNALS),
     Form("x = F.relu(self.signal(F.relu(self.rows(x)).squeeze(2)))", "`SpikeConv2d` on maps of one row", "pooling",
          "self.rows, self.signal = nn.Conv2d(6, 6, (6, 1)), nn.Conv1d(6, 6, 3)"),
-    Form("x = x.flatten(2)\nx = F.relu(self.causal(x)[:, :, :-2])", _WIRING, "pooling",
-         "self.causal = nn.Conv1d(6, 6, 3, padding=2)"),
+    Form("x = F.relu(self.causal(F.relu(self.rows(x)).flatten(2))[:, :, :-2])", _WIRING, "pooling",
+         "self.rows, self.causal = nn.Conv2d(6, 6, (6, 1)), nn.Conv1d(6, 6, 3, padding=2)"),
     Form("nn.Sequential(nn.Conv1d(2, 6, 5), nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv1d(6, 6, 3), nn.ReLU(),\n"
          "              nn.Flatten(), nn.Linear(228, 5))", _WIRING, "network", image=_SIGNALS),
     Form("nn.Sequential(nn.Linear(20, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 5))", "`SpikeLinear`",
