@@ -148,8 +148,8 @@ def made_of_activations(module: fx.GraphModule, node: Node, passes_on: Callable[
 
 def _is_of_convolution(module: fx.GraphModule, node: Node) -> bool:
     """Whether the layer with weights whose activation this is convolves."""
-    while node.all_input_nodes:
-        node = node.all_input_nodes[0]
+    while read := [one for one in node.all_input_nodes if one.op != "get_attr"]:
+        node = read[0]
         if _is_layer(module, node):
             return calls_a(module, node, *_CONVOLUTIONS) or node.target in _CALLED_CONVOLUTIONS
     return False
