@@ -8,7 +8,7 @@ longer than the trace itself, and most networks never ask: calls wait until forw
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from math import prod
 from typing import Any, cast
@@ -30,7 +30,29 @@ _ASKED = frozenset(("shape", *_FIXED, *_PROPERTIES, *_TOLD))
 
 
 class Sizes(tuple[Any, ...]):
-    """The sizes of a tensor: numbers, and a traced value for each that depends on the batch."""
+    """The sizes of a tensor: numbers, and a traced value for each that depends on the batch.
+
+    Attributes:
+        tell: called when forward takes another one of them than the first, which mostly is the number of images.
+    """
+
+    tell: Callable[[], None] | None = None
+
+    def __getitem__(self, index: Any) -> Any:
+        if self.tell is not None and index not in (0, -len(self)):
+            self.tell()
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.tell is not None:
+            self.tell()
+        return super().__iter__()
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == other
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
 
     def numel(self) -> Any:
         """How many elements a tensor of these sizes has."""
@@ -72,7 +94,9 @@ class Sized(fx.Proxy):
             return self.tracer.create_proxy("call_method", "size", (self,) if dim is None else (self, dim), {})
         if dim is not None:
             return self._side(dim)
-        return Sizes(self._side(one) for one in range(self.fakes[0].dim()))
+        sizes = Sizes(self._side(one, tell=False) for one in range(self.fakes[0].dim()))
+        sizes.tell = partial(self._tell, count=False)
+        return sizes
 
     def __len__(self) -> int:
         """As of a tensor or tuple: of a batch the first batch size, in whose place the tracer puts the true one."""
@@ -89,11 +113,12 @@ class Sized(fx.Proxy):
             return (self[place] for place in range(len(parts)))  # type: ignore[index]  # fx adds operators at run time
         return super().__iter__()
 
-    def _side(self, dim: int) -> Any:
+    def _side(self, dim: int, *, tell: bool = True) -> Any:
         assert self.fakes is not None
         first, second = (value.shape[dim] for value in self.fakes)
         if first == second:
-            self._tell(count=False)
+            if tell:
+                self._tell(count=False)
             return first
         return self.tracer.create_proxy("call_method", "size", (self, dim % self.fakes[0].dim()), {})
 
