@@ -88,29 +88,15 @@ def _in_front(graph: Graph) -> tuple[Node, set[Node]] | None:
     if len(ends) != 1 or images in ends:
         return None
     (end,) = ends
-    region = {end}
-    waiting = list(end.all_input_nodes)
-    while waiting:
-        node = waiting.pop()
-        if node is not images and node not in region:
-            region.add(node)
-            waiting.extend(node.all_input_nodes)
+    region = {end, *graph.ancestors(end)} - {images, *graph.ancestors(images)}
     inner = [node for node in region if node is not end and node.op != "get_attr"]
     return (end, region) if all(set(node.users) <= region for node in inner) else None
 
 
 def _stands_first(graph: Graph, node: Node) -> bool:
     """Whether no other layer with weights stands between a layer and the images."""
-    waiting, seen, reaches = list(node.all_input_nodes), set[Node](), False
-    while waiting:
-        one = waiting.pop()
-        if graph.is_a(one, *_LAYERS):
-            return False
-        reaches = reaches or one.op == "placeholder"
-        if one not in seen:
-            seen.add(one)
-            waiting.extend(one.all_input_nodes)
-    return reaches
+    before = graph.ancestors(node)
+    return graph.input() in before and not any(graph.is_a(one, *_LAYERS) for one in before)
 
 
 def _program(graph: Graph, end: Node, region: set[Node]) -> Callable[[Tensor], Any]:

@@ -66,8 +66,9 @@ class RecognizeWiring(Pass):
         inner = in_front_of_layers(graph.module)
         put_concatenations(graph, inner)
         sizes = cache(lambda: value_sizes(graph))
-        for node in inner.intersection(graph.nodes(nn.Conv2d)):
-            inner = inner | _pad_apart(graph, node, sizes)
+        for node in graph.nodes(nn.Conv2d):
+            if node in inner:
+                inner = inner | _pad_apart(graph, node, sizes)
         of_any_size = put_movements(graph, inner, sizes)
         for node in graph.nodes(nn.Flatten):
             of_any_size = _know_places(graph, node, sizes) and of_any_size

@@ -58,7 +58,7 @@ def calls_of(program: fx.Graph) -> list[str]:
     told = []
     for node in program.nodes:
         given = cast(Any, map_aggregate)(
-            (node.args, node.kwargs), lambda one: f"%{places[one]}" if one in places else one
+            (node.args, node.kwargs), lambda one: f"%{places[one]}" if isinstance(one, fx.Node) else one
         )
         told.append(f"{node.op} {'' if node.op == 'call_module' else node.target} {given}")
     return told
