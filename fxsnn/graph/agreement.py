@@ -285,7 +285,7 @@ def _causes(
         Finding(
             name,
             f"{problem}; forward does something else with a tensor than with a traced value",
-            "Remove branches on types (isinstance), on values or on state from forward, and what leaves PyTorch "
+            "Remove branches on types, on values or on state from forward, and what leaves PyTorch "
             "(.numpy(), .tolist(), .data of other tensors)",
         )
     ]

@@ -13,6 +13,7 @@ from torch._ops import OpOverload
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.optim.swa_utils import AveragedModel
 
 from fxsnn.errors import Finding, ModelError
 from fxsnn.layers import Decode
@@ -27,7 +28,7 @@ _DERIVED = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network in wrappers for data parallelism and in those of `torch.compile`."""
+    """The network in wrappers for data parallelism or means of weights, and in those of `torch.compile`."""
     return _layers_of_wrapping(model)[-1]
 
 
@@ -40,7 +41,7 @@ def _layers_of_wrapping(model: nn.Module) -> list[nn.Module]:
 
 
 def _wrapped(module: nn.Module) -> nn.Module | None:
-    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
         return module.module
     inner = getattr(module, "_orig_mod", None)  # torch.compile's wrapper
     return inner if isinstance(inner, nn.Module) else None

@@ -8,6 +8,7 @@ longer than the trace itself, and most networks never ask: calls wait until forw
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Iterator
 from functools import partial
 from math import prod
@@ -30,7 +31,7 @@ _ASKED = frozenset(("shape", *_FIXED, *_PROPERTIES, *_TOLD))
 
 
 class Sizes(tuple[Any, ...]):
-    """The sizes of a tensor: numbers, and a traced value for each that depends on the batch.
+    """The sizes of a tensor, or some of them: numbers, and a traced value for each that depends on the batch.
 
     Attributes:
         tell: called when forward takes another one of them than the first, which mostly is the number of images.
@@ -38,10 +39,12 @@ class Sizes(tuple[Any, ...]):
 
     tell: Callable[[], None] | None = None
 
-    def __getitem__(self, index: Any) -> Any:
-        if self.tell is not None and index not in (0, -len(self)):
+    def __getitem__(self, place: Any) -> Any:
+        """One of them, or several."""
+        if self.tell is not None and place not in (0, -len(self)):
             self.tell()
-        return super().__getitem__(index)
+        found: Any = super().__getitem__(place)
+        return Sizes(found) if isinstance(place, slice) else found
 
     def __iter__(self) -> Iterator[Any]:
         if self.tell is not None:
@@ -68,6 +71,14 @@ class Sized(fx.Proxy):
     sizing: Sizing | None = None
     known: tuple[Any, Any] | None = None
     form_of: Sized | None = None  # the same numbers in the same order
+    is_images = False
+    _is_param = False  # `isinstance` asks tensors for it
+    _is_buffer = False
+
+    @property  # type: ignore[misc]  # nothing sets it
+    def __class__(self) -> type:  # `isinstance(x, torch.Tensor)` is asked in forward
+        """Of images a tensor's, and of what is known to be one; nothing is computed to know that."""
+        return Tensor if self.is_images or isinstance((self.known or (None,))[0], Tensor) else Sized
 
     @property
     def fakes(self) -> tuple[Any, Any] | None:
@@ -110,7 +121,7 @@ class Sized(fx.Proxy):
         parts = (self.fakes or (None,))[0]
         if isinstance(parts, tuple | list):
             self._tell(count=len(parts) != len((self.fakes or (None, ()))[1]))
-            return (self[place] for place in range(len(parts)))  # type: ignore[index]  # fx adds operators at run time
+            return (self[place] for place in range(len(parts)))
         return super().__iter__()
 
     def _side(self, dim: int, *, tell: bool = True) -> Any:
@@ -154,6 +165,11 @@ class Sized(fx.Proxy):
     def __itruediv__(self, other: Any) -> Any:
         made = self._written("div_", other)
         return self / other if made is None else made
+
+    def __getitem__(self, index: Any) -> Any:
+        if self.is_images and isinstance(index, str):
+            raise TypeError(f"it reads its input by a name ([{index!r}]), as of a dict")
+        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
         mask = index.fakes[0] if isinstance(index, Sized) and index.fakes is not None else None

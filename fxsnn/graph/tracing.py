@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import threading
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from fxsnn.graph.copying import ONE_TRACES
 from fxsnn.graph.graph import Graph
 from fxsnn.graph.idle import IdleCalls
 from fxsnn.graph.image_sizes import sizes_to_try
+from fxsnn.graph.images_only import defaults, require_output, take_images_only
 from fxsnn.graph.in_place import drop_unread, read_what_is_written
 from fxsnn.graph.kinds import is_torchvision_normalize, place_of, torch_parent
 from fxsnn.graph.names import about_program_name, spare_self
@@ -105,6 +105,10 @@ class Tracer(fx.Tracer):
         """See `fx.Tracer`."""
         return Sized(node, self)
 
+    def create_arg(self, a: Any) -> Any:
+        """See `fx.Tracer`, which would take traced values that say that they are tensors for constants."""
+        return a.node if isinstance(a, fx.Proxy) else super().create_arg(a)
+
     def create_node(self, *call: Any, **options: Any) -> fx.Node:
         """See `fx.Tracer`, which would write down the frames of who asked for the trace, too, and then forget them."""
         node = super().create_node(*call, **options)
@@ -114,12 +118,12 @@ class Tracer(fx.Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> fx.Proxy:
         """See `fx.Tracer`."""
         made = super().create_proxy(kind, target, args, kwargs, *more, **options)
-        if self.sizing is not None and isinstance(made, Sized):
-            if kind == "placeholder":
-                first = len(self.graph.find_nodes(op="placeholder")) == 1
-                made.known = self.sizing.images if first else None
-            else:
-                self.sizing.add(made, kind, target, args, kwargs)
+        if kind == "placeholder" and isinstance(made, Sized):
+            made.is_images = len(self.graph.find_nodes(op="placeholder")) == 1
+            if made.is_images and self.sizing is not None:
+                made.known = self.sizing.images
+        elif self.sizing is not None and isinstance(made, Sized):
+            self.sizing.add(made, kind, target, args, kwargs)
             if kind in ("call_function", "call_method"):
                 return self._idle.without(target, args, kwargs, made)
         return made
@@ -222,14 +226,16 @@ def _captured(model: nn.Module, *, share: bool, size: tuple[int, ...] | None) ->
 def _traced(model: nn.Module, own: nn.Module, size: tuple[int, ...] | None, *, strict: bool = False) -> Graph:
     device, dtype = place_of(own)
     form = None if size is None else (size, dtype or torch.float32)
+    take_images_only(own)
     tracer = Tracer(form, strict=strict)
     with device if device.type not in ("cpu", "meta") else nullcontext():  # what forward makes is to be there, too
-        graph = tracer.trace(own, concrete_args=_defaults(own))
+        graph = tracer.trace(own, concrete_args=defaults(own))
         if tracer.sizing is not None and tracer.sizing.told_count:
-            other = Tracer(form, strict=strict, batches=BATCHES[::-1]).trace(own, concrete_args=_defaults(own))
+            other = Tracer(form, strict=strict, batches=BATCHES[::-1]).trace(own, concrete_args=defaults(own))
             if calls_of(graph) != calls_of(other):
                 raise fx.proxy.TraceError("it does something else where there are more images")
         fixed = tracer.sizing is not None and tracer.sizing.told_sides and not _is_of_any_size(own, graph, form)
+    require_output(model, graph)
     _require_names(graph)
     read_what_is_written(graph, own)
     spare_self(graph)
@@ -249,7 +255,7 @@ def _is_of_any_size(own: nn.Module, program: fx.Graph, form: tuple[tuple[int, ..
         return True
     size, dtype = form
     return is_of_any_size(
-        program, size, lambda other, strict: Tracer((other, dtype), strict=strict).trace(own, _defaults(own))
+        program, size, lambda other, strict: Tracer((other, dtype), strict=strict).trace(own, defaults(own))
     )
 
 
@@ -293,12 +299,6 @@ def _makes_models(model: object) -> TypeGuard[type[nn.Module]]:
     return isinstance(model, type) and issubclass(model, nn.Module)
 
 
-def _defaults(model: nn.Module) -> dict[str, Any]:
-    """Values for all inputs but the first that have a default, so that `forward(x, mask=None)` can be traced."""
-    parameters = list(inspect.signature(model.forward).parameters.values())[1:]
-    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-
-
 def _require_names(graph: fx.Graph) -> None:
     """Refuse layers and tensors that a program cannot find by their names."""
     names = dict.fromkeys(str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr"))
@@ -326,6 +326,11 @@ _REMEDY = (
 _REMEDIES = {
     "Expected a value of type": "Remove @torch.jit.script from that function: of what TorchScript has compiled nothing "
     "can be traced",
+    "AssertionError": "Remove that assertion: what is traced has no values, and a type of its own",
+    "argument of type": "Let forward return a tensor, or tuples, lists and dicts of tensors, and give calls no others",
+    "cannot be iterated": "Let forward take one tensor of images instead of several in a tuple or list, and have no "
+    "loop over the images of a batch",
+    "its input by a name": "Let forward take the tensor of images itself",
     "writes into a part": "Use torch.where, masked_fill or torch.clamp; to put parts together, torch.cat: "
     "x = torch.cat([x[:, :1] * 2 - 1, x[:, 1:]], 1) for x[:, 0] = x[:, 0] * 2 - 1",
 }
@@ -339,8 +344,6 @@ def _untraceable(model: nn.Module, error: Exception) -> Finding:
         code = trace.tb_frame.f_code
         place = user_place(code.co_filename, str(trace.tb_lineno)) or place
         trace = trace.tb_next
-    reason = next(iter(str(error).splitlines()), "")
+    reason = ": ".join(filter(None, (type(error).__name__, next(iter(str(error).splitlines()), ""))))
     remedy = next((remedy for words, remedy in _REMEDIES.items() if words in reason), _REMEDY)
-    return Finding(
-        type(model).__name__, f"torch.fx cannot trace its forward ({type(error).__name__}: {reason})", remedy, place
-    )
+    return Finding(type(model).__name__, f"torch.fx cannot trace its forward ({reason})", remedy, place)

@@ -41,7 +41,7 @@ FORWARD = (
     Form("x = self.fc(x) + 0.1 * torch.rand(1)", at="classifier", refused="other outputs at every call"),
     Form("if x.sum() > 0:\n    x = -x", at="images", refused="cannot trace"),
     Form("if x.shape[0] > 64:\n    x = x[:64]", at="images", refused="cannot trace"),
-    Form("if isinstance(x, Tensor):\n    x = 2 * x", at="images", refused="is not the network"),
+    Form("if type(x) is Tensor:\n    x = 2 * x", at="images", refused="is not the network"),
 )
 
 WRAPPERS = (
