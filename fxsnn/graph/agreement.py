@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import OrderedDict
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -151,6 +152,8 @@ def _plain(outputs: Any) -> Any:
         return tuple(outputs)
     if type(outputs) in (dict, OrderedDict):
         return {key: _plain(value) for key, value in outputs.items()}
+    if is_dataclass(outputs) and not isinstance(outputs, type | dict):
+        return type(outputs).__name__, {one.name: _plain(getattr(outputs, one.name)) for one in fields(outputs)}
     return type(outputs)(map(_plain, outputs)) if type(outputs) in (list, tuple) else outputs
 
 

@@ -407,14 +407,22 @@ class ByName(Small):
 
 @dataclass
 class Answer:
+    logits: Tensor
+    hidden: Tensor | None = None
+
+
+class Outputs(OrderedDict[str, Tensor]):
     """What Hugging Face's networks return is of this kind."""
 
-    logits: Tensor
+
+class InADataclass(Small):
+    def forward(self, x: Tensor) -> Any:
+        return {"answer": Answer(super().forward(x))}
 
 
 class InAClass(Small):
     def forward(self, x: Tensor) -> Any:
-        return Answer(super().forward(x))
+        return Outputs(logits=super().forward(x))
 
 
 @pytest.mark.parametrize(
@@ -422,12 +430,37 @@ class InAClass(Small):
     [
         (TwoInputs, r"its forward reads 2 inputs \(x, y\)"),
         (ByName, "it cannot be called with one tensor of images"),
-        (InAClass, "it returns Answer, whose tensors cannot be told. Return a tensor, or tuples"),
+        (InAClass, "it returns Outputs, whose tensors cannot be told. Return a tensor, or tuples"),
     ],
 )
 def test_inputs_and_outputs_of_other_kinds_are_refused_in_words(kind: Callable[[], nn.Module], words: str) -> None:
     with pytest.raises(ModelError, match=words):
         fxsnn.capture(seeded(kind), EXAMPLE)
+
+
+@pytest.mark.filterwarnings("ignore:the spiking network cannot be saved")
+def test_dataclasses_come_back(convert: Any) -> None:
+    model = seeded(InADataclass)
+    graph = fxsnn.capture(model, EXAMPLE)
+    assert torch.equal(graph(EXAMPLE)["answer"].logits, model(EXAMPLE)["answer"].logits)
+    found = convert(model, target="generic", bits=4, calibration_data=EXAMPLE)(EXAMPLE)["answer"]
+    assert type(found) is Answer
+    assert found.logits.shape == (5, 5)
+    assert found.hidden is None
+
+
+def test_dataclasses_with_other_values_are_not_the_same() -> None:
+    class Counts(Small):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Any:
+            self.calls += 1
+            return Answer(super().forward(x), torch.tensor(self.calls))
+
+    with pytest.raises(
+        ModelError, match=r"gives something else when it is called again|gives other outputs|is not the"
+    ):
+        fxsnn.capture(seeded(Counts), EXAMPLE)
 
 
 def test_an_ordered_dict_comes_back_as_a_dict(convert: Any) -> None:
