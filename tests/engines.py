@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from contextlib import suppress
 
 import pytest
@@ -41,7 +42,11 @@ def instruction_sets() -> tuple[str, ...]:
 ENGINES = engines()
 EVERY_ENGINE = (*ENGINES, *instruction_sets())
 
-needs_numba = pytest.mark.skipif("numba" not in ENGINES, reason="needs numba and a processor with AVX2")
+ON_ARM = platform.machine().lower() in ("aarch64", "arm64")
+
+on_arm = pytest.mark.skipif(not ON_ARM, reason="needs an ARM processor")
+on_x86 = pytest.mark.skipif(ON_ARM, reason="needs an x86 processor")
+needs_numba = pytest.mark.skipif("numba" not in ENGINES, reason="needs numba and a processor with AVX2 or NEON")
 
 
 def all_spike_alike(snn: fxsnn.SpikingNetwork, given: torch.Tensor) -> bool:

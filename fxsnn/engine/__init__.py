@@ -1,6 +1,6 @@
 """The fast ways to run a spiking network, and the choice between them. Whatever the engine, the spikes are the same.
 
-numba    CPUs with AVX2 or AVX-512: convolutions by table lookup, one pass over time
+numba    CPUs with AVX2, AVX-512 or NEON: convolutions by table lookup, one pass over time
 triton   CUDA: float16 convolutions, one pass over time
 torch    everywhere: the layers as they stand in the graph, which is the reference
 """
@@ -19,7 +19,7 @@ from fxsnn.options import is_one_of, shown
 if TYPE_CHECKING:
     from fxsnn.engine.instructions import InstructionSet
 
-ENGINES = ("auto", "numba", "numba-avx512bw", "numba-avx512vbmi", "numba-avx2", "triton", "torch")
+ENGINES = ("auto", "numba", "numba-avx512bw", "numba-avx512vbmi", "numba-avx2", "numba-neon", "triton", "torch")
 """Those of numba with an instruction set behind it use this one; without, the fastest that the processor has."""
 
 _log = logging.getLogger(__name__)

@@ -42,9 +42,22 @@ class Avx512vbmi(NamedTuple):
     vector: int = 64
 
 
-InstructionSet = Avx2 | Avx512bw | Avx512vbmi
+class Neon(NamedTuple):
+    """Vectors of 128 bits, tables of 16 entries: every ARM processor of 64 bits. See `Avx2`."""
 
-_SETS: dict[str, InstructionSet] = {"avx512bw": Avx512bw(), "avx512vbmi": Avx512vbmi(), "avx2": Avx2()}
+    per_byte: int = 4
+    lanes: int = 32
+    vector: int = 16
+
+
+InstructionSet = Avx2 | Avx512bw | Avx512vbmi | Neon
+
+_SETS: dict[str, InstructionSet] = {
+    "avx512bw": Avx512bw(),
+    "avx512vbmi": Avx512vbmi(),
+    "avx2": Avx2(),
+    "neon": Neon(),
+}
 """By name, the usually fastest first: on an Intel processor that has all of them, tables of 64 entries were as fast as
 those of 16 with 2-bit weights or few steps, and slower otherwise: 8-bit sums of six channels have to be added up
 sooner."""
@@ -52,24 +65,29 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "avx512bw": ("avx2", "avx512f", "avx512bw"),
     "avx512vbmi": ("avx2", "avx512f", "avx512bw", "avx512vbmi"),
     "avx2": ("avx2",),
+    "neon": ("neon",),
 }
 """Features of the processor, as LLVM names them."""
 LOOKUPS: dict[type, str] = {
     Avx2: "llvm.x86.avx2.pshuf.b",
     Avx512bw: "llvm.x86.avx512.pshuf.b.512",
     Avx512vbmi: "llvm.x86.avx512.permvar.qi.512",
+    Neon: "llvm.aarch64.neon.tbl1.v16i8",
 }
 """LLVM's names for what chooses bytes: of a table, by indices."""
+_ARM = ("aarch64", "arm64")
+"""LLVM's names for ARM processors of 64 bits, on Linux and Windows and on macOS."""
 
 
 def missing() -> str:
     """Why none of them can be used on this machine; "" if one can."""
     if numba.config.DISABLE_JIT:
         return "numba's compiler is switched off (NUMBA_DISABLE_JIT)"
-    if not llvm.get_host_cpu_features().get("avx2", False):
-        return "the processor has no AVX2"
-    if not _has("avx2"):
-        return "numba is told not to use AVX2 (NUMBA_CPU_NAME, NUMBA_CPU_FEATURES, NUMBA_ENABLE_AVX)"
+    feature, name = ("neon", "NEON") if _is_arm() else ("avx2", "AVX2")
+    if not _is_there(feature):
+        return f"the processor has no {name}"
+    if not _may_be_used(feature):
+        return f"numba is told not to use {name} (NUMBA_CPU_NAME, NUMBA_CPU_FEATURES, NUMBA_ENABLE_AVX)"
     return ""
 
 
@@ -80,10 +98,24 @@ def usable() -> dict[str, InstructionSet]:
 
 def _has(feature: str) -> bool:
     """Whether the processor has a feature, and numba may use it: LLVM ends the process where it may not."""
+    return _is_there(feature) and _may_be_used(feature)
+
+
+def _is_arm() -> bool:
+    return llvm.get_process_triple().partition("-")[0] in _ARM
+
+
+def _is_there(feature: str) -> bool:
+    if feature == "neon":  # part of the architecture; LLVM does not list it everywhere
+        return _is_arm()
+    return bool(llvm.get_host_cpu_features().get(feature, False))
+
+
+def _may_be_used(feature: str) -> bool:
     told = numba.config.CPU_FEATURES
-    if not llvm.get_host_cpu_features().get(feature, False):
-        return False
     mentions = [one[0] for one in (told or "").split(",") if one[1:] == feature]
     if mentions:
         return mentions[-1] == "+"
+    if feature == "neon":  # every processor that NUMBA_CPU_NAME can name has it
+        return True
     return not numba.config.CPU_NAME and (told is not None or bool(numba.config.ENABLE_AVX))

@@ -277,7 +277,7 @@ class TestTheCircuit:
 
 @needs_numba
 class TestTheMemoryOfTheCpuEngine:
-    @pytest.mark.parametrize("name", ["Avx2", "Avx512vbmi"])
+    @pytest.mark.parametrize("name", ["Avx2", "Avx512vbmi", "Neon"])
     def test_spikes_take_the_place_of_those_that_have_been_read(self, name: str) -> None:
         from fxsnn.engine import instructions
         from fxsnn.engine.layout import layout_of

@@ -24,7 +24,7 @@ from fxsnn.engine import engine_for
 from fxsnn.engine.circuit import Unsupported, circuit_of, relying_on, watched
 from fxsnn.errors import CalibrationWarning, DataError, EngineWarning, OptionError
 from fxsnn.layers import Spiking
-from tests.engines import ENGINES, EVERY_ENGINE, needs_numba, same, tiny
+from tests.engines import ENGINES, EVERY_ENGINE, ON_ARM, needs_numba, on_arm, on_x86, same, tiny
 from tests.nets import CONVERTIBLE, Dense, Small, images, seeded
 from tests.sharing import cases, converted_once
 
@@ -343,18 +343,25 @@ class TestEveryEngine:
         assert torch.equal(snn(images()), expected)
 
 
-def test_the_engine_of_the_cpu_runs_where_the_processor_has_avx2() -> None:
+def test_the_engine_of_the_cpu_runs_where_the_processor_has_avx2_or_neon() -> None:
     """Otherwise all tests of that engine would be left out, and nobody would notice."""
-    assert ("numba" in ENGINES) == torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    assert ("numba" in ENGINES) == (ON_ARM or torch.backends.cpu.get_cpu_capability().startswith("AVX"))
 
 
 @needs_numba
-def test_it_takes_avx512_where_the_processor_has_it() -> None:
+def test_it_takes_avx512_where_the_processor_has_it_and_neon_on_arm() -> None:
     from fxsnn.engine.cpu import chosen
-    from fxsnn.engine.instructions import Avx2, Avx512bw
+    from fxsnn.engine.instructions import Avx2, Avx512bw, Neon
 
     has = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    assert chosen() == (Avx512bw() if has else Avx2())
+    assert chosen() == (Neon() if ON_ARM else Avx512bw() if has else Avx2())
+
+
+@needs_numba
+def test_those_of_other_processors_are_refused_by_name() -> None:
+    lacking = "avx2" if ON_ARM else "neon"
+    with pytest.raises(OptionError, match=f"the processor has no {lacking}, or numba is told not to use it"):
+        network(Small, engine=f"numba-{lacking}")(images())
 
 
 @needs_numba
@@ -569,8 +576,9 @@ class TestChoosing:
     ) -> None:
         from fxsnn.engine import cpu, instructions
 
-        monkeypatch.setattr(instructions, "_has", lambda feature: feature == "avx2")
-        assert cpu.chosen() == instructions.Avx2()
+        slowest = "neon" if ON_ARM else "avx2"
+        monkeypatch.setattr(instructions, "_has", lambda feature: feature == slowest)
+        assert cpu.chosen() == instructions._SETS[slowest]
         expected = network(Small, engine="torch")(images())
         assert torch.equal(network(Small, engine="numba")(images()), expected)
         with pytest.raises(OptionError, match="the processor has no avx512bw, or numba is told not to use it"):
@@ -578,6 +586,7 @@ class TestChoosing:
 
     @pytest.mark.skipif("triton" in ENGINES, reason="the kernels can run here")
     def test_triton_needs_a_gpu(self) -> None:
+        pytest.importorskip("triton")
         with pytest.raises(OptionError, match="it runs on CUDA, the network is on cpu"):
             network(Small, engine="triton")(images())
 
@@ -585,9 +594,10 @@ class TestChoosing:
         ("variables", "message"),
         [
             pytest.param({"NUMBA_DISABLE_JIT": "1"}, "switched off", marks=pytest.mark.slow),
-            pytest.param({"NUMBA_CPU_FEATURES": "-avx2"}, "told not to use AVX2", marks=pytest.mark.slow),
-            pytest.param({"NUMBA_CPU_NAME": "generic"}, "told not to use AVX2", marks=pytest.mark.slow),
-            pytest.param({"NUMBA_ENABLE_AVX": "0"}, "told not to use AVX2", marks=pytest.mark.slow),
+            pytest.param({"NUMBA_CPU_FEATURES": "-neon"}, "told not to use NEON", marks=[on_arm, pytest.mark.slow]),
+            pytest.param({"NUMBA_CPU_FEATURES": "-avx2"}, "told not to use AVX2", marks=[on_x86, pytest.mark.slow]),
+            pytest.param({"NUMBA_CPU_NAME": "generic"}, "told not to use AVX2", marks=[on_x86, pytest.mark.slow]),
+            pytest.param({"NUMBA_ENABLE_AVX": "0"}, "told not to use AVX2", marks=[on_x86, pytest.mark.slow]),
         ],
     )
     @needs_numba
@@ -616,6 +626,7 @@ except fxsnn.OptionError as error:
         assert message in done.stdout, done.stderr
 
     @needs_numba
+    @on_x86
     @pytest.mark.slow
     def test_features_that_numba_may_not_use_are_left_alone(self) -> None:
         """LLVM would end the process."""

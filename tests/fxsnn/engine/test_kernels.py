@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fxsnn.errors import EngineWarning
-from tests.engines import needs_numba
+from tests.engines import ON_ARM, needs_numba
 
 numba = pytest.importorskip("numba")
 
@@ -56,11 +56,12 @@ def test_without_a_place_for_the_cache_functions_are_compiled_in_memory(monkeypa
 def test_an_array_in_another_order_or_of_another_type_is_refused_not_misread(
     name: str, array: np.ndarray[Any, Any], told: str
 ) -> None:
-    from fxsnn.engine.instructions import Avx2
+    from fxsnn.engine.cpu import chosen
     from fxsnn.engine.over_places import fire_convolution
 
+    how = chosen("neon" if ON_ARM else "avx2")
     given: dict[str, Any] = {
-        "how": Avx2(),
+        "how": how,
         "tables": np.zeros((1, 4, 16), np.uint8),
         "sources": np.zeros(1, np.int64),
         "flushes": np.array([0, 1]),
@@ -69,11 +70,11 @@ def test_an_array_in_another_order_or_of_another_type_is_refused_not_misread(
         "starts": np.zeros((1, 4), np.int32),
         "fresh": True,
         "zero_reset": False,
-        "mask": np.zeros(64, np.uint8),
-        "given": np.zeros((1, 1, 64), np.uint8),
-        "membranes": np.zeros((1, 1, 4, 64), np.int32),
+        "mask": np.zeros(how.lanes, np.uint8),
+        "given": np.zeros((1, 1, how.lanes), np.uint8),
+        "membranes": np.zeros((1, 1, 4, how.lanes), np.int32),
         "runs": 1,
-        "spikes": np.zeros((1, 1, 64), np.uint8),
+        "spikes": np.zeros((1, 1, how.lanes), np.uint8),
         "first": 0,
         "observed": None,
         "reached": None,
