@@ -102,8 +102,8 @@ def verdicts(device: str, count: int, networks: Sequence[str]) -> list[Verdict]:
     """
     found = []
     for seed in range(count):
-        circuit = RandomCircuit(seed, analog=seed % 10 == 9)
-        given, name = circuit.given(3), f"random graph {seed}"
+        circuit = RandomCircuit(seed, analog=seed % 10 == 9, frames=seed % 3 == 2)
+        given, name = circuit.given(3), f"random graph {seed}{' of frames' if circuit.frames else ''}"
         found += _verdicts(name, circuit.graph, given, circuit.dynamics.timesteps, device)
     for name in networks:
         bench = bench_for(name, 0, _SEEN, "cpu")

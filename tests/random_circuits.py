@@ -84,9 +84,10 @@ class RandomCircuit:
     Args:
         seed: of all that is random.
         analog: images are not rounded.
+        frames: images change over time.
     """
 
-    def __init__(self, seed: int, *, analog: bool = False) -> None:
+    def __init__(self, seed: int, *, analog: bool = False, frames: bool = False) -> None:
         self.random = Random(seed)
         self.torch = torch.Generator().manual_seed(seed)
         self.image: Shape = (self.random.choice([1, 3, 5]), self.random.randint(4, 13), self.random.randint(4, 13))
@@ -95,11 +96,12 @@ class RandomCircuit:
             self.random.choice(["subtraction", "zero"]),
             self.random.choice([0.5, 0.0]),
         )
-        self.bits = None if analog else 8
+        self.bits, self.frames = None if analog else 8, frames
         self.root, self.program = nn.Module(), fx.Graph()
         self.kinds: list[str] = []
         images = self.program.placeholder("images")
-        encode = Encode(1.0 if analog else 1 / 40, self.bits, ImageForm(self.image[0], 4))
+        form = ImageForm(self.image[0], 4, frames=self.dynamics.timesteps if frames else None)
+        encode = Encode(1.0 if analog else 1 / 40, self.bits, form)
         self.images = self._call("encode", encode, [images], self.image)
         self.values = [self._convolution(self.images)]
         for _ in range(self.random.randint(2, 6)):
@@ -115,8 +117,9 @@ class RandomCircuit:
         return None if self.bits is None else 1 << (self.bits - 1)
 
     def given(self, count: int) -> Tensor:
-        """Random images."""
-        return torch.randn(count, *self.image, generator=self.torch)
+        """Random images, with a frame for each step where they change."""
+        times = (self.dynamics.timesteps,) if self.frames else ()
+        return torch.randn(count, *times, *self.image, generator=self.torch)
 
     # Calls -----------------------------------------------------------------------------------------------------------
 
@@ -187,13 +190,13 @@ class RandomCircuit:
 
     def _filled(self, source: Value, layer: SpikeConv2d | SpikeLinear, shape: Shape) -> Value:
         codes, codebook = self._codes(*layer.weight.shape)
-        constant = source is self.images
+        of_images = source is self.images
         gain = self.random.choice([1, 3, 50])
-        expected = gain * 2.0 * float(codes[0].numel()) ** 0.5 * (10 if constant else 1)
+        expected = gain * 2.0 * float(codes[0].numel()) ** 0.5 * (10 if of_images else 1)
         fill(
             layer, codes, codebook, self._neuron(shape[0], expected, gain), torch.ones(shape[0]), self.dynamics,
             real_threshold=torch.ones(1), real_bias=torch.zeros(shape[0]), input_unit=1.0,
-            input_magnitude=self.magnitude if constant else 1, constant_input=constant,
+            input_magnitude=self.magnitude if of_images else 1, constant_input=of_images and not self.frames,
         )  # fmt: skip
         return self._call("conv" if isinstance(layer, SpikeConv2d) else "linear", layer, [source.node], shape)
 
@@ -264,22 +267,22 @@ class RandomCircuit:
 
     def _connected(self, source: Value, layer: SynapseConv2d | SynapseLinear, shape: Shape) -> Value:
         codes, codebook = self._codes(*layer.weight.shape)
-        constant = self._constant(source.node)
-        magnitude = self.magnitude if constant else 1
+        of_images = self._of_images(source.node)
+        magnitude = self.magnitude if of_images else 1
         gain = self._numbers(1, 40, shape[0]) * self.random.choice([1, 1, -1])
         layer.connect(
             codes, codebook, torch.ones(shape[0]), gain, self.dynamics,
-            input_unit=1.0, input_magnitude=magnitude, constant_input=constant,
+            input_unit=1.0, input_magnitude=magnitude, constant_input=of_images and not self.frames,
         )  # fmt: skip
         return self._call("synapses", layer, [source.node], shape)
 
-    def _constant(self, node: Node) -> bool:
+    def _of_images(self, node: Node) -> bool:
         """Whether it is the images, or made of nothing else without neurons."""
         if node is self.images.node:
             return True
         module = self.root.get_submodule(str(node.target))
         without_neurons = isinstance(module, nn.Flatten | SynapseConv2d | SynapseLinear | Wiring)
-        return without_neurons and all(map(self._constant, node.all_input_nodes))
+        return without_neurons and all(map(self._of_images, node.all_input_nodes))
 
     def _joined(self, branches: list[tuple[Value, bool]], shape: Shape) -> Value:
         weights = torch.stack([
@@ -287,9 +290,9 @@ class RandomCircuit:
             else self._numbers(1, 60, shape[0]) * self.random.choice([1, 1, -1])
             for _, synapses in branches
         ])  # fmt: skip
-        constant = tuple(self._constant(one.node) for one, _ in branches)
+        of_images = tuple(self._of_images(one.node) for one, _ in branches)
         largest = 0
-        for (value, synapses), own, steady in zip(branches, weights, constant, strict=True):
+        for (value, synapses), own, steady in zip(branches, weights, of_images, strict=True):
             module: Any = self.root.get_submodule(str(value.node.target))
             one = (self.magnitude or 0) if steady else 1
             largest += module.largest_drive if synapses else int(own.abs().max()) * one
@@ -298,7 +301,8 @@ class RandomCircuit:
         add = SpikeAdd()
         add.join(
             JointNeuron(weights, integer.threshold, integer.leak, ones, ones), weights, self.dynamics,
-            real_threshold=torch.ones(1), real_bias=ones, real_weights=weights.double(), constant=constant,
+            real_threshold=torch.ones(1), real_bias=ones, real_weights=weights.double(),
+            constant=tuple(one and not self.frames for one in of_images),
             largest_sum=largest, analog=False,
         )  # fmt: skip
         return self._call("add", add, [one.node for one, _ in branches], shape)

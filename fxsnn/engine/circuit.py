@@ -117,6 +117,11 @@ class Circuit:
         """What a call reads."""
         return tuple(self.calls[one] for one in self.calls[number].inputs)
 
+    def is_driven(self, number: int) -> bool:
+        """Whether a call is a layer with neurons that reads nothing but what comes of images alone."""
+        call = self.calls[number]
+        return isinstance(call.module, Spiking) and all(one.images for one in self.given(number))
+
     @property
     def last_readers(self) -> tuple[int, ...]:
         """For each call the last one that reads it; behind that, its value is not needed. Of the last call itself."""

@@ -90,35 +90,39 @@ class TritonEngine:
         circuit: the network.
 
     Raises:
-        Unsupported: a layer adds up spikes and floating point numbers, or images change over time.
+        Unsupported: a layer adds up spikes and floating point numbers.
     """
 
     name = "triton"
     images_at_once = 1024
 
     def __init__(self, circuit: Circuit) -> None:
-        if circuit.frames:
-            raise Unsupported("it runs networks of images that do not change over time")
         self._circuit = circuit
         self._codes: dict[int, Tensor] = {}
         values = values_at_once(circuit) + 1  # sums, too
         for number, call in enumerate(circuit.calls):
             module = call.module
-            if isinstance(module, SpikeAdd) and not module.constant_input:
+            if call.images or circuit.is_driven(number):
+                continue
+            if isinstance(module, SpikeAdd):
                 if module.input_magnitude is None:
                     raise Unsupported(f"{call.name} adds up spikes and images that are not rounded")
                 values = max(values, values_at_once(circuit) + 3)  # integers of twice as many bits
-            elif isinstance(module, SpikeConv2d | SpikeLinear | Synapses) and not module.constant_input:
+            elif isinstance(module, SpikeConv2d | SpikeLinear | Synapses):
                 codes: Any = module.codes
                 self._codes[number] = channels_last(codes.to(exact_type(module.largest_sum)))
         self._values = values
 
     def counts(self, images: Tensor, *, every_step: bool = False, recording: Recording | None = None) -> Tensor:
         """See `Engine`."""
-        steps = min(_STEPS_AT_ONCE, self._circuit.decode.dynamics.timesteps)
-        first = self._drives(images[:1], self._circuit.of_images(images[:1]))
-        widest = 2 * max(drive.numel() for drive in first.values())  # later layers are seldom wider than that
-        together = max(1, _BYTES_AT_ONCE // (steps * widest * self._values * torch.float16.itemsize))
+        timesteps = self._circuit.decode.dynamics.timesteps
+        constants = self._circuit.of_images(images[:1])
+        first = self._drives(constants)
+        driven = sum(one.nbytes for one in (*constants.values(), *first.values()))  # by all frames
+        shares = timesteps if self._circuit.frames else 1
+        widest = 2 * max(drive.numel() for drive in first.values()) // shares  # later layers are seldom wider than that
+        taken = min(_STEPS_AT_ONCE, timesteps) * widest * self._values * torch.float16.itemsize
+        together = max(1, _BYTES_AT_ONCE // (taken + (driven if self._circuit.frames else 0)))
         parts = [self._part(part, every_step, recording) for part in images.split(together)]
         if recording is not None:
             for name, _ in self._circuit.layers:
@@ -128,20 +132,32 @@ class TritonEngine:
                     recording.ranges[name] = _range([bound for part in parts for bound in part.ranges[name]])
         return torch.cat([part.counts for part in parts], dim=1 if every_step else 0)
 
-    def _drives(self, images: Tensor, constants: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """Drives, leak included, of the layers that read nothing but what is the same at every step."""
-        return {
-            number: channels_last(call.module.drive(*(constants[one] for one in call.inputs)))
-            for number, call in enumerate(self._circuit.calls)
-            if isinstance(call.module, Spiking) and call.module.constant_input
-        }
+    def _drives(self, constants: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Drives, leak included, of the layers that read nothing but what comes of images alone.
+
+        Args:
+            constants: see `Circuit.of_images`.
+        """
+        found = {}
+        for number, call in enumerate(self._circuit.calls):
+            if self._circuit.is_driven(number):
+                layer: Any = call.module
+                found[number] = layer.drive(*(constants[one] for one in call.inputs))
+        return found
+
+    def _laid_out(self, values: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Values with their channels last in memory; of frames, [T * N, ...], as [T, N, ...]."""
+        found = {number: channels_last(value) for number, value in values.items()}
+        if not self._circuit.frames:
+            return found
+        timesteps = self._circuit.decode.dynamics.timesteps
+        return {number: value.unflatten(0, (timesteps, -1)) for number, value in found.items()}
 
     def _part(self, images: Tensor, every_step: bool, recording: Recording | None) -> _Part:
         """Run all steps on some images."""
         calls, dynamics = self._circuit.calls, self._circuit.decode.dynamics
-        constants = self._circuit.of_images(images)
-        drives = self._drives(images, constants)
-        constants = {number: channels_last(value) for number, value in constants.items()}
+        of_images = self._circuit.of_images(images)
+        constants, drives = self._laid_out(of_images), self._laid_out(self._drives(of_images))
         neurons: dict[int, Neurons] = {}
         names = [name for name, _ in self._circuit.layers]
         pieces: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -151,14 +167,16 @@ class TritonEngine:
         counts: list[Tensor] = []
         for start in range(0, dynamics.timesteps, _STEPS_AT_ONCE):
             steps = min(_STEPS_AT_ONCE, dynamics.timesteps - start)
-            values = dict(constants)
+            now = slice(start, start + steps) if self._circuit.frames else slice(None)
+            values = {number: value[now] for number, value in constants.items()}
+            driven = {number: drive[now] for number, drive in drives.items()}
             for number, call in enumerate(calls):
                 if call.images:
                     continue
                 given = [values[one] for one in call.inputs]
                 if isinstance(call.module, Spiking):
                     seen = ranges[call.name] if everything else None
-                    values[number] = self._fired(number, given, drives.get(number), steps, neurons, seen)
+                    values[number] = self._fired(number, given, driven.get(number), steps, neurons, seen)
                     if recording is not None:
                         total = values[number].sum(0, dtype=torch.int32).contiguous()
                         totals[call.name] = total + totals[call.name] if start else total
@@ -198,7 +216,8 @@ class TritonEngine:
             return neurons[number]
 
         if drive is not None:
-            return fire_over_time(ready(drive.shape, drive.dtype), drive, steps, zero_reset, ranges)
+            shape = drive.shape[1:] if self._circuit.frames else drive.shape
+            return fire_over_time(ready(shape, drive.dtype), drive, steps, zero_reset, ranges, whole=True)
         if isinstance(layer, SpikePool2d):
             pooled = ready(pooled_shape(layer, given[0]), torch.int32)
             return pool_over_time(pooled, given[0], zero_reset, ranges)

@@ -49,7 +49,7 @@ def _add_over_time(  # type: ignore[no-untyped-def]  # as said
 @triton.jit  # type: ignore[untyped-decorator]  # triton leaves it untyped, and reads annotations itself
 def _fire_over_time(  # type: ignore[no-untyped-def]  # as said
     drive, membranes, thresholds, leaks, spikes, lows, highs, gain, size, channels, steps,
-    constant: tl.constexpr, zero_reset: tl.constexpr, record: tl.constexpr, block: tl.constexpr,
+    constant: tl.constexpr, whole: tl.constexpr, zero_reset: tl.constexpr, record: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = place < size
@@ -62,6 +62,8 @@ def _fire_over_time(  # type: ignore[no-untyped-def]  # as said
     for step in range(steps):
         if constant:
             membrane += added
+        elif whole:
+            membrane += tl.load(drive + step * size + place, mask=inside, other=0)
         else:
             total = _rounding(tl.load(drive + step * size + place, mask=inside, other=0)).to(membrane.dtype)
             membrane += total * gain + leak
@@ -143,17 +145,23 @@ def neurons_of(layer: Spiking, shape: torch.Size, kind: torch.dtype, dynamics: D
 
 
 def fire_over_time(
-    neurons: Neurons, drive: Tensor, steps: int, zero_reset: bool, ranges: list[Tensor] | None
+    neurons: Neurons,
+    drive: Tensor,
+    steps: int,
+    zero_reset: bool,
+    ranges: list[Tensor] | None,
+    *,
+    whole: bool = False,
 ) -> Tensor:
     """Spikes float16 [steps, N, C, ...], channels last in memory.
 
     Args:
         neurons: their membranes are rewritten.
-        drive: sums without gain and leak, [steps, N, C, ...]; of the first layer what is added at every step,
-            [N, C, ...]. In memory as the membranes.
+        drive: what is added at each step, [steps, N, C, ...]; or at every one, [N, C, ...]. In memory as the membranes.
         steps: how many.
         zero_reset: whether a spike sets its membrane to 0.
         ranges: is given the smallest and the largest membranes, or `None`.
+        whole: the drive has gain and leak in it, and is of the membranes' type; else it is sums without them.
     """
     membranes = neurons.membranes
     spikes = torch.empty((steps, membranes.numel()), dtype=torch.float16, device=membranes.device)
@@ -162,7 +170,8 @@ def fire_over_time(
         _fire_over_time[(triton.cdiv(membranes.numel(), _BLOCK),)](
             drive, membranes, neurons.thresholds, neurons.leaks, spikes, lows, highs, neurons.layer.gain,
             membranes.numel(), membranes.shape[1], steps,
-            constant=drive.dim() == membranes.dim(), zero_reset=zero_reset, record=ranges is not None, block=_BLOCK,
+            constant=drive.dim() == membranes.dim(), whole=whole, zero_reset=zero_reset, record=ranges is not None,
+            block=_BLOCK,
         )  # fmt: skip
     return _in_time(spikes, membranes)
 

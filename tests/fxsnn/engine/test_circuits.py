@@ -52,6 +52,12 @@ class TestRandomGraphs:
         for engine in FAST:
             hold_against_pytorch(circuit, engine, circuit.given((3, 1, 4)[seed % 3] if engine == "numba" else 2))
 
+    @random_seeds(6, slow=40)
+    def test_give_them_for_images_that_change(self, seed: int) -> None:
+        circuit = RandomCircuit(seed, analog=seed % 10 == 9, frames=True)
+        for engine in FAST:
+            hold_against_pytorch(circuit, engine, circuit.given((3, 1, 4)[seed % 3] if engine == "numba" else 2))
+
     @pytest.mark.parametrize("seed", [3, 5])
     def test_give_them_for_more_images_than_are_taken_at_once(self, seed: int) -> None:
         circuit = RandomCircuit(seed)

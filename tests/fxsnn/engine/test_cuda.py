@@ -34,7 +34,8 @@ def test_types_are_as_narrow_as_is_exact() -> None:
         ),
         ("tests/fxsnn/test_readout.py", "triton"),
         ("tests/test_any_tail.py", "random_tails"),
-        ("tests/fxsnn/engine/test_circuits.py", "triton or RandomGraphs and give_the_spikes"),
+        ("tests/fxsnn/test_frames.py", "every_engine"),
+        ("tests/fxsnn/engine/test_circuits.py", "triton or RandomGraphs and (give_the_spikes or images_that_change)"),
         # The interpreter itself is not made for several threads.
         ("tests/fxsnn/engine/test_engines.py", "triton and not Net and not 32_bits and not many_threads"),
     ],
