@@ -38,19 +38,22 @@ def code(kernel: Any, kinds: dict[str, str], constants: dict[str, Any], capabili
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("zero_reset", [False, True])
 @pytest.mark.parametrize(
-    ("kinds", "constant"),
+    ("kinds", "drive"),
     [
-        ({"drive": "*fp16", **INTEGERS}, False),
-        ({"drive": "*fp32", **WIDE}, False),
-        ({"drive": "*fp64", **WIDE}, False),
-        ({"drive": "*i32", **INTEGERS}, False),
-        ({"drive": "*i64", **WIDE}, False),
-        ({"drive": "*i32", **INTEGERS}, True),
-        ({"drive": "*fp64", **FLOATS}, True),
+        ({"drive": "*fp16", **INTEGERS}, "sums"),
+        ({"drive": "*fp32", **WIDE}, "sums"),
+        ({"drive": "*fp64", **WIDE}, "sums"),
+        ({"drive": "*i32", **INTEGERS}, "sums"),
+        ({"drive": "*i64", **WIDE}, "sums"),
+        ({"drive": "*i32", **INTEGERS}, "whole"),
+        ({"drive": "*fp64", **FLOATS}, "whole"),
+        ({"drive": "*i32", **INTEGERS}, "constant"),
+        ({"drive": "*fp64", **FLOATS}, "constant"),
     ],
 )
-def test_the_pass_over_time_compiles(kinds: dict[str, str], constant: bool, zero_reset: bool, capability: int) -> None:
-    constants = {"constant": constant, "zero_reset": zero_reset, "record": zero_reset, "block": 1024}
+def test_the_pass_over_time_compiles(kinds: dict[str, str], drive: str, zero_reset: bool, capability: int) -> None:
+    constants: dict[str, Any] = {"constant": drive == "constant", "whole": drive != "sums"}
+    constants |= {"zero_reset": zero_reset, "record": zero_reset, "block": 1024}
     made = code(over_time._fire_over_time, {"spikes": "*fp16", **kinds}, constants, capability)
     assert f".target sm_{capability}" in made
 
