@@ -34,6 +34,7 @@ from fxsnn.passes import (
     QuantizeWeights,
     SubstituteSpikes,
     TakeFrames,
+    WeighPoolings,
     front_end,
 )
 from fxsnn.processes import sharing_errors
@@ -65,6 +66,9 @@ _BEST = "weights+biases"
 INPUTS = ("constant", "frames")
 """What a network gets at each timestep: the same image, or a frame."""
 
+AVERAGE_POOLS = (AUTOMATIC, "plain")
+"""What average poolings between layers become: layers with weights where that helps and can be, or none."""
+
 _TIMESTEPS = 16
 
 
@@ -84,6 +88,7 @@ def pipeline(
     per_channel: bool = True,
     codebook: str = "auto",
     max_pool: str | None = None,
+    average_pool: str = "auto",
     correction: str | None = "auto",
     finetune: Finetune | None = None,
     example: Tensor | None = None,
@@ -124,6 +129,7 @@ def pipeline(
     progress = require_flag("progress", progress)
     form = _form_of(input)
     seen = example_of(calibration_data, form)
+    plain = _keeps_poolings(average_pool)
     steps = timesteps if form.frames is None else _frames_in(timesteps, seen, calibration_data, finetune, form)
     dynamics = Dynamics(_TIMESTEPS if steps is None else steps, reset, initial_membrane)
     passes: list[Pass] = [
@@ -132,6 +138,7 @@ def pipeline(
         CheckLimits(chip, bits),
         FoldBatchNorm(),
         *(() if form.frames is None else (TakeFrames(),)),
+        *(() if plain or calibration_data is None else (WeighPoolings(chip, bits),)),
         CalibrateThresholds(
             calibration_data, calibration, percentile, dynamics.timesteps, input_bits, progress, reset, initial_membrane
         ),
@@ -161,6 +168,13 @@ def _form_of(given: object) -> ImageForm:
     if not is_one_of(given, INPUTS):
         raise OptionError(f"input is {shown(given)}; allowed are {', '.join(map(repr, INPUTS))}")
     return ImageForm(frames=None if given == INPUTS[0] else 0)
+
+
+def _keeps_poolings(given: object) -> bool:
+    """Whether average poolings are not to become layers with weights."""
+    if not is_one_of(given, AVERAGE_POOLS):
+        raise OptionError(f"average_pool is {shown(given)}; allowed are {', '.join(map(repr, AVERAGE_POOLS))}")
+    return given == "plain"
 
 
 def _frames_in(
@@ -238,6 +252,7 @@ def convert(
     per_channel: bool = True,
     codebook: str = "auto",
     max_pool: str | None = None,
+    average_pool: str = "auto",
     correction: str | None = "auto",
     finetune: Finetune | None = None,
     example: Tensor | None = None,
@@ -273,6 +288,9 @@ def convert(
         max_pool: what takes the place of max pooling between layers: "rectifiers" keeps the function, "any" comes near
             it with fewer neurons, "average" and "stride" do not and need training, see `fxsnn.passes.ReplaceMaxPool`.
             `None`: it is refused.
+        average_pool: "auto": with calibration data, and where the chip has such convolutions, average poolings between
+            layers are convolutions of equal weights, whose thresholds and biases are calibrated and corrected, see
+            `fxsnn.passes.WeighPoolings`. "plain": a pooling's threshold is the size of its window.
         correction: "weights", "biases", "thresholds", two of them joined by "+", or "all": suit them to low bits and
             spikes without training, from the calibration data, see `fxsnn.passes.CorrectLayers`; "both" stands for
             "biases+thresholds". "auto": "weights+biases", on the first 256 of the calibration images, if they can be
@@ -313,6 +331,7 @@ def convert(
         per_channel=per_channel,
         codebook=codebook,
         max_pool=max_pool,
+        average_pool=average_pool,
         correction=correction,
         finetune=finetune,
         example=example,
@@ -370,6 +389,7 @@ def convert(
         "per_channel": bool(per_channel),
         "codebook": chip.require_codebook(codebook),
         **({} if max_pool is None else {"max_pool": max_pool}),
+        **({} if average_pool == AUTOMATIC else {"average_pool": average_pool}),
         "correction": next((_named(one) for one in passes.passes if isinstance(one, CorrectLayers)), None),
         "finetune": None if finetune is None else finetune.describe(),
     }

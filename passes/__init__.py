@@ -34,6 +34,7 @@ from fxsnn.passes.rewrite_transposed import RewriteTransposed
 from fxsnn.passes.separate_calls import SeparateCalls
 from fxsnn.passes.substitute_spikes import SubstituteSpikes
 from fxsnn.passes.take_frames import TakeFrames
+from fxsnn.passes.weigh_poolings import WeighPoolings
 from fxsnn.rewriting import Pass
 
 FRONT_END = (
@@ -112,5 +113,6 @@ __all__ = [
     "SeparateCalls",
     "SubstituteSpikes",
     "TakeFrames",
+    "WeighPoolings",
     "front_end",
 ]

@@ -64,6 +64,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
 def converted(name: str = "residual", **options: Any) -> fxsnn.SpikingNetwork:
     build, given = NETWORKS[name]
     chosen: dict[str, Any] = {"target": "generic", "bits": 4, "timesteps": 6, "codebook": "symmetric"}
+    chosen["average_pool"] = "plain"
     chosen |= {"calibration_data": given, "correction": None, **options}
     with quiet():
         return fxsnn.convert(seeded(build), **chosen)

@@ -366,7 +366,7 @@ def quiet() -> Iterator[None]:
 
 def arguments(images: Tensor, options: Options) -> dict[str, Any]:
     """Arguments of `convert` and `pipeline`."""
-    return {"calibration_data": images, "example": images[:1], **vars(options)}
+    return {"calibration_data": images, "example": images[:1], "average_pool": "plain", **vars(options)}
 
 
 def converted(model: nn.Module, images: Tensor, options: Options, **more: Any) -> fxsnn.SpikingNetwork:

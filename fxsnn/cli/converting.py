@@ -71,6 +71,7 @@ def convert_command(options: argparse.Namespace) -> Answer:
         per_channel=not options.per_layer,
         codebook=options.codebook,
         max_pool=options.max_pool,
+        average_pool=options.average_pool,
         correction=None if options.correction == "none" else options.correction,
         finetune=finetune,
         engine=options.engine,

@@ -17,7 +17,7 @@ from fxsnn.cli.inspecting import report_command, verify_command
 from fxsnn.cli.measuring import eval_command
 from fxsnn.cli.option_values import not_negative, positive, random_seed
 from fxsnn.cli.warming import warm_up_command
-from fxsnn.compiler import CORRECTIONS, INPUTS
+from fxsnn.compiler import AVERAGE_POOLS, CORRECTIONS, INPUTS
 from fxsnn.data import datasets
 from fxsnn.engine import ENGINES
 from fxsnn.passes import MAX_POOL_WAYS
@@ -85,6 +85,12 @@ def command_line() -> argparse.ArgumentParser:
     one.add_argument("--input-bits", type=int, default=8, help="width of the integer input")
     one.add_argument(
         "--codebook", default=AUTOMATIC, choices=(*CODEBOOKS, AUTOMATIC), help="what the levels of weights may be"
+    )
+    one.add_argument(
+        "--average-pool",
+        default=AUTOMATIC,
+        choices=AVERAGE_POOLS,
+        help="auto: pooling between layers is calibrated as layers with weights are, where the chip has such",
     )
     one.add_argument("--per-layer", action="store_true", help="one weight step a layer instead of one a channel")
     one.add_argument("--finetune-epochs", type=int, default=0, help="train the n-bit weights so long")

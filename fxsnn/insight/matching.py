@@ -12,10 +12,10 @@ from torch.fx.node import Node
 
 from fxsnn.errors import OptionError
 from fxsnn.graph import Graph, Pooling, Weighted, capture_sharing
-from fxsnn.layers import Add, Concat, Encode, Integers, SpikeAdd, SpikePool2d, Spiking, Synapses, Wiring
+from fxsnn.layers import Add, Concat, Encode, Integers, SpikeAdd, SpikeConv2d, SpikePool2d, Spiking, Synapses, Wiring
 from fxsnn.network import SpikingNetwork, require_spiking
 from fxsnn.passes import CheckConvRelu, FoldBatchNorm, TakeFrames, front_end
-from fxsnn.rewriting import channels_of
+from fxsnn.rewriting import channels_of, weigh_pooling
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,10 @@ def float_network(model: nn.Module, snn: SpikingNetwork) -> Graph:
     frames = () if snn.graph.image_form.frames is None else (TakeFrames(),)
     for one in (*front_end(snn.target, options.get("max_pool")), CheckConvRelu(), FoldBatchNorm(), *frames):
         graph = one(graph).after
+    weighed = {snn.graph.name(node) for node in snn.graph.nodes(SpikeConv2d)}
+    for node in graph.body(nn.AvgPool2d):
+        if graph.name(node) in weighed:
+            weigh_pooling(graph, node)
     own = graph.detached(torch.float64)
     own.module.to(snn.device)
     for node in own.body(Add):

@@ -39,11 +39,12 @@ from fxsnn.rewriting.neurons import (
 )
 from fxsnn.rewriting.padding import OF_A_SIZE, is_padding, padded, padding_of, reader_of
 from fxsnn.rewriting.pipeline import Pipeline
+from fxsnn.rewriting.poolings import weigh_pooling
 from fxsnn.rewriting.reasons import NotRewritten
 from fxsnn.rewriting.remedies import about_nothing_to_convert, about_unsupported
 from fxsnn.rewriting.stages import Pass, Step, facts, require_example, require_not_spiking
 from fxsnn.rewriting.substitution import outline, spiking_layers, substitute
-from fxsnn.rewriting.sums import adds_up_activations, name_inside, put_sum, sum_of, terms_of
+from fxsnn.rewriting.sums import adds_up_activations, name_inside, put_sum, reads_activations, sum_of, terms_of
 from fxsnn.rewriting.windows import (
     FixedWindow,
     counts_unevenly,
@@ -116,6 +117,7 @@ __all__ = [
     "put_movements",
     "put_sum",
     "reader_of",
+    "reads_activations",
     "require_example",
     "require_not_spiking",
     "source_of_affine",
@@ -128,5 +130,6 @@ __all__ = [
     "swap_calls",
     "terms_of",
     "way_forward",
+    "weigh_pooling",
     "why_apart",
 ]

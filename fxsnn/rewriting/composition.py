@@ -18,6 +18,7 @@ from torch.fx.node import Node
 
 from fxsnn.graph import Activation, Graph, Norm, Weighted, value_sizes
 from fxsnn.layers import Affine, FixedSize, Lift, PaddedConv2d, Sides, affine_of_norm, convolution, pair, sides_of
+from fxsnn.rewriting.poolings import averaging
 from fxsnn.rewriting.reasons import NotRewritten
 
 _LINEAR = (*Weighted, nn.AvgPool2d)
@@ -137,13 +138,7 @@ def _plain(graph: Graph, node: Node, channels: int) -> Any:
         counted = layer.count_include_pad or not any(pair(layer.padding)) or layer.divisor_override is not None
         if layer.ceil_mode or not counted or not channels:
             raise NotRewritten(f"the windows of {graph.name(node)} differ in size", _RELU)
-        (height, width), (tall, wide) = pair(layer.kernel_size), pair(layer.padding)
-        shape, sides = (channels, 1, height, width), (tall, tall, wide, wide)
-        made = convolution(shape, pair(layer.stride), sides, (1, 1), channels, bias=False)
-        like = next(iter(graph.module.parameters()))
-        weight = torch.full(shape, 1 / (layer.divisor_override or height * width), dtype=torch.float64)
-        made.weight = nn.Parameter(weight.to(like.device), requires_grad=False)
-        return made
+        return averaging(layer, channels).to(graph.device)
     if type(layer) not in (nn.Conv2d, PaddedConv2d, nn.Linear) or getattr(layer, "padding_mode", "zeros") != "zeros":
         raise NotRewritten(f"{graph.name(node)} is no plain layer", _RELU)
     return layer

@@ -46,6 +46,11 @@ def adds_up_activations(graph: Graph, node: Node) -> bool:
     weights = (add.factor, add.shift) if isinstance(add, Add) else (add.weight, add.bias)
     if any(one is not None and (one.is_meta or bool((one < 0).any())) for one in weights):
         return False
+    return reads_activations(graph, node)
+
+
+def reads_activations(graph: Graph, node: Node) -> bool:
+    """Whether what a call reads is activations, and what is made of them by poolings and wiring: nowhere negative."""
     return all(
         made_of_activations(graph.module, read, lambda one: graph.is_a(one, *_PASS_ON)) for read in node.all_input_nodes
     )

@@ -25,6 +25,9 @@ from fxsnn.passes import FRONT_END
 from fxsnn.rewriting.stages import TOLERANCE
 from tests.nets import seeded
 
+HOW: dict[str, Any] = {"bits": 4, "timesteps": 4, "engine": "torch", "average_pool": "plain"}
+"""Poolings are shown as what the front end makes of them."""
+
 STEPS = {
     "images": "",
     "convolution": "x = self.conv(x)",
@@ -141,7 +144,7 @@ def outcome(form: Form) -> Outcome:
         images = images.to(next(model.parameters()).dtype)
         try:
             data = form.calibration_data()
-            snn = fxsnn.convert(model, target="generic", bits=4, timesteps=4, calibration_data=data, engine="torch")
+            snn = fxsnn.convert(model, target="generic", calibration_data=data, **HOW)
         except FxsnnError as error:
             return Outcome(error)
         exact = form.model().double().eval()

@@ -246,7 +246,7 @@ class TestEveryEngine:
         snn = network(Small, engine=engine)
         assert snn.simulate(images()).spikes["conv2"].any()
         conv: Any = snn.get_submodule("conv2")
-        conv.threshold.fill_(1 << 17)
+        conv.threshold.fill_(1 << 22)
         conv.leak.zero_()
         assert not snn.simulate(images()).spikes["conv2"].any()
         other = network(Small, engine=engine)

@@ -160,7 +160,7 @@ class TestStep:
         assert ScaleBias(0.5)(graph).summary().startswith("ScaleBias(factor=0.5): Linear changed (2) in ")
 
     def test_in_a_terminal_it_shows_what_changed_and_the_layers(self) -> None:
-        *_, fold, _, quantise, _, _ = fxsnn.pipeline(target="hw_v1.0", bits=2, calibration_data=images()).steps(
+        *_, fold, _, _, quantise, _, _ = fxsnn.pipeline(target="hw_v1.0", bits=2, calibration_data=images()).steps(
             seeded(Small)
         )
         assert "-norm1  BatchNorm2d" in str(fold)
