@@ -6,7 +6,6 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from fxsnn.ambient import neutral
 from fxsnn.checking import fit_of, rewrite_in_front
 from fxsnn.chip import AUTOMATIC, Bits, HardwareTarget, get_target, whole_number
-from fxsnn.data import FirstImages, Remembered, can_be_looked_into, example_of, sample_of
+from fxsnn.choices import CORRECTIONS, INPUTS, corrected_parts, form_of, frames_in, keeps_poolings, named
+from fxsnn.data import Remembered, example_of, sample_of
 from fxsnn.engine import check_engine
 from fxsnn.errors import AccuracyWarning, DataError, FxsnnWarning, ModelError, OptionError, TargetError, warn
 from fxsnn.graph import capture_untried, require_agreement
@@ -23,7 +23,7 @@ from fxsnn.layers import ImageForm, require_images
 from fxsnn.network import SpikingNetwork
 from fxsnn.network_arguments import CODES_CHOSEN
 from fxsnn.numerics import Dynamics
-from fxsnn.options import is_one_of, require_flag, shown
+from fxsnn.options import is_one_of, require_flag
 from fxsnn.passes import (
     CalibrateThresholds,
     CheckConvRelu,
@@ -46,29 +46,8 @@ from fxsnn.version import __version__
 _VERIFIED = 20
 """Steps for which the engine is compared with PyTorch: more than engines run at a time."""
 
-_CORRECTED_ON = 256
-"""So many images correct the layers of a network that is not trained: means of channels need no more."""
-
-_STARTED_ON = 1_000
-"""So many images correct the layers from which fine-tuning starts."""
-
-CORRECTIONS: Mapping[str, tuple[str, ...]] = {
-    **{"+".join(parts): parts for count in (1, 2) for parts in combinations(PARTS, count)},
-    "both": ("biases", "thresholds"),
-    "all": PARTS,
-}
-"""Names of corrections, and what each corrects."""
 _BY_PERCENTILE = ("percentile", AUTOMATIC)
 """Methods of calibration that a percentile has a say in."""
-_BEST = "weights+biases"
-"""The correction that is made where none is asked for."""
-
-INPUTS = ("constant", "frames")
-"""What a network gets at each timestep: the same image, or a frame."""
-
-AVERAGE_POOLS = (AUTOMATIC, "plain")
-"""What average poolings between layers become: layers with weights where that helps and can be, or none."""
-
 _TIMESTEPS = 16
 
 
@@ -127,10 +106,10 @@ def pipeline(
     chip = get_target(target)
     bits = chip.require_choice(bits)
     progress = require_flag("progress", progress)
-    form = _form_of(input)
+    form = form_of(input)
     seen = example_of(calibration_data, form)
-    plain = _keeps_poolings(average_pool)
-    steps = timesteps if form.frames is None else _frames_in(timesteps, seen, calibration_data, finetune, form)
+    plain = keeps_poolings(average_pool)
+    steps = timesteps if form.frames is None else frames_in(timesteps, seen, calibration_data, finetune, form)
     dynamics = Dynamics(_TIMESTEPS if steps is None else steps, reset, initial_membrane)
     passes: list[Pass] = [
         *front_end(chip, max_pool),
@@ -146,14 +125,9 @@ def pipeline(
     ]
     if finetune is not None and not isinstance(finetune, Finetune):
         raise OptionError(f"finetune is a {type(finetune).__name__}; expected fxsnn.Finetune(data, ...), or None")
-    images: Any = calibration_data
-    if is_one_of(correction, (AUTOMATIC,)):
-        images = _to_correct_on(calibration_data, finetune, form)
-        correction = None if images is None else _BEST
-    elif correction is not None:
-        _require_correction(correction, calibration_data)
-    if correction is not None:
-        weights, biases, thresholds = (part in CORRECTIONS[correction] for part in PARTS)
+    parts, images = corrected_parts(correction, calibration_data, finetune, form)
+    if parts:
+        weights, biases, thresholds = (part in parts for part in PARTS)
         passes.append(CorrectLayers(images, chip, weights, biases, thresholds, **asdict(dynamics), progress=progress))
     if finetune is not None:
         finetune = replace(finetune, progress=finetune.progress or progress)
@@ -161,73 +135,6 @@ def pipeline(
     passes.append(SubstituteSpikes(chip, dynamics.timesteps, reset, initial_membrane))
     stills = seen if seen is None or form.frames is None else seen.mean(1)
     return Pipeline(tuple(passes), stills if example is None else example)
-
-
-def _form_of(given: object) -> ImageForm:
-    """What is known of images before there is a network."""
-    if not is_one_of(given, INPUTS):
-        raise OptionError(f"input is {shown(given)}; allowed are {', '.join(map(repr, INPUTS))}")
-    return ImageForm(frames=None if given == INPUTS[0] else 0)
-
-
-def _keeps_poolings(given: object) -> bool:
-    """Whether average poolings are not to become layers with weights."""
-    if not is_one_of(given, AVERAGE_POOLS):
-        raise OptionError(f"average_pool is {shown(given)}; allowed are {', '.join(map(repr, AVERAGE_POOLS))}")
-    return given == "plain"
-
-
-def _frames_in(
-    timesteps: int | None, seen: Tensor | None, calibration_data: Any, finetune: Any, form: ImageForm
-) -> int | None:
-    """T of a network that reads frames: what was asked for, or as many as there are; `None`: nothing says it.
-
-    Raises:
-        OptionError: it was asked for, and there are more or fewer frames; or it was not, and data are not looked into.
-    """
-    tuned_on = finetune.data if isinstance(finetune, Finetune) else None
-    seen = example_of(tuned_on, form) if seen is None and calibration_data is None else seen
-    data = tuned_on if calibration_data is None else calibration_data
-    if timesteps is None and data is not None and not can_be_looked_into(data):
-        raise OptionError(
-            "timesteps is None, and data that may be read only once are not looked into before they are used; set "
-            "timesteps to the number of frames that images have"
-        )
-    if seen is None or timesteps in (None, seen.shape[1]):
-        return timesteps if seen is None else seen.shape[1]
-    what = "fine-tuning" if calibration_data is None else "calibration"
-    raise OptionError(
-        f"timesteps is {shown(timesteps)}, but images of the {what} data have {seen.shape[1]} frames; a frame is one "
-        "step: leave timesteps out, or give as many frames"
-    )
-
-
-def _require_correction(correction: object, data: Any) -> None:
-    """Refuse a correction that there is not, or data that do not serve it."""
-    if not is_one_of(correction, CORRECTIONS):
-        allowed = ", ".join(map(repr, CORRECTIONS))
-        raise OptionError(f"correction is {shown(correction)}; allowed are {allowed}, 'auto', or None")
-    if data is None:
-        raise OptionError(f"correction={correction!r} needs images: pass calibration_data")
-    if isinstance(data, Iterator):
-        raise OptionError(
-            f"correction={correction!r} goes through the calibration data several times, but a "
-            f"{type(data).__name__} can be read once only: pass a list of its batches, or a DataLoader"
-        )
-
-
-def _to_correct_on(calibration_data: Any, finetune: Finetune | None, form: ImageForm) -> FirstImages | None:
-    """Images on which layers are corrected, of data that can be gone through again; `None`: none."""
-    trained_on = None if finetune is None else finetune.data
-    for data, what in ((calibration_data, "calibration data"), (trained_on, "fine-tuning data")):
-        if data is not None and not isinstance(data, Iterator):
-            return FirstImages(data, what, _CORRECTED_ON if finetune is None else _STARTED_ON, form)
-    return None
-
-
-def _named(correction: CorrectLayers) -> str:
-    """What the option says for it."""
-    return [name for name, parts in CORRECTIONS.items() if parts == correction.parts()][-1]
 
 
 def _completed(finetune: Finetune, **options: Any) -> Finetune:
@@ -315,7 +222,7 @@ def convert(
     chip = get_target(target)
     check_engine(engine)
     once = isinstance(calibration_data, Iterator) and not is_one_of(correction, CORRECTIONS)
-    form = _form_of(input)
+    form = form_of(input)
     seen = Remembered(calibration_data, form) if once else None
     passes = pipeline(
         target=chip,
@@ -390,7 +297,7 @@ def convert(
         "codebook": chip.require_codebook(codebook),
         **({} if max_pool is None else {"max_pool": max_pool}),
         **({} if average_pool == AUTOMATIC else {"average_pool": average_pool}),
-        "correction": next((_named(one) for one in passes.passes if isinstance(one, CorrectLayers)), None),
+        "correction": next((named(one) for one in passes.passes if isinstance(one, CorrectLayers)), None),
         "finetune": None if finetune is None else finetune.describe(),
     }
     provenance = {"versions": _versions(), "options": options, "passes": [one.describe() for one in passes.passes]}

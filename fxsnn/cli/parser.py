@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fxsnn.chip import AUTOMATIC, CODEBOOKS
+from fxsnn.choices import AVERAGE_POOLS, CORRECTIONS, INPUTS
 from fxsnn.cli.answer import Answer
 from fxsnn.cli.checking import check_command, targets_command
 from fxsnn.cli.converting import convert_command
@@ -17,7 +18,6 @@ from fxsnn.cli.inspecting import report_command, verify_command
 from fxsnn.cli.measuring import eval_command
 from fxsnn.cli.option_values import not_negative, positive, random_seed
 from fxsnn.cli.warming import warm_up_command
-from fxsnn.compiler import AVERAGE_POOLS, CORRECTIONS, INPUTS
 from fxsnn.data import datasets
 from fxsnn.engine import ENGINES
 from fxsnn.passes import MAX_POOL_WAYS
