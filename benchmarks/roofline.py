@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from statistics import median
 
 import torch
@@ -142,9 +143,8 @@ def _converted(name: str, timesteps: int) -> tuple[nn.Module, Circuit, Tensor]:
     model, images = build().eval(), torch.rand(_BATCH, *size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fxsnn.FxsnnWarning)
-        snn = fxsnn.convert(
-            model, target="generic", bits=bits, timesteps=timesteps, calibration_data=images, correction=None
-        )
+        options: dict[str, Any] = {"calibration_data": images, "correction": None, "average_pool": "plain"}
+        snn = fxsnn.convert(model, target="generic", bits=bits, timesteps=timesteps, **options)
     return model, circuit_of(snn.graph), images
 
 

@@ -99,7 +99,7 @@ def bench_for(name: str, seed: int, count: int, device: str) -> Bench:
     images = torch.randn(count, *network.shape, generator=torch.Generator().manual_seed(seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fxsnn.FxsnnWarning)  # random weights need no fine-tuning
-        given: dict[str, Any] = {"calibration_data": images[:_SEEN], "correction": None}  # any codes take as long
+        given: dict[str, Any] = {"calibration_data": images[:_SEEN], "correction": None, "average_pool": "plain"}
         snn = fxsnn.convert(model, target=network.target, bits=network.bits, **given)
     return Bench(model.to(device), snn.to(device), images.to(device))
 
