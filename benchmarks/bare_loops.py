@@ -1,7 +1,7 @@
 """Loops of nothing but the instructions that the CPU engine is made of: what the processor does at most.
 
-They are compiled as the engine is, by numba. Tables stand in registers and indices come from the first cache; nothing
-is stored, and no neuron computed.
+They are compiled as the engine is, by numba. Tables stand in registers and indices come from the first cache, as tiles
+do; no neuron is computed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fxsnn.engine.instructions import LOOKUPS, InstructionSet
+from fxsnn.engine.instructions import LOOKUPS, Amx, InstructionSet, Lookups
+from fxsnn.engine.tile_code import ROW, TILE, configure, multiply_by_two, release
+from fxsnn.engine.tile_codes import aligned, shapes_of_tiles
 
 _INDICES = 64
 """Vectors of indices that the loop goes through, and then begins anew."""
@@ -40,7 +42,7 @@ def _look_up(typing_context: Any, how: Any, tables: Any, indices: Any, rounds: A
     """A byte that depends on all lookups: two vectors of places, as many output channels as a byte has."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        kind: InstructionSet = signature.args[0].instance_class()
+        kind: Lookups = signature.args[0].instance_class()
         entries, bytes_ = 1 << kind.per_byte, ir.VectorType(_BYTE, kind.vector)
 
         def array(number: int) -> Any:
@@ -85,8 +87,29 @@ def _looked_up(how: Any, tables: Any, indices: Any, rounds: Any) -> Any:
     return _look_up(how, tables, indices, rounds)
 
 
-def lookups(how: InstructionSet) -> float:
-    """Billions of multiply-accumulates a second that lookups and additions of 8 bits stand for."""
+@numba.njit(nogil=True)  # type: ignore[untyped-decorator]  # numba leaves it untyped
+def _multiplied(shapes: Any, memory: Any, offsets: Any, codes: Any, sums: Any, rounds: Any) -> None:
+    configure(shapes)
+    for _ in range(rounds):
+        multiply_by_two(memory, 0, TILE, ROW, offsets, codes, 0, len(offsets), sums, 0)
+    release()
+
+
+def rate(how: InstructionSet) -> float:
+    """Billions of multiply-accumulates a second that an instruction set does at most, or stands for."""
+    return _products() if isinstance(how, Amx) else _lookups(how)
+
+
+def _products() -> float:
+    """Of tiles, four at a time, nine products of each: a convolution of 3 x 3 with 64 channels."""
+    memory, offsets = aligned(np.ones(2 * TILE, np.uint8)), np.zeros(9, np.int64)
+    codes, sums = aligned(np.ones((len(offsets), 2, TILE), np.int8)), np.zeros(TILE, np.int32)
+    seconds = best(lambda: _multiplied(shapes_of_tiles(16), memory, offsets, codes, sums, _ROUNDS))
+    return _ROUNDS * len(offsets) * 4 * 16 * TILE / seconds / 1e9
+
+
+def _lookups(how: Lookups) -> float:
+    """Of lookups and additions of 8 bits."""
     random = np.random.default_rng(0)
     tables = random.integers(0, 4, how.per_byte << how.per_byte, np.uint8)
     indices = random.integers(0, 1 << how.per_byte, _INDICES * how.vector, np.uint8)

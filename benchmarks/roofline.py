@@ -20,18 +20,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bare_loops import best, copies, lookups
+from bare_loops import best, copies, rate
 from simulators_report import Figure, markdown
 from torch import Tensor, nn
 
 import fxsnn
 from fxsnn.engine.circuit import Circuit, circuit_of
-from fxsnn.engine.cpu import NumbaEngine, chosen, driven_by, images_together, workspace_for
+from fxsnn.engine.cpu import NumbaEngine, chosen, images_together, workspace_for
 from fxsnn.engine.instructions import InstructionSet, usable
 from fxsnn.engine.layout import layout_of
 from fxsnn.engine.lookups import weights_of
-from fxsnn.engine.operations import ImageLayer, Piece
+from fxsnn.engine.operations import Piece
 from fxsnn.engine.planning import plan_of
+from fxsnn.engine.workspaces import OfImages
 from fxsnn.layers import SpikeConv2d
 from fxsnn.storage import write_whole
 
@@ -40,6 +41,8 @@ from accuracy_report import machine
 from networks import ColourNet, DigitNet, PoolingVGG, ResNet20
 
 _STEPS = 16
+_BYTES_OF_SUM = 4
+"""What is read of a neuron of the first layer, once for all steps."""
 _BATCH = 64
 _ROUNDS = 5
 """All is measured so often, in turn."""
@@ -75,14 +78,14 @@ class Layer:
 def roofline_of(circuit: Circuit, images: Tensor) -> tuple[Figure, ...]:
     """What one core does, held against what it could do at most.
 
-    Convolutions are held against bare lookups, the pass over time against a plain copy: it writes a byte for some
+    Convolutions are held against bare instructions, the pass over time against a plain copy: it writes a byte for some
     neurons a step and reads their sums once for all, so that computing bounds it.
     """
     how = chosen()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        limits = [(lookups(how), copies(), float_convolution(circuit)) for _ in range(_ROUNDS)]
+        limits = [(rate(how), copies(), float_convolution(circuit)) for _ in range(_ROUNDS)]
         done = [layers(circuit, images, how) for _ in range(_ROUNDS)]
     finally:
         torch.set_num_threads(threads)
@@ -91,7 +94,7 @@ def roofline_of(circuit: Circuit, images: Tensor) -> tuple[Figure, ...]:
     first = [one for found in done for one in found if one.moved]
     neurons, moved = max(one.fired for one in first), max(one.moved for one in first)
     return (
-        Figure("lookups and additions alone, multiply-accumulates", peak, peak),
+        Figure("the instructions of the engine alone, multiply-accumulates", peak, peak),
         Figure("convolutions of the network, neurons included, multiply-accumulates", products, peak),
         Figure("float32 convolution in PyTorch, multiply-accumulates", single, peak),
         Figure("copy, bytes", copied, copied),
@@ -118,18 +121,19 @@ def layers(circuit: Circuit, images: Tensor, how: InstructionSet) -> tuple[Layer
     weights = weights_of(circuit, how)
     layout = layout_of(circuit, weights, tuple(images.shape[1:]), how)
     together = images_together(layout, _STEPS, len(images), 1)
-    space = workspace_for(plan_of(circuit, weights, layout, together), _STEPS)
-    driven = driven_by(images[:together], circuit, weights, together, space.plan.numbers)
+    space = workspace_for(plan_of(circuit, weights, layout, together, _STEPS), circuit, _STEPS)
+    driven = space.drive(OfImages(circuit, weights, images[:together]), slice(0, together))
     dynamics = replace(circuit.decode.dynamics, timesteps=_STEPS)
-    piece = Piece(space.memory, space.origins, space.plan.shapes(), driven, _STEPS, True, dynamics)
+    piece = Piece(space.memory, space.origins, space.plan.shapes, driven, 0, _STEPS, _STEPS, True, dynamics)
+    first = {number for call, number in space.plan.numbers.items() if circuit.is_driven(call)}
     found = []
-    for operation, membranes in zip(space.plan.operations, space.membranes, strict=True):
-        elapsed = best(partial(operation.run, piece, membranes, None))
-        steps = together * operation.channels * operation.grid.size[0] * operation.grid.size[1] * _STEPS
-        layer = dict(circuit.layers).get(operation.name)
+    for operation in space.plan.operations:
+        elapsed = best(partial(space.run, piece, range(operation.number, operation.number + 1), None))
+        neurons = together * operation.channels * operation.grid.size[0] * operation.grid.size[1]
+        steps, layer = neurons * _STEPS, dict(circuit.layers).get(operation.name)
         products = moved = 0.0
-        if isinstance(operation, ImageLayer):
-            moved = (driven[operation.number].nbytes + piece.planes(operation.number).nbytes) / elapsed / 1e9
+        if operation.number in first:
+            moved = (_BYTES_OF_SUM * neurons + operation.spikes(piece).nbytes) / elapsed / 1e9
         elif isinstance(layer, SpikeConv2d):
             products = steps * layer.codes[0].numel() / elapsed / 1e9
         found.append(Layer(operation.name, elapsed / together, products, steps / elapsed / 1e9, moved))
@@ -155,7 +159,7 @@ def by_layer(circuit: Circuit, images: Tensor, rounds: int = _ROUNDS) -> list[li
     done: dict[str, dict[str, float]] = {}
     for _ in range(rounds):
         for name, how in sets.items():
-            bare[name] = max(bare[name], lookups(how))
+            bare[name] = max(bare[name], rate(how))
             for one in layers(circuit, images, how):
                 if one.products:
                     of_layer = done.setdefault(one.name, dict.fromkeys(sets, 0.0))
@@ -184,15 +188,16 @@ def document(layered: Sequence[Sequence[str]], compared: Sequence[Sequence[str]]
     """The Markdown page."""
     sets, first = list(usable()), next(iter(NETWORKS))
     layers_of = (
-        f"Billions of multiply-accumulates a second that lookups stand for, the best of {rounds} rounds; in brackets, "
-        "the share of a bare loop of the same instructions, whose tables stand in registers and which computes no "
-        f"neurons. {first}, T = {_STEPS}; neurons, and places without one, are in the time."
+        "Billions of multiply-accumulates a second that lookups stand for, or that AMX does, the best of "
+        f"{rounds} rounds; in brackets, the share of a bare loop of the same instructions, which computes no neurons: "
+        "its tables stand in registers, its tiles in the first cache. "
+        f"{first}, T = {_STEPS}; neurons, and places or channels without one, are in the time."
     )
     networks = f"Milliseconds for {_BATCH} images, medians of {rounds} interleaved rounds; the first layer is in them."
     parts = [
         "# The CPU engine and what the processor can do",
         f"One core, random weights, seed 0. {machine()}. Made by `python benchmarks/roofline.py`.",
-        *("## Lookups", layers_of, markdown(["layer", *sets], layered)),
+        *("## Layers", layers_of, markdown(["layer", *sets], layered)),
         *("## Whole networks", networks),
         markdown(["network", "T", *sets, "float32 forward, PyTorch"], compared),
     ]

@@ -43,3 +43,13 @@ def convert() -> Callable[..., fxsnn.SpikingNetwork]:
             return fxsnn.convert(model, **{"target": "hw_v1.0", "bits": 2, "correction": correction, **options})
 
     return quietly
+
+
+@pytest.fixture
+def no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine of the CPU looks up in tables, also where the processor multiplies tiles: these hold larger sums."""
+    pytest.importorskip("numba")
+    from fxsnn.engine import instructions
+
+    kept = {name: one for name, one in instructions.usable().items() if name != "amx"}
+    monkeypatch.setattr(instructions, "usable", lambda: kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +48,12 @@ ON_ARM = platform.machine().lower() in ("aarch64", "arm64")
 on_arm = pytest.mark.skipif(not ON_ARM, reason="needs an ARM processor")
 on_x86 = pytest.mark.skipif(ON_ARM, reason="needs an x86 processor")
 needs_numba = pytest.mark.skipif("numba" not in ENGINES, reason="needs numba and a processor with AVX2 or NEON")
+
+
+def has_tiles() -> bool:
+    """Whether the processor has a unit for tiles."""
+    told = Path("/proc/cpuinfo")
+    return told.exists() and "amx_int8" in told.read_text()
 
 
 def all_spike_alike(snn: fxsnn.SpikingNetwork, given: torch.Tensor) -> bool:

@@ -19,7 +19,17 @@ from fxsnn.options import is_one_of, shown
 if TYPE_CHECKING:
     from fxsnn.engine.instructions import InstructionSet
 
-ENGINES = ("auto", "numba", "numba-avx512bw", "numba-avx512vbmi", "numba-avx2", "numba-neon", "triton", "torch")
+ENGINES = (
+    "auto",
+    "numba",
+    "numba-amx",
+    "numba-avx512bw",
+    "numba-avx512vbmi",
+    "numba-avx2",
+    "numba-neon",
+    "triton",
+    "torch",
+)
 """Those of numba with an instruction set behind it use this one; without, the fastest that the processor has."""
 
 _log = logging.getLogger(__name__)

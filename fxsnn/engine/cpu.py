@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +14,13 @@ from torch import Tensor
 
 from fxsnn.engine import instructions, kernels
 from fxsnn.engine.circuit import Circuit, Range, Recording, Unsupported, relying_on
-from fxsnn.engine.instructions import InstructionSet
+from fxsnn.engine.instructions import Amx, InstructionSet
 from fxsnn.engine.layout import Layout, Shape, layout_of
-from fxsnn.engine.lookups import Array, Weights, part_of_images, weights_of
+from fxsnn.engine.lookups import Array, weights_of
 from fxsnn.engine.operations import Operation, Piece
-from fxsnn.engine.planning import ALIGNED, Plan, plan_of
+from fxsnn.engine.planning import Plan, plan_of
+from fxsnn.engine.tile_workspace import TileWorkspace
+from fxsnn.engine.workspaces import OfImages, PlaneWorkspace, Workspace
 from fxsnn.numerics import Dynamics
 
 _STEPS_AT_ONCE = 16
@@ -29,9 +30,13 @@ _CACHED = 1 << 15
 second cache, which is larger on processors with larger vectors. More images leave fewer places of a run unused."""
 _DRIVE = 16
 """As many steps of spikes, four to a byte, take the room of a drive that is the same at every step."""
+_WORDS = 4
+"""As many steps of spikes, a byte each, take the room of a drive."""
 _MOST_IMAGES = 64
 _FRAMES_AT_ONCE = 256
 """Images times steps of which what frames drive is kept."""
+_PORTION = 16
+"""Images that a thread makes ready together."""
 _MOST_LAYOUTS = 4
 """Layouts that are kept, each for images of another size."""
 
@@ -54,40 +59,9 @@ def chosen(name: str = "") -> InstructionSet:
     return usable[name] if name else next(iter(usable.values()))
 
 
-@dataclass(frozen=True, eq=False)
-class Workspace:
-    """The memory in which a plan runs.
-
-    Attributes:
-        plan: what runs.
-        steps: how many one operation runs before the next one does.
-        memory: for the spikes of these steps, of all operations.
-        origins: where in it those of each operation begin.
-        shared: whether others lie in the same place at another time.
-        membranes: of each operation.
-    """
-
-    plan: Plan
-    steps: int
-    memory: Array
-    origins: tuple[int, ...]
-    shared: tuple[bool, ...]
-    membranes: list[Any]
-
-
-def workspace_for(plan: Plan, timesteps: int, *, kept: bool = False) -> Workspace:
-    """Memory for a plan; with `kept`, of all membranes, also where one piece of time is all there is."""
-    steps = min(timesteps, _STEPS_AT_ONCE)
-    places = plan.places(steps)
-    membranes = [operation.membranes(kept=timesteps > steps or kept) for operation in plan.operations]
-    return Workspace(plan, steps, _aligned(places.size), places.origins, places.shared, membranes)
-
-
-def _aligned(size: int) -> Array:
-    """Bytes that are 0, the first of which begins a line of the cache."""
-    room = np.zeros(size + ALIGNED, np.uint8)
-    begin = -room.ctypes.data % ALIGNED
-    return room[begin : begin + size]
+def steps_of(timesteps: int) -> int:
+    """How many steps a layer runs before the next one does."""
+    return min(timesteps, _STEPS_AT_ONCE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,11 +118,11 @@ def results_for(
     return Results(counts, totals, spikes, {name: [] for name in kept}, plan.how.per_byte)
 
 
-def _extremes(results: Results, operation: Operation, membranes: Any) -> Array | None:
+def _extremes(results: Results, operation: Operation, space: Workspace) -> Array | None:
     """Room for the smallest and the largest membrane, where they are wanted."""
     if operation.name not in results.ranges:
         return None
-    if membranes.dtype.kind == "f":
+    if space.kind(operation.number).kind == "f":
         return np.array([np.inf, -np.inf])
     limits = np.iinfo(np.int64)
     return np.array([limits.max, limits.min])
@@ -174,21 +148,23 @@ def run_plan(
         results: written.
         fresh: membranes start with the first of the steps; else they go on from where they are.
     """
-    operations, shapes = space.plan.operations, space.plan.shapes()
+    operations, shapes = space.plan.operations, space.plan.shapes
     for start in range(0, dynamics.timesteps, space.steps):
         steps = min(space.steps, dynamics.timesteps - start)
         here = {number: one if len(one) == 1 else one[start : start + steps] for number, one in driven.items()}
-        piece = Piece(space.memory, space.origins, shapes, here, steps, fresh and start == 0, dynamics)
-        for operation, membranes, shared in zip(operations, space.membranes, space.shared, strict=True):
-            planes = piece.planes(operation.number)
-            if shared:
-                operation.clear(planes)
-            extremes = _extremes(results, operation, membranes)
-            operation.run(piece, membranes, extremes)
-            results.take(operation, planes, operation.places, rows, start)
-            if extremes is not None:
-                results.ranges[operation.name].append(extremes)
-        results.count(planes, operations[-1].places, rows, start)
+        piece = Piece(
+            space.memory, space.origins, shapes, here, start, steps, space.steps, fresh and start == 0, dynamics
+        )
+        if not results.totals and not results.spikes:
+            space.run(piece, range(len(operations)), None)
+        else:
+            for operation in operations:
+                extremes = _extremes(results, operation, space)
+                space.run(piece, range(operation.number, operation.number + 1), extremes)
+                results.take(operation, operation.spikes(piece), operation.places, rows, start)
+                if extremes is not None:
+                    results.ranges[operation.name].append(extremes)
+        results.count(operations[-1].spikes(piece), operations[-1].places, rows, start)
 
 
 class NumbaEngine:
@@ -213,6 +189,7 @@ class NumbaEngine:
         self._weights = weights_of(circuit, how)
         self._idle: deque[tuple[_Key, Workspace]] = deque()
         self._layouts: dict[Shape, Layout] = {}
+        self._plans: dict[_Key, Plan] = {}
         self._openmp = ThreadpoolController().select(user_api="openmp")
 
     def counts(self, images: Tensor, *, every_step: bool = False, recording: Recording | None = None) -> Tensor:
@@ -232,14 +209,18 @@ class NumbaEngine:
         results = results_for(plan, len(images), dynamics.timesteps, every_step=every_step, recording=recording)
 
         def run(start: int) -> None:
-            rows = slice(start, min(start + together, len(images)))
+            end = min(start + portion, len(images))
+            given = OfImages(self._circuit, self._weights, images[start:end])
             space = self._space(key, layout)
-            driven = driven_by(images[rows], self._circuit, self._weights, together, space.plan.numbers)
             with relying_on("numba"):
-                run_plan(space, driven, rows, dynamics, results)
+                for begin in range(start, end, together):
+                    rows = slice(begin, min(begin + together, end))
+                    driven = space.drive(given, slice(begin - start, rows.stop - start))
+                    run_plan(space, driven, rows, dynamics, results)
             self._idle.append((key, space))
 
-        starts = range(0, len(images), together)
+        portion = -(-min(_PORTION, -(-len(images) // threads)) // together) * together
+        starts = range(0, len(images), portion)
         if min(threads, len(starts)) == 1:
             with self._openmp.limit(limits=1):
                 for start in starts:
@@ -266,6 +247,7 @@ class NumbaEngine:
             layout = layout_of(self._circuit, self._weights, shape, self._how)
             if len(self._layouts) >= _MOST_LAYOUTS:
                 self._layouts.clear()
+                self._plans.clear()
             self._layouts[shape] = layout
         return layout
 
@@ -278,42 +260,29 @@ class NumbaEngine:
                     return space
         except IndexError:
             _, together, timesteps = key
-            plan = plan_of(self._circuit, self._weights, layout, together)
-            return workspace_for(plan, timesteps, kept=self._circuit.frames)  # whose layers run step by step
+            plan = self._plans.get(key)
+            if plan is None:
+                plan = plan_of(self._circuit, self._weights, layout, together, steps_of(timesteps))
+                self._plans = {**dict(list(self._plans.items())[-_MOST_LAYOUTS:]), key: plan}
+            return workspace_for(plan, self._circuit, timesteps)
 
 
-def driven_by(
-    images: Tensor, circuit: Circuit, weights: Mapping[int, Weights], together: int, numbers: Mapping[int, int]
-) -> dict[int, Array]:
-    """Of each operation that reads images, what these add, [T, together, channels, outputs]; [1, ...] without frames.
-
-    Args:
-        images: [N, ...].
-        circuit: the circuit.
-        weights: of its layers with neurons.
-        together: how many the operations are for, at least N; the last image takes the places that are left.
-        numbers: of the operation of each call.
-    """
-    found: dict[int, Array] = {}
-    with torch.no_grad():
-        values = circuit.of_images(images)
-        for call, of_layer in weights.items():
-            given = [values[one] for one in circuit.calls[call].inputs if one in values]
-            part = part_of_images(of_layer, given)
-            if part is None:
-                continue
-            part = part.flatten(2) if part.dim() > 2 else part.unsqueeze(2)
-            array = part.contiguous().numpy().reshape(-1, len(images), *part.shape[1:])
-            if len(images) < together:
-                array = array.take(np.minimum(np.arange(together), len(images) - 1), axis=1)
-            found[numbers[call]] = array
-    return found
+def workspace_for(plan: Plan, circuit: Circuit, timesteps: int, *, kept: bool = False) -> Workspace:
+    """Memory for a plan of a circuit; with `kept`, of all membranes, also where one piece of time is all there is."""
+    steps = steps_of(timesteps)
+    kept = kept or timesteps > steps
+    if isinstance(plan.how, Amx):
+        return TileWorkspace(plan, steps, kept=kept, frames=timesteps if circuit.frames else 1)
+    return PlaneWorkspace(plan, steps, kept=kept or circuit.frames)  # layers that read frames run step by step
 
 
 def images_together(layout: Layout, timesteps: int, images: int, threads: int) -> int:
     """How many images a thread should take at a time."""
-    steps = min(timesteps, _STEPS_AT_ONCE)
-    fit = _CACHED * layout.how.vector // (layout.widest * (steps + _DRIVE))
+    steps = steps_of(timesteps)
+    if isinstance(layout.how, Amx):
+        fit = _CACHED * layout.how.vector // (layout.widest * (2 * steps + _WORDS))
+    else:
+        fit = _CACHED * layout.how.vector // (layout.widest * (steps + _DRIVE))
     return max(1, min(fit, _MOST_IMAGES, -(-images // threads)))
 
 

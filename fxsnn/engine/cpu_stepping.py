@@ -11,8 +11,6 @@ from torch import Tensor
 
 from fxsnn.engine.circuit import Circuit, Recording, relying_on
 from fxsnn.engine.cpu import (
-    Workspace,
-    driven_by,
     fill,
     images_together,
     results_for,
@@ -24,6 +22,7 @@ from fxsnn.engine.instructions import InstructionSet
 from fxsnn.engine.layout import layout_of
 from fxsnn.engine.lookups import weights_of
 from fxsnn.engine.planning import plan_of
+from fxsnn.engine.workspaces import OfImages, Workspace
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +59,9 @@ class NumbaStepper:
         given = images.unsqueeze(1) if self._circuit.frames else images
 
         def run(part: _Part) -> None:
-            numbers, together = part.space.plan.numbers, part.space.plan.images
-            driven = driven_by(given[part.rows], self._circuit, self._weights, together, numbers)
+            of_images = OfImages(self._circuit, self._weights, given[part.rows])
             with relying_on("numba"):
+                driven = part.space.drive(of_images, slice(0, of_images.images))
                 run_plan(part.space, driven, part.rows, dynamics, results, fresh=self._fresh)
 
         if len(self._parts) == 1:
@@ -82,9 +81,9 @@ class NumbaStepper:
         together = images_together(layout, 1, len(images), min(torch.get_num_threads(), len(images)))
         parts = []
         for start in range(0, len(images), together):
-            plan = plan_of(self._circuit, self._weights, layout, together)
+            plan = plan_of(self._circuit, self._weights, layout, together, steps=1)
             rows = slice(start, min(start + together, len(images)))
-            parts.append(_Part(rows, workspace_for(plan, 1, kept=True)))
+            parts.append(_Part(rows, workspace_for(plan, self._circuit, 1, kept=True)))
         return parts
 
     def start(self, rows: Tensor | None = None) -> None:
@@ -94,5 +93,4 @@ class NumbaStepper:
             return
         for part in self._parts:
             chosen = np.flatnonzero(rows[part.rows].numpy())
-            for operation, membranes in zip(part.space.plan.operations, part.space.membranes, strict=True):
-                operation.start(membranes, chosen, self._circuit.decode.dynamics)
+            part.space.start(chosen, self._circuit.decode.dynamics)

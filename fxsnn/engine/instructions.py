@@ -1,11 +1,15 @@
 """The instruction sets that the CPU engine can use, and what differs between them.
 
-All of them look up, in tables that stand in registers, what spikes add to weighted sums; see `fxsnn.engine.tables`. The
-class of an instruction set is known to numba when it compiles: each has functions of its own.
+All but one look up, in tables that stand in registers, what spikes add to weighted sums; see `fxsnn.engine.tables`. The
+class of an instruction set is known to numba when it compiles: each has functions of its own. The other one multiplies
+matrices, see `fxsnn.engine.tile_code`.
 """
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from functools import cache
 from typing import NamedTuple
 
 import llvmlite.binding as llvm
@@ -50,9 +54,25 @@ class Neon(NamedTuple):
     vector: int = 16
 
 
-InstructionSet = Avx2 | Avx512bw | Avx512vbmi | Neon
+class Amx(NamedTuple):
+    """Tiles of 16 rows of 64 bytes, multiplied by a unit of their own: Intel's server processors since 2023.
+
+    Attributes:
+        per_byte: channels whose spikes share a byte.
+        lanes: places that are computed together in any case.
+        vector: bytes of a row of a tile.
+    """
+
+    per_byte: int = 1
+    lanes: int = 1
+    vector: int = 64
+
+
+Lookups = Avx2 | Avx512bw | Avx512vbmi | Neon
+InstructionSet = Amx | Lookups
 
 _SETS: dict[str, InstructionSet] = {
+    "amx": Amx(),
     "avx512bw": Avx512bw(),
     "avx512vbmi": Avx512vbmi(),
     "avx2": Avx2(),
@@ -62,6 +82,7 @@ _SETS: dict[str, InstructionSet] = {
 those of 16 with 2-bit weights or few steps, and slower otherwise: 8-bit sums of six channels have to be added up
 sooner."""
 _NEEDED: dict[str, tuple[str, ...]] = {
+    "amx": ("avx2", "avx512f", "avx512bw", "amx-tile", "amx-int8"),
     "avx512bw": ("avx2", "avx512f", "avx512bw"),
     "avx512vbmi": ("avx2", "avx512f", "avx512bw", "avx512vbmi"),
     "avx2": ("avx2",),
@@ -93,7 +114,24 @@ def missing() -> str:
 
 def usable() -> dict[str, InstructionSet]:
     """Those that can be used on this machine, by name, the usually fastest first."""
-    return {name: one for name, one in _SETS.items() if not missing() and all(map(_has, _NEEDED[name]))}
+    return {name: one for name, one in _SETS.items() if not missing() and all(map(_has, _NEEDED[name])) and _given(one)}
+
+
+def _given(one: InstructionSet) -> bool:
+    """Whether the system lets this process use an instruction set."""
+    return not isinstance(one, Amx) or _tiles_are_given()
+
+
+@cache  # a process has asked, or it has not
+def _tiles_are_given() -> bool:
+    """Ask the system for the registers of tiles, which a process has to ask for.
+
+    The request is arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA), see Documentation/arch/x86/xstate.rst of Linux.
+    """
+    if sys.platform != "linux" or sys.maxsize < 1 << 32:
+        return False
+    call, request, tiles = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(call, request, tiles) == 0
 
 
 def _has(feature: str) -> bool:

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from fxsnn.engine.circuit import Circuit
-from fxsnn.engine.instructions import InstructionSet
+from fxsnn.engine.instructions import Amx, InstructionSet
 from fxsnn.engine.lookups import Array, Weights, window_of
 from fxsnn.engine.planes import Grid, Pair, Window, phases_of, shared_grid
 from fxsnn.engine.tables import groups_of
+from fxsnn.engine.tile_codes import TileCodes
 from fxsnn.errors import DataError
 from fxsnn.layers import Encode, SpikeConv2d, SpikeLinear, SpikePool2d, SynapseConv2d, SynapseLinear, Wiring
 
@@ -48,6 +49,12 @@ class Section:
         self._whole._sizes.append(size)
         self._whole._readers.append((size, window))
 
+    def read_in_strides(self, size: Pair, window: Window) -> None:
+        """A window reads a map of that size; each output has a place, that of the input at its upper left."""
+        self.read(size, window.reaching(size))
+        (height, width), (down, across) = window.output(size), window.stride
+        self._whole._sizes.append(((height - 1) * down + 1, (width - 1) * across + 1))
+
     def grid(self, images: int, lanes: int, size: Pair) -> Grid:
         """The layout of a map of that size."""
         return shared_grid(self._whole._sizes, self._whole._readers, images, lanes).holding(size)
@@ -64,12 +71,14 @@ class Layout:
             what is flattened for fully connected layers alone.
         wires: for each of these that is wired, or flattened, where its spikes come from: int64 [C, ...], their numbers
             among all that the call reads, from 1 on; 0 for none.
+        codes: of layers on images and fully connected ones whose codes are multiplied, by tiles.
     """
 
     how: InstructionSet
     shapes: tuple[Shape, ...]
     sections: dict[int, Section]
     wires: dict[int, Array] = field(default_factory=dict)
+    codes: dict[int, TileCodes] = field(default_factory=dict)
 
     def size(self, number: int) -> Pair:
         """Height and width of a call's value."""
@@ -86,8 +95,13 @@ class Layout:
     @cached_property
     def widest(self) -> int:
         """Bytes that the spikes of one image and one step take behind the call where they take most."""
-        groups = {one: groups_of(self.channels(one), self.how.per_byte) for one in self.sections}
-        return max(groups[one] * self.grid(one, 1).image_places for one in self.sections)
+        rows = {one: row_of(self.how, self.channels(one)) for one in self.sections}
+        return max(rows[one] * self.grid(one, 1).image_places for one in self.sections)
+
+
+def row_of(how: InstructionSet, channels: int) -> int:
+    """Bytes that the spikes of so many channels take at a place and a step."""
+    return -(-channels // how.vector) * how.vector if isinstance(how, Amx) else groups_of(channels, how.per_byte)
 
 
 def size_of(shape: Shape) -> Pair:
@@ -129,6 +143,8 @@ def layout_of(circuit: Circuit, weights: Mapping[int, Weights], shape: Shape, ho
             if term.window.stride == (1, 1):
                 here.join(sections[term.source])
                 here.read(given, term.window)
+            elif isinstance(how, Amx):
+                sections[term.source].read_in_strides(given, term.window)
             else:  # its input is copied in parts
                 phases = phases_of(term.window, given)
                 here.read(phases.size, phases.window)

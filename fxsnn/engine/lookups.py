@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fxsnn.engine.circuit import Circuit, Unsupported
-from fxsnn.engine.instructions import InstructionSet
-from fxsnn.engine.planes import Window
+from fxsnn.engine.instructions import Amx, InstructionSet
+from fxsnn.engine.planes import Pair, Window
 from fxsnn.engine.tables import (
     LARGEST_BYTE_SUM,
     LARGEST_SUM,
@@ -21,6 +21,7 @@ from fxsnn.engine.tables import (
     padded,
     pooling_tables,
 )
+from fxsnn.engine.tile_codes import TileCodes, pooling_codes
 from fxsnn.layers import (
     SpikeAdd,
     SpikeConv2d,
@@ -44,13 +45,13 @@ class Term:
     Attributes:
         source: the call that gives the spikes.
         window: geometry.
-        tables: lookups of the weighted sums; `None` for spikes as they are.
+        tables: lookups of the weighted sums, or codes to multiply by; `None` for spikes as they are.
         gain: int64 [C], what these are multiplied by.
     """
 
     source: int
     window: Window
-    tables: ConvolutionTables | None
+    tables: ConvolutionTables | TileCodes | None
     gain: Array
 
 
@@ -89,13 +90,13 @@ def weights_of(circuit: Circuit, how: InstructionSet) -> dict[int, Weights]:
         Unsupported: the engine's integers are too narrow for a layer.
     """
     return {
-        number: _weights(circuit, number, how.per_byte)
+        number: _weights(circuit, number, how)
         for number, call in enumerate(circuit.calls)
         if isinstance(call.module, Spiking)
     }
 
 
-def _weights(circuit: Circuit, number: int, per_byte: int) -> Weights:
+def _weights(circuit: Circuit, number: int, how: InstructionSet) -> Weights:
     call = circuit.calls[number]
     layer: Any = call.module
     of_images = tuple(read.images for read in circuit.given(number))
@@ -105,7 +106,7 @@ def _weights(circuit: Circuit, number: int, per_byte: int) -> Weights:
         return Weights(call.name, layer, codes=layer.codes.numpy())
     if not isinstance(layer, SpikeAdd):
         gain = np.full(len(layer.threshold), layer.gain, np.int64)
-        return Weights(call.name, layer, (_term(call.name, layer, call.inputs[0], gain, per_byte),))
+        return Weights(call.name, layer, (_term(call.name, layer, call.inputs[0], gain, how),))
     if layer.input_magnitude is None:
         raise Unsupported(f"{call.name} adds up spikes and images that are not rounded")
     terms = []
@@ -115,33 +116,39 @@ def _weights(circuit: Circuit, number: int, per_byte: int) -> Weights:
             continue
         if isinstance(read.module, Synapses):
             gain = own * read.module.gain.numpy()
-            terms.append(_term(read.name, read.module, read.inputs[0], gain, per_byte))
+            terms.append(_term(read.name, read.module, read.inputs[0], gain, how))
         else:
             terms.append(Term(one, Window((1, 1)), None, own))
     if terms and all(term.tables is None for term in terms):  # an operation has one convolution at least
-        terms[0] = replace(terms[0], tables=pooling_tables(len(terms[0].gain), (1, 1), per_byte))
+        terms[0] = replace(terms[0], tables=_pooling(len(terms[0].gain), (1, 1), how))
     return Weights(call.name, layer, tuple(terms), of_images)
 
 
-def _term(name: str, layer: Any, source: int, gain: Array, per_byte: int) -> Term:
-    """The lookups of a layer with weights, or of a pooling.
+def _term(name: str, layer: Any, source: int, gain: Array, how: InstructionSet) -> Term:
+    """The weighted sums of a layer with weights, or of a pooling.
 
     Raises:
         Unsupported: the engine's integers are too narrow.
     """
-    if layer.largest_sum > LARGEST_SUM:
+    if not isinstance(how, Amx) and layer.largest_sum > LARGEST_SUM:
         raise Unsupported(f"the weights of {name} have magnitudes that add up to {layer.largest_sum}")
-    if not isinstance(layer, SpikePool2d) and per_byte * int(layer.codes.abs().max()) > LARGEST_BYTE_SUM:
-        raise Unsupported(f"a weight of {name} is larger than {LARGEST_BYTE_SUM // per_byte}")
     if isinstance(layer, SpikePool2d):
-        tables = pooling_tables(len(layer.threshold), layer.window(), per_byte)
-    elif isinstance(layer, SynapseLinear):  # features are maps of one place
-        tables = convolution_tables(layer.codes.numpy()[..., None, None], 1, per_byte)
-        return Term(source, Window((1, 1)), tables, gain)
+        return Term(source, window_of(layer), _pooling(len(layer.threshold), layer.window(), how), gain)
+    assert isinstance(layer, SpikeConv2d | SynapseConv2d | SynapseLinear)
+    if isinstance(layer, SynapseLinear):  # features are maps of one place
+        codes, groups, window = layer.codes.numpy()[..., None, None], 1, Window((1, 1))
     else:
-        assert isinstance(layer, SpikeConv2d | SynapseConv2d)
-        tables = convolution_tables(layer.codes.numpy(), layer.groups, per_byte)
-    return Term(source, window_of(layer), tables, gain)
+        codes, groups, window = layer.codes.numpy(), layer.groups, window_of(layer)
+    if isinstance(how, Amx):
+        return Term(source, window, TileCodes(codes, groups), gain)
+    if how.per_byte * int(layer.codes.abs().max()) > LARGEST_BYTE_SUM:
+        raise Unsupported(f"a weight of {name} is larger than {LARGEST_BYTE_SUM // how.per_byte}")
+    return Term(source, window, convolution_tables(codes, groups, how.per_byte), gain)
+
+
+def _pooling(channels: int, window: Pair, how: InstructionSet) -> ConvolutionTables | TileCodes:
+    """The sum over a window in each channel by itself."""
+    return pooling_codes(channels, window) if isinstance(how, Amx) else pooling_tables(channels, window, how.per_byte)
 
 
 def window_of(layer: SpikeConv2d | SynapseConv2d | SpikePool2d) -> Window:

@@ -33,7 +33,9 @@ class Piece:
         shapes: groups and places of the planes of each operation.
         driven: of each operation that reads images, by its number, what these add, [steps, images, channels, outputs];
             one step stands for all.
+        start: the first one.
         steps: how many.
+        room: how many there is memory for.
         fresh: the membranes start here.
         dynamics: reset and start.
     """
@@ -42,7 +44,9 @@ class Piece:
     origins: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
     driven: Mapping[int, Array]
+    start: int
     steps: int
+    room: int
     fresh: bool
     dynamics: Dynamics
 
@@ -70,7 +74,7 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class Operation(ABC):
+class Operation:
     """One layer, wiring, or a rearrangement of spikes, on a fixed number of images.
 
     Attributes:
@@ -94,13 +98,18 @@ class Operation(ABC):
         """The place of every output, [images, outputs of a channel]."""
         return self.grid.places().reshape(self.grid.images, -1)
 
-    def clear(self, planes: Array) -> None:
-        """Take off what others left where this operation has no spikes; it need not clear what it writes.
+    def spikes(self, piece: Piece) -> Array:
+        """Its spikes, uint8 [steps, groups, places]."""
+        return piece.planes(self.number)
 
-        Args:
-            planes: its own, [steps, groups, places].
-        """
-        planes.fill(0)
+
+@dataclass(frozen=True, eq=False)
+class PlaneOperation(Operation, ABC):
+    """An operation on planes, which runs by itself."""
+
+    def clear(self, piece: Piece) -> None:
+        """Take off what others left where this operation has no spikes; it need not clear what it writes."""
+        piece.planes(self.number).fill(0)
 
     @abstractmethod
     def membranes(self, *, kept: bool) -> Array | None:
@@ -137,7 +146,7 @@ def starts_of(thresholds: Array, dynamics: Dynamics) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerInRuns(Operation):
+class LayerInRuns(PlaneOperation):
     """A layer whose neurons at a run of places are computed together.
 
     Attributes:
@@ -167,8 +176,9 @@ class LayerInRuns(Operation):
         found[run, self.order[place]] = np.arange(images)[:, None] * self.channels * outputs + np.arange(outputs)
         return found
 
-    def clear(self, planes: Array) -> None:
-        """See `Operation`."""
+    def clear(self, piece: Piece) -> None:
+        """See `PlaneOperation`."""
+        planes = piece.planes(self.number)
         planes[..., : self.grid.before] = 0
         planes[..., self.grid.before + self.grid.runs * self.how.lanes :] = 0
 
@@ -178,7 +188,7 @@ class LayerInRuns(Operation):
         return np.zeros((len(self.neurons), runs, self.how.per_byte, self.how.lanes), self.neurons.dtype)
 
     def start(self, membranes: Any, images: Array, dynamics: Dynamics) -> None:
-        """See `Operation`."""
+        """See `PlaneOperation`."""
         run, place = np.divmod(self.places[images].reshape(-1) - self.grid.before, self.how.lanes)
         membranes[:, run, :, self.order[place]] = starts_of(self.neurons[..., 2], dynamics)
 
@@ -199,7 +209,7 @@ class ImageLayer(LayerInRuns):
     """A first layer: what drives it comes of the images alone."""
 
     def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
-        """See `Operation`."""
+        """See `PlaneOperation`."""
         starts, watch = starts_of(self.neurons[..., 2], piece.dynamics), self.watch(extremes)
         for steps, drive, fresh in piece.drives(self.number):
             fire_constant(
@@ -223,7 +233,7 @@ class ConvolutionLayer(LayerInRuns):
     zero_reset: bool = False
 
     def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
-        """See `Operation`."""
+        """See `PlaneOperation`."""
         tables, zero_reset = self.tables, self.zero_reset or piece.dynamics.reset == "zero"
         fire_convolution(
             self.how, tables.tables, self.sources, tables.flushes, tables.blocks,
@@ -266,7 +276,7 @@ class SumLayer(LayerInRuns):
         )
 
     def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
-        """See `Operation`."""
+        """See `PlaneOperation`."""
         places = self.drive_places if self.read_images else None
         tables, sources, flushes, blocks = self.joined
         convolutions, others = self.inputs[: len(self.tables)], self.inputs[len(self.tables) :]
@@ -286,7 +296,7 @@ class SumLayer(LayerInRuns):
 
 
 @dataclass(frozen=True, eq=False)
-class DenseLayer(Operation):
+class DenseLayer(PlaneOperation):
     """A fully connected layer of spikes."""
 
     source: Grid
@@ -299,11 +309,11 @@ class DenseLayer(Operation):
         return np.zeros((self.grid.images, len(self.neurons)), self.neurons.dtype)
 
     def start(self, membranes: Any, images: Array, dynamics: Dynamics) -> None:
-        """See `Operation`."""
+        """See `PlaneOperation`."""
         membranes[images] = starts_of(self.neurons[:, 2], dynamics)
 
     def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
-        """See `Operation`."""
+        """See `PlaneOperation`."""
         if piece.fresh:
             membranes[:] = starts_of(self.neurons[:, 2], piece.dynamics)
         together = _OUTPUTS_TOGETHER // self.codes.shape[2] * self.codes.shape[2]  # whole bytes of spikes
@@ -316,7 +326,7 @@ class DenseLayer(Operation):
 
 
 @dataclass(frozen=True, eq=False)
-class Rearrangement(Operation):
+class Rearrangement(PlaneOperation):
     """Spikes put elsewhere: a convolution with a stride reads its input in phases."""
 
     rows: Array
@@ -330,12 +340,12 @@ class Rearrangement(Operation):
         """There are none."""
 
     def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
-        """See `Operation`."""
+        """See `PlaneOperation`."""
         copy_rows(piece.planes(self.inputs[0]), self.rows, self.stride, self.copies, piece.planes(self.number))
 
 
 @dataclass(frozen=True, eq=False)
-class Rewiring(Operation):
+class Rewiring(PlaneOperation):
     """Spikes put elsewhere, channel by channel.
 
     Attributes:
@@ -353,7 +363,7 @@ class Rewiring(Operation):
         """There are none."""
 
     def run(self, piece: Piece, membranes: Any, extremes: Array | None) -> None:
-        """See `Operation`."""
+        """See `PlaneOperation`."""
         wired = piece.planes(self.number)
         wired.fill(0)
         kernels.wire(

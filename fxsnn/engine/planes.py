@@ -46,6 +46,15 @@ class Window:
         height, width = (self._along(axis, size[axis]) for axis in (0, 1))
         return height, width
 
+    def reaching(self, size: Pair) -> Window:
+        """The same, with padding behind maps of that size up to where the last output reaches."""
+        reach = [
+            (self.output(size)[axis] - 1) * self.stride[axis] + self.dilation[axis] * (self.kernel[axis] - 1)
+            for axis in (0, 1)
+        ]
+        down, across = (max(self.behind[axis], reach[axis] - self.before[axis] - size[axis] + 1) for axis in (0, 1))
+        return replace(self, behind=(down, across))
+
     def _along(self, axis: int, size: int) -> int:
         stride = self.stride[axis]
         reach = self.dilation[axis] * (self.kernel[axis] - 1)

@@ -140,7 +140,8 @@ class TestAConvertedNetworkWithBranches:
         assert engine.name == "numba"
 
     @needs_numba
-    def test_sums_that_do_not_fit_the_engine_run_in_pytorch(self) -> None:
+    @pytest.mark.usefixtures("no_tiles")
+    def test_sums_that_do_not_fit_the_tables_run_in_pytorch(self) -> None:
         snn = converted(engine="auto")
         expected = snn(images())
         synapses: Any = snn.graph[snn.graph.nodes(Synapses)[0]]
@@ -283,7 +284,7 @@ class TestTheCircuit:
 
 @needs_numba
 class TestTheMemoryOfTheCpuEngine:
-    @pytest.mark.parametrize("name", ["Avx2", "Avx512vbmi", "Neon"])
+    @pytest.mark.parametrize("name", ["Amx", "Avx2", "Avx512vbmi", "Neon"])
     def test_spikes_take_the_place_of_those_that_have_been_read(self, name: str) -> None:
         from fxsnn.engine import instructions
         from fxsnn.engine.layout import layout_of
@@ -296,9 +297,9 @@ class TestTheMemoryOfTheCpuEngine:
             circuit = circuit_of(given.graph)
             how = getattr(instructions, name)()
             weights = weights_of(circuit, how)
-            plan = plan_of(circuit, weights, layout_of(circuit, weights, given.image, how), 2)
+            plan = plan_of(circuit, weights, layout_of(circuit, weights, given.image, how), 2, 16)
             places = plan.places(16)
-            sizes = [16 * groups * length for groups, length in plan.shapes()]
+            sizes = [16 * groups * length for groups, length in plan.shapes]
             last = [
                 max([one.number, *(other.number for other in plan.operations if one.number in other.inputs)])
                 for one in plan.operations
@@ -321,7 +322,7 @@ class TestTheMemoryOfTheCpuEngine:
             model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), *layers, nn.Flatten(), nn.Linear(1152, 2))
             circuit = circuit_of(converted(lambda: model).graph)
             weights = weights_of(circuit, Avx2())
-            return plan_of(circuit, weights, layout_of(circuit, weights, (3, 12, 12), Avx2()), 4).places(16).size
+            return plan_of(circuit, weights, layout_of(circuit, weights, (3, 12, 12), Avx2()), 4, 16).places(16).size
 
         assert size(12) == size(2)
 

@@ -24,7 +24,7 @@ from fxsnn.engine import engine_for
 from fxsnn.engine.circuit import Unsupported, circuit_of, relying_on, watched
 from fxsnn.errors import CalibrationWarning, DataError, EngineWarning, OptionError
 from fxsnn.layers import Spiking
-from tests.engines import ENGINES, EVERY_ENGINE, ON_ARM, needs_numba, on_arm, on_x86, same, tiny
+from tests.engines import ENGINES, EVERY_ENGINE, ON_ARM, has_tiles, needs_numba, on_arm, on_x86, same, tiny
 from tests.nets import CONVERTIBLE, Dense, Small, images, seeded
 from tests.sharing import cases, converted_once
 
@@ -349,12 +349,12 @@ def test_the_engine_of_the_cpu_runs_where_the_processor_has_avx2_or_neon() -> No
 
 
 @needs_numba
-def test_it_takes_avx512_where_the_processor_has_it_and_neon_on_arm() -> None:
+def test_it_takes_the_widest_that_the_processor_has() -> None:
     from fxsnn.engine.cpu import chosen
-    from fxsnn.engine.instructions import Avx2, Avx512bw, Neon
+    from fxsnn.engine.instructions import Amx, Avx2, Avx512bw, Neon
 
     has = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    assert chosen() == (Neon() if ON_ARM else Avx512bw() if has else Avx2())
+    assert chosen() == (Neon() if ON_ARM else Amx() if has_tiles() else Avx512bw() if has else Avx2())
 
 
 @needs_numba
@@ -365,12 +365,12 @@ def test_those_of_other_processors_are_refused_by_name() -> None:
 
 
 @needs_numba
-def test_every_instruction_set_has_a_name_and_runs_of_two_vectors() -> None:
+def test_every_instruction_set_has_a_name_and_those_that_look_up_have_runs_of_two_vectors() -> None:
     from fxsnn import engine
-    from fxsnn.engine.instructions import _SETS
+    from fxsnn.engine.instructions import _SETS, Amx
 
     assert [name for name in engine.ENGINES if "-" in name] == [f"numba-{name}" for name in _SETS]
-    assert all(one.lanes == 2 * one.vector for one in _SETS.values())
+    assert all(one.lanes == 2 * one.vector for one in _SETS.values() if not isinstance(one, Amx))
 
 
 @needs_numba
@@ -421,7 +421,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - given) / 1024)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
         assert float(done.stdout) < 64, f"{done.stdout} MiB"
 
-    def test_weights_beyond_its_integers_run_in_pytorch(self, caplog: pytest.LogCaptureFixture) -> None:
+    @pytest.mark.usefixtures("no_tiles")
+    def test_weights_beyond_its_tables_run_in_pytorch(self, caplog: pytest.LogCaptureFixture) -> None:
         snn = network(Small)
         conv: Any = snn.get_submodule("conv2")
         conv.largest_sum = 1 << 16

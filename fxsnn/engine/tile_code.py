@@ -1,0 +1,216 @@
+"""Tiles are multiplied: LLVM code for processors with a matrix unit (Intel's AMX).
+
+Spikes are bytes, those of all channels of a place and a step in a row of whole 64 bytes; the rows of all steps of a
+place follow each other. So 16 rows, of one place or of neighbouring ones, are a matrix that one instruction multiplies
+by the codes of 16 output channels: 16,384 products. Whatever reads spikes is such a product, a depthwise convolution or
+a pooling too: products whose codes are all zero are left out.
+
+There are eight tiles: four of sums (two of rows times two of output channels), two of spikes, two of codes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
+
+ROWS = 16
+"""Rows of a tile, and output channels of a tile of codes."""
+ROW = 64
+"""Bytes of a row of a tile."""
+TILE = ROWS * ROW
+"""Bytes of a tile."""
+_SPIKES, _CODES = (4, 5), (6, 7)
+"""Numbers of the tiles of spikes and of those of codes."""
+BYTE, WORD, INDEX = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_ELEMENTS = {
+    **dict.fromkeys(("shapes", "memory"), types.uint8),
+    **dict.fromkeys(("offsets",), types.int64),
+    "codes": types.int8,
+    "sums": types.int32,
+}
+"""What must be in arrays whose memory is read as it lies."""
+_ALIKE = ("membranes", "gains", "neurons", "drive", "extremes")
+"""Arrays whose elements must be of one type, that of the membranes."""
+
+
+class Program:
+    """Writes LLVM code; offsets are in bytes.
+
+    Args:
+        context: numba's.
+        builder: of the function.
+        arguments: of the function, by name: numba's type and LLVM's value.
+    """
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, arguments: dict[str, tuple[Any, Any]]) -> None:
+        self.builder = builder
+        self._context, self._arguments = context, arguments
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of an argument."""
+        return self._arguments[name][1]
+
+    def given(self, name: str) -> bool:
+        """Whether an argument is anything but `None`."""
+        return self._arguments[name][0] is not types.none
+
+    def element(self, name: str) -> ir.Type:
+        """What an array argument has."""
+        return self._context.get_data_type(self._arguments[name][0].dtype)
+
+    def at(self, name: str, offset: Any) -> Any:
+        """A pointer into an array argument."""
+        kind, value = self._arguments[name]
+        array = cgutils.create_struct_proxy(kind)(self._context, self.builder, value)
+        return self.builder.gep(self.builder.bitcast(array.data, BYTE.as_pointer()), [offset])
+
+    def load(self, name: str, offset: Any, kind: ir.Type) -> Any:
+        """A value that need not be aligned."""
+        return self.builder.load(self.builder.bitcast(self.at(name, offset), kind.as_pointer()), align=1)
+
+    def store(self, value: Any, name: str, offset: Any) -> None:
+        """Write a value that need not be aligned."""
+        self.builder.store(value, self.builder.bitcast(self.at(name, offset), value.type.as_pointer()), align=1)
+
+    def call(self, name: str, *values: Any) -> None:
+        """An instruction of the matrix unit."""
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+        self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.x86.{name}"), values)
+
+    def plus(self, *values: Any) -> Any:
+        """A sum of indices."""
+        total = values[0]
+        for value in values[1:]:
+            total = self.builder.add(total, value)
+        return total
+
+    def times(self, value: Any, factor: Any) -> Any:
+        """An index times another one."""
+        return self.builder.mul(value, INDEX(factor) if isinstance(factor, int) else factor)
+
+
+def intrinsic_of(parameters: dict[str, Any], write: Callable[[Program], None]) -> tuple[Any, Callable[..., Any]]:
+    """What numba wants of an intrinsic: its signature, and what generates its code.
+
+    Args:
+        parameters: of the intrinsic, numba's types by name, its typing context first.
+        write: writes the code.
+
+    Raises:
+        TypingError: an array is not in C order, or its elements are of another type than the code reads.
+    """
+    _, *names = parameters
+    alike = parameters["membranes"].dtype if "membranes" in parameters else None
+    for name in names:
+        kind = parameters[name]
+        wanted = alike if name in _ALIKE else _ELEMENTS.get(name)
+        if isinstance(kind, types.Array) and (kind.layout != "C" or kind.dtype != wanted):
+            raise TypingError(f"{name} is {kind}; expected is an array of {wanted} in C order")
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        write(Program(context, builder, dict(zip(names, zip(signature.args, arguments, strict=True), strict=True))))
+        return context.get_dummy_value()
+
+    return types.void(*(parameters[name] for name in names)), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
+def configure(typing_context: Any, shapes: Any) -> Any:
+    """Tell the matrix unit, for this thread, how large tiles are; `release` has to follow.
+
+    Args:
+        typing_context: numba's.
+        shapes: uint8 [64], see `shapes_of_tiles`.
+    """
+    parameters = {**locals()}
+    return intrinsic_of(parameters, lambda program: program.call("ldtilecfg", program.at("shapes", INDEX(0))))
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
+def release(typing_context: Any) -> Any:
+    """The matrix unit is not used further by this thread."""
+    parameters = {**locals()}
+    return intrinsic_of(parameters, lambda program: program.call("tilerelease"))
+
+
+def _multiplying(parameters: dict[str, Any], columns: int) -> tuple[Any, Callable[..., Any]]:
+    """See `multiply_by_two`; with so many tiles of output channels."""
+
+    def write(program: Program) -> None:
+        builder, factors = program.builder, range(columns)
+        sums = list(itertools.product(range(2), factors))
+        for row, column in sums:
+            program.call("tilezero", BYTE(2 * row + column))
+        with cgutils.for_range_slice(builder, program["begin"], program["end"], INDEX(1), inc=True) as (one, _):
+            offset = program.load("offsets", program.times(one, 8), INDEX)
+            for column in factors:
+                place = program.times(one, 2 * TILE)
+                code = program.at("codes", program.plus(place, INDEX(column * TILE)))
+                program.call("tileloadd64", BYTE(_CODES[column]), code, INDEX(ROW))
+            for row, first in enumerate(("upper", "lower")):
+                spikes = program.at("memory", program.plus(program[first], offset))
+                program.call("tileloadd64", BYTE(_SPIKES[row]), spikes, program["apart"])
+                for column in factors:
+                    program.call("tdpbssd", BYTE(2 * row + column), BYTE(_SPIKES[row]), BYTE(_CODES[column]))
+        for row, column in sums:
+            place = program.plus(program["sums_place"], INDEX((2 * row + column) * TILE))
+            program.call("tilestored64", BYTE(2 * row + column), program.at("sums", place), INDEX(ROW))
+
+    return intrinsic_of(parameters, write)
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
+def multiply_by_two(
+    typing_context: Any,
+    memory: Any,
+    upper: Any,
+    lower: Any,
+    apart: Any,
+    offsets: Any,
+    codes: Any,
+    begin: Any,
+    end: Any,
+    sums: Any,
+    sums_place: Any,
+) -> Any:
+    """Two tiles of rows times two tiles of output channels, added up over some products.
+
+    Args:
+        typing_context: numba's.
+        memory: uint8, one-dimensional, in which spikes lie.
+        upper: where the first row of the one tile begins.
+        lower: where that of the other one begins.
+        apart: from one row to the next.
+        offsets: int64 [products], added to where both begin.
+        codes: int8 [products, 2, bytes of a tile]: four input channels of each output channel follow each other.
+        begin: first product.
+        end: last product, exclusive.
+        sums: int32, one-dimensional, written: four tiles, rows of output channels.
+        sums_place: where they begin, in bytes.
+    """
+    return _multiplying({**locals()}, 2)
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
+def multiply_by_one(
+    typing_context: Any,
+    memory: Any,
+    upper: Any,
+    lower: Any,
+    apart: Any,
+    offsets: Any,
+    codes: Any,
+    begin: Any,
+    end: Any,
+    sums: Any,
+    sums_place: Any,
+) -> Any:
+    """As `multiply_by_two`, by the first tile of output channels alone."""
+    return _multiplying({**locals()}, 1)
