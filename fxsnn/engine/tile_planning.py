@@ -10,7 +10,7 @@ import numpy as np
 from fxsnn.engine.circuit import Circuit
 from fxsnn.engine.layout import Layout, Section, flattened_source, row_of
 from fxsnn.engine.lookups import Array, Term, Weights, membrane_type, window_of
-from fxsnn.engine.planes import Grid, Window, tap_distances
+from fxsnn.engine.planes import Grid, Pair, Window, tap_distances
 from fxsnn.engine.tile_code import ROW, ROWS
 from fxsnn.engine.tile_codes import TileCodes, plain_codes
 from fxsnn.engine.tile_operations import (
@@ -69,7 +69,7 @@ class TilePlanner:
         together, strided = max(1, ROWS // self._steps), any(term.window.stride != (1, 1) for term in weights.terms)
         if (dense and (grid.image_places, self._source(call).image_places) != (1, 1)) or (strided and self._steps > 1):
             together = 1
-        tiles = _tiles(grid.places(), together, rows=strided)
+        tiles = tiles_over(grid.places(), together, rows=strided)
         own = len(self.operations)
         if dense:
             terms = [self._dense(call, weights, tiles)]
@@ -116,11 +116,9 @@ class TilePlanner:
         copies = _room(channels, window.kernel[1]) if window.dilation[1] == 1 else 1
         if call not in self._layout.codes:
             self._layout.codes[call] = TileCodes(layer.codes.numpy(), layer.groups)
-        height, width = window.output((size[0], size[1]))
-        image, row, column = np.ogrid[:maps, :height, :width]
-        down, across = window.stride
-        read_at = source.before + (image * source.pitch[0] + row * down) * source.pitch[1] + column * across
-        found = _tiles(read_at, ROWS, rows=window.stride != (1, 1), across=across)
+        read_at = origins_of(window, source, window.output((size[0], size[1])))
+        across = window.stride[1]
+        found = tiles_over(read_at, ROWS, rows=window.stride != (1, 1), across=across)
         numbers = np.zeros(source.length, np.int64)
         numbers[read_at.reshape(-1)] = np.arange(read_at.size)
         products = self._layout.codes[call].products(copies)
@@ -161,10 +159,8 @@ class TilePlanner:
         source = self._layout.grid(term.source, self._images)
         if term.window.stride != (1, 1):
             grid = self._layout.grid(call, self._images)
-            image, inside = np.divmod(first - grid.before, grid.image_places)
-            row, column = np.divmod(inside, grid.pitch[1])
-            down, across = term.window.stride
-            first = source.before + (image * source.pitch[0] + row * down) * source.pitch[1] + column * across
+            numbers = np.searchsorted(grid.places().reshape(-1), first)
+            first = origins_of(term.window, source, grid.size).reshape(-1)[numbers]
         return self._read(term.source, codes, term.gain, term.window, source, first)
 
     def _read(self, read: int, codes: TileCodes, gain: Array, window: Window, source: Grid, first: Array) -> TileTerm:
@@ -199,7 +195,24 @@ def _room(channels: int, width: int) -> int:
     return max(1, min(ROW // (-(-channels // ROWS) * ROWS), width))
 
 
-def _tiles(places: Array, together: int, *, rows: bool, across: int = 1) -> Array:
+def origins_of(window: Window, source: Grid, outputs: Pair) -> Array:
+    """For each output of a window where in what it reads the place lies from which its taps are counted.
+
+    Args:
+        window: the window.
+        source: layout of what it reads.
+        outputs: height and width of the outputs.
+
+    Returns:
+        int64 [images, height, width].
+    """
+    image, row, column = np.ogrid[: source.images, : outputs[0], : outputs[1]]
+    down, across = window.stride
+    places: Array = (image * source.pitch[0] + row * down) * source.pitch[1] + column * across + source.before
+    return places
+
+
+def tiles_over(places: Array, together: int, *, rows: bool, across: int = 1) -> Array:
     """Places that are computed together, [tiles, together]; -1 for what is no neuron.
 
     Args:

@@ -195,7 +195,7 @@ class TileWorkspace(Workspace):
                 self._multiply_images(layer, given.bytes_of(call)[:, rows])
                 continue
             gain, drives = self._gains[layer.number], self._drive(layer)
-            for frame, one in enumerate(given.sums(call, rows).numpy()):
+            for frame, one in enumerate(given.sums(call, rows).contiguous().numpy()):
                 kernels.scale(one, gain, drives[frame])
         return {}
 
