@@ -172,13 +172,19 @@ def by_layer(circuit: Circuit, images: Tensor, rounds: int = _ROUNDS) -> list[li
 
 
 def whole(name: str, timesteps: int, rounds: int = _ROUNDS) -> list[str]:
-    """A row: medians in milliseconds for 64 images, with each instruction set, and of the float network's forward."""
+    """A row: medians in milliseconds for 64 images, with each instruction set, and of forwards of the float network."""
     model, circuit, images = _converted(name, timesteps)
     forward = partial(model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last))
-    runs = {of: partial(NumbaEngine(circuit, how).counts, images) for of, how in usable().items()}
-    times: dict[str, list[float]] = {of: [] for of in (*runs, "float")}
+
+    def in_fewer_bits() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward()
+
+    engines = {of: partial(NumbaEngine(circuit, how).counts, images) for of, how in usable().items()}
+    runs: dict[str, Callable[[], Tensor]] = {**engines, "float32": forward, "bfloat16": in_fewer_bits}
+    times: dict[str, list[float]] = {of: [] for of in runs}
     for _ in range(rounds + 1):
-        for of, run in {**runs, "float": forward}.items():
+        for of, run in runs.items():
             times[of].append(best(run, 1))
     found = {of: 1e3 * median(values[1:]) for of, values in times.items()}  # the first round makes memory
     return [name, str(timesteps), *(f"{value:,.1f}" for value in found.values())]
@@ -199,7 +205,7 @@ def document(layered: Sequence[Sequence[str]], compared: Sequence[Sequence[str]]
         f"One core, random weights, seed 0. {machine()}. Made by `python benchmarks/roofline.py`.",
         *("## Layers", layers_of, markdown(["layer", *sets], layered)),
         *("## Whole networks", networks),
-        markdown(["network", "T", *sets, "float32 forward, PyTorch"], compared),
+        markdown(["network", "T", *sets, "float32 forward, PyTorch", "in bfloat16"], compared),
     ]
     return "\n\n".join(parts) + "\n"
 

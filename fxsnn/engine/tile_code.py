@@ -214,3 +214,61 @@ def multiply_by_one(
 ) -> Any:
     """As `multiply_by_two`, by the first tile of output channels alone."""
     return _multiplying({**locals()}, 1)
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
+def arrive(typing_context: Any, meeting: Any, parts: Any) -> Any:
+    """Say that a part of some threads has come to a meeting; if it is the last one, the meeting is over.
+
+    Args:
+        typing_context: numba's.
+        meeting: int64 [2], how many have come, and how many meetings are over.
+        parts: how many there are.
+
+    Returns:
+        How many meetings were over before.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        array = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0])
+        came, over = array.data, builder.gep(array.data, [INDEX(1)])
+        before = builder.load_atomic(over, "acquire", 8)
+        others = builder.atomic_rmw("add", came, INDEX(1), "acq_rel")
+        with builder.if_then(builder.icmp_signed("==", builder.add(others, INDEX(1)), arguments[1])):
+            builder.store_atomic(INDEX(0), came, "monotonic", 8)
+            builder.store_atomic(builder.add(before, INDEX(1)), over, "release", 8)
+        return before
+
+    return types.int64(meeting, parts), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
+def is_over(typing_context: Any, meeting: Any, before: Any) -> Any:
+    """Whether a meeting that one has arrived at is over; waits for some cycles.
+
+    Args:
+        typing_context: numba's.
+        meeting: see `arrive`.
+        before: what `arrive` said.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        array = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0])
+        kind = ir.FunctionType(ir.VoidType(), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        now = builder.load_atomic(builder.gep(array.data, [INDEX(1)]), "acquire", 8)
+        return builder.icmp_signed("!=", now, arguments[1])
+
+    return types.boolean(meeting, before), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
+def yield_processor(typing_context: Any) -> Any:
+    """Let other threads run: sched_yield of the C library."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(WORD, [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate

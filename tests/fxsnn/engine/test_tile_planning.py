@@ -57,7 +57,7 @@ def test_every_output_of_wiring_is_what_its_number_says(data: st.DataObject) -> 
     layouts = [grid(height, width, columns=number) for number, (_, height, width) in enumerate(maps)]
     sizes = [channels * height * width for channels, height, width in maps]
     shape = data.draw(st.tuples(*[st.integers(1, 5)] * 3))
-    target = grid(*shape[1:], columns=2)
+    target = grid(shape[1], shape[2], columns=2)
     random = np.random.default_rng(data.draw(st.integers(0, 99)))
     if data.draw(st.booleans()):
         numbers = random.integers(0, sum(sizes) + 1, shape)
