@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from fxsnn.engine.lookups import Array, weights_of
 from fxsnn.engine.operations import Operation, Piece
 from fxsnn.engine.planning import Plan, plan_of
 from fxsnn.engine.tile_workspace import TileWorkspace
-from fxsnn.engine.workspaces import OfImages, PlaneWorkspace, Team, Workspace
+from fxsnn.engine.workspaces import OfImages, PlaneWorkspace, Workspace
 from fxsnn.numerics import Dynamics
 
 _STEPS_AT_ONCE = 16
@@ -36,8 +35,6 @@ _WORDS = 4
 _MOST_IMAGES = 64
 _FRAMES_AT_ONCE = 256
 """Images times steps of which what frames drive is kept."""
-_FEW = 2
-"""With so many threads for each image, all of them work on the same one."""
 _PORTION = 16
 """Images that a thread makes ready together."""
 _MOST_LAYOUTS = 4
@@ -139,7 +136,6 @@ def run_plan(
     results: Results,
     *,
     fresh: bool = True,
-    team: Team | None = None,
 ) -> None:
     """Run all steps on some images.
 
@@ -151,7 +147,6 @@ def run_plan(
         dynamics: T, reset and start.
         results: written.
         fresh: membranes start with the first of the steps; else they go on from where they are.
-        team: threads that may share the work, where nothing but counts is wanted.
     """
     operations, shapes = space.plan.operations, space.plan.shapes
     for start in range(0, dynamics.timesteps, space.steps):
@@ -161,7 +156,7 @@ def run_plan(
             space.memory, space.origins, shapes, here, start, steps, space.steps, fresh and start == 0, dynamics
         )
         if not results.totals and not results.spikes:
-            space.run(piece, range(len(operations)), None, team)
+            space.run(piece, range(len(operations)), None)
         else:
             for operation in operations:
                 extremes = _extremes(results, operation, space)
@@ -195,18 +190,12 @@ class NumbaEngine:
         self._idle: deque[tuple[_Key, Workspace]] = deque()
         self._layouts: dict[Shape, Layout] = {}
         self._plans: dict[_Key, Plan] = {}
-        self._teams: deque[Team] = deque(maxlen=1)
         self._openmp = ThreadpoolController().select(user_api="openmp")
 
     def counts(self, images: Tensor, *, every_step: bool = False, recording: Recording | None = None) -> Tensor:
         """See `Engine`."""
-        with self._team_for(len(images)) as team:
-            return self._counts(images, team, every_step=every_step, recording=recording)
-
-    def _counts(self, images: Tensor, team: Team | None, *, every_step: bool, recording: Recording | None) -> Tensor:
-        """See `Engine`; a team shares the work on few images."""
         dynamics = self._circuit.decode.dynamics
-        threads = min(torch.get_num_threads(), len(images)) if team is None else 1
+        threads = min(torch.get_num_threads(), len(images))
         form = self._circuit.encode.form
         shape = form.size_of_layers(form.size_of(images))
         layout = self._layout(shape)
@@ -227,7 +216,7 @@ class NumbaEngine:
                 for begin in range(start, end, together):
                     rows = slice(begin, min(begin + together, end))
                     driven = space.drive(given, slice(begin - start, rows.stop - start))
-                    run_plan(space, driven, rows, dynamics, results, team=team)
+                    run_plan(space, driven, rows, dynamics, results)
             self._idle.append((key, space))
 
         portion = -(-min(_PORTION, -(-len(images) // threads)) // together) * together
@@ -243,19 +232,6 @@ class NumbaEngine:
             fill(recording, results, plan)
         counts = shaped(torch.from_numpy(results.counts), plan.operations[-1])
         return counts if every_step else counts[0]
-
-    @contextmanager
-    def _team_for(self, images: int) -> Iterator[Team | None]:
-        """Threads that share the work on so few images that they would have none of their own."""
-        threads = torch.get_num_threads()
-        if not isinstance(self._how, Amx) or _FEW * images > threads:
-            yield None
-            return
-        team = self._teams.pop() if self._teams else None
-        if team is None or team.parts != threads or not team.alive:
-            team = Team(threads)
-        yield team
-        self._teams.append(team)
 
     def _leave_openmp(self) -> None:
         """Let PyTorch's operators run in the thread that calls them.

@@ -11,22 +11,8 @@ from typing import Any
 import numpy as np
 
 from fxsnn.engine.compiling import compiled
-from fxsnn.engine.tile_code import (
-    ROW,
-    ROWS,
-    TILE,
-    arrive,
-    configure,
-    is_over,
-    multiply_by_one,
-    multiply_by_two,
-    release,
-    yield_processor,
-)
+from fxsnn.engine.tile_code import ROW, ROWS, TILE, configure, multiply_by_one, multiply_by_two, release
 from fxsnn.engine.tile_neurons import fire_one, fire_two, scale_row
-
-_PATIENCE = 2000
-"""So often a thread looks whether others have come, about 50 microseconds, before it lets others run."""
 
 LAYER = np.dtype(
     [
@@ -64,9 +50,6 @@ def fire_layers(
     zero_reset: Any,
     empty: Any,
     extremes: Any,
-    part: Any,
-    parts: Any,
-    meeting: Any,
 ) -> None:
     """The neurons of some layers, all steps of one after those of the other.
 
@@ -99,9 +82,6 @@ def fire_layers(
         empty: int64 [ranges, 2], bytes of the memory to clear.
         extremes: of a single layer, [tiles of channels, 2, 16], the smallest and the largest membrane before a reset;
             or `None`.
-        part: which of several threads this is, each of which computes some of the tiles of rows of all layers.
-        parts: how many there are.
-        meeting: int64 [2], zeros, where they wait for each other.
     """
     item = membranes.itemsize
     size = item * ROWS
@@ -113,21 +93,17 @@ def fire_layers(
     sums = room[lead : lead + widest * TILE]
     for layer in range(len(layers)):
         one = layers[layer]
-        if part == 0:
-            for number in range(one.first_empty, one.last_empty):
-                memory[empty[number, 0] : empty[number, 1]] = 0
-        if parts > 1 and one.last_empty > one.first_empty:
-            _meet(meeting, parts)
+        for number in range(one.first_empty, one.last_empty):
+            memory[empty[number, 0] : empty[number, 1]] = 0
         rows, together, channels = one.tiles, one.together, one.channels
         to_zero = zero_reset or one.to_zero > 0
         kept, driven = one.first_membrane >= 0, one.first_drive >= 0
         first_drive = one.first_drive + drive_step * one.between_drives
         pairs, between_copies = -(-channels // 2), channels * ROWS - one.between_places
-        first_half, last_half = -(-rows // 2) * part // parts, -(-rows // 2) * (part + 1) // parts
-        halves = last_half - first_half
+        halves = -(-rows // 2)
         configure(shapes[layer])
         for block in range(-(-pairs // one.pairs_together) * halves):
-            first_pair, upper = block // halves * one.pairs_together, 2 * (first_half + block % halves)
+            first_pair, upper = block // halves * one.pairs_together, 2 * (block % halves)
             lower = min(upper + 1, rows - 1)
             for pair in range(first_pair, min(first_pair + one.pairs_together, pairs)):
                 tile, wide = 2 * pair, min(2, channels - 2 * pair)
@@ -179,25 +155,8 @@ def fire_layers(
                             fire_two(*neurons_of)
                         else:
                             fire_one(*neurons_of)
-        if parts > 1:
-            _meet(meeting, parts)
     if len(layers) > 0:
         release()
-
-
-@compiled
-def _meet(meeting: Any, parts: Any) -> None:
-    """Wait until all parts have come here.
-
-    Waiting in the processor is right for the microseconds that a part is behind another one; whoever waits longer
-    leaves the processor to others, which the late one may need.
-    """
-    before = arrive(meeting, parts)
-    waited = 0
-    while not is_over(meeting, before):
-        waited += 1
-        if waited > _PATIENCE:
-            yield_processor()
 
 
 @compiled

@@ -18,14 +18,9 @@ from fxsnn.engine.tables import padded
 from fxsnn.engine.tile_code import ROWS, TILE
 from fxsnn.engine.tile_codes import aligned, shapes_of_tiles
 from fxsnn.engine.tile_operations import BEFORE, SPARE, TileLayer, TileWiring
-from fxsnn.engine.workspaces import OfImages, Team, Workspace, aligned_bytes
+from fxsnn.engine.workspaces import OfImages, Workspace, aligned_bytes
 from fxsnn.numerics import Dynamics
 
-_PRODUCTS, _STEP = 11, 3
-"""Nanoseconds that the products of a tile of rows and a pair of tiles of channels take, and a step of 16 neurons, on an
-Intel Xeon of 3 GHz."""
-_WORTH = 400_000
-"""From so many nanoseconds on it pays to wake other threads, which takes tens of thousands."""
 _CODES = 1 << 16
 """Bytes of codes that serve a tile of rows before the next one."""
 
@@ -46,7 +41,6 @@ class Program:
         outputs: see `fire_layers`.
         tiles: see `fire_layers`.
         empty: see `fire_layers`.
-        seconds: int64 [layers, 2], nanoseconds that a layer takes about: in any case, and for each step.
         membranes: how many there are, if they are kept.
         drives: elements of all drives.
         kind: of all membranes.
@@ -63,7 +57,6 @@ class Program:
     outputs: Array
     tiles: Array
     empty: Array
-    seconds: Array
     membranes: int
     drives: int
     kind: np.dtype[Any]
@@ -147,7 +140,6 @@ def program_of(plan: Plan, steps: int, *, kept: bool, frames: int) -> Program:
         outputs.joined(np.int64),
         tiles.joined(np.int64),
         empty.joined(np.int64, 2),
-        np.array([_nanoseconds(layer) for layer in layers]),
         membranes,
         drives,
         kind,
@@ -159,12 +151,6 @@ def _pairs_together(layer: TileLayer) -> int:
     products = sum(len(term.offsets) for term in layer.terms)
     pairs = -(-layer.width // (2 * ROWS))
     return max(1, min(pairs, _CODES * pairs // (max(products, 1) * 2 * TILE)))
-
-
-def _nanoseconds(layer: TileLayer) -> tuple[int, int]:
-    """How long a layer takes about on a thread: its products, and each step of its neurons."""
-    products = len(layer.tiles) * sum(len(term.offsets) for term in layer.terms)
-    return _PRODUCTS * products, layer.tiles.size * layer.width // ROWS * _STEP
 
 
 class TileWorkspace(Workspace):
@@ -263,16 +249,16 @@ class TileWorkspace(Workspace):
             self._shapes[steps] = np.stack([shapes_of_tiles(one.tiles.shape[1] * steps) for one in layers])
         return self._shapes[steps]
 
-    def run(self, piece: Piece, numbers: range, extremes: Array | None, team: Team | None = None) -> None:
+    def run(self, piece: Piece, numbers: range, extremes: Array | None) -> None:
         """See `Workspace`."""
         for wiring, some in groupby(numbers, lambda number: self._program.rows[number] < 0):
             if wiring:
                 for number in some:
                     self._wire(self._operations[number], piece)
             else:
-                self._fire([self._program.rows[number] for number in some], piece, extremes, team)
+                self._fire([self._program.rows[number] for number in some], piece, extremes)
 
-    def _fire(self, rows: Sequence[int], piece: Piece, extremes: Array | None, team: Team | None) -> None:
+    def _fire(self, rows: Sequence[int], piece: Piece, extremes: Array | None) -> None:
         """Run layers that follow each other."""
         program, part = self._program, slice(rows[0], rows[-1] + 1)
         reached = None
@@ -280,18 +266,12 @@ class TileWorkspace(Workspace):
             channels = program.layers["channels"][rows[0]]
             reached = np.empty((channels, 2, ROWS), program.kind)
             reached[:, 0], reached[:, 1] = self._never, -self._never
-        given = (
+        kernels.fire_layers(
             program.layers[part], self._shapes_of(piece.steps)[part], piece.steps, piece.memory, program.maps,
             program.sources, program.offsets, program.codes, program.bounds, program.gains,
             self._neurons_of(piece.dynamics), self._drives, piece.start if self._frames > 1 else 0, program.outputs,
             program.tiles, self._membranes, piece.fresh, piece.dynamics.reset == "zero", program.empty, reached,
         )  # fmt: skip
-        parts, meeting = (1 if team is None else team.parts), np.zeros(2, np.int64)
-        needed = int((program.seconds[part] @ (1, piece.steps)).sum())
-        if team is None or parts == 1 or needed < _WORTH:
-            kernels.fire_layers(*given, 0, 1, meeting)
-        else:
-            team.run(lambda number: kernels.fire_layers(*given, number, parts, meeting))
         if extremes is not None and reached is not None:
             layer = self._operations[program.rows.index(rows[0])]
             low, high = (reached[:, one].reshape(-1)[: layer.channels] for one in (0, 1))

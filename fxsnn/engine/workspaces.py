@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,31 +15,6 @@ from fxsnn.engine.lookups import Array, Weights, part_of_images
 from fxsnn.engine.operations import Piece
 from fxsnn.engine.planning import ALIGNED, Plan
 from fxsnn.numerics import Dynamics
-
-
-class Team:
-    """Threads that work on the same images.
-
-    Args:
-        parts: how many there are.
-    """
-
-    def __init__(self, parts: int) -> None:
-        self.parts = parts
-        self._pool = ThreadPoolExecutor(parts - 1)
-        self._process = os.getpid()
-
-    @property
-    def alive(self) -> bool:
-        """Whether the threads are of this process: a fork has none of them."""
-        return self._process == os.getpid()
-
-    def run(self, part: Callable[[int], object]) -> None:
-        """Run all parts at the same time, by their numbers; the caller's thread is one of them."""
-        others = [self._pool.submit(part, number) for number in range(1, self.parts)]
-        part(0)
-        for other in others:
-            other.result()
 
 
 class Workspace(ABC):
@@ -76,14 +49,13 @@ class Workspace(ABC):
         """
 
     @abstractmethod
-    def run(self, piece: Piece, numbers: range, extremes: Array | None, team: Team | None = None) -> None:
+    def run(self, piece: Piece, numbers: range, extremes: Array | None) -> None:
         """Run some steps of some operations.
 
         Args:
             piece: steps, and the memory with what is read.
             numbers: of the operations.
             extremes: of a single one, see `fxsnn.engine.kernels`.
-            team: threads that may share the work.
         """
 
     @abstractmethod
@@ -124,8 +96,8 @@ class PlaneWorkspace(Workspace):
             found[self.plan.numbers[call]] = array
         return found
 
-    def run(self, piece: Piece, numbers: range, extremes: Array | None, team: Team | None = None) -> None:
-        """See `Workspace`; a single thread does all of it, since Python would stand between operations."""
+    def run(self, piece: Piece, numbers: range, extremes: Array | None) -> None:
+        """See `Workspace`."""
         for number in numbers:
             if self.shared[number]:
                 self._operations[number].clear(piece)

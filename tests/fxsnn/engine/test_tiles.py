@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -119,64 +119,6 @@ class TestImages:
         snn = converted(pooled, images)
         for size in (12, 9, 12, 20):
             hold(snn, torch.randn(2, 3, size, size))
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Sets how many threads PyTorch has."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-class TestAnImageOfItsOwn:
-    @pytest.mark.parametrize("parts", [2, 3])
-    @pytest.mark.parametrize("timesteps", [3, 19])
-    def test_is_shared_by_all_threads(
-        self, timesteps: int, parts: int, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from fxsnn.engine import tile_workspace
-        from fxsnn.engine.workspaces import Team
-
-        images, shared = torch.randn(5, 3, 17, 17), []
-        snn = converted(wide, images, timesteps=timesteps)
-        snn.engine = "numba-amx"
-        threads(1)
-        alone = [snn(images[n : n + 1]) for n in range(5)]
-        right = Team.run
-
-        def run(team: Team, part: Callable[[int], object]) -> None:
-            shared.append(team.parts)
-            right(team, part)
-
-        monkeypatch.setattr(Team, "run", run)
-        monkeypatch.setattr(tile_workspace, "_WORTH", 0)
-        threads(parts)
-        for _ in range(20):
-            for number, expected in enumerate(alone):
-                assert torch.equal(snn(images[number : number + 1]), expected)
-        assert set(shared) == {parts}
-        assert len(shared) == 100 * -(-timesteps // 16)
-
-    def test_is_left_to_one_thread_where_others_would_take_longer_to_wake(
-        self, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from fxsnn.engine.workspaces import Team
-
-        images = torch.randn(1, 3, 17, 17)
-        snn = converted(lambda: nn.Sequential(*list(wide())[:2], nn.Flatten(), nn.Linear(5780, 2)), images, timesteps=2)
-        snn.engine = "numba-amx"
-        threads(2)
-        monkeypatch.setattr(Team, "run", lambda *_: pytest.fail("threads were woken"))
-        snn(images)
-
-    def test_threads_of_the_process_that_was_forked_are_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from fxsnn.engine.workspaces import Team
-
-        team = Team(2)
-        assert team.alive
-        monkeypatch.setattr("os.getpid", lambda: -1)
-        assert not team.alive
 
 
 def test_sums_beyond_what_tables_hold_are_no_limit() -> None:
