@@ -36,7 +36,7 @@ _MOST_IMAGES = 64
 _FRAMES_AT_ONCE = 256
 """Images times steps of which what frames drive is kept."""
 _PORTION = 16
-"""Images that a thread makes ready together."""
+"""Images that a thread takes before it asks for further ones."""
 _MOST_LAYOUTS = 4
 """Layouts that are kept, each for images of another size."""
 
@@ -208,15 +208,18 @@ class NumbaEngine:
         plan = space.plan
         results = results_for(plan, len(images), dynamics.timesteps, every_step=every_step, recording=recording)
 
+        counts_alone = recording is None and not every_step
+
         def run(start: int) -> None:
             end = min(start + portion, len(images))
             given = OfImages(self._circuit, self._weights, images[start:end])
             space = self._space(key, layout)
             with relying_on("numba"):
-                for begin in range(start, end, together):
-                    rows = slice(begin, min(begin + together, end))
-                    driven = space.drive(given, slice(begin - start, rows.stop - start))
-                    run_plan(space, driven, rows, dynamics, results)
+                if not counts_alone or not space.count(given, dynamics, results.counts[0, start:end]):
+                    for begin in range(start, end, together):
+                        rows = slice(begin, min(begin + together, end))
+                        driven = space.drive(given, slice(begin - start, rows.stop - start))
+                        run_plan(space, driven, rows, dynamics, results)
             self._idle.append((key, space))
 
         portion = -(-min(_PORTION, -(-len(images) // threads)) // together) * together

@@ -303,3 +303,89 @@ def scale(sums: Any, gain: Any, drives: Any) -> None:
             for channel in range(given.shape[0]):
                 value = cast(given[channel, output])
                 drives[number, output, channel] = value * gain[0, channel] + gain[1, channel]
+
+
+@compiled
+def count_spikes(memory: Any, begin: Any, between: Any, apart: Any, steps: Any, places: Any, counts: Any) -> None:
+    """Add up spikes over time.
+
+    Args:
+        memory: uint8, one-dimensional.
+        begin: where the map begins.
+        between: from one place to the next.
+        apart: from one step to the next.
+        steps: how many.
+        places: int64 [images, outputs of a channel]; images beyond those of `counts` are left out.
+        counts: int32 [images, channels, outputs], added to.
+    """
+    images, channels, outputs = counts.shape
+    totals = np.empty(channels, np.int32)
+    for image in range(images):
+        for output in range(outputs):
+            totals[:] = 0
+            for step in range(steps):
+                row = begin + places[image, output] * between + step * apart
+                spikes = memory[row : row + channels]
+                for channel in range(channels):
+                    totals[channel] += spikes[channel]
+            for channel in range(channels):
+                counts[image, channel, output] += totals[channel]
+
+
+@compiled
+def count_of_images(
+    images: Any,
+    reading: Any,
+    program: Any,
+    neurons: Any,
+    shapes: Any,
+    rest: Any,
+    timesteps: Any,
+    room: Any,
+    zero_reset: Any,
+    memory: Any,
+    membranes: Any,
+    drives: Any,
+    decoded: Any,
+    places: Any,
+    counts: Any,
+) -> None:
+    """Run whole networks that have one layer on images, and nothing but layers with neurons; count what is decoded.
+
+    Args:
+        images: int8 [images, channels, places].
+        reading: of the layer on images: what `lay_out_images` and `sum_over_images` are given, where its drive
+            begins, and how many rows that has.
+        program: what `fire_layers` is given of the network.
+        neurons: as in `fire_layers`.
+        shapes: of the tiles for as many steps as there is room for, as in `fire_layers`.
+        rest: of the tiles for the steps that are left.
+        timesteps: how many.
+        room: for how many steps there is memory.
+        zero_reset: whether all resets are to 0.
+        memory: uint8, one-dimensional.
+        membranes: as in `fire_layers`.
+        drives: as in `fire_layers`.
+        decoded: int64 [3], where the map of what is decoded begins, between its places and between its steps.
+        places: int64 [images taken together, outputs], the places that are decoded.
+        counts: int32 [images, channels, outputs], added to.
+    """
+    spots, pixels, row, width, copies, whole, apart, first, offsets, codes, bounds, rows, gain, drive, driven_rows = (
+        reading
+    )
+    layers, maps, sources, all_offsets, all_codes, all_bounds, gains, outputs, tiles, empty = program
+    together = len(places)
+    channels = gain.shape[1]
+    driven = drives[drive : drive + driven_rows * channels].reshape(-1, channels)
+    for start in range(0, len(images), together):
+        lay_out_images(images[start : start + together], spots, pixels, row, width, copies)
+        sum_over_images(whole, pixels, row, apart, first, offsets, codes, bounds, rows, gain, driven)
+        for step in range(0, timesteps, room):
+            steps = min(room, timesteps - step)
+            fire_layers(
+                layers, shapes if steps == room else rest, steps, memory, maps, sources, all_offsets, all_codes,
+                all_bounds, gains, neurons, drives, 0, outputs, tiles, membranes, step == 0, zero_reset, empty, None,
+            )  # fmt: skip
+            count_spikes(
+                memory, decoded[0], decoded[1], decoded[2], steps, places, counts[start : start + together]
+            )  # fmt: skip

@@ -61,6 +61,12 @@ class Program:
     drives: int
     kind: np.dtype[Any]
 
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """All of them, in the order of `count_of_images`."""
+        tables = self.layers, self.maps, self.sources, self.offsets, self.codes, self.bounds
+        return *tables, self.gains, self.outputs, self.tiles, self.empty
+
 
 class _Strings:
     """Arrays one behind the other."""
@@ -248,6 +254,34 @@ class TileWorkspace(Workspace):
             layers = (one for one in self._operations if isinstance(one, TileLayer))
             self._shapes[steps] = np.stack([shapes_of_tiles(one.tiles.shape[1] * steps) for one in layers])
         return self._shapes[steps]
+
+    def count(self, given: OfImages, dynamics: Dynamics, counts: Array) -> bool:
+        """See `Workspace`; for networks that have one layer on images, and nothing but layers with neurons."""
+        if (
+            len(self._driven) != 1
+            or self._frames > 1
+            or not all(isinstance(one, TileLayer) for one in self._operations)
+        ):
+            return False
+        ((call, layer),), program, last = self._driven, self._program, self._operations[-1]
+        of_images = layer.image_term
+        if of_images is None:
+            return False
+        term, drive = of_images.term, self._drive(layer)
+        reading = (
+            of_images.places, self._images[layer.number], term.row, of_images.width, of_images.copies,
+            self._whole_tiles, term.apart, term.first, term.offsets, term.products.codes, term.products.bounds,
+            of_images.rows, self._gains[layer.number],
+            int(program.layers["first_drive"][program.rows[layer.number]]), drive.size // layer.width,
+        )  # fmt: skip
+        row, room = last.row, self.steps
+        decoded = np.array([self.origins[last.number] + BEFORE * room * row, room * row, row], np.int64)
+        kernels.count_of_images(
+            given.bytes_of(call)[0], reading, program.arrays, self._neurons_of(dynamics), self._shapes_of(room),
+            self._shapes_of(dynamics.timesteps % room or room), dynamics.timesteps, room, dynamics.reset == "zero",
+            self.memory, self._membranes, self._drives, decoded, last.places, counts,
+        )  # fmt: skip
+        return True
 
     def run(self, piece: Piece, numbers: range, extremes: Array | None) -> None:
         """See `Workspace`."""

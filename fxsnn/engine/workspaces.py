@@ -48,6 +48,16 @@ class Workspace(ABC):
             rows: which of them: as many as the plan has, or fewer; the last one takes the places that are left.
         """
 
+    def count(self, given: OfImages, dynamics: Dynamics, counts: Array) -> bool:
+        """Run all operations and all steps on any number of images at once, where that can be; whether it could.
+
+        Args:
+            given: what comes of images.
+            dynamics: T, reset and start.
+            counts: int32 [N, channels, outputs], what is decoded is added up there.
+        """
+        return False
+
     @abstractmethod
     def run(self, piece: Piece, numbers: range, extremes: Array | None) -> None:
         """Run some steps of some operations.

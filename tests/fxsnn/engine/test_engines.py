@@ -492,13 +492,23 @@ class TestAnEngineThatMakesOtherSpikes:
 class TestAnEngineThatFails:
     """What goes wrong in the library that it is built on is no reason to stop."""
 
-    def fail(self, *_: Any) -> None:
-        raise RuntimeError("cannot compile\nfor a reason")
+    @pytest.fixture
+    def failing(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+        """From its call on, what is compiled fails."""
 
-    def test_while_it_runs_pytorch_takes_its_place_with_one_warning(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: Any) -> None:
+            raise RuntimeError("cannot compile\nfor a reason")
+
+        def start() -> None:
+            for name in ("cpu.run_plan", "tile_workspace.TileWorkspace.count"):
+                monkeypatch.setattr(f"fxsnn.engine.{name}", fail)
+
+        return start
+
+    def test_while_it_runs_pytorch_takes_its_place_with_one_warning(self, failing: Callable[[], None]) -> None:
         snn = network(Small)
         expected, counts = snn.simulate(images()), snn.count_spikes(images())
-        monkeypatch.setattr("fxsnn.engine.cpu.run_plan", self.fail)
+        failing()
         told = r"numba fails here \(RuntimeError: cannot compile\): PyTorch runs the network, slower and no different"
         for run in (snn, snn.early_readout, snn.simulate, snn.count_spikes):
             snn.engine = "auto"
@@ -509,8 +519,8 @@ class TestAnEngineThatFails:
         assert same(snn.simulate(images()).spikes, expected.spikes)
         assert same(snn.count_spikes(images()), counts)
 
-    def test_asked_for_by_name_it_says_so_at_every_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("fxsnn.engine.cpu.run_plan", self.fail)
+    def test_asked_for_by_name_it_says_so_at_every_call(self, failing: Callable[[], None]) -> None:
+        failing()
         snn = converted(seeded(Small), engine="numba")
         for _ in range(2):
             with pytest.raises(OptionError, match=r"engine='numba' cannot run this network here: numba fails here"):
