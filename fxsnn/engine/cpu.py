@@ -189,7 +189,7 @@ class NumbaEngine:
         self._weights = weights_of(circuit, how)
         self._idle: deque[tuple[_Key, Workspace]] = deque()
         self._layouts: dict[Shape, Layout] = {}
-        self._plans: dict[_Key, Plan] = {}
+        self._planned: tuple[_Key, Plan] | None = None
         self._openmp = ThreadpoolController().select(user_api="openmp")
 
     def counts(self, images: Tensor, *, every_step: bool = False, recording: Recording | None = None) -> Tensor:
@@ -250,7 +250,6 @@ class NumbaEngine:
             layout = layout_of(self._circuit, self._weights, shape, self._how)
             if len(self._layouts) >= _MOST_LAYOUTS:
                 self._layouts.clear()
-                self._plans.clear()
             self._layouts[shape] = layout
         return layout
 
@@ -263,11 +262,11 @@ class NumbaEngine:
                     return space
         except IndexError:
             _, together, timesteps = key
-            plan = self._plans.get(key)
-            if plan is None:
+            planned = self._planned
+            if planned is None or planned[0] != key:
                 plan = plan_of(self._circuit, self._weights, layout, together, steps_of(timesteps))
-                self._plans = {**dict(list(self._plans.items())[-_MOST_LAYOUTS:]), key: plan}
-            return workspace_for(plan, self._circuit, timesteps)
+                planned = self._planned = (key, plan)
+            return workspace_for(planned[1], self._circuit, timesteps)
 
 
 def workspace_for(plan: Plan, circuit: Circuit, timesteps: int, *, kept: bool = False) -> Workspace:

@@ -67,8 +67,11 @@ class TilePlanner:
         kind, channels = membrane_type(layer), len(layer.threshold)
         dense = isinstance(layer, SpikeLinear) and not weights.read_images
         together, strided = max(1, ROWS // self._steps), any(term.window.stride != (1, 1) for term in weights.terms)
-        if (dense and (grid.image_places, self._source(call).image_places) != (1, 1)) or (strided and self._steps > 1):
+        if dense and (grid.image_places, self._source(call).image_places) != (1, 1):
             together = 1
+        elif strided:  # rows of a tile lie at equal distances, and not further behind the map than there is memory
+            across = max(term.window.stride[1] for term in weights.terms)
+            together = 1 + (SPARE - BEFORE) // across if self._steps == 1 else 1
         tiles = tiles_over(grid.places(), together, rows=strided)
         own = len(self.operations)
         if dense:
@@ -125,13 +128,14 @@ class TilePlanner:
         bytes_ = row_of(self._layout.how, channels)
         offsets = tap_distances(window, products.tap, source.pitch) * bytes_ + products.chunk * ROW
         term = TileTerm(
-            self.numbers.get(read, -1), bytes_, bytes_ * across, found[:, 0] + BEFORE, offsets, products,
+            len(self.operations), bytes_, bytes_ * across, found[:, 0] + BEFORE, offsets, products,
             np.zeros(0, np.int64),
         )  # fmt: skip
         places = source.places().reshape(maps, -1) + BEFORE
         width_of_copy = -(-channels // ROWS) * ROWS
         rows = np.where(found < 0, -1, numbers[np.maximum(found, 0)])
-        return ImageTerm(term, places, source.length + SPARE, width_of_copy, copies, rows)
+        length = source.length + BEFORE + (ROWS - 1) * across
+        return ImageTerm(term, places, length, width_of_copy, copies, rows)
 
     def _flat(self, call: int) -> bool:
         return len(self._layout.shapes[call]) == 1
@@ -221,6 +225,8 @@ def tiles_over(places: Array, together: int, *, rows: bool, across: int = 1) -> 
         rows: those of a tile are of one row of a map.
         across: from one place to the next.
     """
+    if together == 1:
+        return np.sort(places.reshape(-1))[:, None]
     found = []
     for part in places.reshape(-1, places.shape[2]) if rows else [np.sort(places.reshape(-1))]:
         begin, there = 0, set(part.tolist())

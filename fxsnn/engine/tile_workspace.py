@@ -172,9 +172,10 @@ class TileWorkspace(Workspace):
     def __init__(self, plan: Plan, steps: int, *, kept: bool, frames: int) -> None:
         super().__init__(plan, steps)
         self._operations: list[Any] = list(plan.operations)
-        if (steps, kept) not in plan.made:
-            plan.made[steps, kept] = program_of(plan, steps, kept=kept, frames=frames)
-        program: Program = plan.made[steps, kept]
+        key = steps, kept, frames
+        if key not in plan.made:
+            plan.made[key] = program_of(plan, steps, kept=kept, frames=frames)
+        program: Program = plan.made[key]
         self._program, self._frames = program, frames
         self._membranes = np.zeros(program.membranes, program.kind)
         self._drives = np.zeros(program.drives, program.kind)

@@ -358,6 +358,19 @@ def test_it_takes_the_widest_that_the_processor_has() -> None:
 
 
 @needs_numba
+def test_tiles_that_the_system_does_not_give_to_the_process_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fxsnn.engine import instructions
+
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("sys.platform", "darwin")
+        assert not instructions._tiles_are_given.__wrapped__()
+    monkeypatch.setattr(instructions, "_has", lambda feature: feature != "neon")
+    for given in (False, True):
+        monkeypatch.setattr(instructions, "_tiles_are_given", lambda given=given: given)
+        assert ("amx" in instructions.usable()) == given
+
+
+@needs_numba
 def test_those_of_other_processors_are_refused_by_name() -> None:
     lacking = "avx2" if ON_ARM else "neon"
     with pytest.raises(OptionError, match=f"the processor has no {lacking}, or numba is told not to use it"):
