@@ -22,5 +22,5 @@ def test_each_instruction_set_has_a_column_and_each_convolution_a_row(tmp_path: 
     sets = list(usable())
     assert f"| layer | {' | '.join(sets)} |" in page
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith(("| bare", "| features", "| DigitNet"))]
-    assert [len(row) for row in rows] == [1 + len(sets)] * 6 + [3 + len(sets)]
+    assert [len(row) for row in rows] == [1 + len(sets)] * 6 + [4 + len(sets)]
     assert all(float(cell.strip("| ").split(" ")[0].replace(",", "")) > 0 for row in rows for cell in row[1:])
