@@ -19,7 +19,8 @@ from numba.extending import intrinsic
 
 from fxsnn.engine.instructions import LOOKUPS, Amx, InstructionSet, Lookups
 from fxsnn.engine.tile_code import ROW, TILE, configure, multiply_by_two, release
-from fxsnn.engine.tile_codes import aligned, shapes_of_tiles
+from fxsnn.engine.tile_codes import shapes_of_tiles
+from fxsnn.engine.workspaces import aligned_bytes
 
 _INDICES = 64
 """Vectors of indices that the loop goes through, and then begins anew."""
@@ -102,8 +103,8 @@ def rate(how: InstructionSet) -> float:
 
 def _products() -> float:
     """Of tiles, four at a time, nine products of each: a convolution of 3 x 3 with 64 channels."""
-    memory, offsets = aligned(np.ones(2 * TILE, np.uint8)), np.zeros(9, np.int64)
-    codes, sums = aligned(np.ones((len(offsets), 2, TILE), np.int8)), np.zeros(TILE, np.int32)
+    memory, offsets, sums = aligned_bytes(2 * TILE), np.zeros(9, np.int64), np.zeros(TILE, np.int32)
+    codes = aligned_bytes(len(offsets) * 2 * TILE).view(np.int8).reshape(-1, 2, TILE)
     seconds = best(lambda: _multiplied(shapes_of_tiles(16), memory, offsets, codes, sums, _ROUNDS))
     return _ROUNDS * len(offsets) * 4 * 16 * TILE / seconds / 1e9
 

@@ -122,7 +122,7 @@ def layers(circuit: Circuit, images: Tensor, how: InstructionSet) -> tuple[Layer
     layout = layout_of(circuit, weights, tuple(images.shape[1:]), how)
     together = images_together(layout, _STEPS, len(images), 1)
     space = workspace_for(plan_of(circuit, weights, layout, together, _STEPS), circuit, _STEPS)
-    driven = space.drive(OfImages(circuit, weights, images[:together]), slice(0, together))
+    driven = space.drive(OfImages(circuit, weights, images[:together]))
     dynamics = replace(circuit.decode.dynamics, timesteps=_STEPS)
     piece = Piece(space.memory, space.origins, space.plan.shapes, driven, 0, _STEPS, _STEPS, True, dynamics)
     first = {number for call, number in space.plan.numbers.items() if circuit.is_driven(call)}

@@ -66,6 +66,7 @@ def _networks(engine: str) -> list[SpikingNetwork]:
     torch.manual_seed(0)
     images, relu = torch.rand(4, 2, 8, 8), nn.ReLU()
     plain = nn.Sequential(nn.Conv2d(2, 4, 3), relu, nn.Flatten(), nn.Linear(144, 2))
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(128, 4), relu, nn.Linear(4, 2))
     wide = nn.Sequential(nn.Conv2d(2, 256, 1), relu, nn.Flatten(), nn.Linear(1 << 14, 2), relu, nn.Linear(2, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FxsnnWarning)
@@ -74,5 +75,5 @@ def _networks(engine: str) -> list[SpikingNetwork]:
                 model, target="generic", bits=4, calibration_data=images, input_bits=input_bits, correction=None,
                 engine=engine,
             )
-            for model, input_bits in ((_Sums(), 8), (plain, None), (plain, 16), (wide, 8))
+            for model, input_bits in ((_Sums(), 8), (plain, None), (plain, 16), (flat, 8), (wide, 8))
         ]  # fmt: skip

@@ -149,11 +149,11 @@ def run_plan(
         fresh: membranes start with the first of the steps; else they go on from where they are.
     """
     operations, shapes = space.plan.operations, space.plan.shapes
-    for start in range(0, dynamics.timesteps, space.steps):
-        steps = min(space.steps, dynamics.timesteps - start)
+    for start in range(0, dynamics.timesteps, space.plan.steps):
+        steps = min(space.plan.steps, dynamics.timesteps - start)
         here = {number: one if len(one) == 1 else one[start : start + steps] for number, one in driven.items()}
         piece = Piece(
-            space.memory, space.origins, shapes, here, start, steps, space.steps, fresh and start == 0, dynamics
+            space.memory, space.origins, shapes, here, start, steps, space.plan.steps, fresh and start == 0, dynamics
         )
         if not results.totals and not results.spikes:
             space.run(piece, range(len(operations)), None)
@@ -208,21 +208,22 @@ class NumbaEngine:
         plan = space.plan
         results = results_for(plan, len(images), dynamics.timesteps, every_step=every_step, recording=recording)
 
-        counts_alone = recording is None and not every_step
+        alone = space.counts_alone and recording is None and not every_step
 
         def run(start: int) -> None:
-            end = min(start + portion, len(images))
-            given = OfImages(self._circuit, self._weights, images[start:end])
+            rows = slice(start, min(start + portion, len(images)))
+            given = OfImages(self._circuit, self._weights, images[rows])
             space = self._space(key, layout)
             with relying_on("numba"):
-                if not counts_alone or not space.count(given, dynamics, results.counts[0, start:end]):
-                    for begin in range(start, end, together):
-                        rows = slice(begin, min(begin + together, end))
-                        driven = space.drive(given, slice(begin - start, rows.stop - start))
-                        run_plan(space, driven, rows, dynamics, results)
+                if alone:
+                    space.count(given, dynamics, results.counts[0, rows])
+                else:
+                    run_plan(space, space.drive(given), rows, dynamics, results)
             self._idle.append((key, space))
 
-        portion = -(-min(_PORTION, -(-len(images) // threads)) // together) * together
+        portion = together
+        if alone:
+            portion *= max(1, min(_PORTION, -(-len(images) // threads)) // together)
         starts = range(0, len(images), portion)
         if min(threads, len(starts)) == 1:
             with self._openmp.limit(limits=1):
@@ -271,11 +272,10 @@ class NumbaEngine:
 
 def workspace_for(plan: Plan, circuit: Circuit, timesteps: int, *, kept: bool = False) -> Workspace:
     """Memory for a plan of a circuit; with `kept`, of all membranes, also where one piece of time is all there is."""
-    steps = steps_of(timesteps)
-    kept = kept or timesteps > steps
+    kept = kept or timesteps > plan.steps
     if isinstance(plan.how, Amx):
-        return TileWorkspace(plan, steps, kept=kept, frames=timesteps if circuit.frames else 1)
-    return PlaneWorkspace(plan, steps, kept=kept or circuit.frames)  # layers that read frames run step by step
+        return TileWorkspace(plan, kept=kept, frames=timesteps if circuit.frames else 1)
+    return PlaneWorkspace(plan, kept=kept or circuit.frames)  # layers that read frames run step by step
 
 
 def images_together(layout: Layout, timesteps: int, images: int, threads: int) -> int:

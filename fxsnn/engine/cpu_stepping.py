@@ -61,7 +61,7 @@ class NumbaStepper:
         def run(part: _Part) -> None:
             of_images = OfImages(self._circuit, self._weights, given[part.rows])
             with relying_on("numba"):
-                driven = part.space.drive(of_images, slice(0, of_images.images))
+                driven = part.space.drive(of_images)
                 run_plan(part.space, driven, part.rows, dynamics, results, fresh=self._fresh)
 
         if len(self._parts) == 1:
@@ -80,8 +80,8 @@ class NumbaStepper:
         layout = layout_of(self._circuit, self._weights, form.size_of_layers(tuple(images.shape[1:])), self._how)
         together = images_together(layout, 1, len(images), min(torch.get_num_threads(), len(images)))
         parts = []
+        plan = plan_of(self._circuit, self._weights, layout, together, steps=1)
         for start in range(0, len(images), together):
-            plan = plan_of(self._circuit, self._weights, layout, together, steps=1)
             rows = slice(start, min(start + together, len(images)))
             parts.append(_Part(rows, workspace_for(plan, self._circuit, 1, kept=True)))
         return parts

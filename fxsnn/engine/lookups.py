@@ -118,7 +118,8 @@ def _weights(circuit: Circuit, number: int, how: InstructionSet) -> Weights:
             gain = own * read.module.gain.numpy()
             terms.append(_term(read.name, read.module, read.inputs[0], gain, how))
         else:
-            terms.append(Term(one, Window((1, 1)), None, own))
+            plain = _pooling(len(own), (1, 1), how) if isinstance(how, Amx) else None
+            terms.append(Term(one, Window((1, 1)), plain, own))
     if terms and all(term.tables is None for term in terms):  # an operation has one convolution at least
         terms[0] = replace(terms[0], tables=_pooling(len(terms[0].gain), (1, 1), how))
     return Weights(call.name, layer, tuple(terms), of_images)
@@ -182,10 +183,16 @@ def neurons_of(layer: Spiking, per_byte: int, gain: Array | int, offset: Array |
     kind = membrane_type(layer)
     columns = [
         padded(np.full(len(layer.threshold), gain, kind), 0, per_byte),
-        padded(layer.leak.numpy().astype(kind), 0, per_byte) + np.asarray(offset, kind),
+        padded(leak_of(layer).astype(kind), 0, per_byte) + np.asarray(offset, kind),
         padded(layer.threshold.numpy().astype(kind), _never(kind), per_byte),
     ]
     return np.ascontiguousarray(np.stack(columns, axis=1))
+
+
+def leak_of(layer: Spiking) -> Array:
+    """What a layer adds at every step beside what it reads, [channels]: nothing, where `part_of_images` has it."""
+    leak: Array = layer.leak.numpy()
+    return np.zeros_like(leak) if isinstance(layer, SpikeAdd) and layer.input_magnitude is None else leak
 
 
 def _never(kind: np.dtype[Any]) -> float:
@@ -194,7 +201,9 @@ def _never(kind: np.dtype[Any]) -> float:
 
 
 def part_of_images(weights: Weights, given: list[Tensor]) -> Tensor | None:
-    """What images add, without the leak; `None` where a layer reads nothing that comes of them alone.
+    """What images add; `None` where a layer reads nothing that comes of them alone.
+
+    It is without the leak, but for sums in floating point, whose last bits are those of the order of `SpikeAdd`.
 
     Args:
         weights: of the layer.
@@ -215,5 +224,5 @@ def part_of_images(weights: Weights, given: list[Tensor]) -> Tensor | None:
     own = [weight for weight, images in zip(layer.weights, weights.of_images, strict=True) if images]
     return sum(
         (x.to(kind) * weight.view(view).to(kind) for x, weight in zip(given, own, strict=True)),
-        torch.zeros((), dtype=kind),
+        layer.leak.view(view).to(kind) if layer.input_magnitude is None else torch.zeros((), dtype=kind),
     )

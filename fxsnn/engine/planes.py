@@ -151,7 +151,7 @@ def shared_grid(sizes: list[Pair], readers: list[tuple[Pair, Window]], images: i
 
 
 def tap_distances(window: Window, taps: NDArray[np.int64], pitch: Pair) -> NDArray[np.int64]:
-    """How far each tap [taps, 2] lies from the output, for stride 1."""
+    """How far each tap [taps, 2] lies from the output; with a stride, from where its taps are counted."""
     rows = taps[:, 0] * window.dilation[0] - window.before[0]
     columns = taps[:, 1] * window.dilation[1] - window.before[1]
     return rows * pitch[1] + columns

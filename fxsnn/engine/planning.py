@@ -48,14 +48,16 @@ class Plan:
         numbers: of the operation of each call that has one.
         images: how many.
         how: the instruction set.
-        made: what workspaces have made of it for others.
+        steps: for how many there is memory.
+        made: what workspaces have made of it for others, by whether membranes are kept and by steps of drives.
     """
 
     operations: tuple[Operation, ...]
     numbers: Mapping[int, int]
     images: int
     how: InstructionSet
-    made: dict[Any, Any] = field(default_factory=dict)
+    steps: int
+    made: dict[tuple[bool, int], Any] = field(default_factory=dict)
 
     @cached_property
     def shapes(self) -> tuple[tuple[int, int], ...]:
@@ -63,13 +65,13 @@ class Plan:
         spare = SPARE if isinstance(self.how, Amx) else 0
         return tuple((row_of(self.how, one.channels), one.grid.length + spare) for one in self.operations)
 
-    def places(self, steps: int) -> Places:
-        """Where the planes lie for so many steps: in the place of others whose last reader has run."""
+    def places(self) -> Places:
+        """Where the planes lie: in the place of others whose last reader has run."""
         last = list(range(len(self.operations)))
         for operation in self.operations:
             for one in operation.inputs:
                 last[one] = operation.number
-        sizes = [-(-steps * groups * length // _PAGE) * _PAGE + _APART for groups, length in self.shapes]
+        sizes = [-(-self.steps * groups * length // _PAGE) * _PAGE + _APART for groups, length in self.shapes]
         begins: list[int] = []
         for number, size in enumerate(sizes):
             begin = 0
@@ -106,4 +108,4 @@ def plan_of(circuit: Circuit, weights: Mapping[int, Weights], layout: Layout, im
             planner.wiring(number)
         else:
             planner.layer(number, weights[number])
-    return Plan(tuple(planner.operations), planner.numbers, images, layout.how)
+    return Plan(tuple(planner.operations), planner.numbers, images, layout.how, steps)

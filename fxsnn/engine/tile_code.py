@@ -30,8 +30,9 @@ _SPIKES, _CODES = (4, 5), (6, 7)
 """Numbers of the tiles of spikes and of those of codes."""
 BYTE, WORD, INDEX = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _ELEMENTS = {
-    **dict.fromkeys(("shapes", "memory"), types.uint8),
-    **dict.fromkeys(("offsets",), types.int64),
+    "shapes": types.uint8,
+    "memory": types.uint8,
+    "offsets": types.int64,
     "codes": types.int8,
     "sums": types.int32,
 }
@@ -40,7 +41,7 @@ _ALIKE = ("membranes", "gains", "neurons", "drive", "extremes")
 """Arrays whose elements must be of one type, that of the membranes."""
 
 
-class Program:
+class Writer:
     """Writes LLVM code; offsets are in bytes.
 
     Args:
@@ -96,7 +97,7 @@ class Program:
         return self.builder.mul(value, INDEX(factor) if isinstance(factor, int) else factor)
 
 
-def intrinsic_of(parameters: dict[str, Any], write: Callable[[Program], None]) -> tuple[Any, Callable[..., Any]]:
+def intrinsic_of(parameters: dict[str, Any], write: Callable[[Writer], None]) -> tuple[Any, Callable[..., Any]]:
     """What numba wants of an intrinsic: its signature, and what generates its code.
 
     Args:
@@ -115,7 +116,7 @@ def intrinsic_of(parameters: dict[str, Any], write: Callable[[Program], None]) -
             raise TypingError(f"{name} is {kind}; expected is an array of {wanted} in C order")
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        write(Program(context, builder, dict(zip(names, zip(signature.args, arguments, strict=True), strict=True))))
+        write(Writer(context, builder, dict(zip(names, zip(signature.args, arguments, strict=True), strict=True))))
         return context.get_dummy_value()
 
     return types.void(*(parameters[name] for name in names)), generate
@@ -130,38 +131,38 @@ def configure(typing_context: Any, shapes: Any) -> Any:
         shapes: uint8 [64], see `shapes_of_tiles`.
     """
     parameters = {**locals()}
-    return intrinsic_of(parameters, lambda program: program.call("ldtilecfg", program.at("shapes", INDEX(0))))
+    return intrinsic_of(parameters, lambda writer: writer.call("ldtilecfg", writer.at("shapes", INDEX(0))))
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
 def release(typing_context: Any) -> Any:
     """The matrix unit is not used further by this thread."""
     parameters = {**locals()}
-    return intrinsic_of(parameters, lambda program: program.call("tilerelease"))
+    return intrinsic_of(parameters, lambda writer: writer.call("tilerelease"))
 
 
 def _multiplying(parameters: dict[str, Any], columns: int) -> tuple[Any, Callable[..., Any]]:
     """See `multiply_by_two`; with so many tiles of output channels."""
 
-    def write(program: Program) -> None:
-        builder, factors = program.builder, range(columns)
+    def write(writer: Writer) -> None:
+        builder, factors = writer.builder, range(columns)
         sums = list(itertools.product(range(2), factors))
         for row, column in sums:
-            program.call("tilezero", BYTE(2 * row + column))
-        with cgutils.for_range_slice(builder, program["begin"], program["end"], INDEX(1), inc=True) as (one, _):
-            offset = program.load("offsets", program.times(one, 8), INDEX)
+            writer.call("tilezero", BYTE(2 * row + column))
+        with cgutils.for_range_slice(builder, writer["begin"], writer["end"], INDEX(1), inc=True) as (one, _):
+            offset = writer.load("offsets", writer.times(one, 8), INDEX)
             for column in factors:
-                place = program.times(one, 2 * TILE)
-                code = program.at("codes", program.plus(place, INDEX(column * TILE)))
-                program.call("tileloadd64", BYTE(_CODES[column]), code, INDEX(ROW))
+                place = writer.times(one, 2 * TILE)
+                code = writer.at("codes", writer.plus(place, INDEX(column * TILE)))
+                writer.call("tileloadd64", BYTE(_CODES[column]), code, INDEX(ROW))
             for row, first in enumerate(("upper", "lower")):
-                spikes = program.at("memory", program.plus(program[first], offset))
-                program.call("tileloadd64", BYTE(_SPIKES[row]), spikes, program["apart"])
+                spikes = writer.at("memory", writer.plus(writer[first], offset))
+                writer.call("tileloadd64", BYTE(_SPIKES[row]), spikes, writer["apart"])
                 for column in factors:
-                    program.call("tdpbssd", BYTE(2 * row + column), BYTE(_SPIKES[row]), BYTE(_CODES[column]))
+                    writer.call("tdpbssd", BYTE(2 * row + column), BYTE(_SPIKES[row]), BYTE(_CODES[column]))
         for row, column in sums:
-            place = program.plus(program["sums_place"], INDEX((2 * row + column) * TILE))
-            program.call("tilestored64", BYTE(2 * row + column), program.at("sums", place), INDEX(ROW))
+            place = writer.plus(writer["sums_place"], INDEX((2 * row + column) * TILE))
+            writer.call("tilestored64", BYTE(2 * row + column), writer.at("sums", place), INDEX(ROW))
 
     return intrinsic_of(parameters, write)
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fxsnn.engine.tables import ungrouped
 from fxsnn.engine.tile_code import ROW, ROWS, TILE
 
 _TOGETHER = 4
@@ -62,12 +60,6 @@ class TileCodes:
     groups: int
     _made: dict[int, Products] = field(default_factory=dict)
 
-    @property
-    def kernel(self) -> tuple[int, int]:
-        """Height and width."""
-        height, width = self.codes.shape[2:]
-        return height, width
-
     def products(self, copies: int) -> Products:
         """The products, where spikes of a row are followed by those of `copies - 1` places to the right.
 
@@ -78,39 +70,38 @@ class TileCodes:
         return self._made[copies]
 
     def _products(self, copies: int) -> Products:
-        full = ungrouped(self.codes, self.groups)
-        outputs, inputs, height, width = full.shape
-        pairs = -(-tiles_of(outputs) // 2)
-        own = tiles_of(inputs) * ROWS if copies > 1 else -(-inputs // ROW) * ROW
-        taps = -(-width // copies)
-        laid_out = np.zeros((2 * pairs * ROWS, height, taps * copies, own), np.int8)
-        laid_out[:outputs, :, :width, :inputs] = full.transpose(0, 2, 3, 1)
-        rows = laid_out.reshape(2 * pairs * ROWS, height, taps, copies * own)
-        chunks = -(-copies * own // ROW)
-        rows = np.pad(rows, ((0, 0), (0, 0), (0, 0), (0, chunks * ROW - copies * own)))
-        # [pairs, height, taps, chunks, tiles of a pair, fours of inputs, outputs of a tile, inputs of a four]
-        parts = rows.reshape(pairs, 2, ROWS, height, taps, chunks, ROWS, _TOGETHER).transpose(0, 3, 4, 5, 1, 6, 2, 7)
-        used = np.argwhere(parts.any(axis=(4, 5, 6, 7)))
-        codes = np.ascontiguousarray(parts[tuple(used.T)]).reshape(-1, 2, TILE)
-        tap = np.stack([used[:, 1], used[:, 2] * copies], axis=1)
-        bounds = np.searchsorted(used[:, 0], np.arange(pairs + 1))
-        return Products(codes, tap, np.ascontiguousarray(used[:, 3]), bounds.astype(np.int64))
+        pairs = [self._pair(begin, copies) for begin in range(0, len(self.codes), 2 * ROWS)]
+        used = [np.argwhere(parts.any(axis=(3, 4, 5, 6))) for parts in pairs]
+        codes = [parts[tuple(places.T)].reshape(-1, 2, TILE) for parts, places in zip(pairs, used, strict=True)]
+        places = np.concatenate(used)
+        tap = np.stack([places[:, 0], places[:, 1] * copies], axis=1)
+        bounds = np.cumsum([0, *map(len, used)], dtype=np.int64)
+        return Products(np.concatenate(codes), tap, np.ascontiguousarray(places[:, 2]), bounds)
+
+    def _pair(self, begin: int, copies: int) -> NDArray[np.int8]:
+        """The codes of a pair of tiles of output channels, whether they are zero or not.
+
+        Args:
+            begin: the first output channel.
+            copies: see `products`.
+
+        Returns:
+            [height, taps, chunks, tiles, fours of inputs, outputs of a tile, inputs of a four].
+        """
+        outputs, own, height, width = self.codes.shape
+        inputs = own * self.groups
+        room = tiles_of(inputs) * ROWS if copies > 1 else -(-inputs // ROW) * ROW
+        taps, chunks = -(-width // copies), -(-copies * room // ROW)
+        full = np.zeros((2 * ROWS, height, taps * copies, room), np.int8)
+        for output in range(begin, min(begin + 2 * ROWS, outputs)):
+            first = output // (outputs // self.groups) * own
+            full[output - begin, :, :width, first : first + own] = self.codes[output].transpose(1, 2, 0)
+        rows = np.zeros((2 * ROWS, height, taps, chunks * ROW), np.int8)
+        rows[..., : copies * room] = full.reshape(2 * ROWS, height, taps, copies * room)
+        parts = rows.reshape(2, ROWS, height, taps, chunks, ROWS, _TOGETHER)
+        return parts.transpose(2, 3, 4, 0, 5, 1, 6)
 
 
 def pooling_codes(channels: int, kernel: tuple[int, int]) -> TileCodes:
     """Codes of the sum over a window in each channel by itself."""
     return TileCodes(np.ones((channels, 1, *kernel), np.int8), channels)
-
-
-def plain_codes(channels: int) -> TileCodes:
-    """Codes that leave spikes as they are."""
-    return pooling_codes(channels, (1, 1))
-
-
-def aligned(values: NDArray[Any]) -> NDArray[Any]:
-    """A copy that begins a line of the cache."""
-    room = np.empty(values.nbytes + ROW, np.uint8)
-    begin = -room.ctypes.data % ROW
-    copied = room[begin : begin + values.nbytes].view(values.dtype).reshape(values.shape)
-    copied[...] = values
-    return copied

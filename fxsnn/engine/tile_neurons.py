@@ -10,11 +10,11 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fxsnn.engine.tile_code import BYTE, INDEX, ROW, ROWS, WORD, Program, intrinsic_of
+from fxsnn.engine.tile_code import BYTE, INDEX, ROW, ROWS, WORD, Writer, intrinsic_of
 
 _IN_MEMORY = ("sums", "gains", "drive", "neurons", "membranes", "spikes", "extremes")
 """What there is of neurons in arrays."""
-_MOST_COPIES = 4
+_MOST_COPIES = ROW // ROWS
 """Spikes of 16 channels fit so often into a row."""
 
 
@@ -22,35 +22,35 @@ class _Neurons:
     """The neurons of a tile of channels at one place.
 
     Args:
-        program: with the arguments of `fire_one`.
+        writer: with the arguments of `fire_one`.
         second: whether they are the second ones of two.
     """
 
-    def __init__(self, program: Program, *, second: bool) -> None:
-        self._program, self._second = program, second
-        self._builder = program.builder
-        kind = program.element("membranes")
+    def __init__(self, writer: Writer, *, second: bool) -> None:
+        self._program, self._second = writer, second
+        self._builder = writer.builder
+        kind = writer.element("membranes")
         self._real = isinstance(kind, ir.DoubleType)
         self._wide = self._real or kind.width > WORD.width
         self.row = ir.VectorType(kind, ROWS)
         self._size = ROWS * (8 if self._wide else 4)
-        real, builder = self._real, program.builder
+        real, builder = self._real, writer.builder
         self.add, self._sub = (builder.fadd, builder.fsub) if real else (builder.add, builder.sub)
         self._mul, self._compare = (builder.fmul, builder.fcmp_ordered) if real else (builder.mul, builder.icmp_signed)
         place = self._place("neurons")
         self.leak, self._threshold, start = (
-            program.load("neurons", program.plus(place, INDEX(number * self._size)), self.row) for number in range(3)
+            writer.load("neurons", writer.plus(place, INDEX(number * self._size)), self.row) for number in range(3)
         )
         self._copied = [self._copy(number) for number in range(_MOST_COPIES)]
         self._membrane = cgutils.alloca_once_value(builder, start)
-        with builder.if_then(builder.not_(program["fresh"])):
-            builder.store(program.load("membranes", self._place("membranes"), self.row), self._membrane)
+        with builder.if_then(builder.not_(writer["fresh"])):
+            builder.store(writer.load("membranes", self._place("membranes"), self.row), self._membrane)
 
     def _place(self, name: str, *more: Any) -> Any:
         """Where in an array what belongs to these neurons is."""
-        program = self._program
-        apart = [program.builder.extract_value(program["second"], _IN_MEMORY.index(name))] if self._second else []
-        return program.plus(program[f"{name}_place"], *apart, *more)
+        writer = self._program
+        apart = [writer.builder.extract_value(writer["second"], _IN_MEMORY.index(name))] if self._second else []
+        return writer.plus(writer[f"{name}_place"], *apart, *more)
 
     def keep(self) -> None:
         """Write membranes back."""
@@ -63,10 +63,10 @@ class _Neurons:
 
     def weighted(self, step: Any, term: Any, gain: Any) -> Any:
         """What a term adds at a step."""
-        program, builder = self._program, self._builder
-        between = program.times(term, program["between_terms"])
-        place = self._place("sums", program.times(step, ROW), between)
-        sums = program.load("sums", place, ir.VectorType(WORD, ROWS))
+        writer, builder = self._program, self._builder
+        between = writer.times(term, writer["between_terms"])
+        place = self._place("sums", writer.times(step, ROW), between)
+        sums = writer.load("sums", place, ir.VectorType(WORD, ROWS))
         if self._real:
             sums = builder.sitofp(sums, self.row)
         elif self._wide:
@@ -75,34 +75,34 @@ class _Neurons:
 
     def drive(self, step: Any) -> Any:
         """What images add at a step."""
-        program = self._program
-        return program.load("drive", self._place("drive", program.times(step, program["between_drives"])), self.row)
+        writer = self._program
+        return writer.load("drive", self._place("drive", writer.times(step, writer["between_drives"])), self.row)
 
     def _copy(self, number: int) -> Any:
         """Where a copy of the spikes of the first step goes; one too many takes the place of the last one."""
-        program, builder = self._program, self._builder
-        last = builder.sub(program["copies"], INDEX(1))
+        writer, builder = self._program, self._builder
+        last = builder.sub(writer["copies"], INDEX(1))
         number = INDEX(number)
         which = builder.select(builder.icmp_signed("<", number, last), number, last)
-        return self._place("spikes", program.times(which, program["between_copies"]))
+        return self._place("spikes", writer.times(which, writer["between_copies"]))
 
     def write(self, fired: Any, step: Any, *, once: bool) -> None:
         """Write the spikes of a step; always as many copies, since a loop would take longer."""
-        program = self._program
-        between = program.times(step, program["apart"])
+        writer = self._program
+        between = writer.times(step, writer["apart"])
         for place in self._copied[: 1 if once else None]:
-            program.store(fired, "memory", program.plus(place, between))
+            writer.store(fired, "memory", writer.plus(place, between))
 
     def fire(self, added: Any, *, to_zero: bool) -> Any:
         """Take a step in which so much is added; bytes of 0 and 1, the spikes."""
-        program, builder = self._program, self._builder
+        writer, builder = self._program, self._builder
         reached = self.add(builder.load(self._membrane), added)
-        if program.given("extremes"):
+        if writer.given("extremes"):
             for number, beyond in enumerate(("<", ">")):
                 place = self._place("extremes", INDEX(number * self._size))
-                before = program.load("extremes", place, self.row)
+                before = writer.load("extremes", place, self.row)
                 further = self._compare(beyond, reached, before)
-                program.store(builder.select(further, reached, before), "extremes", place)
+                writer.store(builder.select(further, reached, before), "extremes", place)
         spike = self._compare(">=", reached, self._threshold)
         taken = builder.select(spike, reached if to_zero else self._threshold, ir.Constant(self.row, [0] * ROWS))
         builder.store(self._sub(reached, taken), self._membrane)
@@ -110,7 +110,7 @@ class _Neurons:
 
 
 def _take_steps(
-    program: Program,
+    writer: Writer,
     together: Sequence[_Neurons],
     terms: int | None,
     *,
@@ -123,7 +123,7 @@ def _take_steps(
     What does not depend on the step before comes first: steps wait for each other, and neurons do not.
 
     Args:
-        program: with the arguments of `fire_one`.
+        writer: with the arguments of `fire_one`.
         together: neurons.
         terms: how many.
         driven: there is a drive.
@@ -131,9 +131,9 @@ def _take_steps(
         to_zero: a spike sets its membrane to 0.
     """
     gains = [[one.gain(INDEX(term)) for term in range(terms or 0)] for one in together]
-    with cgutils.for_range(program.builder, program["steps"]) as loop:
+    with cgutils.for_range(writer.builder, writer["steps"]) as loop:
         for one, of_terms in zip(together, gains, strict=True):
-            added = one.leak if terms is not None else _sum_of(program, one, loop.index)
+            added = one.leak if terms is not None else _sum_of(writer, one, loop.index)
             if driven:
                 added = one.add(added, one.drive(loop.index))
             for term, gain in enumerate(of_terms):
@@ -141,14 +141,14 @@ def _take_steps(
             one.write(one.fire(added, to_zero=to_zero), loop.index, once=once)
 
 
-def _sum_of(program: Program, neurons: _Neurons, step: Any) -> Any:
+def _sum_of(writer: Writer, neurons: _Neurons, step: Any) -> Any:
     """What is added at a step, of any number of terms, with a drive or without."""
-    builder = program.builder
+    builder = writer.builder
     total = cgutils.alloca_once(builder, neurons.row)
     builder.store(neurons.leak, total)
-    with builder.if_then(program["driven"]):
+    with builder.if_then(writer["driven"]):
         builder.store(neurons.add(neurons.leak, neurons.drive(step)), total)
-    with cgutils.for_range(builder, program["terms"]) as term:
+    with cgutils.for_range(builder, writer["terms"]) as term:
         of_term = neurons.weighted(step, term.index, neurons.gain(term.index))
         builder.store(neurons.add(builder.load(total), of_term), total)
     return builder.load(total)
@@ -172,24 +172,24 @@ def _choose(
 def _firing(parameters: dict[str, Any], together: int) -> tuple[Any, Callable[..., Any]]:
     """See `fire_one`; with so many tiles of channels."""
 
-    def write(program: Program) -> None:
-        builder = program.builder
-        neurons = [_Neurons(program, second=number == 1) for number in range(together)]
-        take_steps = partial(_take_steps, program, neurons)
+    def write(writer: Writer) -> None:
+        builder = writer.builder
+        neurons = [_Neurons(writer, second=number == 1) for number in range(together)]
+        take_steps = partial(_take_steps, writer, neurons)
 
         def where(terms: int, *, driven: bool = False, once: bool = False) -> tuple[Any, Callable[[], None]]:
             """A usual case, which has code of its own."""
-            condition = builder.icmp_signed("==", program["terms"], INDEX(terms))
-            for flag, wanted in ((program["zero_reset"], False), (program["driven"], driven)):
+            condition = builder.icmp_signed("==", writer["terms"], INDEX(terms))
+            for flag, wanted in ((writer["zero_reset"], False), (writer["driven"], driven)):
                 condition = builder.and_(condition, flag if wanted else builder.not_(flag))
             if once:
-                condition = builder.and_(condition, builder.icmp_signed("==", program["copies"], INDEX(1)))
+                condition = builder.and_(condition, builder.icmp_signed("==", writer["copies"], INDEX(1)))
             return condition, partial(take_steps, terms, driven=driven, once=once)
 
         cases = [where(1, once=True), where(1), where(2), where(0, driven=True)]
-        cases.append((program["zero_reset"], partial(take_steps, None, to_zero=True)))
+        cases.append((writer["zero_reset"], partial(take_steps, None, to_zero=True)))
         _choose(builder, cases, partial(take_steps, None))
-        with builder.if_then(program["kept"]):
+        with builder.if_then(writer["kept"]):
             for one in neurons:
                 one.keep()
 
@@ -325,18 +325,16 @@ def scale_row(
     """
     parameters = {**locals()}
 
-    def write(program: Program) -> None:
-        builder, row = program.builder, ir.VectorType(program.element("membranes"), ROWS)
-        kind, place = row.element, program["gains_place"]
-        sums = program.load("sums", program["sums_place"], ir.VectorType(WORD, ROWS))
-        factor, added = (
-            program.load("gains", one, row) for one in (place, program.plus(place, program["between_gains"]))
-        )
+    def write(writer: Writer) -> None:
+        builder, row = writer.builder, ir.VectorType(writer.element("membranes"), ROWS)
+        kind, place = row.element, writer["gains_place"]
+        sums = writer.load("sums", writer["sums_place"], ir.VectorType(WORD, ROWS))
+        factor, added = (writer.load("gains", one, row) for one in (place, writer.plus(place, writer["between_gains"])))
         if isinstance(kind, ir.DoubleType):
             found = builder.fadd(builder.fmul(builder.sitofp(sums, row), factor), added)
         else:
             whole = sums if kind.width == WORD.width else builder.sext(sums, row)
             found = builder.add(builder.mul(whole, factor), added)
-        program.store(found, "membranes", program["membranes_place"])
+        writer.store(found, "membranes", writer["membranes_place"])
 
     return intrinsic_of(parameters, write)

@@ -1,7 +1,7 @@
 """What the CPU engine does to the spikes of some images on a processor with a matrix unit, see `tile_code`.
 
-A map of spikes has `BEFORE` empty places, the places of its grid, and `ROWS` more. The operations say what is computed;
-`tile_workspace` runs them.
+A map of spikes has `BEFORE` empty places, the places of its grid, and `ROWS - 1` more. The operations say what is
+computed; `tile_workspace` runs them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from functools import cached_property
 
 import numpy as np
 
-from fxsnn.engine.lookups import Array, Weights
+from fxsnn.engine.lookups import Array
 from fxsnn.engine.operations import Operation, Piece
 from fxsnn.engine.tile_code import ROW, ROWS
-from fxsnn.engine.tile_codes import Products
+from fxsnn.engine.tile_codes import Products, tiles_of
 
-BEFORE = 3
+BEFORE = ROW // ROWS - 1
 """Empty places in front of a map: spikes are copied to as many places to the left at most."""
 SPARE = BEFORE + ROWS - 1
 """Places of a map in addition to those of its grid: a tile may begin at the last one."""
@@ -40,7 +40,7 @@ class TileOperation(Operation):
     @property
     def width(self) -> int:
         """Bytes of a copy of a place's spikes; the last ones may belong to no channel."""
-        return -(-self.channels // ROWS) * ROWS
+        return tiles_of(self.channels) * ROWS
 
     def spikes(self, piece: Piece) -> Array:
         """See `Operation`."""
@@ -51,10 +51,10 @@ class TileOperation(Operation):
 
 @dataclass(frozen=True, eq=False)
 class TileTerm:
-    """Spikes that neurons read, or images.
+    """Spikes that neurons read.
 
     Attributes:
-        input: the operation whose spikes they are; that of the layer itself for images.
+        input: the operation whose spikes they are.
         row: bytes from one step to the next.
         apart: bytes from one row of a tile to the next.
         first: int64 [tiles of rows], the place whose row is the first of each.
@@ -77,15 +77,23 @@ class ImageTerm:
     """Images that neurons read, as whole numbers of 8 bits.
 
     Attributes:
-        term: how they are multiplied.
-        places: int64 [maps, places of a map], where images are put.
-        length: places of the maps.
+        row: bytes from one place to the next.
+        apart: bytes from one row of a tile to the next.
+        first: int64 [tiles of rows], the place whose row is the first of each.
+        offsets: int64 [products], from there to the first row of a product's tile, in bytes.
+        products: what is multiplied.
+        places: int64 [images, places of a map], where images are put.
+        length: places of all maps.
         width: bytes of a copy of a place's channels.
         copies: how often they are written.
-        rows: int64 [tiles of rows, 16], number of each output among those of all maps; -1 for none.
+        rows: int64 [tiles of rows, 16], number of each output among those of all images; -1 for none.
     """
 
-    term: TileTerm
+    row: int
+    apart: int
+    first: Array
+    offsets: Array
+    products: Products
     places: Array
     length: int
     width: int
@@ -98,7 +106,6 @@ class TileLayer(TileOperation):
     """A layer with neurons.
 
     Attributes:
-        weights: what it reads.
         terms: of spikes, what they add up.
         leak: of the membranes' type, [C].
         threshold: of the membranes' type, [C].
@@ -109,7 +116,6 @@ class TileLayer(TileOperation):
         zero_reset: a spike sets its membrane to 0 whatever the network's reset is.
     """
 
-    weights: Weights
     terms: tuple[TileTerm, ...]
     leak: Array
     threshold: Array

@@ -9,13 +9,12 @@ import numpy as np
 
 from fxsnn.engine.circuit import Circuit
 from fxsnn.engine.layout import Layout, Section, flattened_source, row_of
-from fxsnn.engine.lookups import Array, Term, Weights, membrane_type, window_of
+from fxsnn.engine.lookups import Array, Term, Weights, leak_of, membrane_type, window_of
 from fxsnn.engine.planes import Grid, Pair, Window, tap_distances
 from fxsnn.engine.tile_code import ROW, ROWS
-from fxsnn.engine.tile_codes import TileCodes, plain_codes
+from fxsnn.engine.tile_codes import TileCodes, tiles_of
 from fxsnn.engine.tile_operations import (
     BEFORE,
-    SPARE,
     ImageTerm,
     TileLayer,
     TileOperation,
@@ -43,7 +42,6 @@ class TilePlanner:
         self, circuit: Circuit, weights: Mapping[int, Weights], layout: Layout, images: int, steps: int
     ) -> None:
         self._circuit, self._layout, self._images, self._steps = circuit, layout, images, steps
-        self._steps_of_frames = circuit.encode.form.frames
         self._copies = _copies(circuit, weights, layout)
         self.operations: list[TileOperation] = []
         self.numbers: dict[int, int] = {}
@@ -71,14 +69,14 @@ class TilePlanner:
             together = 1
         elif strided:  # rows of a tile lie at equal distances, and not further behind the map than there is memory
             across = max(term.window.stride[1] for term in weights.terms)
-            together = 1 + (SPARE - BEFORE) // across if self._steps == 1 else 1
+            together = -(-ROWS // across) if self._steps == 1 else 1
         tiles = tiles_over(grid.places(), together, rows=strided)
         own = len(self.operations)
         if dense:
             terms = [self._dense(call, weights, tiles)]
         else:
             terms = [self._term(term, call, tiles[:, 0]) for term in weights.terms]
-        leak, image_gain = layer.leak.numpy().astype(kind), None
+        leak, image_gain = leak_of(layer).astype(kind), None
         if weights.read_images:
             gain = 1 if isinstance(layer, SpikeAdd) else layer.gain
             image_gain = np.stack([np.full_like(leak, gain), np.zeros_like(leak) if terms else leak])
@@ -93,7 +91,6 @@ class TilePlanner:
                 grid,
                 self._flat(call),
                 self._copies.get(call, 1),
-                weights,
                 tuple(terms),
                 leak,
                 layer.threshold.numpy().astype(kind),
@@ -111,31 +108,30 @@ class TilePlanner:
         if not isinstance(layer, SpikeConv2d) or magnitude is None or magnitude > _LARGEST_MAGNITUDE:
             return None
         (read,) = self._circuit.calls[call].inputs
-        window, maps = window_of(layer), self._images * (self._steps_of_frames or 1)
-        channels, *size = self._layout.shapes[read]
-        section = Section((size[0], size[1]))
-        section.read_in_strides((size[0], size[1]), window)
-        source = section.grid(maps, 1, (size[0], size[1]))
+        window, (channels, height, width) = window_of(layer), self._layout.shapes[read]
+        section = Section((height, width))
+        section.read_in_strides((height, width), window)
+        source = section.grid(self._images, 1, (height, width))
         copies = _room(channels, window.kernel[1]) if window.dilation[1] == 1 else 1
         if call not in self._layout.codes:
             self._layout.codes[call] = TileCodes(layer.codes.numpy(), layer.groups)
-        read_at = origins_of(window, source, window.output((size[0], size[1])))
-        across = window.stride[1]
+        products, row = self._layout.codes[call].products(copies), row_of(self._layout.how, channels)
+        read_at, across = origins_of(window, source, window.output((height, width))), window.stride[1]
         found = tiles_over(read_at, ROWS, rows=window.stride != (1, 1), across=across)
         numbers = np.zeros(source.length, np.int64)
         numbers[read_at.reshape(-1)] = np.arange(read_at.size)
-        products = self._layout.codes[call].products(copies)
-        bytes_ = row_of(self._layout.how, channels)
-        offsets = tap_distances(window, products.tap, source.pitch) * bytes_ + products.chunk * ROW
-        term = TileTerm(
-            len(self.operations), bytes_, bytes_ * across, found[:, 0] + BEFORE, offsets, products,
-            np.zeros(0, np.int64),
-        )  # fmt: skip
-        places = source.places().reshape(maps, -1) + BEFORE
-        width_of_copy = -(-channels // ROWS) * ROWS
-        rows = np.where(found < 0, -1, numbers[np.maximum(found, 0)])
-        length = source.length + BEFORE + (ROWS - 1) * across
-        return ImageTerm(term, places, length, width_of_copy, copies, rows)
+        return ImageTerm(
+            row,
+            row * across,
+            found[:, 0] + BEFORE,
+            tap_distances(window, products.tap, source.pitch) * row + products.chunk * ROW,
+            products,
+            source.places().reshape(self._images, -1) + BEFORE,
+            source.length + BEFORE + (ROWS - 1) * across,
+            tiles_of(channels) * ROWS,
+            copies,
+            np.where(found < 0, -1, numbers[np.maximum(found, 0)]),
+        )
 
     def _flat(self, call: int) -> bool:
         return len(self._layout.shapes[call]) == 1
@@ -159,13 +155,13 @@ class TilePlanner:
 
     def _term(self, term: Term, call: int, first: Array) -> TileTerm:
         """Spikes that a layer reads."""
-        codes = term.tables if isinstance(term.tables, TileCodes) else plain_codes(len(term.gain))
+        assert isinstance(term.tables, TileCodes)
         source = self._layout.grid(term.source, self._images)
         if term.window.stride != (1, 1):
             grid = self._layout.grid(call, self._images)
             numbers = np.searchsorted(grid.places().reshape(-1), first)
             first = origins_of(term.window, source, grid.size).reshape(-1)[numbers]
-        return self._read(term.source, codes, term.gain, term.window, source, first)
+        return self._read(term.source, term.tables, term.gain, term.window, source, first)
 
     def _read(self, read: int, codes: TileCodes, gain: Array, window: Window, source: Grid, first: Array) -> TileTerm:
         """A window over the spikes of a call, see `TileTerm`."""
@@ -196,7 +192,7 @@ def _copies(circuit: Circuit, weights: Mapping[int, Weights], layout: Layout) ->
 
 def _room(channels: int, width: int) -> int:
     """How often the spikes of so many channels fit into a row, for a window so wide."""
-    return max(1, min(ROW // (-(-channels // ROWS) * ROWS), width))
+    return max(1, min(ROW // (tiles_of(channels) * ROWS), width))
 
 
 def origins_of(window: Window, source: Grid, outputs: Pair) -> Array:

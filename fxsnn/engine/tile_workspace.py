@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from fxsnn.engine import tile_kernels as kernels
-from fxsnn.engine.lookups import Array, membrane_type
+from fxsnn.engine.lookups import Array
 from fxsnn.engine.operations import Piece, starts_of
 from fxsnn.engine.planning import Plan
 from fxsnn.engine.tables import padded
 from fxsnn.engine.tile_code import ROWS, TILE
-from fxsnn.engine.tile_codes import aligned, shapes_of_tiles
+from fxsnn.engine.tile_codes import shapes_of_tiles
 from fxsnn.engine.tile_operations import BEFORE, SPARE, TileLayer, TileWiring
 from fxsnn.engine.workspaces import OfImages, Workspace, aligned_bytes
 from fxsnn.numerics import Dynamics
@@ -87,18 +87,17 @@ class _Strings:
         return np.ascontiguousarray(np.concatenate(parts).astype(kind, copy=False))
 
 
-def program_of(plan: Plan, steps: int, *, kept: bool, frames: int) -> Program:
+def program_of(plan: Plan, *, kept: bool, frames: int) -> Program:
     """The program of a plan.
 
     Args:
         plan: of tiles.
-        steps: for how many there is memory.
-        kept: membranes are needed behind these.
+        kept: membranes are needed behind its steps.
         frames: steps of the drives; 1 where they are the same at every step.
     """
     layers = [one for one in plan.operations if isinstance(one, TileLayer)]
-    kind = np.result_type(*(membrane_type(one.weights.layer) for one in layers))
-    places, shapes = plan.places(steps), plan.shapes
+    kind = np.result_type(*(one.leak.dtype for one in layers))
+    places, shapes, steps = plan.places(), plan.shapes, plan.steps
     maps, sources, offsets, codes, bounds, gains = (_Strings() for _ in range(6))
     outputs, tiles, empty = (_Strings() for _ in range(3))
     table, membranes, drives, neurons = [], 0, 0, 0
@@ -140,7 +139,7 @@ def program_of(plan: Plan, steps: int, *, kept: bool, frames: int) -> Program:
         maps.joined(np.int64, 3),
         sources.joined(np.int64),
         offsets.joined(np.int64),
-        aligned(codes.joined(np.int8, 2, TILE)),
+        _aligned(codes.joined(np.int8, 2, TILE)),
         bounds.joined(np.int64),
         gains.joined(kind),
         outputs.joined(np.int64),
@@ -150,6 +149,13 @@ def program_of(plan: Plan, steps: int, *, kept: bool, frames: int) -> Program:
         drives,
         kind,
     )
+
+
+def _aligned(values: Array) -> Array:
+    """A copy that begins a line of the cache."""
+    copied = aligned_bytes(values.nbytes).view(values.dtype).reshape(values.shape)
+    copied[...] = values
+    return copied
 
 
 def _pairs_together(layer: TileLayer) -> int:
@@ -164,23 +170,21 @@ class TileWorkspace(Workspace):
 
     Args:
         plan: what runs.
-        steps: how many one operation runs before the next one does.
-        kept: membranes are needed behind these steps.
+        kept: membranes are needed behind its steps.
         frames: steps of the drives; 1 where they are the same at every step.
     """
 
-    def __init__(self, plan: Plan, steps: int, *, kept: bool, frames: int) -> None:
-        super().__init__(plan, steps)
+    def __init__(self, plan: Plan, *, kept: bool, frames: int) -> None:
+        super().__init__(plan)
         self._operations: list[Any] = list(plan.operations)
-        key = steps, kept, frames
-        if key not in plan.made:
-            plan.made[key] = program_of(plan, steps, kept=kept, frames=frames)
-        program: Program = plan.made[key]
+        if (kept, frames) not in plan.made:
+            plan.made[kept, frames] = program_of(plan, kept=kept, frames=frames)
+        program: Program = plan.made[kept, frames]
         self._program, self._frames = program, frames
         self._membranes = np.zeros(program.membranes, program.kind)
         self._drives = np.zeros(program.drives, program.kind)
         self._images = {
-            one.number: aligned_bytes(one.image_term.length * one.image_term.term.row)
+            one.number: aligned_bytes(one.image_term.length * one.image_term.row)
             for one in self._operations
             if isinstance(one, TileLayer) and one.image_term is not None
         }
@@ -195,35 +199,36 @@ class TileWorkspace(Workspace):
         self._neurons: dict[bool, Array] = {}
         self._shapes: dict[int, Array] = {}
 
-    def drive(self, given: OfImages, rows: slice) -> Mapping[int, Array]:
+    def drive(self, given: OfImages) -> Mapping[int, Array]:
         """See `Workspace`; all of them are kept here."""
         for call, layer in self._driven:
             if layer.image_term is not None:
-                self._multiply_images(layer, given.bytes_of(call)[:, rows])
+                self._multiply_images(layer, given.bytes_of(call))
                 continue
             gain, drives = self._gains[layer.number], self._drive(layer)
-            for frame, one in enumerate(given.sums(call, rows).contiguous().numpy()):
+            for frame, one in enumerate(given.sums(call).contiguous().numpy()):
                 kernels.scale(one, gain, drives[frame])
         return {}
 
     def _drive(self, layer: TileLayer) -> Array:
         """What images add to a layer, [steps, images, outputs, channels of whole tiles]."""
-        begin = self._program.layers["first_drive"][self._program.rows[layer.number]]
+        begin = self._first_drive(layer)
         shape = (self._frames, *layer.places.shape, layer.width)
         return self._drives[begin : begin + prod(shape)].reshape(shape)
 
+    def _first_drive(self, layer: TileLayer) -> int:
+        return int(self._program.layers["first_drive"][self._program.rows[layer.number]])
+
     def _multiply_images(self, layer: TileLayer, given: Array) -> None:
         """Fill the drive of a layer from whole numbers of 8 bits, int8 [steps, images, channels, places]."""
-        of_images = layer.image_term
-        assert of_images is not None
-        term, memory = of_images.term, self._images[layer.number]
-        for frame, places in zip(given, of_images.places.reshape(len(given), self.plan.images, -1), strict=True):
-            kernels.lay_out_images(frame, places, memory, term.row, of_images.width, of_images.copies)
-        kernels.sum_over_images(
-            self._whole_tiles, memory, term.row, term.apart, term.first, term.offsets,
-            term.products.codes, term.products.bounds, of_images.rows, self._gains[layer.number],
-            self._drive(layer).reshape(-1, layer.width),
-        )  # fmt: skip
+        of, memory = layer.image_term, self._images[layer.number]
+        assert of is not None
+        for one, drive in zip(given, self._drive(layer), strict=True):
+            kernels.lay_out_images(one, of.places, memory, of.row, of.width, of.copies)
+            kernels.sum_over_images(
+                self._whole_tiles, memory, of.row, of.apart, of.first, of.offsets, of.products.codes,
+                of.products.bounds, of.rows, self._gains[layer.number], drive.reshape(-1, layer.width),
+            )  # fmt: skip
 
     def _in_tiles(self, rows: Array | None, fill: float = 0) -> Array:
         """[rows, C] as [rows, channels of whole tiles], of the membranes' type."""
@@ -256,33 +261,29 @@ class TileWorkspace(Workspace):
             self._shapes[steps] = np.stack([shapes_of_tiles(one.tiles.shape[1] * steps) for one in layers])
         return self._shapes[steps]
 
-    def count(self, given: OfImages, dynamics: Dynamics, counts: Array) -> bool:
-        """See `Workspace`; for networks that have one layer on images, and nothing but layers with neurons."""
-        if (
-            len(self._driven) != 1
-            or self._frames > 1
-            or not all(isinstance(one, TileLayer) for one in self._operations)
-        ):
-            return False
-        ((call, layer),), program, last = self._driven, self._program, self._operations[-1]
-        of_images = layer.image_term
-        if of_images is None:
-            return False
-        term, drive = of_images.term, self._drive(layer)
+    @property
+    def counts_alone(self) -> bool:
+        """See `Workspace`: with one layer on images, and nothing but layers with neurons."""
+        layers = all(isinstance(one, TileLayer) for one in self._operations)
+        return layers and self._frames == 1 and [one.image_term is not None for _, one in self._driven] == [True]
+
+    def count(self, given: OfImages, dynamics: Dynamics, counts: Array) -> None:
+        """See `Workspace`."""
+        ((call, layer),), last = self._driven, self._operations[-1]
+        of, drive = layer.image_term, self._drive(layer)
+        assert of is not None
         reading = (
-            of_images.places, self._images[layer.number], term.row, of_images.width, of_images.copies,
-            self._whole_tiles, term.apart, term.first, term.offsets, term.products.codes, term.products.bounds,
-            of_images.rows, self._gains[layer.number],
-            int(program.layers["first_drive"][program.rows[layer.number]]), drive.size // layer.width,
+            of.places, self._images[layer.number], of.row, of.width, of.copies,
+            self._whole_tiles, of.apart, of.first, of.offsets, of.products.codes, of.products.bounds,
+            of.rows, self._gains[layer.number], self._first_drive(layer), drive.size // layer.width,
         )  # fmt: skip
-        row, room = last.row, self.steps
+        row, room, steps = last.row, self.plan.steps, dynamics.timesteps
         decoded = np.array([self.origins[last.number] + BEFORE * room * row, room * row, row], np.int64)
         kernels.count_of_images(
-            given.bytes_of(call)[0], reading, program.arrays, self._neurons_of(dynamics), self._shapes_of(room),
-            self._shapes_of(dynamics.timesteps % room or room), dynamics.timesteps, room, dynamics.reset == "zero",
+            given.bytes_of(call)[0], reading, self._program.arrays, self._neurons_of(dynamics), self._shapes_of(room),
+            self._shapes_of(steps % room or room), steps, room, dynamics.reset == "zero",
             self.memory, self._membranes, self._drives, decoded, last.places, counts,
         )  # fmt: skip
-        return True
 
     def run(self, piece: Piece, numbers: range, extremes: Array | None) -> None:
         """See `Workspace`."""

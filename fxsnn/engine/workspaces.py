@@ -22,41 +22,43 @@ class Workspace(ABC):
 
     Args:
         plan: what runs.
-        steps: how many one operation runs before the next one does.
 
     Attributes:
         plan: the same.
-        steps: the same.
-        memory: for the spikes of these steps, of all operations.
+        memory: for the spikes of its steps, of all operations.
         origins: where in it those of each operation begin.
         shared: whether others lie in the same place at another time.
     """
 
-    def __init__(self, plan: Plan, steps: int) -> None:
-        self.plan, self.steps = plan, steps
-        places = plan.places(steps)
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        places = plan.places()
         self.memory = aligned_bytes(places.size)
         self.origins, self.shared = places.origins, places.shared
 
     @abstractmethod
-    def drive(self, given: OfImages, rows: slice) -> Mapping[int, Array]:
+    def drive(self, given: OfImages) -> Mapping[int, Array]:
         """Take images: of each operation that reads them and runs by itself, by its number, what they add, [T, images
         of the plan, channels, outputs]; [1, ...] without frames.
 
         Args:
-            given: what comes of images.
-            rows: which of them: as many as the plan has, or fewer; the last one takes the places that are left.
+            given: what comes of images: as many as the plan has, or fewer; the last one takes the places that are left.
         """
 
-    def count(self, given: OfImages, dynamics: Dynamics, counts: Array) -> bool:
-        """Run all operations and all steps on any number of images at once, where that can be; whether it could.
+    @property
+    def counts_alone(self) -> bool:
+        """Whether it has `count`."""
+        return False
+
+    def count(self, given: OfImages, dynamics: Dynamics, counts: Array) -> None:
+        """Run all operations and all steps on any number of images at once.
 
         Args:
             given: what comes of images.
             dynamics: T, reset and start.
             counts: int32 [N, channels, outputs], what is decoded is added up there.
         """
-        return False
+        raise NotImplementedError
 
     @abstractmethod
     def run(self, piece: Piece, numbers: range, extremes: Array | None) -> None:
@@ -87,22 +89,21 @@ class PlaneWorkspace(Workspace):
 
     Args:
         plan: what runs.
-        steps: how many one operation runs before the next one does.
-        kept: membranes are needed behind these steps.
+        kept: membranes are needed behind its steps.
     """
 
-    def __init__(self, plan: Plan, steps: int, *, kept: bool) -> None:
-        super().__init__(plan, steps)
+    def __init__(self, plan: Plan, *, kept: bool) -> None:
+        super().__init__(plan)
         self._operations: list[Any] = list(plan.operations)
         self._membranes = [operation.membranes(kept=kept) for operation in self._operations]
 
-    def drive(self, given: OfImages, rows: slice) -> Mapping[int, Array]:
+    def drive(self, given: OfImages) -> Mapping[int, Array]:
         """See `Workspace`."""
-        found, together, count = {}, self.plan.images, rows.stop - rows.start
+        found, together = {}, self.plan.images
         for call in given.readers():
-            array = given.sums(call, rows).contiguous().numpy()
-            if count < together:
-                array = array.take(np.minimum(np.arange(together), count - 1), axis=1)
+            array = given.sums(call).contiguous().numpy()
+            if given.images < together:
+                array = array.take(np.minimum(np.arange(together), given.images - 1), axis=1)
             found[self.plan.numbers[call]] = array
         return found
 
@@ -152,15 +153,13 @@ class OfImages:
         """The calls with neurons that read it."""
         return [call for call, one in self._weights.items() if one.read_images]
 
-    def sums(self, call: int, rows: slice) -> Tensor:
-        """What some of the images add to a call, [T, N, channels, outputs]; T is 1 without frames."""
-        inputs = [one for one in self._circuit.calls[call].inputs if one in self._values]
-        values = [self._in_time(self._values[one])[:, rows].flatten(0, 1) for one in inputs]
+    def sums(self, call: int) -> Tensor:
+        """What images add to a call, [T, N, channels, outputs]; T is 1 without frames."""
+        values = [self._values[one] for one in self._circuit.calls[call].inputs if one in self._values]
         with torch.no_grad():
             part = part_of_images(self._weights[call], values)
         assert part is not None
-        part = part.flatten(2) if part.dim() > 2 else part.unsqueeze(2)
-        return part.unflatten(0, (-1, rows.stop - rows.start))
+        return self._in_time(part.flatten(2) if part.dim() > 2 else part.unsqueeze(2))
 
     def bytes_of(self, call: int) -> Array:
         """What the single input of a call is, whole numbers of 8 bits, int8 [T, N, channels, places]."""

@@ -152,6 +152,26 @@ class TestAConvertedNetworkWithBranches:
         with pytest.raises(OptionError, match=r"the weights of \w+ have magnitudes that add up to 65536"):
             snn(images())
 
+    @pytest.mark.parametrize("engine", EVERY_ENGINE)
+    def test_sums_of_images_that_are_not_rounded_are_those_of_pytorch_to_the_last_bit(self, engine: str) -> None:
+        class Branches(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.wide, self.narrow = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(3, 6, 1)
+                self.last = nn.Linear(6 * 144, 2)
+
+            def forward(self, x: Tensor) -> Any:
+                return self.last(F.relu(self.wide(x) + self.narrow(x)).flatten(1))
+
+        snn = converted(Branches, input_bits=None)
+        for given in torch.randn(6, 1, 3, 12, 12, dtype=torch.float64):
+            snn.engine = "torch"
+            expected = snn.simulate(given)
+            snn.engine = engine
+            found = snn.simulate(given)
+            assert same(found.spikes, expected.spikes)
+            assert found.membrane_range == expected.membrane_range
+
     @needs_numba
     def test_images_that_branches_do_not_agree_on_are_refused(self) -> None:
         class Halves(Residual):
@@ -298,7 +318,7 @@ class TestTheMemoryOfTheCpuEngine:
             how = getattr(instructions, name)()
             weights = weights_of(circuit, how)
             plan = plan_of(circuit, weights, layout_of(circuit, weights, given.image, how), 2, 16)
-            places = plan.places(16)
+            places = plan.places()
             sizes = [16 * groups * length for groups, length in plan.shapes]
             last = [
                 max([one.number, *(other.number for other in plan.operations if one.number in other.inputs)])
@@ -322,7 +342,7 @@ class TestTheMemoryOfTheCpuEngine:
             model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), *layers, nn.Flatten(), nn.Linear(1152, 2))
             circuit = circuit_of(converted(lambda: model).graph)
             weights = weights_of(circuit, Avx2())
-            return plan_of(circuit, weights, layout_of(circuit, weights, (3, 12, 12), Avx2()), 4, 16).places(16).size
+            return plan_of(circuit, weights, layout_of(circuit, weights, (3, 12, 12), Avx2()), 4, 16).places().size
 
         assert size(12) == size(2)
 

@@ -90,8 +90,7 @@ def test_products_are_made_once() -> None:
 
 
 def test_a_pooling_adds_up_each_channel_by_itself() -> None:
-    from fxsnn.engine.tile_codes import plain_codes, pooling_codes
+    from fxsnn.engine.tile_codes import pooling_codes
 
     found = weights_in(pooling_codes(20, (2, 3)).products(1), 20, 20, (2, 3), 1)
     assert np.array_equal(found, np.broadcast_to(np.eye(20, dtype=int)[..., None, None], (20, 20, 2, 3)))
-    assert np.array_equal(weights_in(plain_codes(5).products(1), 5, 5, (1, 1), 1)[..., 0, 0], np.eye(5, dtype=int))
