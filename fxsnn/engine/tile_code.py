@@ -11,14 +11,15 @@ There are eight tiles: four of sums (two of rows times two of output channels), 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.errors import TypingError
 from numba.extending import intrinsic
+
+from fxsnn.engine.llvm_code import BYTE, INDEX, Writer, intrinsic_of
 
 ROWS = 16
 """Rows of a tile, and output channels of a tile of codes."""
@@ -28,57 +29,20 @@ TILE = ROWS * ROW
 """Bytes of a tile."""
 _SPIKES, _CODES = (4, 5), (6, 7)
 """Numbers of the tiles of spikes and of those of codes."""
-BYTE, WORD, INDEX = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+WORD = ir.IntType(32)
 _ELEMENTS = {
     "shapes": types.uint8,
     "memory": types.uint8,
     "offsets": types.int64,
     "codes": types.int8,
     "sums": types.int32,
+    **dict.fromkeys(("membranes", "gains", "neurons", "drive", "extremes")),
 }
-"""What must be in arrays whose memory is read as it lies."""
-_ALIKE = ("membranes", "gains", "neurons", "drive", "extremes")
-"""Arrays whose elements must be of one type, that of the membranes."""
+"""What must be in arrays whose memory is read as it lies; `None` for the type of the membranes."""
 
 
-class Writer:
-    """Writes LLVM code; offsets are in bytes.
-
-    Args:
-        context: numba's.
-        builder: of the function.
-        arguments: of the function, by name: numba's type and LLVM's value.
-    """
-
-    def __init__(self, context: Any, builder: ir.IRBuilder, arguments: dict[str, tuple[Any, Any]]) -> None:
-        self.builder = builder
-        self._context, self._arguments = context, arguments
-
-    def __getitem__(self, name: str) -> Any:
-        """The value of an argument."""
-        return self._arguments[name][1]
-
-    def given(self, name: str) -> bool:
-        """Whether an argument is anything but `None`."""
-        return self._arguments[name][0] is not types.none
-
-    def element(self, name: str) -> ir.Type:
-        """What an array argument has."""
-        return self._context.get_data_type(self._arguments[name][0].dtype)
-
-    def at(self, name: str, offset: Any) -> Any:
-        """A pointer into an array argument."""
-        kind, value = self._arguments[name]
-        array = cgutils.create_struct_proxy(kind)(self._context, self.builder, value)
-        return self.builder.gep(self.builder.bitcast(array.data, BYTE.as_pointer()), [offset])
-
-    def load(self, name: str, offset: Any, kind: ir.Type) -> Any:
-        """A value that need not be aligned."""
-        return self.builder.load(self.builder.bitcast(self.at(name, offset), kind.as_pointer()), align=1)
-
-    def store(self, value: Any, name: str, offset: Any) -> None:
-        """Write a value that need not be aligned."""
-        self.builder.store(value, self.builder.bitcast(self.at(name, offset), value.type.as_pointer()), align=1)
+class TileWriter(Writer):
+    """Writes LLVM code; offsets are in bytes."""
 
     def call(self, name: str, *values: Any) -> None:
         """An instruction of the matrix unit."""
@@ -92,34 +56,12 @@ class Writer:
             total = self.builder.add(total, value)
         return total
 
-    def times(self, value: Any, factor: Any) -> Any:
-        """An index times another one."""
-        return self.builder.mul(value, INDEX(factor) if isinstance(factor, int) else factor)
 
-
-def intrinsic_of(parameters: dict[str, Any], write: Callable[[Writer], None]) -> tuple[Any, Callable[..., Any]]:
-    """What numba wants of an intrinsic: its signature, and what generates its code.
-
-    Args:
-        parameters: of the intrinsic, numba's types by name, its typing context first.
-        write: writes the code.
-
-    Raises:
-        TypingError: an array is not in C order, or its elements are of another type than the code reads.
-    """
-    _, *names = parameters
-    alike = parameters["membranes"].dtype if "membranes" in parameters else None
-    for name in names:
-        kind = parameters[name]
-        wanted = alike if name in _ALIKE else _ELEMENTS.get(name)
-        if isinstance(kind, types.Array) and (kind.layout != "C" or kind.dtype != wanted):
-            raise TypingError(f"{name} is {kind}; expected is an array of {wanted} in C order")
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        write(Writer(context, builder, dict(zip(names, zip(signature.args, arguments, strict=True), strict=True))))
-        return context.get_dummy_value()
-
-    return types.void(*(parameters[name] for name in names)), generate
+def tile_intrinsic(
+    parameters: Mapping[str, Any], write: Callable[[TileWriter], None]
+) -> tuple[Any, Callable[..., Any]]:
+    """See `intrinsic_of`."""
+    return intrinsic_of(parameters, _ELEMENTS, TileWriter, write)
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
@@ -131,40 +73,40 @@ def configure(typing_context: Any, shapes: Any) -> Any:
         shapes: uint8 [64], see `shapes_of_tiles`.
     """
     parameters = {**locals()}
-    return intrinsic_of(parameters, lambda writer: writer.call("ldtilecfg", writer.at("shapes", INDEX(0))))
+    return tile_intrinsic(parameters, lambda writer: writer.call("ldtilecfg", writer.array("shapes")))
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
 def release(typing_context: Any) -> Any:
     """The matrix unit is not used further by this thread."""
     parameters = {**locals()}
-    return intrinsic_of(parameters, lambda writer: writer.call("tilerelease"))
+    return tile_intrinsic(parameters, lambda writer: writer.call("tilerelease"))
 
 
 def _multiplying(parameters: dict[str, Any], columns: int) -> tuple[Any, Callable[..., Any]]:
     """See `multiply_by_two`; with so many tiles of output channels."""
 
-    def write(writer: Writer) -> None:
+    def write(writer: TileWriter) -> None:
         builder, factors = writer.builder, range(columns)
         sums = list(itertools.product(range(2), factors))
         for row, column in sums:
             writer.call("tilezero", BYTE(2 * row + column))
         with cgutils.for_range_slice(builder, writer["begin"], writer["end"], INDEX(1), inc=True) as (one, _):
-            offset = writer.load("offsets", writer.times(one, 8), INDEX)
+            offset = writer.load(writer.array("offsets"), writer.times(one, 8), INDEX)
             for column in factors:
                 place = writer.times(one, 2 * TILE)
-                code = writer.at("codes", writer.plus(place, INDEX(column * TILE)))
+                code = writer.at(writer.array("codes"), writer.plus(place, INDEX(column * TILE)))
                 writer.call("tileloadd64", BYTE(_CODES[column]), code, INDEX(ROW))
             for row, first in enumerate(("upper", "lower")):
-                spikes = writer.at("memory", writer.plus(writer[first], offset))
+                spikes = writer.at(writer.array("memory"), writer.plus(writer[first], offset))
                 writer.call("tileloadd64", BYTE(_SPIKES[row]), spikes, writer["apart"])
                 for column in factors:
                     writer.call("tdpbssd", BYTE(2 * row + column), BYTE(_SPIKES[row]), BYTE(_CODES[column]))
         for row, column in sums:
             place = writer.plus(writer["sums_place"], INDEX((2 * row + column) * TILE))
-            writer.call("tilestored64", BYTE(2 * row + column), writer.at("sums", place), INDEX(ROW))
+            writer.call("tilestored64", BYTE(2 * row + column), writer.at(writer.array("sums"), place), INDEX(ROW))
 
-    return intrinsic_of(parameters, write)
+    return tile_intrinsic(parameters, write)
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped

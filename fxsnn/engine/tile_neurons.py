@@ -10,7 +10,8 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fxsnn.engine.tile_code import BYTE, INDEX, ROW, ROWS, WORD, Writer, intrinsic_of
+from fxsnn.engine.llvm_code import BYTE, INDEX
+from fxsnn.engine.tile_code import ROW, ROWS, WORD, TileWriter, tile_intrinsic
 
 _IN_MEMORY = ("sums", "gains", "drive", "neurons", "membranes", "spikes", "extremes")
 """What there is of neurons in arrays."""
@@ -26,8 +27,8 @@ class _Neurons:
         second: whether they are the second ones of two.
     """
 
-    def __init__(self, writer: Writer, *, second: bool) -> None:
-        self._program, self._second = writer, second
+    def __init__(self, writer: TileWriter, *, second: bool) -> None:
+        self._writer, self._second = writer, second
         self._builder = writer.builder
         kind = writer.element("membranes")
         self._real = isinstance(kind, ir.DoubleType)
@@ -39,34 +40,37 @@ class _Neurons:
         self._mul, self._compare = (builder.fmul, builder.fcmp_ordered) if real else (builder.mul, builder.icmp_signed)
         place = self._place("neurons")
         self.leak, self._threshold, start = (
-            writer.load("neurons", writer.plus(place, INDEX(number * self._size)), self.row) for number in range(3)
+            writer.load(writer.array("neurons"), writer.plus(place, INDEX(number * self._size)), self.row)
+            for number in range(3)
         )
         self._copied = [self._copy(number) for number in range(_MOST_COPIES)]
         self._membrane = cgutils.alloca_once_value(builder, start)
         with builder.if_then(builder.not_(writer["fresh"])):
-            builder.store(writer.load("membranes", self._place("membranes"), self.row), self._membrane)
+            builder.store(writer.load(writer.array("membranes"), self._place("membranes"), self.row), self._membrane)
 
     def _place(self, name: str, *more: Any) -> Any:
         """Where in an array what belongs to these neurons is."""
-        writer = self._program
+        writer = self._writer
         apart = [writer.builder.extract_value(writer["second"], _IN_MEMORY.index(name))] if self._second else []
         return writer.plus(writer[f"{name}_place"], *apart, *more)
 
     def keep(self) -> None:
         """Write membranes back."""
-        self._program.store(self._builder.load(self._membrane), "membranes", self._place("membranes"))
+        self._writer.store(
+            self._builder.load(self._membrane), self._writer.array("membranes"), self._place("membranes")
+        )
 
     def gain(self, term: Any) -> Any:
         """What the sums of a term are multiplied by."""
-        between = self._program.times(term, self._program["between_gains"])
-        return self._program.load("gains", self._place("gains", between), self.row)
+        between = self._writer.times(term, self._writer["between_gains"])
+        return self._writer.load(self._writer.array("gains"), self._place("gains", between), self.row)
 
     def weighted(self, step: Any, term: Any, gain: Any) -> Any:
         """What a term adds at a step."""
-        writer, builder = self._program, self._builder
+        writer, builder = self._writer, self._builder
         between = writer.times(term, writer["between_terms"])
         place = self._place("sums", writer.times(step, ROW), between)
-        sums = writer.load("sums", place, ir.VectorType(WORD, ROWS))
+        sums = writer.load(writer.array("sums"), place, ir.VectorType(WORD, ROWS))
         if self._real:
             sums = builder.sitofp(sums, self.row)
         elif self._wide:
@@ -75,12 +79,14 @@ class _Neurons:
 
     def drive(self, step: Any) -> Any:
         """What images add at a step."""
-        writer = self._program
-        return writer.load("drive", self._place("drive", writer.times(step, writer["between_drives"])), self.row)
+        writer = self._writer
+        return writer.load(
+            writer.array("drive"), self._place("drive", writer.times(step, writer["between_drives"])), self.row
+        )
 
     def _copy(self, number: int) -> Any:
         """Where a copy of the spikes of the first step goes; one too many takes the place of the last one."""
-        writer, builder = self._program, self._builder
+        writer, builder = self._writer, self._builder
         last = builder.sub(writer["copies"], INDEX(1))
         number = INDEX(number)
         which = builder.select(builder.icmp_signed("<", number, last), number, last)
@@ -88,21 +94,21 @@ class _Neurons:
 
     def write(self, fired: Any, step: Any, *, once: bool) -> None:
         """Write the spikes of a step; always as many copies, since a loop would take longer."""
-        writer = self._program
+        writer = self._writer
         between = writer.times(step, writer["apart"])
         for place in self._copied[: 1 if once else None]:
-            writer.store(fired, "memory", writer.plus(place, between))
+            writer.store(fired, writer.array("memory"), writer.plus(place, between))
 
     def fire(self, added: Any, *, to_zero: bool) -> Any:
         """Take a step in which so much is added; bytes of 0 and 1, the spikes."""
-        writer, builder = self._program, self._builder
+        writer, builder = self._writer, self._builder
         reached = self.add(builder.load(self._membrane), added)
         if writer.given("extremes"):
             for number, beyond in enumerate(("<", ">")):
                 place = self._place("extremes", INDEX(number * self._size))
-                before = writer.load("extremes", place, self.row)
+                before = writer.load(writer.array("extremes"), place, self.row)
                 further = self._compare(beyond, reached, before)
-                writer.store(builder.select(further, reached, before), "extremes", place)
+                writer.store(builder.select(further, reached, before), writer.array("extremes"), place)
         spike = self._compare(">=", reached, self._threshold)
         taken = builder.select(spike, reached if to_zero else self._threshold, ir.Constant(self.row, [0] * ROWS))
         builder.store(self._sub(reached, taken), self._membrane)
@@ -110,7 +116,7 @@ class _Neurons:
 
 
 def _take_steps(
-    writer: Writer,
+    writer: TileWriter,
     together: Sequence[_Neurons],
     terms: int | None,
     *,
@@ -141,7 +147,7 @@ def _take_steps(
             one.write(one.fire(added, to_zero=to_zero), loop.index, once=once)
 
 
-def _sum_of(writer: Writer, neurons: _Neurons, step: Any) -> Any:
+def _sum_of(writer: TileWriter, neurons: _Neurons, step: Any) -> Any:
     """What is added at a step, of any number of terms, with a drive or without."""
     builder = writer.builder
     total = cgutils.alloca_once(builder, neurons.row)
@@ -172,7 +178,7 @@ def _choose(
 def _firing(parameters: dict[str, Any], together: int) -> tuple[Any, Callable[..., Any]]:
     """See `fire_one`; with so many tiles of channels."""
 
-    def write(writer: Writer) -> None:
+    def write(writer: TileWriter) -> None:
         builder = writer.builder
         neurons = [_Neurons(writer, second=number == 1) for number in range(together)]
         take_steps = partial(_take_steps, writer, neurons)
@@ -193,7 +199,7 @@ def _firing(parameters: dict[str, Any], together: int) -> tuple[Any, Callable[..
             for one in neurons:
                 one.keep()
 
-    return intrinsic_of(parameters, write)
+    return tile_intrinsic(parameters, write)
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba leaves it untyped
@@ -325,16 +331,18 @@ def scale_row(
     """
     parameters = {**locals()}
 
-    def write(writer: Writer) -> None:
+    def write(writer: TileWriter) -> None:
         builder, row = writer.builder, ir.VectorType(writer.element("membranes"), ROWS)
         kind, place = row.element, writer["gains_place"]
-        sums = writer.load("sums", writer["sums_place"], ir.VectorType(WORD, ROWS))
-        factor, added = (writer.load("gains", one, row) for one in (place, writer.plus(place, writer["between_gains"])))
+        sums = writer.load(writer.array("sums"), writer["sums_place"], ir.VectorType(WORD, ROWS))
+        factor, added = (
+            writer.load(writer.array("gains"), one, row) for one in (place, writer.plus(place, writer["between_gains"]))
+        )
         if isinstance(kind, ir.DoubleType):
             found = builder.fadd(builder.fmul(builder.sitofp(sums, row), factor), added)
         else:
             whole = sums if kind.width == WORD.width else builder.sext(sums, row)
             found = builder.add(builder.mul(whole, factor), added)
-        writer.store(found, "membranes", writer["membranes_place"])
+        writer.store(found, writer.array("membranes"), writer["membranes_place"])
 
-    return intrinsic_of(parameters, write)
+    return tile_intrinsic(parameters, write)

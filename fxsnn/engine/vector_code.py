@@ -14,11 +14,11 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.errors import TypingError
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fxsnn.engine.instructions import LOOKUPS, InstructionSet
+from fxsnn.engine.llvm_code import BYTE, INDEX, Writer, intrinsic_of
 
 _Drive = Callable[[int, int, int, int], Any]
 
@@ -26,63 +26,22 @@ _PARTS = 2
 """A run is two vectors of bytes: a table that has been loaded serves both."""
 TAKEN = 8
 """Bytes that `take_every_second` copies."""
-_BYTE, _WORD, _INDEX = ir.IntType(8), ir.IntType(16), ir.IntType(64)
+_WORD = ir.IntType(16)
 _ELEMENTS = {
     **dict.fromkeys(("tables", "given", "plain", "mask", "spikes", "source", "target"), types.uint8),
     **dict.fromkeys(("sources", "flushes"), types.int64),
+    **dict.fromkeys(("membranes", "neurons", "reached", "drive", "base", "gains")),
 }
-"""What must be in arrays whose memory is read as it lies."""
-_ALIKE = ("membranes", "neurons", "reached", "drive", "base", "gains")
-"""Arrays whose elements must be of one type."""
-
-
-def _signature(kinds: Mapping[str, Any]) -> Any:
-    """The signature of an intrinsic: its arrays are read as they lie in memory, so any other order or type is refused.
-
-    Raises:
-        TypingError: an array is not in C order, or its elements are of another type.
-    """
-    alike = next((kinds[name].dtype for name in ("membranes", "drive") if name in kinds), None)
-    for name, kind in kinds.items():
-        if not isinstance(kind, types.Array):
-            continue
-        wanted = alike if name in _ALIKE else _ELEMENTS[name]
-        if kind.layout != "C" or kind.dtype != wanted:
-            raise TypingError(f"{name} is {kind}; expected is an array of {wanted} in C order")
-    return types.void(*kinds.values())
+"""What must be in arrays whose memory is read as it lies; `None` for the type of the membranes."""
 
 
 def _intrinsic(parameters: Mapping[str, Any], write: Callable[[_Program], None]) -> tuple[Any, Callable[..., Any]]:
-    """What numba wants of an intrinsic: its signature, and what generates its code.
-
-    Args:
-        parameters: of the intrinsic, numba's types by name, its typing context first.
-        write: writes the code.
-
-    Raises:
-        TypingError: see `_signature`.
-    """
-    _, *names = parameters
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        write(_Program(context, builder, dict(zip(names, zip(signature.args, arguments, strict=True), strict=True))))
-        return context.get_dummy_value()
-
-    return _signature({name: parameters[name] for name in names}), generate
+    """See `intrinsic_of`."""
+    return intrinsic_of(parameters, _ELEMENTS, _Program, write)
 
 
-class _Program:
-    """Writes LLVM code; offsets are in bytes.
-
-    Args:
-        context: numba's.
-        builder: of the function.
-        arguments: of the function, by name: numba's type and LLVM's value.
-    """
-
-    def __init__(self, context: Any, builder: ir.IRBuilder, arguments: dict[str, tuple[Any, Any]]) -> None:
-        self.builder = builder
-        self._context, self._arguments = context, arguments
+class _Program(Writer):
+    """Writes LLVM code; offsets are in bytes."""
 
     @property
     def how(self) -> InstructionSet:
@@ -92,43 +51,16 @@ class _Program:
     @property
     def bytes(self) -> ir.VectorType:
         """A vector of bytes."""
-        return ir.VectorType(_BYTE, self.how.vector)
+        return ir.VectorType(BYTE, self.how.vector)
 
     @property
     def words(self) -> ir.VectorType:
         """A vector of words of 16 bits."""
         return ir.VectorType(_WORD, self.how.vector // 2)
 
-    def __getitem__(self, name: str) -> Any:
-        """The value of an argument."""
-        return self._arguments[name][1]
-
-    def given(self, name: str) -> bool:
-        """Whether an argument is anything but `None`."""
-        return self._arguments[name][0] is not types.none
-
-    def array(self, name: str) -> Any:
-        """Where the data of an array argument begin."""
-        kind, value = self._arguments[name]
-        array = cgutils.create_struct_proxy(kind)(self._context, self.builder, value)
-        return self.builder.bitcast(array.data, _BYTE.as_pointer())
-
     def numbers(self, name: str) -> _Numbers:
         """What the elements of an array argument are."""
-        return _Numbers(self._context.get_data_type(self._arguments[name][0].dtype), self.how.vector)
-
-    def at(self, array: Any, offset: Any, kind: ir.Type) -> Any:
-        """A pointer into an array."""
-        offset = _INDEX(offset) if isinstance(offset, int) else offset
-        return self.builder.bitcast(self.builder.gep(array, [offset]), kind.as_pointer())
-
-    def load(self, array: Any, offset: Any, kind: ir.Type) -> Any:
-        """A value that need not be aligned."""
-        return self.builder.load(self.at(array, offset, kind), align=1)
-
-    def store(self, value: Any, array: Any, offset: Any) -> None:
-        """Write a value that need not be aligned."""
-        self.builder.store(value, self.at(array, offset, value.type), align=1)
+        return _Numbers(self.element(name), self.how.vector)
 
     def variable(self, kind: ir.VectorType) -> Any:
         """A variable, 0 at first."""
@@ -136,10 +68,6 @@ class _Program:
         variable = cgutils.alloca_once(self.builder, kind)
         self.builder.store(zero, variable)
         return variable
-
-    def times(self, value: Any, factor: int) -> Any:
-        """An index times a constant."""
-        return self.builder.mul(value, _INDEX(factor))
 
     def repeated(self, value: Any, count: int) -> Any:
         """A vector of `count` times the same value."""
@@ -432,26 +360,26 @@ def _weighted_sums(program: _Program) -> list[Any]:
     entries = 1 << channels
     kind = ir.FunctionType(program.bytes, [program.bytes, program.bytes])
     choose = builder.module.declare_intrinsic(LOOKUPS[type(program.how)], (), kind)
-    table_kind = ir.VectorType(_BYTE, entries)
+    table_kind = ir.VectorType(BYTE, entries)
     repeated = ir.Constant(
         ir.VectorType(ir.IntType(32), program.how.vector), [i % entries for i in range(program.how.vector)]
     )
     totals = [program.variable(program.bytes) for _ in range(channels * _PARTS)]
     wholes = [program.variable(program.words) for _ in totals]
     uppers = [program.variable(program.words) for _ in totals]
-    runs = cgutils.for_range_slice(builder, program["first_run"], program["last_run"], _INDEX(1), inc=True)
+    runs = cgutils.for_range_slice(builder, program["first_run"], program["last_run"], INDEX(1), inc=True)
     with runs as (run, _):
-        start = program.load(flushes, program.times(run, 8), _INDEX)
-        stop = program.load(flushes, program.times(builder.add(run, _INDEX(1)), 8), _INDEX)
+        start = program.load(flushes, program.times(run, 8), INDEX)
+        stop = program.load(flushes, program.times(builder.add(run, INDEX(1)), 8), INDEX)
         for total in totals:
             builder.store(_same(program.bytes, 0), total)
-        with cgutils.for_range_slice(builder, start, stop, _INDEX(1), inc=True) as (lookup, _):
-            source = builder.add(program.load(sources, program.times(lookup, 8), _INDEX), program["given_place"])
-            places = [builder.add(source, _INDEX(program.how.vector * part)) for part in range(_PARTS)]
+        with cgutils.for_range_slice(builder, start, stop, INDEX(1), inc=True) as (lookup, _):
+            source = builder.add(program.load(sources, program.times(lookup, 8), INDEX), program["given_place"])
+            places = [builder.add(source, INDEX(program.how.vector * part)) for part in range(_PARTS)]
             indices = [program.load(given, place, program.bytes) for place in places]
             row = program.times(lookup, channels * entries)
             for channel in range(channels):
-                table = program.load(tables, builder.add(row, _INDEX(entries * channel)), table_kind)
+                table = program.load(tables, builder.add(row, INDEX(entries * channel)), table_kind)
                 table = builder.shuffle_vector(table, ir.Constant(table_kind, ir.Undefined), repeated)
                 for part in range(_PARTS):
                     total = totals[channel * _PARTS + part]
@@ -491,7 +419,7 @@ def _spike(numbers: _Numbers, channel: int, odd: int, share: int) -> ir.Constant
 def _as_they_are(program: _Program, numbers: _Numbers, name: str, channel: int, odd: int, part: int, share: int) -> Any:
     """A vector of what spikes of the argument of that name add, each times its channel's gain."""
     builder = program.builder
-    place = builder.add(program[f"{name}_place"], _INDEX(program.how.vector * part))
+    place = builder.add(program[f"{name}_place"], INDEX(program.how.vector * part))
     spikes = program.load(program.array(name), place, numbers.integers)
     there = builder.and_(spikes, _spike(numbers, channel, odd, share))
     gain = program.repeated(
@@ -517,7 +445,7 @@ def _fire(program: _Program, numbers: _Numbers, drive: _Drive) -> None:
             with branch:
                 for part in range(_PARTS):
                     fired = builder.bitcast(_fire_part(program, numbers, drive, part, to_zero=to_zero), program.words)
-                    offset = _INDEX(part * program.how.vector)
+                    offset = INDEX(part * program.how.vector)
                     allowed = program.load(mask, builder.add(program["mask_place"], offset), program.words)
                     program.store(builder.and_(fired, allowed), spikes, builder.add(program["spikes_place"], offset))
 
@@ -557,7 +485,7 @@ def take_every_second(typing_context: Any, source: Any, begin: Any, target: Any,
 
     def write(program: _Program) -> None:
         pairs = program.load(program.array("source"), program["begin"], ir.VectorType(_WORD, TAKEN))
-        taken = program.builder.trunc(pairs, ir.VectorType(_BYTE, TAKEN))
+        taken = program.builder.trunc(pairs, ir.VectorType(BYTE, TAKEN))
         program.store(taken, program.array("target"), program["written"])
 
     return _intrinsic(parameters, write)
